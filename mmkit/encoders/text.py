@@ -1,0 +1,138 @@
+"""The text side of ALBEF: one BERT (Devlin et al. 2019) cut in two (ALBEF, section 3.1).
+
+``TextEncoder`` is the embeddings and the lower layers; ``FusionEncoder`` is the upper layers, with cross-attention to
+the image between self-attention and MLP. Both read texts without a separator token: [CLS] and words. Not here: the
+vocabulary head (``heads/mlm.py``), the pooler, and decoding (``encoders/decoder.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmkit.nn.attention import KeyValues, take
+from mmkit.nn.block import PostNormBlock
+from mmkit.types import Tokens
+
+
+@dataclass(frozen=True)
+class ImageContext:
+    """The keys and values of B images for each fusion layer, read ``fold`` times over by consecutive texts."""
+
+    layers: tuple[KeyValues, ...]
+    fold: int = 1
+
+    def rows(self, index: Tensor) -> ImageContext:
+        """Those of the images ``index`` (int64), in that order."""
+        return ImageContext(tuple(layer.rows(index) for layer in self.layers), self.fold)
+
+    def repeated(self, fold: int) -> ImageContext:
+        """The same images, each read by ``fold`` texts: rows i, i + B, i + 2 B, ... of the texts belong to image i."""
+        return ImageContext(self.layers, fold)
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type 0, normalised, with dropout."""
+
+    def __init__(self, vocab_size: int, max_tokens: int, width: int, *, types: int = 2, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocab_size, width)
+        self.positions = nn.Embedding(max_tokens, width)
+        self.types = nn.Embedding(types, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) int64 -> (B, L, D). Raises ValueError when the text is longer than there are positions."""
+        length, limit = ids_BL.shape[1], self.positions.num_embeddings
+        if length > limit:
+            raise ValueError(f"a text of {length} tokens, but the model has {limit} positions: lower max_tokens")
+        x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[:length]
+        return self.dropout(self.norm(x_BLD))
+
+
+class TextEncoder(nn.Module):
+    """Embeddings and bidirectional layers over the words alone."""
+
+    def __init__(
+        self, vocab_size: int, max_tokens: int, *, depth: int, width: int, heads: int, mlp_width: int | None = None,
+        dropout: float = 0.1, types: int = 2, checkpointing: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.width = width
+        self.checkpointing = checkpointing
+        self.embeddings = TextEmbeddings(vocab_size, max_tokens, width, types=types, dropout=dropout)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(width, heads, mlp_width or 4 * width, dropout=dropout) for _ in range(depth)
+        )
+        self.apply(_init)
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+        """ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
+        x_BLD = self.embeddings(ids_BL)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x_BLD = checkpoint(block, x_BLD, mask_BL, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, mask_BL)
+        return Tokens(x_BLD, mask_BL)
+
+
+class FusionEncoder(nn.Module):
+    """Layers in which every text token reads the text and the image."""
+
+    def __init__(
+        self, *, depth: int, width: int, heads: int, image_width: int, mlp_width: int | None = None,
+        dropout: float = 0.1, checkpointing: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.width = width
+        self.checkpointing = checkpointing
+        self.blocks = nn.ModuleList(
+            PostNormBlock(width, heads, mlp_width or 4 * width, source_width=image_width, dropout=dropout)
+            for _ in range(depth)
+        )
+        self.apply(_init)
+
+    def context(self, image: Tokens) -> ImageContext:
+        """The keys and values of each layer, once for all the texts that will read these images."""
+        crosses = (block.cross for block in self.blocks)
+        return ImageContext(tuple(cross.project(image.x, image.mask) for cross in crosses))
+
+    def forward(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Tokens:
+        """Texts (B, L, D) that read the images of the contexts in turn -> (B, L, D), or (B, M, D) at ``keep_BM`` alone.
+
+        Only the states at ``keep_BM`` (int64) are computed in the last layer: what is not read is not made.
+        """
+        x_BLD, mask_BL = text
+        folds = [context.fold for context in contexts]
+        for i, block in enumerate(self.blocks):
+            keep = keep_BM if i == len(self.blocks) - 1 else None
+            sources = [context.layers[i] for context in contexts]
+            if self.checkpointing and self.training:
+                x_BLD = checkpoint(block, x_BLD, mask_BL, keep, sources, folds, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, mask_BL, keep, sources, folds)
+        if not self.blocks:
+            x_BLD = take(x_BLD, keep_BM)
+        return Tokens(x_BLD, mask_BL if keep_BM is None else None)
+
+
+def cat_tokens(parts: Iterable[Tokens]) -> Tokens:
+    """Several batches of equally long sequences as one."""
+    xs, masks = zip(*parts, strict=True)
+    if all(mask is None for mask in masks):
+        return Tokens(torch.cat(xs))
+    full = [Tokens(x, mask).full_mask() for x, mask in zip(xs, masks, strict=True)]
+    return Tokens(torch.cat(xs), torch.cat(full))
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,219 @@
+"""What a head sees: the model protocol, and the memoised views of one batch through the model.
+
+A view is computed when the first head asks for it and kept for the others, so that heads neither plan nor repeat
+work. The teacher's views are the same, through the averaged copy and without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mmkit.nn.gather import gather, gather_with_grad, rank, world_size
+from mmkit.types import Batch, ModelSpec, Tokens
+
+
+class Context(Protocol):
+    """Images made ready to be read by texts: what ``image_context`` returns and ``fuse`` takes."""
+
+    def rows(self, index: Tensor) -> Self:
+        """Those of the images ``index`` (int64), in that order."""
+
+    def repeated(self, fold: int) -> Self:
+        """The same B images, each read by ``fold`` texts: rows i, i + B, i + 2 B, ... belong to image i."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What heads, evaluators and the loop ask of a model. What ``spec`` says is absent is never called."""
+
+    spec: ModelSpec
+
+    def encode_image(self, pixels: Tensor) -> Tokens:
+        """Pixels (B, 3, height, width) float -> tokens (B, P, D)."""
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
+        """Ids (B, L) int64, mask (B, L) bool -> tokens (B, L, D)."""
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """Image tokens -> (B, E) float32, L2-normalised."""
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """Text tokens -> (B, E) float32, L2-normalised."""
+
+    def image_context(self, image: Tokens) -> Context:
+        """Image tokens made ready for ``fuse``, once for all the texts that read them."""
+
+    def fuse(self, text: Tokens, contexts: Sequence[Context], keep_BM: Tensor | None = None) -> Tokens:
+        """Texts that read the contexts' images in turn -> fused tokens, text positions first.
+
+        With ``keep_BM`` (int64) the states at these positions alone: (B, M, D).
+        """
+
+
+# Rows of a batch: None for this rank's own in order, or int64 indices into the rows of all ranks.
+Rows = Tensor | None
+
+
+class Features:
+    """The views of one batch through one model, each computed once.
+
+    ``step`` is the optimizer step; ``alpha`` the weight of the teacher's soft targets at this step; ``teacher`` the
+    same views through the averaged model, or None. Tensors are on the model's device.
+    """
+
+    def __init__(
+        self, model: Model, batch: Batch, step: int = 0, *, alpha: float = 0.0, teacher: Features | None = None,
+        twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.batch = batch
+        self.step = step
+        self.alpha = alpha
+        self.teacher = teacher
+        self._twins = twins or {}
+        self._seed = seed
+
+    # ---- views of this rank's samples -------------------------------------------------------------------------
+
+    @cached_property
+    def image(self) -> Tokens:
+        """Image tokens (B, P, D)."""
+        return self.model.encode_image(self.batch.pixels)
+
+    @cached_property
+    def text(self) -> Tokens:
+        """Text tokens (B, L, D), before fusion."""
+        return self.model.encode_text(self.batch.ids, self.batch.mask)
+
+    @cached_property
+    def image_embed(self) -> Tensor:
+        """(B, E) float32, L2-normalised."""
+        return self.model.embed_image(self.image)
+
+    @cached_property
+    def text_embed(self) -> Tensor:
+        """(B, E) float32, L2-normalised."""
+        return self.model.embed_text(self.text)
+
+    @cached_property
+    def context(self) -> Context:
+        """This rank's images ready for fusion; projected once, read by every fusion pass."""
+        return self.model.image_context(self.image)
+
+    @cached_property
+    def fused(self) -> Tokens:
+        """The fused tokens of each text with its own image (B, N, D)."""
+        return self.model.fuse(self.text, [self.context])
+
+    @cached_property
+    def masked(self) -> Tensor:
+        """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
+        masked = self.batch.masked
+        if masked is None:
+            raise ValueError("this batch has no masked text: give the data section a masking")
+        text = self.model.encode_text(masked.ids, self.batch.mask)
+        states_BMD = self.model.fuse(text, [self.context], masked.positions).x
+        return states_BMD.flatten(0, 1)[masked.index]
+
+    @cached_property
+    def temperature(self) -> Tensor:
+        """What similarities are divided by, float32 scalar."""
+        return self.model.temperature()  # type: ignore[attr-defined]
+
+    # ---- views of the samples of all ranks --------------------------------------------------------------------
+
+    @cached_property
+    def all_image_embed(self) -> Tensor:
+        """(G, E) float32 of all ranks, with gradient where there is one."""
+        return gather_with_grad(self.image_embed)
+
+    @cached_property
+    def all_text_embed(self) -> Tensor:
+        """(G, E) float32 of all ranks, with gradient where there is one."""
+        return gather_with_grad(self.text_embed)
+
+    @cached_property
+    def all_image_id(self) -> Tensor:
+        """(G,) int64 of all ranks."""
+        return gather(self.batch.image_id)
+
+    @cached_property
+    def all_caption_id(self) -> Tensor:
+        """(G,) int64 of all ranks."""
+        return gather(self.batch.caption_id)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """(B,) int64: where this rank's samples stand among those of all ranks."""
+        size = len(self.batch)
+        return torch.arange(size, device=self.batch.ids.device) + rank() * size
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(B, G) bool: whether sample g shows the picture, or says the words, of this rank's sample b."""
+        return same_pair(self.batch.image_id, self.batch.caption_id, self.all_image_id, self.all_caption_id)
+
+    def fuse(self, pairs: Sequence[tuple[Rows, Rows]], keep_BM: Tensor | None = None) -> Tokens:
+        """Fuses groups of (texts, images) in one pass over the layers; the rows of the groups follow one another.
+
+        Indices select from all ranks' samples, with gradient. Own images' keys and values are shared between groups;
+        those of other rows are selected, or made anew where the images come from another rank.
+        """
+        size = len(self.batch)
+        texts = [self.text if rows is None else Tokens(*(part[rows] for part in self._all_text)) for rows, _ in pairs]
+        contexts: list[Context] = []
+        folds: list[int] = []
+        for _, rows in pairs:
+            if rows is None and contexts and contexts[-1] is self.context:
+                folds[-1] += 1
+            else:
+                contexts.append(self.context if rows is None else self._images(rows))
+                folds.append(1)
+        text = Tokens(torch.cat([t.x for t in texts]), torch.cat([t.full_mask() for t in texts]))
+        if len(text.x) != size * len(pairs):
+            raise ValueError(f"each group needs {size} texts, one for each sample of the batch")
+        return self.model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_BM)
+
+    @cached_property
+    def _all_text(self) -> tuple[Tensor, Tensor]:
+        if world_size() == 1:
+            return self.text.x, self.text.full_mask()
+        return gather_with_grad(self.text.x), gather(self.text.full_mask())
+
+    @cached_property
+    def _all_image(self) -> Tokens:
+        mask = self.image.mask
+        return Tokens(gather_with_grad(self.image.x), None if mask is None else gather(mask))
+
+    def _images(self, rows: Tensor) -> Context:
+        if world_size() == 1:
+            return self.context.rows(rows)
+        x, mask = self._all_image
+        return self.model.image_context(Tokens(x[rows], None if mask is None else mask[rows]))
+
+    # ---- help for heads ---------------------------------------------------------------------------------------
+
+    def twin(self, head: nn.Module) -> nn.Module:
+        """The teacher's copy of a head that has ``distilled = True``."""
+        return self._twins[head]
+
+    def gumbel(self, draws: int) -> Tensor:
+        """(draws, B, G) float32 Gumbel noise: this rank's rows of a matrix that all ranks draw alike.
+
+        It depends on the seed and the step alone, so that the draws are those of one process with the joined batch.
+        """
+        size, device = len(self.batch), self.batch.ids.device
+        total = size * world_size()
+        generator = torch.Generator(device=device).manual_seed(self._seed * 1_000_003 + self.step)
+        noise = torch.empty(draws, total, total, device=device).exponential_(generator=generator)
+        return -noise[:, rank() * size : (rank() + 1) * size].log()
+
+
+def same_pair(image_id_B: Tensor, caption_id_B: Tensor, image_id_N: Tensor, caption_id_N: Tensor) -> Tensor:
+    """(B, N) bool: equal picture or equal words. Such a pair is a positive, and never a negative."""
+    return (image_id_B[:, None] == image_id_N) | (caption_id_B[:, None] == caption_id_N)

@@ -1,0 +1,106 @@
+"""Image-text matching with hard negatives (ALBEF, section 3.2 and equation 5).
+
+For each text one image that is not its own, for each image one text, drawn from the samples of all ranks in
+proportion to the softmax of their contrastive similarity. A Gumbel maximum draws them all at once, in log space, so
+that nothing underflows; same picture or same words are never negatives, and a row without a negative is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkit.errors import UserError
+from mmkit.features import Features
+from mmkit.heads.base import Head
+from mmkit.losses import masked_mean
+from mmkit.types import HeadOutput, ModelSpec
+
+# From log-weights (draws, B, G) and noise of that shape to one choice in each row, (draws, B) int64.
+Draw = Callable[[Tensor, Tensor], Tensor]
+
+
+def gumbel_choice(log_weights: Tensor, noise: Tensor) -> Tensor:
+    """One index of each row in proportion to exp(log-weight): the Gumbel-max trick. -inf is never chosen."""
+    return (log_weights + noise).argmax(-1)
+
+
+def log_similarities(f: Features) -> Tensor:
+    """(2, B, G) float32: this rank's texts to all images, and its images to all texts, over the temperature."""
+    keys = f.teacher or f
+    with torch.autocast(f.image_embed.device.type, enabled=False):
+        t2i_BG = f.text_embed.detach() @ keys.all_image_embed.detach().T
+        i2t_BG = f.image_embed.detach() @ keys.all_text_embed.detach().T
+        return torch.stack([t2i_BG, i2t_BG]) / f.temperature.detach()
+
+
+class ITM(Head):
+    """Cross-entropy of "these two belong together": one positive to two negatives for each sample.
+
+    Args:
+        spec: of the model; it needs ``fuse``, and a joint space for hard negatives.
+        negatives: "hard", or "random" for models without a joint space.
+        avoid: "same" keeps equal pictures and captions out of the negatives; "pair" only a sample's own (official).
+        draw: how one index of each row is chosen.
+    """
+
+    needs_negatives = True
+
+    def __init__(
+        self, spec: ModelSpec, negatives: Literal["hard", "random"] = "hard", avoid: Literal["same", "pair"] = "same",
+        draw: Draw = gumbel_choice,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not spec.fuses:
+            raise UserError("ITM needs a model that fuses text and image; this one has no fuse")
+        if negatives == "hard" and not spec.embed_dim:
+            raise UserError('ITM draws hard negatives in a joint space, which this model lacks: use negatives="random"')
+        self.negatives = negatives
+        self.avoid = avoid
+        self.draw = draw
+        self.classify = nn.Linear(spec.fused_width, 2)
+        nn.init.normal_(self.classify.weight, std=0.02)
+        nn.init.zeros_(self.classify.bias)
+
+    def match_logits(self, cls_BD: Tensor) -> Tensor:
+        """The fused [CLS] state (B, D) -> logits (B, 2): no match, match."""
+        return self.classify(cls_BD)
+
+    def forward(self, f: Features) -> HeadOutput:
+        """Count: the pairs judged. Logs: the chance level 0.6365, the entropy of 1 to 2, and the accuracy (2/3 by chance)."""
+        image_B, text_B, valid_2B = self._choose(f)
+        size = len(f.batch)
+        keep = torch.zeros(3 * size, 1, dtype=torch.int64, device=image_B.device)
+        fused = f.fuse([(None, None), (text_B, None), (None, image_B)], keep)
+        logits_N2 = self.match_logits(fused.x[:, 0]).float()
+        labels_N = torch.zeros(3 * size, dtype=torch.int64, device=image_B.device)
+        labels_N[:size] = 1
+        valid_N = torch.cat([torch.ones_like(valid_2B[0]), valid_2B[1], valid_2B[0]])
+        loss_N = F.cross_entropy(logits_N2, labels_N, reduction="none")
+        hits_N = (logits_N2.detach().argmax(1) == labels_N).float()
+        return HeadOutput(
+            loss=masked_mean(loss_N, valid_N),
+            count=valid_N.sum().float(),
+            logs={"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3},
+        )
+
+    @torch.no_grad()
+    def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """For each text an image and for each image a text, as rows of all ranks (B,); and whether there is one (2, B)."""
+        noise = f.gumbel(2)
+        weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
+        if self.avoid == "same":
+            positive_BG = f.same
+        else:
+            positive_BG = f.own[:, None] == torch.arange(noise.shape[-1], device=noise.device)
+        weights = weights.masked_fill(positive_BG, -torch.inf)
+        choice = self.draw(weights, noise)
+        return choice[0], choice[1], (~positive_BG).any(1).expand(2, -1)
+
+
+_ENTROPY = math.log(3) - 2 / 3 * math.log(2)

@@ -1,0 +1,57 @@
+"""Masked language modelling that sees the image, with soft targets (BERT, section 3.1; ALBEF, equations 3 and 7).
+
+The vocabulary projection runs at hidden positions alone, for student and teacher. Its matrix is the word embedding,
+of the student or of the teacher in turn, which stays with the model; here are the transform before it and the bias.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkit.errors import UserError
+from mmkit.features import Features
+from mmkit.heads.base import Head
+from mmkit.losses import distilled_cross_entropy, mean_or_zero
+from mmkit.types import HeadOutput, ModelSpec
+
+
+class MLM(Head):
+    """The word that stood at each hidden position. ``tied=False`` gives the head a vocabulary matrix of its own (ViLT)."""
+
+    distilled = True
+
+    def __init__(self, spec: ModelSpec, tied: bool = True) -> None:
+        super().__init__()
+        if not spec.fuses:
+            raise UserError("MLM reads fused states; this model has no fuse")
+        width = spec.fused_width
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(spec.vocab_size))
+        self.words = None if tied else nn.Parameter(torch.empty(spec.vocab_size, width).normal_(std=0.02))
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
+        """Fused states (N, D) -> (N, V), with the word embeddings of the model that made them."""
+        words_VD = words_VD if self.words is None else self.words
+        return F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)
+
+    def forward(self, f: Features) -> HeadOutput:
+        """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""
+        masked = f.batch.masked
+        logits_NV = self.logits(f.masked, f.model.word_embeddings)
+        teacher_NV = None
+        if f.teacher is not None and f.alpha:
+            teacher_NV = f.twin(self).logits(f.teacher.masked, f.teacher.model.word_embeddings)
+        loss_N = distilled_cross_entropy(logits_NV, masked.labels, teacher_NV, f.alpha)
+        hits_N = (logits_NV.detach().argmax(-1) == masked.labels).float()
+        return HeadOutput(
+            loss=mean_or_zero(loss_N),
+            count=len(masked.labels),
+            logs={"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)},
+        )

@@ -1,0 +1,64 @@
+"""ALBEF: align before fuse (Li et al. 2021, https://arxiv.org/abs/2107.07651, section 3.1).
+
+A ViT reads the image, the lower half of a BERT reads the words, both meet in a joint space, and the upper half of the
+BERT reads words and image together by cross-attention. The model is what inference needs; the losses are heads, the
+momentum copy is the task's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
+from mmkit.encoders.vit import ViT
+from mmkit.nn.temperature import Temperature
+from mmkit.types import ModelSpec, Tokens
+
+
+class ALBEF(nn.Module):
+    """The model protocol over a ViT, a text encoder and a fusion encoder; ``embed_dim`` is E of the joint space."""
+
+    def __init__(self, image: ViT, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 256) -> None:
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.fusion = fusion
+        self.image_proj = nn.Linear(image.width, embed_dim)
+        self.text_proj = nn.Linear(text.width, embed_dim)
+        self.temperature = Temperature()
+        self.spec = ModelSpec(
+            image_width=image.width, text_width=text.width, fused_width=fusion.width, embed_dim=embed_dim,
+            vocab_size=text.embeddings.words.num_embeddings, fuses=True,
+        )  # fmt: skip
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(V, D): the words' vectors, which vocabulary heads share."""
+        return self.text.embeddings.words.weight
+
+    def encode_image(self, pixels: Tensor) -> Tokens:
+        """(B, 3, height, width) float, normalised -> class token and patches (B, 1 + P, D)."""
+        return self.image(pixels)
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
+        """(B, L) int64 and bool -> (B, L, D), from the words alone."""
+        return self.text(ids_BL, mask_BL)
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """The class token in the joint space: (B, E) float32, L2-normalised."""
+        return F.normalize(self.image_proj(image.x[:, 0]).float(), dim=-1)
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """The [CLS] token in the joint space: (B, E) float32, L2-normalised."""
+        return F.normalize(self.text_proj(text.x[:, 0]).float(), dim=-1)
+
+    def image_context(self, image: Tokens) -> ImageContext:
+        """The keys and values of every fusion layer, projected once."""
+        return self.fusion.context(image)
+
+    def fuse(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Tokens:
+        """Texts read the images of the contexts in turn -> (B, L, D), or (B, M, D) at the positions ``keep_BM``."""
+        return self.fusion(text, contexts, keep_BM)

@@ -1,0 +1,113 @@
+"""Multi-head attention over ``scaled_dot_product_attention`` (Vaswani et al. 2017, section 3.2).
+
+Self-attention keeps one fused projection; cross-attention projects keys and values apart from the queries, so
+that an image's are made once and read by every text that looks at it. Not here: relative positions, and
+returning attention maps (``mmkit.explain`` recomputes them where they are wanted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KeyValues(NamedTuple):
+    """What cross-attention reads of B inputs: ``k``, ``v`` (B, H, N, D/H); ``mask`` (B, N) bool or None."""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None = None
+
+    def rows(self, index: Tensor) -> KeyValues:
+        """Those of the inputs ``index`` (int64), in that order."""
+        return KeyValues(self.k[index], self.v[index], None if self.mask is None else self.mask[index])
+
+
+def take(x_BND: Tensor, positions_BM: Tensor | None) -> Tensor:
+    """The tokens of each row at ``positions_BM`` (int64); all of them when it is None."""
+    if positions_BM is None:
+        return x_BND
+    return x_BND.gather(1, positions_BM.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
+
+
+def _key_mask(mask_BN: Tensor | None) -> Tensor | None:
+    return None if mask_BN is None else mask_BN[:, None, None, :]
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        self.heads = heads
+        self.dropout = dropout
+        self.proj = nn.Linear(width, width)
+
+    def _split(self, x_BND: Tensor) -> Tensor:
+        return x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal)
+        return out.transpose(1, 2).flatten(-2)
+
+
+class SelfAttention(_Attention):
+    """Each token reads the real tokens of its own sequence."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__(width, heads, dropout)
+        self.causal = causal
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, M, D) for the queries at ``keep_BM`` alone. A causal layer keeps all."""
+        if keep_BM is None:
+            q, k, v = (self._split(part) for part in self.qkv(x_BND).chunk(3, dim=-1))
+        else:
+            width = x_BND.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = self._split(F.linear(take(x_BND, keep_BM), weight[:width], bias[:width]))
+            k, v = (self._split(part) for part in F.linear(x_BND, weight[width:], bias[width:]).chunk(2, dim=-1))
+        mask = _key_mask(mask_BN)
+        if self.causal and mask is not None:
+            n = x_BND.shape[1]
+            mask = mask & torch.ones(n, n, dtype=torch.bool, device=x_BND.device).tril()
+        return self.proj(self._attend(q, k, v, mask, causal=self.causal and mask is None))
+
+
+class CrossAttention(_Attention):
+    """Each token of one sequence reads the tokens of another, of its own width."""
+
+    def __init__(self, width: int, heads: int, source_width: int, dropout: float = 0.0) -> None:
+        super().__init__(width, heads, dropout)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(source_width, 2 * width)
+
+    def project(self, source_BND: Tensor, mask_BN: Tensor | None = None) -> KeyValues:
+        """The keys and values of a source (B, N, source width)."""
+        k, v = (self._split(part) for part in self.kv(source_BND).chunk(2, dim=-1))
+        return KeyValues(k, v, mask_BN)
+
+    def forward(self, x_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int]) -> Tensor:
+        """(B, N, D) -> (B, N, D). The rows of ``x`` belong to the sources in turn, ``fold`` times over each.
+
+        Rows that read the same source become one row with more queries, so that keys and values are never copied.
+        """
+        q = self._split(self.q(x_BND))
+        rows = [len(source.k) * fold for source, fold in zip(sources, folds, strict=True)]
+        parts = [
+            self._read(part, source, fold)
+            for part, source, fold in zip(q.split(rows), sources, folds, strict=True)
+        ]
+        return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _read(self, q: Tensor, source: KeyValues, fold: int) -> Tensor:
+        n = q.shape[2]
+        q = q.unflatten(0, (fold, -1)).permute(1, 2, 0, 3, 4).flatten(2, 3)  # (B, H, fold x N, D/H)
+        out = self._attend(q, source.k, source.v, _key_mask(source.mask))
+        return out.unflatten(1, (fold, n)).transpose(0, 1).flatten(0, 1)

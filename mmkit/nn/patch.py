@@ -1,0 +1,47 @@
+"""Cutting an image (or a video) into patches and projecting each to a token (ViT, section 3.1).
+
+The number of entries of ``patch`` says what is cut: (height, width) for images, (frames, height, width) for
+tubelets of videos (ViViT, Arnab et al. 2021). A patch is read once, so that cutting and one matrix product
+take the place of a strided convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmkit.errors import UserError
+
+
+def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """How many patches fit along each axis; a UserError when they do not fit evenly."""
+    if len(size) != len(patch) or any(s % p or s < p for s, p in zip(size, patch, strict=True)):
+        shape, unit = "x".join(map(str, size)), "x".join(map(str, patch))
+        raise UserError(f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides")
+    return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def patchify(pixels: Tensor, patch: Sequence[int]) -> Tensor:
+    """(B, C, *size) -> (B, patches, C * product(patch)), row-major; each patch in the order of a convolution's weight."""
+    grid = grid_of(pixels.shape[2:], patch)
+    axes = len(patch)
+    split = pixels.reshape(*pixels.shape[:2], *(n for pair in zip(grid, patch, strict=True) for n in pair))
+    grid_axes, patch_axes = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+    return split.permute(0, *grid_axes, 1, *patch_axes).flatten(2 + axes - 1).flatten(1, -2)
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens by one linear map."""
+
+    def __init__(self, patch: Sequence[int], width: int, channels: int = 3) -> None:
+        super().__init__()
+        self.patch = tuple(patch)
+        values = channels
+        for side in self.patch:
+            values *= side
+        self.proj = nn.Linear(values, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, C, *size) -> (B, P, D). Raises UserError when the patch does not divide the size."""
+        return self.proj(patchify(pixels, self.patch))

@@ -1,0 +1,134 @@
+"""The values that pass between the parts, and the legend for the shape suffixes of tensor names.
+
+Shape suffixes (used in nn/, encoders/, models/, heads/, losses.py and features.py; plain names elsewhere):
+
+    B  samples of this rank's batch      D  width of a token
+    L  text tokens                       E  width of the joint (contrastive) space
+    P  image tokens                      H  attention heads
+    N  tokens of either kind, or items   K  queue entries
+    M  masked positions per text         V  vocabulary entries
+    G  samples of all ranks together     T  video frames
+
+One convention for every mask: bool, ``True`` = a real token. ``None`` stands for "all are real", which
+lets attention take its fastest path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """Features of a padded sequence: ``x`` (B, N, D) float; ``mask`` (B, N) bool or None when all are real."""
+
+    x: Tensor
+    mask: Tensor | None = None
+
+    def full_mask(self) -> Tensor:
+        """The mask as a tensor (B, N) bool, also where it is None."""
+        return self.mask if self.mask is not None else self.x.new_ones(self.x.shape[:2], dtype=torch.bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedText:
+    """A text with some tokens hidden, and what stood there (BERT, Devlin et al. 2019, section 3.1).
+
+    ids: (B, L) int64, the text after masking.
+    positions: (B, M) int64, the hidden positions of each row; rows with fewer than M are filled up with 0.
+    index: (N,) int64, which entries of ``positions.flatten()`` are real; N is known on the host, so that
+        selecting them needs no device synchronisation.
+    labels: (N,) int64, the original ids at those entries.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    index: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskedText:
+        """The same on another device."""
+        return MaskedText(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's samples, as the collator makes them.
+
+    pixels: (B, 3, height, width) float32, normalised; (B, 3, T, height, width) for video.
+    ids: (B, L) int64 token ids, padded; mask: (B, L) bool, True = real token.
+    image_id: (B,) int64; equal ids mean the same picture. caption_id: (B,) int64; equal ids mean the same
+        words. Neither is ever a negative of its equal.
+    masked: the text with hidden words, when the run asks for it.
+    targets: what one task needs beside (answers, labels, boxes), by the name of the record's field.
+    keys: a name for each sample, for messages. skipped: pictures that could not be read and were replaced.
+    """
+
+    pixels: Tensor
+    ids: Tensor
+    mask: Tensor
+    image_id: Tensor
+    caption_id: Tensor
+    masked: MaskedText | None = None
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same on another device."""
+        move = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), (Tensor, MaskedText))
+        }
+        targets = {
+            k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in self.targets.items()
+        }
+        return replace(self, **move, targets=targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a model offers, for heads and evaluators to build on.
+
+    image_width, text_width, fused_width: D of each kind of token. embed_dim: E, or 0 when the model has no
+    joint space. fuses: whether ``fuse`` exists. vocab_size: V.
+    """
+
+    image_width: int
+    text_width: int
+    fused_width: int
+    embed_dim: int
+    vocab_size: int
+    fuses: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput:
+    """What one objective says of one batch.
+
+    loss: float32 scalar, a mean over ``count`` valid items. count: how many; a float32 scalar tensor where
+    only the device knows. logs: detached scalars by name. carry: detached tensors for ``after_step``.
+    """
+
+    loss: Tensor
+    count: int | Tensor
+    logs: Mapping[str, Tensor | float] = field(default_factory=dict)
+    carry: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOutput:
+    """The sum to minimise, its parts before weighting (detached), what to log, and what heads carry over."""
+
+    loss: Tensor
+    losses: Mapping[str, Tensor]
+    logs: Mapping[str, Tensor | float]
+    carry: Mapping[str, Mapping[str, Tensor]]

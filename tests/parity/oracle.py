@@ -1,0 +1,119 @@
+"""Reading the recorded tensors of the official ALBEF, and building our task from them.
+
+The files lie in tests/oracles; the folder named by MMKIT_ORACLES is read too, so that more cases of the same form are
+checked without a change here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmkit.convert import albef as official
+from mmkit.convert.table import read
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.heads.mlm import MLM
+from mmkit.models.sizes import albef
+from mmkit.task import Task
+from mmkit.types import Batch, MaskedText
+
+FOLDERS = [Path(__file__).parent.parent / "oracles", *(Path(p) for p in [os.environ.get("MMKIT_ORACLES")] if p)]
+OUTPUT, GRADIENT = 5e-6, 5e-5
+
+
+def cases(wanted) -> list[Path]:
+    """The recorded files whose tensors' names satisfy ``wanted``."""
+    found = []
+    for folder in FOLDERS:
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                if wanted(set(file.keys())):
+                    found.append(path)
+    return found
+
+
+def load(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """The metadata and the tensors of a recorded file."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["meta"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def assert_close(ours: Tensor, theirs: Tensor, bound: float, name: str) -> None:
+    """The largest difference, relative to the largest value."""
+    difference = (ours.float() - theirs.float()).abs().max().item()
+    scale = theirs.float().abs().max().item()
+    assert difference <= bound * scale + 1e-12, f"{name}: differs by {difference:.2e}, largest value {scale:.2e}"
+
+
+def state_of(tensors: dict[str, Tensor], prefix: str = "sd.") -> dict[str, Tensor]:
+    """An official state without the buffers that hold no learned values."""
+    return {key: value for key, value in under(tensors, prefix).items() if not key.endswith("position_ids")}
+
+
+def build(meta: dict, alpha: float, draw) -> Task:
+    """Our task of the recorded sizes, with the official choices where mmkit's default is another."""
+    vit, bert = meta["vit"], meta["bert"]
+    model = albef(
+        bert["vocab_size"], image_size=vit["image"], max_tokens=bert["max_position_embeddings"], patch=vit["patch"],
+        image_depth=vit["depth"], image_width=vit["width"], image_heads=vit["heads"],
+        text_depth=bert["fusion_layer"], fusion_depth=bert["num_hidden_layers"] - bert["fusion_layer"],
+        text_width=bert["hidden_size"], text_heads=bert["num_attention_heads"],
+        text_mlp_width=bert["intermediate_size"], embed_dim=meta["cfg"]["embed_dim"], dropout=0.0,
+    )  # fmt: skip
+    heads = {
+        "itc": ITC(model.spec, meta["cfg"]["queue_size"], positives="pair"),
+        "itm": ITM(model.spec, avoid="pair", draw=draw),
+        "mlm": MLM(model.spec),
+    }
+    return Task(model, heads, momentum=meta["cfg"]["momentum"], alpha=alpha)
+
+
+def load_pretrain(task: Task, state: dict[str, Tensor]) -> None:
+    """An official pre-training state into our task, every tensor of it."""
+    ours = read(official.pretrain(state), state)
+    unknown = -1 - torch.arange(task.heads["itc"].queue.size)  # the official queue keeps no ids
+    ours |= {"heads.itc.queue.image_id": unknown, "heads.itc.queue.caption_id": unknown}
+    task.load_state_dict(ours)
+    task.constrain()
+    task.train()
+
+
+def batch_of(tensors: dict[str, Tensor], prefix: str = "in.") -> Batch:
+    """The recorded inputs as a batch; positions are padded to the most that any row has."""
+    x = under(tensors, prefix)
+    size = len(x["image"])
+    hidden = x["mlm_labels"] != -100
+    most = int(hidden.sum(1).max())
+    positions = hidden.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
+    real = torch.arange(most) < hidden.sum(1, keepdim=True)
+    return Batch(
+        pixels=x["image"], ids=x["input_ids"], mask=x["attention_mask"].bool(),
+        image_id=torch.arange(size), caption_id=torch.arange(size),
+        masked=MaskedText(
+            ids=x["mlm_input_ids"], positions=positions.where(real, 0),
+            index=real.flatten().nonzero().flatten(), labels=x["mlm_labels"].gather(1, positions)[real],
+        ),
+    )  # fmt: skip
+
+
+def drawn(tensors: dict[str, Tensor], prefix: str = "in."):
+    """The recorded negatives in place of a random draw; remembers the weights that it was given."""
+
+    def draw(log_weights: Tensor, noise: Tensor) -> Tensor:
+        draw.weights = log_weights
+        x = under(tensors, draw.prefix)
+        return torch.stack([x["neg_image_idx"], x["neg_text_idx"]])
+
+    draw.prefix = prefix
+    return draw

@@ -1,0 +1,111 @@
+"""Our pre-training step against the recorded one of the official ALBEF: every output, gradient, teacher and queue."""
+
+import pytest
+import torch
+
+from mmkit.convert import albef as official
+from mmkit.convert.table import layer, same, write
+from tests.parity.oracle import (
+    GRADIENT, OUTPUT, assert_close, batch_of, build, cases, drawn, load, load_pretrain, state_of, under,
+)  # fmt: skip
+
+STEPS = cases(lambda names: "out.loss_mlm" in names)
+RUNS = cases(lambda names: "out.losses" in names)
+
+
+def step_of(path):
+    meta, x = load(path)
+    draw = drawn(x)
+    task = build(meta, meta["alpha"], draw)
+    load_pretrain(task, state_of(x))
+    task.ema.update()  # the official forward begins with it
+    return x, task, batch_of(x), draw
+
+
+def trainable(task, state):
+    table = [*official.tower(state, "", "model", "heads.mlm"), same("model.temperature.value", "temp")]
+    return [*table, *layer("heads.itm.classify", "itm_head")]
+
+
+def without_shift(name, tensor):
+    """Softmax ignores what a key's bias adds: such a gradient is rounding noise around 0, so it is left out."""
+    if name.endswith(".self.key.bias"):
+        return None
+    if name.endswith("attn.qkv.bias"):
+        q, _, v = tensor.chunk(3)
+        return torch.cat([q, v])
+    return tensor
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda p: p.stem)
+def test_outputs(path):
+    x, task, batch, draw = step_of(path)
+    out = task(batch, 0)
+    f = task.features(batch, 0)
+    names = {"itc": "loss_ita", "itm": "loss_itm", "mlm": "loss_mlm"}
+    for head, name in names.items():
+        assert_close(out.losses[head], x[f"out.{name}"], OUTPUT, name)
+    assert_close(out.loss, x["out.loss"], OUTPUT, "loss")
+    views = {
+        "image_embeds": f.image.x, "image_embeds_m": f.teacher.image.x, "text_embeds": f.text.x,
+        "image_feat": f.image_embed, "text_feat": f.text_embed,
+        "image_feat_m": f.teacher.image_embed, "text_feat_m": f.teacher.text_embed,
+    }  # fmt: skip
+    for name, view in views.items():
+        assert_close(view, x[f"out.{name}"], OUTPUT, name)
+    hidden = x["in.mlm_labels"] != -100
+    mlm = task.heads["mlm"]
+    assert_close(mlm.logits(f.masked, f.model.word_embeddings), x["out.mlm_logits"][hidden], OUTPUT, "mlm_logits")
+    teacher_logits = f.twin(mlm).logits(f.teacher.masked, f.teacher.model.word_embeddings)
+    assert_close(teacher_logits, x["out.logits_m"][hidden], OUTPUT, "logits_m")
+    for ours, name in zip(draw.weights, ("weights_t2i", "weights_i2t"), strict=True):
+        recorded = x[f"out.{name}"]
+        assert_close(ours.softmax(-1), recorded / recorded.sum(1, keepdim=True), 2e-5, name)
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda p: p.stem)
+def test_gradients_teacher_and_queue(path):
+    x, task, batch, _ = step_of(path)
+    out = task(batch, 0)
+    out.loss.backward()
+    state = state_of(x)
+    table = trainable(task, state)
+    grads = write(table, {name: p.grad for name, p in task.named_parameters() if p.grad is not None})
+    recorded = under(x, "grad.")
+    assert set(recorded) <= set(grads)
+    compared = 0
+    for name, theirs in recorded.items():
+        theirs, ours = without_shift(name, theirs), without_shift(name, grads[name])
+        if theirs is not None:
+            assert_close(ours, theirs, GRADIENT, name)
+            compared += 1
+    assert compared > 100
+    task.ema.momentum = 1.0  # it was updated before the forward, as officially
+    task.after_step([out.carry])
+    ours = write(official.pretrain(state), task.state_dict())
+    for name, theirs in under(x, "post.").items():
+        assert_close(ours[name], theirs, OUTPUT, name)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_several_steps(path):
+    meta, x = load(path)
+    draw = drawn(x)
+    alphas = meta["alphas"]
+    task = build({"alpha": 0.4, **meta}, lambda step: alphas[step], draw)
+    load_pretrain(task, state_of(x))
+    decayed = [p for p in task.parameters() if p.requires_grad and p.ndim != 1]
+    plain = [p for p in task.parameters() if p.requires_grad and p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": meta["weight_decay"]}, {"params": plain, "weight_decay": 0.0}], meta["lr"]
+    )
+    for step in range(meta["steps"]):
+        draw.prefix = f"step{step}.in."
+        out = task(batch_of(x, draw.prefix), step)
+        ours = torch.stack([out.losses[name] for name in ("mlm", "itc", "itm")])
+        assert_close(ours, x["out.losses"][step], 2e-6, f"losses of step {step}")
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        task.after_step([out.carry])
+        assert int(task.heads["itc"].queue.pushed) % meta["cfg"]["queue_size"] == meta["ptr_after"][step]
