@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkit.nn.attention import KeyValues, take
 from mmkit.nn.block import PostNormBlock
+from mmkit.nn.dropout import Dropout
 from mmkit.types import Tokens
 
 
@@ -44,7 +45,7 @@ class TextEmbeddings(nn.Module):
         self.positions = nn.Embedding(max_tokens, width)
         self.types = nn.Embedding(types, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         """(B, L) int64 -> (B, L, D). Raises ValueError when the text is longer than there are positions."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmkit.nn.block import PreNormBlock
+from mmkit.nn.dropout import Dropout
 from mmkit.nn.patch import PatchEmbed, grid_of
 from mmkit.nn.positions import GridPositions
 from mmkit.types import Tokens
@@ -41,7 +42,7 @@ class ViT(nn.Module):
         self.patch = PatchEmbed(patch, width, channels)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = GridPositions(grid_of(image_size, patch), width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             PreNormBlock(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.nn.attention import CrossAttention, KeyValues, SelfAttention, take
+from mmkit.nn.dropout import Dropout
 from mmkit.nn.mlp import MLP
 
 
@@ -41,7 +42,7 @@ class PreNormBlock(nn.Module):
         self.attn = SelfAttention(width, heads, causal=causal)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, mlp_width, activation=activation, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class PostNormBlock(nn.Module):
             self.norm_cross = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, mlp_width)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None,

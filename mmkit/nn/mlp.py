@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmkit.nn.dropout import Dropout
+
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x): what OpenAI's CLIP was trained with; other numbers than GELU's."""
@@ -25,7 +27,7 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.act = ACTIVATIONS[activation]()
         self.fc2 = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""

@@ -1,0 +1,103 @@
+"""From samples to a batch: stacking, padding, true masks, and the masked positions in the form that heads want."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkit.types import Batch, MaskedText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture and one caption, ready for a batch.
+
+    pixels: (3, height, width) float32, normalised. ids: the caption's token ids, unpadded. masked: (ids after masking,
+    hidden positions, labels) or None. skipped: the keys of unreadable pictures that this sample stands in for.
+    """
+
+    pixels: Tensor
+    ids: list[int]
+    image_id: int
+    caption_id: int
+    key: str
+    caption: str = ""
+    masked: tuple[list[int], list[int], list[int]] | None = None
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+
+def stable_id(text: str) -> int:
+    """A 63-bit id that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Makes batches of samples.
+
+    pad_to_max: every batch is ``max_tokens`` long (several ranks must agree on the length); otherwise texts are
+    trimmed to the longest of the batch.
+    """
+
+    pad_id: int
+    max_tokens: int
+    pad_to_max: bool = False
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Batch with pixels (B, 3, h, w) float32, ids (B, L) int64 and mask (B, L) bool."""
+        width = self.max_tokens if self.pad_to_max else max(len(s.ids) for s in samples)
+        lengths = torch.tensor([len(s.ids) for s in samples])
+        return Batch(
+            pixels=torch.stack([s.pixels for s in samples]),
+            ids=padded([s.ids for s in samples], width, self.pad_id),
+            mask=torch.arange(width) < lengths[:, None],
+            image_id=torch.tensor([s.image_id for s in samples]),
+            caption_id=torch.tensor([s.caption_id for s in samples]),
+            masked=self._masked(samples, width),
+            targets=collate_targets([s.targets for s in samples]),
+            keys=tuple(s.key for s in samples),
+            skipped=tuple(key for s in samples for key in s.skipped),
+        )
+
+    def _masked(self, samples: Sequence[Sample], width: int) -> MaskedText | None:
+        parts = [s.masked for s in samples if s.masked is not None]
+        if len(parts) < len(samples):
+            return None
+        most = max(1, max(len(positions) for _, positions, _ in parts))
+        index = [row * most + i for row, (_, positions, _) in enumerate(parts) for i in range(len(positions))]
+        return MaskedText(
+            ids=padded([ids for ids, _, _ in parts], width, self.pad_id),
+            positions=padded([positions for _, positions, _ in parts], most, 0),
+            index=torch.tensor(index, dtype=torch.int64),
+            labels=torch.tensor([label for _, _, labels in parts for label in labels], dtype=torch.int64),
+        )
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    """(B, width) int64."""
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whole numbers become an int64 tensor, other numbers float32, tensors of one shape a stack, all else a list.
+
+    A key that some records lack is a list with None in their places.
+    """
+    out: dict[str, Any] = {}
+    for key in dict.fromkeys(key for target in targets for key in target):
+        values = [target.get(key) for target in targets]
+        if all(type(value) in (int, bool) for value in values):
+            out[key] = torch.tensor(values, dtype=torch.int64)
+        elif all(type(value) in (int, float) for value in values):
+            out[key] = torch.tensor(values, dtype=torch.float32)
+        elif all(isinstance(value, Tensor) for value in values) and len({value.shape for value in values}) == 1:
+            out[key] = torch.stack(values)
+        else:
+            out[key] = values
+    return out

@@ -1,0 +1,113 @@
+"""Any fast Hugging Face tokenizer behind the ``Tokenizer`` protocol: BERT's, CLIP's, XLM-R's, a Chinese one, ...
+
+The special tokens that a tokenizer lacks are added to it (GPT-2 has no [MASK]); text that spells one ("[MASK]") stays
+text. Left out: chat templates, pairs, slow tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkit.data.tokenizer import is_cjk
+from mmkit.errors import UserError
+
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
+
+class HuggingFaceTokenizer:
+    """A tokenizer by its name on the hub, or by the folder that holds it.
+
+    Raises:
+        UserError: the name is not cached and the hub cannot be reached; the message says what to put where.
+    """
+
+    def __init__(self, name: str | Path) -> None:
+        self.name = str(name)
+        self._wrapped = _load(self.name)
+        self._backend = self._wrapped.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._add_missing_specials()
+        # "[MASK]" in a caption is what somebody wrote, not an order
+        self._backend.encode_special_tokens = True
+        wrapped = self._wrapped
+        self.vocab_size: int = len(wrapped)
+        self.pad_id: int = wrapped.pad_token_id
+        self.unk_id: int = wrapped.unk_token_id
+        self.cls_id: int = wrapped.cls_token_id
+        self.sep_id: int = wrapped.sep_token_id
+        self.mask_id: int = wrapped.mask_token_id
+        self.special_ids = frozenset((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id))
+        pieces = wrapped.convert_ids_to_tokens(list(range(self.vocab_size)))
+        self._pieces: list[str] = [piece if piece is not None else "" for piece in pieces]
+        self._ends = sum(piece.endswith("</w>") for piece in self._pieces) > self.vocab_size // 10
+        self._starts = self._word_starts()
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """See ``Tokenizer``."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return [self.cls_id, *ids[: max_tokens - 1]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``Tokenizer``."""
+        return str(self._backend.decode([int(i) for i in ids if int(i) not in self.special_ids])).strip()
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """See ``Tokenizer``."""
+        return [self._pieces[int(i)] for i in ids]
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        """See ``Tokenizer``. Knows WordPiece (##), sentencepiece, byte-level BPE and CLIP's end-of-word marks."""
+        if not self._ends:
+            return [self._starts[i] for i in ids]
+        before = [True] + [self._pieces[i].endswith("</w>") or i in self.special_ids for i in ids]
+        return before[: len(ids)]
+
+    def save(self, folder: str | Path) -> None:
+        """See ``Tokenizer``."""
+        self._wrapped.save_pretrained(str(folder))
+
+    def _add_missing_specials(self) -> None:
+        wrapped = self._wrapped
+        kinds = ("pad", "unk", "cls", "sep", "mask")
+        stand_in = {"cls": wrapped.bos_token, "sep": wrapped.eos_token}
+        missing = {
+            f"{kind}_token": stand_in.get(kind) or f"[{kind.upper()}]"
+            for kind in kinds
+            if getattr(wrapped, f"{kind}_token_id") is None
+        }
+        if missing:
+            wrapped.add_special_tokens(missing)
+            self._backend = wrapped.backend_tokenizer
+
+    def _word_starts(self) -> list[bool]:
+        for mark, continues in (("##", True), ("Ġ", False), ("▁", False)):
+            if sum(piece.startswith(mark) for piece in self._pieces) > self.vocab_size // 50:
+                marked = [piece.startswith(mark) for piece in self._pieces]
+                return [
+                    (m != continues) or i in self.special_ids or (piece != "" and is_cjk(piece[0]))
+                    for i, (m, piece) in enumerate(zip(marked, self._pieces, strict=True))
+                ]
+        return [True] * self.vocab_size
+
+
+def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes are imported late
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (folder.is_dir() and any((folder / file).is_file() for file in FILES)):
+        found = "no such folder" if not folder.is_dir() else f"none of {', '.join(FILES)} is in it"
+        raise UserError(f"tokenizer {name}: {found}; give the folder that `save_pretrained` wrote, or a name on the hub")
+    try:
+        wrapped = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"tokenizer {name!r} is neither a folder here nor can it be fetched from the Hugging Face hub. "
+            "Without a network, put its tokenizer.json and tokenizer_config.json in a folder and give the folder's path. "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    if not wrapped.is_fast:
+        raise UserError(f"tokenizer {name!r} has no fast version (tokenizer.json); mmkit uses fast tokenizers only")
+    return wrapped

@@ -1,0 +1,140 @@
+"""Pictures to pixels: the training augmentation of ALBEF (RECIPES A.4) and the plain resize for evaluation.
+
+Every random choice comes from the ``random.Random`` that is passed in. Pictures stay 8-bit PIL until the last step,
+which is where Pillow's resampling is fastest. Left out: colour jitter and mixing of pictures (ALBEF has neither).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.randaugment import RandAugment
+from mmkit.data.text_ops import swap_left_right
+from mmkit.errors import UserError
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "BadImage", "EvalTransform", "RandAugment", "TrainTransform", "load_image"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Size = int | tuple[int, int]
+Triple = tuple[float, float, float]
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """A size as (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise UserError(f"image size {size}: must be at least one pixel")
+    return height, width
+
+
+def to_pixels(image: Image.Image, mean: Triple, std: Triple) -> Tensor:
+    """RGB picture to (3, h, w) float32, (x / 255 - mean) / std."""
+    pixels = F.pil_to_tensor(image).to(torch.float32)
+    scale = 255 * torch.tensor(std)
+    return pixels.sub_(255 * torch.tensor(mean)[:, None, None]).div_(scale[:, None, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """Squash to the size, bicubic, normalise (ALBEF's evaluation). (PIL RGB) -> (3, h, w) float32."""
+
+    size: Size
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        height, width = height_width(self.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return to_pixels(image, self.mean, self.std)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``preprocessing.json``."""
+        return {"size": list(height_width(self.size)), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> EvalTransform:
+        """The inverse of ``to_dict``."""
+        height, width = saved["size"]
+        return cls(size=(height, width), mean=tuple(saved["mean"]), std=tuple(saved["std"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """Random crop, flip, RandAugment, erasing, normalisation. (PIL RGB, caption, Random) -> (pixels, caption).
+
+    size: of the result. scale, ratio: share of the area and aspect ratio of the crop (1.0 to 1.0: the picture is
+    squashed whole). flip: probability; left and right are swapped in the caption, and a caption whose left and right
+    cannot be swapped safely keeps its picture unflipped. randaugment: (number, magnitude of 10) or None. erase:
+    probability of replacing a random rectangle by the mean colour (Zhong et al. 2020). mean, std: normalisation.
+    """
+
+    size: Size
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    randaugment: tuple[int, int] | None = (2, 7)
+    erase: float = 0.0
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+
+    def __post_init__(self) -> None:
+        height_width(self.size)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"transform scale={self.scale}: shares of the area, 0 < low <= high <= 1")
+        if not 0 <= self.flip <= 1 or not 0 <= self.erase <= 1:
+            raise UserError(f"transform flip={self.flip}, erase={self.erase}: probabilities must lie in 0..1")
+
+    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        height, width = height_width(self.size)
+        box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        if image.size != (width, height) or box != (0, 0, width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        if self.flip and rng.random() < self.flip:
+            swapped = swap_left_right(caption)
+            if swapped is not None:
+                image, caption = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), swapped
+        if self.randaugment is not None:
+            image = RandAugment(*self.randaugment)(image, rng)
+        pixels = to_pixels(image, self.mean, self.std)
+        if self.erase and rng.random() < self.erase:
+            left, top, right, bottom = crop_box(width, height, (0.02, 0.33), (0.3, 3.3), rng)
+            pixels[:, top:bottom, left:right] = 0
+        return pixels, caption
+
+    def for_eval(self) -> EvalTransform:
+        """The evaluation transform with the same size and normalisation."""
+        return EvalTransform(size=self.size, mean=self.mean, std=self.std)
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: Random
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random rectangle, drawn like torchvision's RandomResizedCrop."""
+    if scale == (1.0, 1.0):
+        return 0, 0, width, height
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    # as torchvision: the largest centred rectangle whose aspect ratio is allowed
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

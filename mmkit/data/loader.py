@@ -1,0 +1,169 @@
+"""From a source to batches: each sample depends on (seed, epoch, index) alone, each step on its number alone.
+
+A step takes the next ``rank_batch * accumulation * world`` records of the epoch's order; what remains at the end of an
+epoch (less than one step) is left to the next orders. So every rank has the same number of micro-batches, a run resumes
+from a step number without loading anything twice, and neither the number of workers nor the global random state enters
+a sample. Left out: streaming sources without a length, and length bucketing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from PIL import Image
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mmkit.data.collate import Collator, Sample, stable_id
+from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.masking import Masking
+from mmkit.data.records import Record, Source
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+from mmkit.types import Batch
+
+Transform = Callable[[Image.Image, str, Random], tuple[Tensor, str]]
+
+MAX_REPLACEMENTS = 100
+"""So many unreadable pictures in a row are no accident."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairDataset(Dataset[Sample]):
+    """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
+
+    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption). clean: applied to the caption first.
+    A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
+    """
+
+    source: Source
+    transform: Transform
+    tokenizer: Tokenizer
+    max_tokens: int
+    masking: Masking | None = None
+    clean: Callable[[str], str] | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, at: tuple[int, int]) -> Sample:
+        epoch, index = at
+        skipped: list[str] = []
+        for step in range(min(MAX_REPLACEMENTS, len(self.source))):
+            record = self.source[(index + step) % len(self.source)]
+            try:
+                image = load_image(record)
+            except BadImage as error:
+                skipped.append(str(error))
+                continue
+            return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
+        raise UserError(
+            f"{len(skipped)} pictures in a row cannot be read, the first: {skipped[0]}. See `mmkit data check`"
+        )
+
+    def _sample(self, record: Record, image: Image.Image, rng: Random, skipped: tuple[str, ...]) -> Sample:
+        if not record.captions:
+            raise UserError(f"{record.key}: no caption, and this run trains on captions")
+        caption = rng.choice(record.captions)
+        if self.clean is not None:
+            caption = self.clean(caption)
+        pixels, caption = self.transform(image, caption, rng)
+        ids = self.tokenizer.encode(caption, self.max_tokens)
+        return Sample(
+            pixels=pixels,
+            ids=ids,
+            image_id=stable_id(record.image_id),
+            caption_id=stable_id(caption.lower()),
+            key=record.key,
+            caption=caption,
+            masked=self.masking(ids, self.tokenizer, rng) if self.masking is not None else None,
+            targets=record.targets,
+            skipped=skipped,
+        )
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of one rank's micro-batches, for steps ``start_step`` up to ``steps``.
+
+    Micro-batch a of rank r is chunk ``a * world + r`` of the step, so that n accumulation steps on one rank see the
+    same samples in the same order as n ranks with one.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        rank_batch: int,
+        steps: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.size, self.rank_batch, self.accumulation, self.seed = size, rank_batch, accumulation, seed
+        self.rank, self.world, self.start_step, self.steps = rank, world, start_step, steps
+        self.global_batch = rank_batch * accumulation * world
+        if self.global_batch < 1 or not 0 <= rank < world:
+            raise UserError(f"rank_batch={rank_batch}, accumulation={accumulation}, rank {rank} of {world}: not possible")
+        self.steps_per_epoch = size // self.global_batch
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"{size} records are fewer than one step of {self.global_batch} "
+                f"(rank_batch {rank_batch} x accumulation {accumulation} x {world} ranks); make the batch smaller"
+            )
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        drawn: tuple[int, np.ndarray] | None = None
+        for step in range(self.start_step, self.steps):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            if drawn is None or drawn[0] != epoch:
+                drawn = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.size)
+            for micro in range(self.accumulation):
+                start = within * self.global_batch + (micro * self.world + self.rank) * self.rank_batch
+                yield [(epoch, int(i)) for i in drawn[1][start : start + self.rank_batch]]
+
+
+def make_loader(
+    dataset: PairDataset,
+    *,
+    rank_batch: int,
+    steps: int,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    seed: int = 0,
+    start_step: int = 0,
+    workers: int = 0,
+    prefetch: int = 4,
+) -> DataLoader[Batch]:
+    """One pass over the micro-batches of steps ``start_step`` up to ``steps`` (both count from the run's first step).
+
+    Does not touch the global random state. Texts are padded to ``max_tokens`` when there are several ranks.
+    """
+    sampler = StepSampler(
+        len(dataset),
+        rank_batch=rank_batch,
+        steps=steps,
+        accumulation=accumulation,
+        rank=rank,
+        world=world,
+        seed=seed,
+        start_step=start_step,
+    )
+    collator = Collator(pad_id=dataset.tokenizer.pad_id, max_tokens=dataset.max_tokens, pad_to_max=world > 1)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # its indices are pairs
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=collator,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        generator=Generator().manual_seed(seed),  # the base seed of workers would come from the global state
+    )

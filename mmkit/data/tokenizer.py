@@ -1,0 +1,202 @@
+"""Tokenizers: sentencepiece models trained on the captions at hand, and any fast Hugging Face tokenizer.
+
+Both follow ALBEF's treatment of a caption: [CLS] and the tokens, no [SEP] (official code, ``caption_dataset``; RECIPES
+A.2.13). Left out: sentence pairs, and slow (pure Python) Hugging Face tokenizers.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from mmkit.errors import UserError
+
+SP_FILE = "sentencepiece.model"
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What the rest of mmkit asks of a tokenizer. ``vocab_size`` counts every id that may occur."""
+
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    special_ids: frozenset[int]
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """[CLS] and the tokens, at most ``max_tokens`` in all."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, without special tokens."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as people write them, one per id."""
+        ...
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        """For each id, whether a new word begins there."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything that ``load_tokenizer`` needs."""
+        ...
+
+
+def is_cjk(char: str) -> bool:
+    """Whether the character belongs to a script that is written without spaces (each piece then is a word)."""
+    return "\u3040" <= char <= "\u30ff" or "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or char > "\U00020000"
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece unigram model, lower-cased (NFKC with case folding); made for any language, spaces or none."""
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        self._processor = _processor(model)
+        self.vocab_size = self._processor.get_piece_size()
+        ids = [self._processor.piece_to_id(name) for name in SPECIALS]
+        if ids != list(range(len(SPECIALS))):
+            raise UserError(
+                f"this sentencepiece model was not trained by mmkit: it needs {', '.join(SPECIALS)} as its first pieces. "
+                "Train one with `mmkit tokenizer train`"
+            )
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = frozenset(ids)
+        self._starts = [self._begins(self._processor.id_to_piece(i)) for i in range(self.vocab_size)]
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int = 8000) -> SentencePieceTokenizer:
+        """Train on captions. A vocabulary larger than the corpus allows becomes as large as it can be."""
+        import sentencepiece
+
+        if vocab_size <= len(SPECIALS):
+            raise UserError(f"vocab_size={vocab_size}: {len(SPECIALS)} special tokens alone need more")
+        seen = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal seen
+            for caption in captions:
+                seen += bool(caption.strip())
+                yield caption.replace("\n", " ")
+
+        out = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=lines(),
+                model_writer=out,
+                model_type="unigram",
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                normalization_rule_name="nmt_nfkc_cf",
+                character_coverage=0.9999,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece="[PAD]",
+                unk_piece="[UNK]",
+                bos_piece="[CLS]",
+                eos_piece="[SEP]",
+                control_symbols=["[MASK]"],
+                input_sentence_size=1_000_000,
+                shuffle_input_sentence=False,
+                num_threads=1,
+                minloglevel=3,
+            )
+        except RuntimeError as error:
+            if not seen:
+                raise UserError("the tokenizer cannot be trained: there are no captions") from error
+            raise UserError(
+                f"the tokenizer cannot be trained on {seen} captions with vocab_size={vocab_size}: {error}"
+            ) from error
+        return cls(out.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> SentencePieceTokenizer:
+        """From a model file, or the folder that holds it."""
+        path = Path(path)
+        return cls((path / SP_FILE if path.is_dir() else path).read_bytes())
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """See ``Tokenizer``."""
+        return [self.cls_id, *self._processor.encode(text)[: max_tokens - 1]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``Tokenizer``."""
+        return str(self._processor.decode([int(i) for i in ids if int(i) not in self.special_ids]))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """See ``Tokenizer``."""
+        return [str(self._processor.id_to_piece(int(i))) for i in ids]
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        """See ``Tokenizer``. A piece of Chinese or Japanese is a word of its own."""
+        return [self._starts[i] for i in ids]
+
+    def save(self, folder: str | Path) -> None:
+        """See ``Tokenizer``. Atomic, so that several processes may write the same model."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{SP_FILE}.{os.getpid()}"
+        part.write_bytes(self._model)
+        part.replace(folder / SP_FILE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"])  # type: ignore[misc]
+
+    @staticmethod
+    def _begins(piece: str) -> bool:
+        return piece in SPECIALS or piece.startswith("▁") or is_cjk(piece[0])
+
+
+def _processor(model: bytes) -> Any:
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"not a sentencepiece model: {error}") from error
+
+
+def sentencepiece(
+    *, captions: Callable[[], Iterable[str]], folder: str | Path | None, vocab_size: int = 8000
+) -> SentencePieceTokenizer:
+    """Train a tokenizer on a run's captions and save it in the run's folder (None: not saved)."""
+    tokenizer = SentencePieceTokenizer.train(captions(), vocab_size)
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def huggingface(
+    *, name: str, captions: Callable[[], Iterable[str]] | None = None, folder: str | Path | None = None
+) -> Tokenizer:
+    """Any fast Hugging Face tokenizer, saved in the run's folder; the captions are not needed."""
+    from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
+
+    tokenizer = HuggingFaceTokenizer(name)
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A saved tokenizer: a folder, a sentencepiece ``.model`` file, or the name of a Hugging Face tokenizer."""
+    folder = Path(path)
+    if (folder / SP_FILE).is_file() or (folder.is_file() and folder.suffix == ".model"):
+        return SentencePieceTokenizer.load(folder)
+    from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
+
+    return HuggingFaceTokenizer(path)

@@ -1,0 +1,40 @@
+"""Dropout (Srivastava et al. 2014) that is not slow on a CPU.
+
+PyTorch draws a Bernoulli number for each value there, one by one, which takes longer than the matrix product before
+it. Four 16-bit numbers from each random word serve as well; the rate is rounded to a multiple of 2 ** -16.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LEVELS = 2**16
+
+
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Zeroes a random share ``rate`` of the values and scales the others up to keep the mean; any shape and device."""
+    if rate == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, rate)
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
+    dropped = min(round(rate * _LEVELS), _LEVELS - 1)
+    keep = (numbers >= dropped - _LEVELS // 2).to(x.dtype)
+    return x * (keep * (_LEVELS / (_LEVELS - dropped)))
+
+
+class Dropout(nn.Module):
+    """``dropout`` in training, nothing in evaluation."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"a dropout rate is at least 0 and below 1, not {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return dropout(x, self.rate) if self.training else x

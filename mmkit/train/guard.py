@@ -1,0 +1,113 @@
+"""Stops a run on a non-finite loss or gradient, or on too many unreadable pictures, on all processes at once.
+
+Each step's flags travel in one small vector: summed over the processes, and read without waiting for the device. On
+the CPU they are read before the optimizer's step, on a GPU one step later (and always before anything is saved), so
+the message still names the step and the samples where it happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmkit.errors import UserError
+from mmkit.nn.gather import rank, world_size
+from mmkit.train.ranks import gather_objects
+
+FEW = 100
+"""Of fewer samples than this, a share of bad ones says nothing yet."""
+
+
+@dataclass
+class _Watched:
+    step: int
+    names: list[str]
+    flags: Tensor
+    copy: Tensor
+    ready: torch.cuda.Event | None
+    keys: list[tuple[str, ...]]
+    per_micro: list[Tensor] = field(default_factory=list)
+
+
+class Guard:
+    """One instance watches one run. ``gradients``: whether a non-finite gradient is an error (not under fp16)."""
+
+    def __init__(self, device: torch.device, *, max_bad_fraction: float, gradients: bool = True) -> None:
+        self.device = device
+        self.max_bad_fraction = max_bad_fraction
+        self.gradients = gradients
+        self.stop_asked = False
+        self.seen = 0
+        self.bad = 0
+        self._bad_names: list[str] = []
+        self._pending: _Watched | None = None
+
+    def watch(
+        self,
+        step: int,
+        losses: Sequence[Mapping[str, Tensor]],
+        norm: Tensor,
+        keys: Sequence[tuple[str, ...]],
+        skipped: Sequence[str],
+        stop: bool,
+    ) -> None:
+        """Take note of step ``step`` (from 1): the losses and sample names of each micro-batch, the gradient's norm."""
+        names = list(losses[0])
+        per_micro = [torch.stack([part[n].float() for n in names]).isfinite().logical_not() for part in losses]
+        gradient = norm.isfinite().logical_not() if self.gradients else torch.zeros_like(norm, dtype=torch.bool)
+        found = torch.cat([torch.stack(per_micro).any(0), gradient.reshape(1)]).float()
+        facts = torch.tensor([float(stop), float(len(skipped)), float(sum(len(k) for k in keys))])
+        flags = torch.cat([found, facts.to(self.device, non_blocking=True)])
+        if world_size() > 1:
+            dist.all_reduce(flags)
+        self._bad_names = (self._bad_names + list(skipped))[:5]
+        copy, ready = flags, None
+        if self.device.type == "cuda":
+            copy = flags.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        pending, self._pending = self._pending, _Watched(step, names, flags, copy, ready, list(keys), per_micro)
+        if self.device.type != "cuda":
+            self.check()
+        elif pending is not None:
+            self._read(pending)
+
+    def check(self) -> None:
+        """Read what is still unread; before a save, an evaluation and the end."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._read(pending)
+
+    def _read(self, watched: _Watched) -> None:
+        if watched.ready is not None:
+            watched.ready.synchronize()
+        *found, stop, bad, seen = watched.copy.tolist()
+        self.stop_asked = self.stop_asked or stop > 0
+        self.bad += round(bad)
+        self.seen += round(seen)
+        if any(found):
+            raise UserError(self._message(watched, found))
+        if self.bad > self.max_bad_fraction * max(self.seen, FEW if self.max_bad_fraction else 0):
+            names = [name for part in gather_objects(self._bad_names) for name in part]
+            raise UserError(
+                f"{self.bad} of {self.seen} pictures could not be read, more than data.max_bad_fraction = "
+                f"{self.max_bad_fraction}; first: {'; '.join(names[:5])}. `mmkit data check` lists them all"
+            )
+
+    def _message(self, watched: _Watched, found: Sequence[float]) -> str:
+        names = [name for name, flag in zip([*watched.names, "gradient"], found, strict=True) if flag]
+        own = []
+        for flags, keys in zip(watched.per_micro, watched.keys, strict=True):
+            if flags.any() or not any(found[:-1]):
+                own += [f"{key} (rank {rank()})" if world_size() > 1 else key for key in keys]
+        samples = [name for part in gather_objects(own) for name in part]
+        shown = ", ".join(samples[:64]) + (f" and {len(samples) - 64} more" if len(samples) > 64 else "")
+        what = ", ".join("the gradient" if n == "gradient" else f"loss {n!r}" for n in names)
+        return (
+            f"step {watched.step}: {what} is not finite; nothing was saved after it. Samples: {shown}. "
+            "Try a lower optim.lr, a longer warm-up, or run.precision=no"
+        )

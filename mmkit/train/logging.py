@@ -1,0 +1,136 @@
+"""What a run writes down: one JSON line an event, TensorBoard, and lines or a progress bar for people.
+
+Only the first process writes; every process may call everything, and nothing here waits for another process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+logger = logging.getLogger("mmkit.train")
+
+PLAIN_LINE_SECONDS = 20.0
+
+
+class _Scalars(Protocol):
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """``metrics.jsonl`` and ``tensorboard/`` in the run's folder.
+
+    A run that resumes at ``start_step`` first drops the lines of later steps, which the abandoned process wrote.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool, start_step: int = 0, tensorboard: bool = True) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.writes = writes
+        self._scalars: _Scalars | None = None
+        if not writes:
+            return
+        keep_until(self.path, start_step)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._scalars = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+
+    def event(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """One line ``{"event": ..., "step": ..., "time": ..., **values}``; numbers also go to TensorBoard."""
+        if not self.writes:
+            return
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if self._scalars is not None and event in ("train", "eval"):
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._scalars.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        if self._scalars is not None:
+            self._scalars.close()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the events after ``step`` from a metrics file, and a last line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event["step"] <= step:
+            kept.append(line)
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    part.replace(path)
+
+
+class Display:
+    """A progress bar on a terminal; else a plain line now and then. Silent on all but the first process."""
+
+    def __init__(self, *, total: int, start: int, shown: bool) -> None:
+        self.total, self.start, self.shown = total, start, shown
+        self._began = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if shown and sys.stderr.isatty():
+            self._bar, self._task = _bar(total, start)
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show that ``step`` steps are done; ``values``: the newest numbers, of which some are shown."""
+        if not self.shown:
+            return
+        text = summary(values)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, description=text)
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_LINE_SECONDS or step == self.total:
+            self._last = now
+            left = (now - self._began) / max(1, step - self.start) * (self.total - step)
+            logger.info("step %d/%d  %s  %s left", step, self.total, text, clock(left))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar(total: int, start: int) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.start()
+    return bar, bar.add_task("", total=total, completed=start)
+
+
+def summary(values: Mapping[str, float]) -> str:
+    """Loss, its parts, rate and data share, as a short text."""
+    parts = [f"{name.removeprefix('loss.')} {value:.3f}" for name, value in values.items() if name.startswith("loss")]
+    if "samples_per_second" in values:
+        parts.append(f"{values['samples_per_second']:.1f} samples/s, {values['data_share']:.0%} waiting for data")
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,106 @@
+"""Sorts every parameter under exactly one rule, and makes AdamW of the result (Loshchilov & Hutter 2019).
+
+Left out: layer-wise decay as a special case (it is a list of rules), and other optimizers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from mmkit.config import Optim, Rule
+from mmkit.errors import UserError
+from mmkit.train.schedule import learning_rate
+
+FUSED_ON = ("cuda", "cpu", "xpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The parameters of one rule, by name, in the module's order."""
+
+    rule: Rule
+    names: tuple[str, ...]
+
+
+def sort_parameters(module: nn.Module, rules: Sequence[Rule]) -> list[Group]:
+    """One group a rule, for the parameters that require a gradient.
+
+    UserError names the parameters that no rule takes, and a rule (not ``optional``) that takes none.
+    """
+    taken: list[list[str]] = [[] for _ in rules]
+    left = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        index = next((i for i, rule in enumerate(rules) if matches(rule, name, parameter)), None)
+        (left if index is None else taken[index]).append(name)
+    if left:
+        raise UserError(
+            f"optim.rules: no rule takes {_some(left)}; end the rules with one that takes all, Rule(pattern='')"
+        )
+    for index, (rule, names) in enumerate(zip(rules, taken, strict=True)):
+        if not names and not rule.optional:
+            raise UserError(
+                f"optim.rules.{index}: pattern {rule.pattern!r} takes no parameter; remove it, correct it, or mark it "
+                f"optional=True (parameters are named like {_some([n for n, _ in module.named_parameters()])})"
+            )
+    return [Group(rule=rule, names=tuple(names)) for rule, names in zip(rules, taken, strict=True) if names]
+
+
+def matches(rule: Rule, name: str, parameter: Tensor) -> bool:
+    """Whether a rule takes a parameter, if none before it does."""
+    try:
+        found = re.search(rule.pattern, name)
+    except re.error as error:
+        raise UserError(f"optim.rules: {rule.pattern!r} is not a regular expression ({error})") from error
+    return found is not None and (rule.max_rank is None or parameter.ndim <= rule.max_rank)
+
+
+def make_optimizer(module: nn.Module, optim: Optim) -> AdamW:
+    """AdamW over the rules' groups; frozen parameters lose ``requires_grad``. To be called before wrapping."""
+    parameters = dict(module.named_parameters())
+    groups = []
+    for group in sort_parameters(module, optim.rules):
+        if group.rule.freeze:
+            for name in group.names:
+                parameters[name].requires_grad_(False)
+            continue
+        decay = optim.weight_decay if group.rule.weight_decay is None else group.rule.weight_decay
+        groups.append(
+            {
+                "params": [(name, parameters[name]) for name in group.names],
+                "weight_decay": decay,
+                "lr_scale": group.rule.lr_scale,
+                "lr": optim.lr * group.rule.lr_scale,
+            }
+        )
+    if not groups:
+        raise UserError("optim.rules: every parameter is frozen, nothing is left to train")
+    device = next(iter(parameters.values())).device
+    return AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=device.type in FUSED_ON)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int, steps: int, warmup: int) -> float:
+    """Set every group's rate for optimizer step ``step`` (from 0); returns the unscaled one."""
+    rate = learning_rate(
+        step, lr=optim.lr, min_lr=optim.min_lr, warmup_lr=optim.warmup_lr, warmup_steps=warmup, steps=steps
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    return rate
+
+
+def without_gradient(module: nn.Module) -> list[str]:
+    """Names of the trainable parameters that the last backward pass did not reach."""
+    return [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

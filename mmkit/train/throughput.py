@@ -1,0 +1,63 @@
+"""Samples per second, the share of the time spent waiting for data, and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Counts between two calls of ``read``; the clock starts when it is made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._samples = 0
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches, with the time to get each counted as waiting."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield batch
+
+    def count(self, samples: int) -> None:
+        """Add samples of all processes."""
+        self._samples += samples
+
+    def restart(self) -> None:
+        """Leave out what happened since the last ``read``, such as an evaluation."""
+        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
+
+    def read(self) -> dict[str, float]:
+        """Rate (1/s), data share (0 to 1), memory (GiB) since the last call, and start again."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        values = {"samples_per_second": self._samples / seconds, "data_share": min(1.0, self._waited / seconds)}
+        self.restart()
+        return values | peak_memory()
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak resident memory of this process, and of its GPU where it uses one, in GiB."""
+    values = {"peak_rss_gib": peak_rss_gib()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        values["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return values
+
+
+def peak_rss_gib() -> float:
+    """Peak resident memory of this process in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

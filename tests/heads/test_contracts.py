@@ -1,0 +1,87 @@
+"""What every head promises, checked for each of them."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.examples import HEADS, batch, same_state, task
+
+
+@pytest.fixture(params=HEADS)
+def name(request):
+    return request.param
+
+
+def test_loss_is_a_finite_float32_scalar_with_its_chance_level(name):
+    out = task([name])(batch(), 0)
+    assert out.loss.shape == ()
+    assert out.loss.dtype == torch.float32
+    assert out.loss.isfinite()
+    assert out.logs[f"{name}/chance"] > 0
+
+
+def test_every_parameter_of_the_head_gets_a_gradient(name):
+    t = task([name])
+    t(batch(), 0).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in t.heads[name].parameters())
+
+
+def test_forward_changes_no_state(name):
+    t = task([name])
+    before = copy.deepcopy(t.state_dict())
+    t(batch(), 0)
+    assert same_state(before, t.state_dict())
+
+
+def test_a_batch_of_one_gives_a_finite_loss_and_gradient(name):
+    t = task([name])
+    out = t(batch(1), 0)
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in t.parameters() if p.grad is not None)
+
+
+def test_padding_changes_nothing(name):
+    plain, padded = task([name]), task([name])
+    a, b = plain(batch(), 3), padded(batch(pad=5), 3)
+    torch.testing.assert_close(a.loss, b.loss, rtol=1e-6, atol=1e-6)
+
+
+def test_bf16_is_close(name):
+    t = task([name])
+    exact = t(batch(), 0).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        out = t(batch(), 0)
+    assert out.loss.dtype == torch.float32
+    torch.testing.assert_close(out.loss, exact, rtol=0.05, atol=0.02)
+
+
+def test_it_overfits_eight_samples(name):
+    t = task([name], alpha=0.0)
+    optimizer = torch.optim.AdamW([p for p in t.parameters() if p.requires_grad], 3e-3)
+    if name == "itc":
+        t.heads["itc"].queue.size = 0
+    first = None
+    for step in range(300):
+        out = t(batch(8), step)
+        first = first or out.loss.item()
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        t.after_step([out.carry])
+    with torch.no_grad():
+        last = t(batch(8), 0).loss.item()
+    assert last < 0.15 * first
+
+
+def test_nothing_hidden_is_no_loss():
+    b = batch()
+    none = torch.zeros(0, dtype=torch.int64)
+    b = replace(b, masked=replace(b.masked, index=none, labels=none))
+    t = task(["mlm"])
+    out = t(b, 0)
+    out.loss.backward()
+    assert out.loss == 0
+    assert all(p.grad.isfinite().all() for p in t.heads["mlm"].parameters())

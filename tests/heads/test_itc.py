@@ -1,0 +1,77 @@
+"""Image-text contrast: positives, queue, soft targets, chance."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmkit.errors import UserError
+from mmkit.heads.itc import ITC
+from mmkit.types import ModelSpec
+from tests.examples import batch, task
+
+
+def test_equal_captions_and_pictures_are_positives():
+    b = batch(4)
+    b = replace(b, image_id=torch.tensor([1, 1, 2, 3]), caption_id=torch.tensor([7, 8, 9, 9]))
+    head, f = task(["itc"]).heads["itc"], None
+    f = task(["itc"]).features(b, 0)
+    assert head._hard_targets(f).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+def test_the_loss_of_a_constant_model_is_the_chance_level():
+    t = task(["itc"], alpha=0.0)
+    for proj in (t.model.image_proj, t.model.text_proj):
+        torch.nn.init.zeros_(proj.weight)
+        torch.nn.init.ones_(proj.bias)
+    t.ema.reset()
+    out = t(batch(6), 0)
+    assert out.loss.item() == pytest.approx(out.logs["itc/chance"], abs=1e-5)
+    assert out.logs["itc/chance"] == pytest.approx(math.log(6))
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 5], [20], [50], [7, 7, 7, 7]])
+def test_the_queue_holds_the_newest_rows_for_any_batch_size(sizes):
+    queue = ITC(_spec(embed_dim=2), queue_size=11).queue
+    pushed = []
+    for size in sizes:
+        ids = torch.arange(len(pushed), len(pushed) + size)
+        queue.push({"image": ids[:, None] * torch.ones(2), "text": -ids[:, None] * torch.ones(2), "image_id": ids, "caption_id": ids})
+        pushed += ids.tolist()
+        assert sorted(queue["image_id"].tolist()) == pushed[-11:]
+        torch.testing.assert_close(queue["image"][:, 0], queue["image_id"].float())
+        torch.testing.assert_close(queue["text"][:, 1], -queue["caption_id"].float())
+
+
+def test_the_queue_and_its_counter_are_in_the_state():
+    t = task(["itc"])
+    for step in range(4):
+        t.after_step([t(batch(seed=step), step).carry])
+    other = task(["itc"], seed=1)
+    other.load_state_dict(t.state_dict())
+    assert len(other.heads["itc"].queue) == 20
+    assert torch.equal(other.heads["itc"].queue["image_id"], t.heads["itc"].queue["image_id"])
+    torch.testing.assert_close(other(batch(), 5).loss, t(batch(), 5).loss)
+
+
+def test_a_sample_seen_before_is_a_positive_in_the_queue():
+    t = task(["itc"])
+    t.after_step([t(batch(), 0).carry])
+    hard = t.heads["itc"]._hard_targets(t.features(batch(), 1))
+    assert torch.equal(hard, torch.eye(6).repeat(1, 2))
+
+
+def test_without_a_teacher_keys_get_gradient_too():
+    t = task(["itc"], momentum=None)
+    t(batch(), 0).loss.backward()
+    assert t.model.image_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_model_without_joint_space_is_refused():
+    with pytest.raises(UserError, match="joint space"):
+        ITC(_spec(embed_dim=0))
+
+
+def _spec(embed_dim):
+    return ModelSpec(image_width=8, text_width=8, fused_width=8, embed_dim=embed_dim, vocab_size=9, fuses=True)

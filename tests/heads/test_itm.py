@@ -1,0 +1,76 @@
+"""Image-text matching: which negatives are drawn, and how often."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmkit.errors import UserError
+from mmkit.heads.itm import ITM, gumbel_choice
+from mmkit.types import ModelSpec
+from tests.examples import batch, task
+
+
+def test_draws_follow_the_softmax_of_the_weights():
+    torch.manual_seed(0)
+    weights = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]]).expand(60_000, -1)
+    noise = -torch.empty_like(weights).exponential_().log()
+    share = torch.bincount(gumbel_choice(weights, noise), minlength=4) / 60_000
+    torch.testing.assert_close(share, torch.softmax(weights[0], 0), atol=0.01, rtol=0)
+
+
+def test_same_picture_or_words_are_never_negatives_even_when_all_else_is_unlikely():
+    t = task(["itm"])
+    t.model.temperature.value.data.fill_(0.001)  # similarities of +-1000: a softmax underflows
+    b = replace(batch(6), image_id=torch.tensor([1, 1, 1, 2, 3, 4]), caption_id=torch.tensor([5, 6, 7, 8, 8, 9]))
+    for step in range(50):
+        f = t.features(b, step)
+        image, text, valid = t.heads["itm"]._choose(f)
+        assert not f.same[torch.arange(6), image].any()
+        assert not f.same[torch.arange(6), text].any()
+        assert valid.all()
+
+
+def test_a_row_without_a_negative_is_left_out():
+    b = replace(batch(3), image_id=torch.tensor([1, 1, 1]))
+    out = task(["itm"])(b, 0)
+    assert out.loss.isfinite()
+    t = task(["itm"])
+    positives_alone = t.heads["itm"](t.features(b, 0))
+    assert positives_alone.count == 3
+
+
+def test_a_constant_classifier_scores_the_chance_level():
+    t = task(["itm"])
+    torch.nn.init.zeros_(t.heads["itm"].classify.weight)
+    t.heads["itm"].classify.bias.data = torch.tensor([2 / 3, 1 / 3]).log()
+    out = t(batch(), 0)
+    assert out.loss.item() == pytest.approx(0.6365, abs=1e-4)
+    assert out.logs["itm/chance"] == pytest.approx(0.6365, abs=1e-4)
+    assert out.logs["itm/accuracy"].item() == pytest.approx(2 / 3)
+
+
+def test_draws_depend_on_the_step_alone():
+    t = task(["itm"])
+    choose = lambda step: t.heads["itm"]._choose(t.features(batch(), step))[0]  # noqa: E731
+    assert torch.equal(choose(3), choose(3))
+    assert any(not torch.equal(choose(3), choose(step)) for step in range(4, 9))
+
+
+def test_one_call_fuses_what_separate_calls_would():
+    t = task(["itm"]).eval()
+    f = t.features(batch(), 0)
+    image, text = torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor([5, 4, 3, 2, 1, 0])
+    joint = f.fuse([(None, None), (text, None), (None, image)]).x.chunk(3)
+    apart = [f.fuse([pair]).x for pair in [(None, None), (text, None), (None, image)]]
+    for a, b in zip(joint, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(joint[0], f.fused.x, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_model_lacks_is_said():
+    spec = {"image_width": 8, "text_width": 8, "fused_width": 8, "vocab_size": 9}
+    with pytest.raises(UserError, match="no fuse"):
+        ITM(ModelSpec(embed_dim=4, fuses=False, **spec))
+    with pytest.raises(UserError, match="random"):
+        ITM(ModelSpec(embed_dim=0, fuses=True, **spec))

@@ -1,0 +1,117 @@
+"""The task: what changes after a step, weights, the teacher, and the same step on several processes."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmkit.types import Batch, MaskedText
+from tests.examples import batch, task
+
+
+def test_the_loss_is_the_weighted_sum():
+    t = task(weights={"itc": 0.5, "itm": lambda step: step / 10})
+    out = t(batch(), 4)
+    total = 0.5 * out.losses["itc"] + 0.4 * out.losses["itm"] + out.losses["mlm"]
+    torch.testing.assert_close(out.loss.detach(), total)
+
+
+def test_a_weight_for_no_head_is_refused():
+    with pytest.raises(ValueError, match="wpa"):
+        task(weights={"wpa": 1.0})
+
+
+def test_the_teacher_follows_and_answers_without_dropout():
+    t = task(momentum=0.9)
+    t.train()
+    assert not any(module.training for module in t.ema.modules())
+    before = t.ema["model"].image_proj.weight.clone()
+    t.model.image_proj.weight.data += 1.0
+    t.after_step([t(batch(), 0).carry])
+    torch.testing.assert_close(t.ema["model"].image_proj.weight, before + 0.1)
+    assert not any(p.requires_grad for p in t.ema.parameters())
+
+
+def test_the_temperature_stays_within_bounds():
+    t = task(["itc"])
+    t.model.temperature.value.data.fill_(2.0)
+    t.after_step([t(batch(), 0).carry])
+    assert t.model.temperature.value.item() == 0.5
+
+
+def test_accumulation_pushes_every_micro_batch_once():
+    t = task(["itc"])
+    carries = [t(batch(seed=seed), 0).carry for seed in (1, 2)]
+    assert len(t.heads["itc"].queue) == 0
+    t.after_step(carries)
+    assert t.heads["itc"].queue["image_id"].tolist() == [*range(1000, 1006), *range(2000, 2006)]
+
+
+def test_compiled_blocks_equal_eager():
+    eager, compiled = task(), task()
+    compiled.compile_blocks()
+    for t in (eager, compiled):
+        t(batch(), 3).loss.backward()
+    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def part_of(whole: Batch, rank: int, world: int) -> Batch:
+    size = len(whole) // world
+    rows = slice(rank * size, (rank + 1) * size)
+    m = whole.masked
+    inside = (m.index // m.positions.shape[1] >= rows.start) & (m.index // m.positions.shape[1] < rows.stop)
+    return Batch(
+        pixels=whole.pixels[rows], ids=whole.ids[rows], mask=whole.mask[rows], image_id=whole.image_id[rows],
+        caption_id=whole.caption_id[rows],
+        masked=MaskedText(
+            ids=m.ids[rows], positions=m.positions[rows], labels=m.labels[inside],
+            index=m.index[inside] - rank * size * m.positions.shape[1],
+        ),
+    )  # fmt: skip
+
+
+def uneven(seed: int) -> Batch:
+    """A batch of which one half hides more words than the other."""
+    b = batch(6, seed=seed)
+    keep = torch.tensor([0, 1, 2, 3, 5, 9])
+    m = b.masked
+    masked = MaskedText(ids=m.ids, positions=m.positions, index=m.index[keep], labels=m.labels[keep])
+    return Batch(**{**vars(b), "masked": masked})
+
+
+def two_steps(rank: int, world: int) -> dict[str, torch.Tensor]:
+    t = task(alpha=0.4)
+    whole = uneven(2)
+    t.after_step([t(part_of(uneven(1), rank, world), 0).carry])
+    out = t(part_of(whole, rank, world), 1)
+    out.loss.backward()
+    result = {"loss": out.loss.detach(), **{f"loss.{k}": v for k, v in out.losses.items()}}
+    result |= {f"grad.{n}": p.grad for n, p in t.named_parameters() if p.grad is not None}
+    if world > 1:
+        for value in result.values():
+            dist.all_reduce(value)
+            value /= world
+    t.after_step([out.carry])
+    return result | {f"state.{k}": v.float() for k, v in t.state_dict().items()}
+
+
+def _process(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    result = two_steps(rank, world)
+    if rank == 0:
+        torch.save(result, f"{folder}/result.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_take_the_step_of_one(tmp_path, world):
+    mp.start_processes(_process, (world, str(tmp_path)), nprocs=world, start_method="spawn")
+    several, one = torch.load(tmp_path / "result.pt", weights_only=True), two_steps(0, 1)
+    assert several.keys() == one.keys()
+    for name, value in copy.copy(one).items():
+        torch.testing.assert_close(several[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
