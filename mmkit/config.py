@@ -198,7 +198,7 @@ class Run:
     keep_checkpoints: how many of the newest training states stay. best: the metric that decides which further one
     stays ("retrieval.t2i_r1"); None = none. precision: "auto" = bf16 where the device computes it natively. product:
     the float32 product backend, see ``train/precision.py``; "auto" = the fastest whose error is that of float32.
-    eval_precision: "no" = evaluation in float32, so that it equals what a later process measures. stop_after_steps:
+    eval_precision: in float32 an evaluation equals what a later process measures; "bf16" is faster. stop_after_steps:
     end this process early at that step, saved; the schedule stays that of the whole run. timeout_minutes: how long
     one process waits for the others.
     """
@@ -208,7 +208,7 @@ class Run:
     seed: int = 42
     precision: Precision = "auto"
     product: Product = "auto"
-    eval_precision: Literal["no", "same"] = "no"
+    eval_precision: Literal["float32", "bf16"] = "float32"
     eval_every_steps: int = 0
     save_every_steps: int = 1000
     log_every_steps: int = 10
@@ -229,7 +229,9 @@ class Experiment:
     """One run, whole: model, heads and their weights, teacher, tokenizer, data, optimizer, run, evaluations.
 
     model: ``model(vocab_size=, pad_id=)``. heads: each ``head(spec)``. weights: 1 where a head is not named.
+    init: what the towers "image", "text" or "model" start from, a file or folder, "timm:NAME" or "hf:OWNER/NAME".
     tokenizer: ``tokenizer(captions=, folder=)``. evals: each ``evaluator()`` makes a callable on a ``Predictor``.
+    report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
     """
 
     name: str
@@ -240,11 +242,13 @@ class Experiment:
     run: Run
     optim: Optim = field(default_factory=Optim)
     weights: Mapping[str, float | Ramp] = field(default_factory=dict)
+    init: Mapping[str, str] = field(default_factory=dict)
     teacher: Teacher | None = None
     evals: Mapping[str, partial[Any]] = field(default_factory=dict)
+    report: partial[Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "weights", "evals"):
+        for name in ("heads", "weights", "init", "evals"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def validate(self, world: int = 1) -> Experiment:

@@ -11,17 +11,22 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "mmkit").rglob("*.py"))
 SHIPPED = [*CORE, *(p for top in ("projects", "scripts", "configs", "benchmarks") for p in sorted((ROOT / top).rglob("*.py")))]
 
+# ``convert`` stands below ``train``: a run may start from foreign files, and tables know nothing of runs.
 # A part may import parts of its own level only where it is the same part, and otherwise only from lower levels.
 LEVELS = {
     "types": 0, "errors": 0, "config": 1, "nn": 2, "losses": 2, "encoders": 3, "features": 3, "models": 4, "heads": 4,
-    "task": 5, "predictor": 5, "evals": 6, "train": 7, "report": 7, "convert": 8, "hub": 8, "cli": 9, "__init__": 10,
+    "task": 5, "predictor": 5, "evals": 6, "convert": 6, "train": 7, "report": 7, "hub": 8, "cli": 9, "__init__": 10,
 }  # fmt: skip
 DATA_MAY = {"types", "errors", "data"}
 LONG_FUNCTIONS = {("mmkit/train/loop.py", "train")}  # the training step may be longer
 
 
 def part_of(path: Path) -> str:
-    return path.relative_to(ROOT / "mmkit").parts[0].removesuffix(".py")
+    return family(path.relative_to(ROOT / "mmkit").parts[0].removesuffix(".py"))
+
+
+def family(name: str) -> str:
+    return "config" if name.startswith("config_") else name
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -41,7 +46,7 @@ def test_imports_point_one_way(path):
         assert name.split(".")[0] not in {"configs", "projects", "scripts", "tests"}, f"imports {name}"
         if not name.startswith("mmkit."):
             continue
-        other = name.split(".")[1]
+        other = family(name.split(".")[1])
         if own == "data":
             assert other in DATA_MAY, f"data imports {name}"
         elif other != "data":

@@ -1,110 +1,134 @@
-"""Official ALBEF checkpoints (https://github.com/salesforce/ALBEF), pre-training layout.
+"""Official ALBEF checkpoints (https://github.com/salesforce/ALBEF): pre-training, and retrieval with RefCOCO.
 
-The two halves of their BERT are our text and fusion encoders; their separate query, key and value are our joined ones;
-their queues are columns, ours rows. Sizes are read off the tensors themselves.
+The two halves of their BERT are our text and fusion encoders; their queues are columns, ours rows; the teacher and the
+queues are included where the file has them. Our names are those of a ``Task`` with heads named itc, itm and mlm. Sizes
+are read off the tensors. Left out: the layouts of VQA, NLVR2 and visual entailment, whose heads are not here yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmkit.convert.table import Entry, joined, layer, same
+from mmkit.convert import bert, vit
+from mmkit.convert.table import Entry, Fresh, Row, depth_of, layer, same
+from mmkit.errors import UserError
+
+TEACHER = "ema.copies"
 
 
-def vit(ours: str, theirs: str, depth: int, patch: tuple[int, ...]) -> list[Entry]:
-    """A timm-style ViT under the prefix ``theirs``."""
-    shape = (-1, 3, *patch)
-    entries = [
-        same(f"{ours}.cls", f"{theirs}.cls_token"),
-        Entry(f"{ours}.positions.table", (f"{theirs}.pos_embed",), lambda x: x[0], lambda x: x[None]),
-        Entry(f"{ours}.patch.proj.weight", (f"{theirs}.patch_embed.proj.weight",), lambda x: x.flatten(1), lambda x: x.reshape(shape)),
-        same(f"{ours}.patch.proj.bias", f"{theirs}.patch_embed.proj.bias"),
-        *layer(f"{ours}.norm", f"{theirs}.norm"),
-    ]
-    for i in range(depth):
-        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            entries += layer(f"{ours}.blocks.{i}.{name}", f"{theirs}.blocks.{i}.{name}")
-    return entries
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a state holds: depths, patch, and which of the parts that a file may lack are there.
+
+    queue: entries, 0 for none. bert: what stands before BERT's names inside the text encoder. position_ids: text
+    positions counted in a buffer, 0 where the file has no such buffer.
+    """
+
+    image_depth: int
+    patch: tuple[int, ...]
+    text_depth: int
+    fusion_depth: int
+    bert: str
+    mlm: bool
+    teacher: bool
+    queue: int
+    image_ids: bool
+    position_ids: int
 
 
-def bert_layer(ours: str, theirs: str, cross: bool) -> list[Entry]:
-    """One layer of BERT, with cross-attention or without."""
-    attention = f"{theirs}.attention"
-    entries = [
-        *joined(f"{ours}.attn.qkv", (f"{attention}.self.{part}" for part in ("query", "key", "value"))),
-        *layer(f"{ours}.attn.proj", f"{attention}.output.dense"),
-        *layer(f"{ours}.norm1", f"{attention}.output.LayerNorm"),
-        *layer(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
-        *layer(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
-        *layer(f"{ours}.norm2", f"{theirs}.output.LayerNorm"),
-    ]
-    if cross:
-        attention = f"{theirs}.crossattention"
-        entries += [
-            *layer(f"{ours}.cross.q", f"{attention}.self.query"),
-            *joined(f"{ours}.cross.kv", (f"{attention}.self.{part}" for part in ("key", "value"))),
-            *layer(f"{ours}.cross.proj", f"{attention}.output.dense"),
-            *layer(f"{ours}.norm_cross", f"{attention}.output.LayerNorm"),
-        ]
-    return entries
+def parts_of(state: Mapping[str, Tensor]) -> Parts:
+    """Read off an official state. UserError where its text layers are not plain ones below and fusing ones above."""
+    text = "text_encoder.bert." if "text_encoder.bert.embeddings.word_embeddings.weight" in state else "text_encoder."
+    layers = f"{text}encoder.layer."
+    crosses = [f"{layers}{i}.crossattention.self.query.weight" in state for i in range(depth_of(state, layers))]
+    if "visual_encoder.cls_token" not in state or True not in crosses or crosses != sorted(crosses):
+        raise UserError("this is not an ALBEF: no visual_encoder, or no upper text layers with cross-attention")
+    return Parts(
+        image_depth=depth_of(state, "visual_encoder.blocks."),
+        patch=tuple(state["visual_encoder.patch_embed.proj.weight"].shape[2:]),
+        text_depth=crosses.index(True), fusion_depth=sum(crosses), bert=text.removeprefix("text_encoder."),
+        mlm="text_encoder.cls.predictions.bias" in state, teacher="visual_encoder_m.cls_token" in state,
+        queue=state["image_queue"].shape[1] if "image_queue" in state else 0, image_ids="idx_queue" in state,
+        position_ids=len(state[f"{text}embeddings.position_embeddings.weight"])
+        if f"{text}embeddings.position_ids" in state else 0,
+    )  # fmt: skip
 
 
-def bert_embeddings(ours: str, theirs: str, also: tuple[str, ...] = ()) -> list[Entry]:
-    """The embeddings of BERT; ``also`` are names of the tied vocabulary matrix."""
-    return [
-        same(f"{ours}.words.weight", f"{theirs}.word_embeddings.weight", also=also),
-        same(f"{ours}.positions.weight", f"{theirs}.position_embeddings.weight"),
-        same(f"{ours}.types.weight", f"{theirs}.token_type_embeddings.weight"),
-        *layer(f"{ours}.norm", f"{theirs}.LayerNorm"),
-    ]
+def parts_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], layout: str) -> Parts:
+    """Read off the state of our task, to write it in the layout "albef" (pre-training) or "albef-retrieval"."""
+    pretraining = layout == "albef"
+    return Parts(
+        image_depth=depth_of(state, "model.image.blocks."), patch=patch,
+        text_depth=depth_of(state, "model.text.blocks."), fusion_depth=depth_of(state, "model.fusion.blocks."),
+        bert="bert." if pretraining else "", mlm=pretraining, teacher=f"{TEACHER}.model.image.cls" in state,
+        queue=len(state["heads.itc.queue.image"]) if "heads.itc.queue.image" in state else 0,
+        image_ids=not pretraining and "heads.itc.queue.image_id" in state,
+        position_ids=len(state["model.text.embeddings.positions.weight"]),
+    )  # fmt: skip
 
 
-def tower(state: Mapping[str, Tensor], suffix: str, model: str, mlm: str) -> list[Entry]:
+def tower(parts: Parts, suffix: str, model: str, mlm: str) -> list[Row]:
     """Everything that student and teacher (``suffix`` "_m") both have: ViT, BERT, projections, vocabulary head."""
-    visual, text = f"visual_encoder{suffix}", f"text_encoder{suffix}"
-    bert = f"{text}.bert"
-    patch = tuple(state[f"{visual}.patch_embed.proj.weight"].shape[2:])
-    entries = vit(f"{model}.image", visual, depth_of(state, f"{visual}.blocks."), patch)
-    entries += layer(f"{model}.image_proj", f"vision_proj{suffix}") + layer(f"{model}.text_proj", f"text_proj{suffix}")
-    predictions = f"{text}.cls.predictions"
-    entries += bert_embeddings(f"{model}.text.embeddings", f"{bert}.embeddings", (f"{predictions}.decoder.weight",))
-    crosses = [cross_in(state, f"{bert}.encoder.layer.{i}") for i in range(depth_of(state, f"{bert}.encoder.layer."))]
-    lower = crosses.index(True)
-    for i, cross in enumerate(crosses):
-        part = f"fusion.blocks.{i - lower}" if cross else f"text.blocks.{i}"
-        entries += bert_layer(f"{model}.{part}", f"{bert}.encoder.layer.{i}", cross)
-    return [
-        *entries,
-        *layer(f"{mlm}.dense", f"{predictions}.transform.dense"),
-        *layer(f"{mlm}.norm", f"{predictions}.transform.LayerNorm"),
-        same(f"{mlm}.bias", f"{predictions}.bias", also=(f"{predictions}.decoder.bias",)),
+    text = f"text_encoder{suffix}"
+    inner, predictions = f"{text}.{parts.bert}", f"{text}.cls.predictions"
+    rows: list[Row] = [
+        *vit.tower(f"{model}.image", f"visual_encoder{suffix}.", parts.image_depth, parts.patch),
+        *layer(f"{model}.image_proj", f"vision_proj{suffix}"),
+        *layer(f"{model}.text_proj", f"text_proj{suffix}"),
+        *bert.embeddings(
+            f"{model}.text.embeddings", f"{inner}embeddings", (f"{predictions}.decoder.weight",) if parts.mlm else ()
+        ),
     ]
+    for i in range(parts.text_depth + parts.fusion_depth):
+        above = i - parts.text_depth
+        ours = f"{model}.text.blocks.{i}" if above < 0 else f"{model}.fusion.blocks.{above}"
+        rows += bert.bert_layer(ours, f"{inner}encoder.layer.{i}", above >= 0)
+    return rows + (bert.vocabulary_head(mlm, predictions, (f"{predictions}.decoder.bias",)) if parts.mlm else [])
 
 
-def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered layers there are under a prefix."""
-    return 1 + max(int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix))
+def table(parts: Parts) -> list[Row]:
+    """The rows of a whole state: student, teacher, temperature, matching head, queues, counted positions."""
+    rows = tower(parts, "", "model", "heads.mlm")
+    inner = f"{parts.bert}embeddings.position_ids"
+    if parts.teacher:
+        rows += tower(parts, "_m", f"{TEACHER}.model", f"{TEACHER}.heads_mlm")
+        # theirs has but one temperature, so ours, written last, is the one
+        rows.append(same(f"{TEACHER}.model.temperature.value", "temp"))
+    if parts.position_ids:
+        texts = ("text_encoder", "text_encoder_m") if parts.teacher else ("text_encoder",)
+        rows += [bert.position_ids(f"{text}.{inner}", parts.position_ids) for text in texts]
+    rows += [same("model.temperature.value", "temp"), *layer("heads.itm.classify", "itm_head")]
+    return rows + (_queues(parts) if parts.queue else [])
 
 
-def cross_in(state: Mapping[str, Tensor], prefix: str) -> bool:
-    """Whether a layer of theirs has cross-attention."""
-    return f"{prefix}.crossattention.self.query.weight" in state
-
-
-def pretrain(state: Mapping[str, Tensor]) -> list[Entry]:
-    """The table of a pre-training state, for a ``Task`` with heads named itc, itm and mlm and a teacher."""
-    transpose = torch.Tensor.t
-    size = state["image_queue"].shape[1]
+def _queues(parts: Parts) -> list[Row]:
+    size, ours, transpose = parts.queue, "heads.itc.queue", torch.Tensor.t
+    unknown = -1 - torch.arange(size)  # equal to no sample's
     return [
-        *tower(state, "", "model", "heads.mlm"),
-        *tower(state, "_m", "ema.copies.model", "ema.copies.heads_mlm"),
-        same("ema.copies.model.temperature.value", "temp"),  # theirs has but one, so ours, written last, is the one
-        same("model.temperature.value", "temp"),
-        *layer("heads.itm.classify", "itm_head"),
-        Entry("heads.itc.queue.image", ("image_queue",), transpose, transpose),
-        Entry("heads.itc.queue.text", ("text_queue",), transpose, transpose),
-        Entry("heads.itc.queue._extra_state", ("queue_ptr",), lambda x: x[0] + size, lambda x: x[None] % size),
-    ]
+        Entry(f"{ours}.image", ("image_queue",), transpose, transpose),
+        Entry(f"{ours}.text", ("text_queue",), transpose, transpose),
+        Entry(f"{ours}._extra_state", ("queue_ptr",), lambda x: x[0] + size, lambda x: x[None] % size),
+        Entry(f"{ours}.image_id", ("idx_queue",), lambda x: x[0], lambda x: x[None])
+        if parts.image_ids else Fresh(f"{ours}.image_id", unknown),
+        Fresh(f"{ours}.caption_id", unknown),
+    ]  # fmt: skip
+
+
+def pretrain(state: Mapping[str, Tensor]) -> list[Row]:
+    """The table of a pre-training file."""
+    parts = parts_of(state)
+    if not parts.mlm:
+        raise UserError("this ALBEF has no vocabulary head (text_encoder.cls): it is not a pre-training file")
+    return table(parts)
+
+
+def retrieval(state: Mapping[str, Tensor]) -> list[Row]:
+    """The table of a file of retrieval fine-tuning, or of RefCOCO, which was trained by the same losses."""
+    parts = parts_of(state)
+    if parts.mlm or "itm_head.weight" not in state:
+        raise UserError("this ALBEF is not a retrieval file: those have an itm_head and no text_encoder.cls")
+    return table(parts)

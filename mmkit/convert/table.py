@@ -1,8 +1,8 @@
 """Tables between the names of a published checkpoint and mmkit's, read in both directions, with an audit.
 
 A table lists, for each of our tensors, the tensors of theirs that it is made of. Importing and exporting use the same
-list, so that a state goes through both ways bit for bit. A key of theirs that no entry reads, or one that is missing,
-is an error that names it.
+list, so that a state goes through both ways bit for bit. A key of theirs that no row reads, or one that is missing,
+is an error that names it; what is dropped on purpose stands in a row that says why.
 """
 
 from __future__ import annotations
@@ -34,6 +34,33 @@ class Entry:
     also: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Constant:
+    """A key of theirs that holds nothing learned, always this value: it is checked when read, and written again."""
+
+    theirs: str
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A tensor of ours that theirs knows nothing of; it gets this value when read, and is not written."""
+
+    ours: str
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A key of theirs that is left behind on purpose, and why; a file that has one does not come back whole."""
+
+    theirs: str
+    why: str
+
+
+Row = Entry | Constant | Fresh | Dropped
+
+
 def same(ours: str, theirs: str, *, also: Iterable[str] = ()) -> Entry:
     """The same tensor under another name."""
     return Entry(ours, (theirs,), also=tuple(also))
@@ -50,37 +77,60 @@ def joined(ours: str, theirs: Iterable[str]) -> list[Entry]:
     return [Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in names)) for part in ("weight", "bias")]
 
 
-def read(table: Iterable[Entry], theirs: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> State:
-    """Their state as ours. Raises UserError naming the keys that are missing, unused, or should be equal and are not."""
+def read(table: Iterable[Row], theirs: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> State:
+    """Their state as ours. UserError names the keys that are missing, unused, or do not hold what they should."""
     table = list(table)
-    used = {name for entry in table for name in (*entry.theirs, *entry.also)}
+    used = {name for row in table for name in names_of(row)}
     missing = sorted(used - theirs.keys())
     unused = sorted(theirs.keys() - used - set(ignored))
     if missing or unused:
-        raise UserError(f"the checkpoint does not have this layout: {_listed('missing', missing)}{_listed('unknown', unused)}")
+        both = f"{_listed('missing', missing)}{_listed('unknown', unused)}"
+        raise UserError(f"the checkpoint does not have this layout: {both}")
     ours: State = {}
-    for entry in table:
-        parts = [theirs[name] for name in entry.theirs]
-        for name in entry.also:
-            if not torch.equal(theirs[name], parts[0]):
-                raise UserError(f"{name} should hold the same values as {entry.theirs[0]}, and does not")
-        value = parts[0] if len(parts) == 1 else torch.cat(parts)
-        ours[entry.ours] = entry.read(value) if entry.read else value
+    for row in table:
+        if isinstance(row, Entry):
+            ours[row.ours] = _read_entry(row, theirs)
+        elif isinstance(row, Fresh):
+            ours[row.ours] = row.value
+        elif isinstance(row, Constant) and not torch.equal(theirs[row.theirs], row.value):
+            raise UserError(f"{row.theirs} should hold the numbers of its layout, and holds others")
     return ours
 
 
-def write(table: Iterable[Entry], ours: Mapping[str, Tensor]) -> State:
+def _read_entry(entry: Entry, theirs: Mapping[str, Tensor]) -> Tensor:
+    parts = [theirs[name] for name in entry.theirs]
+    for name in entry.also:
+        if not torch.equal(theirs[name], parts[0]):
+            raise UserError(f"{name} should hold the same values as {entry.theirs[0]}, and does not")
+    value = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return entry.read(value) if entry.read else value
+
+
+def write(table: Iterable[Row], ours: Mapping[str, Tensor]) -> State:
     """Our state as theirs, the inverse of ``read``. Raises UserError naming what is missing."""
     table = list(table)
-    if missing := sorted({entry.ours for entry in table} - ours.keys()):
+    entries = [row for row in table if isinstance(row, Entry)]
+    if missing := sorted({entry.ours for entry in entries} - ours.keys()):
         raise UserError(f"the model lacks parts of this layout: {_listed('missing', missing)}")
-    theirs: State = {}
-    for entry in table:
+    theirs: State = {row.theirs: row.value for row in table if isinstance(row, Constant)}
+    for entry in entries:
         value = entry.write(ours[entry.ours]) if entry.write else ours[entry.ours]
         parts = value.chunk(len(entry.theirs)) if len(entry.theirs) > 1 else (value,)
         theirs |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
         theirs |= dict.fromkeys(entry.also, theirs[entry.theirs[0]])
     return theirs
+
+
+def names_of(row: Row) -> tuple[str, ...]:
+    """The keys of theirs that a row takes care of."""
+    if isinstance(row, Entry):
+        return (*row.theirs, *row.also)
+    return () if isinstance(row, Fresh) else (row.theirs,)
+
+
+def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered layers there are under a prefix; 0 for none."""
+    return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)
 
 
 def _listed(what: str, names: list[str], most: int = 8) -> str:

@@ -96,8 +96,8 @@ def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             out[key] = torch.tensor(values, dtype=torch.int64)
         elif all(type(value) in (int, float) for value in values):
             out[key] = torch.tensor(values, dtype=torch.float32)
-        elif all(isinstance(value, Tensor) for value in values) and len({value.shape for value in values}) == 1:
-            out[key] = torch.stack(values)
         else:
-            out[key] = values
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            same = len(tensors) == len(values) and len({tensor.shape for tensor in tensors}) == 1
+            out[key] = torch.stack(tensors) if same else values
     return out

@@ -92,20 +92,31 @@ class HuggingFaceTokenizer:
         return [True] * self.vocab_size
 
 
+def _cached(name: str):  # type: ignore[no-untyped-def]
+    # What is on this machine is used without asking the hub, which may be out of reach and is then asked for a minute.
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
 def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes are imported late
     from transformers import AutoTokenizer
 
     folder = Path(name)
     looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    here = folder.is_dir()
     if looks_local and not (folder.is_dir() and any((folder / file).is_file() for file in FILES)):
-        found = "no such folder" if not folder.is_dir() else f"none of {', '.join(FILES)} is in it"
-        raise UserError(f"tokenizer {name}: {found}; give the folder that `save_pretrained` wrote, or a name on the hub")
+        found = f"none of {', '.join(FILES)} is in it" if here else "no such folder"
+        raise UserError(f"tokenizer {name}: {found}; give a folder that `save_pretrained` wrote, or a name on the hub")
     try:
-        wrapped = AutoTokenizer.from_pretrained(name)
+        wrapped = _cached(name) or AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(
             f"tokenizer {name!r} is neither a folder here nor can it be fetched from the Hugging Face hub. "
-            "Without a network, put its tokenizer.json and tokenizer_config.json in a folder and give the folder's path. "
+            "Without a network, put its tokenizer.json and tokenizer_config.json in a folder and give that folder. "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     if not wrapped.is_fast:

@@ -55,6 +55,7 @@ class EvalTransform:
     std: Triple = CLIP_STD
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture to (3, h, w) float32, normalised."""
         height, width = height_width(self.size)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -98,6 +99,7 @@ class TrainTransform:
             raise UserError(f"transform flip={self.flip}, erase={self.erase}: probabilities must lie in 0..1")
 
     def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        """((3, h, w) float32, normalised; the caption, with left and right swapped if the picture was)."""
         height, width = height_width(self.size)
         box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
         if image.size != (width, height) or box != (0, 0, width, height):

@@ -109,7 +109,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.rank, self.world, self.start_step, self.steps = rank, world, start_step, steps
         self.global_batch = rank_batch * accumulation * world
         if self.global_batch < 1 or not 0 <= rank < world:
-            raise UserError(f"rank_batch={rank_batch}, accumulation={accumulation}, rank {rank} of {world}: not possible")
+            raise UserError(f"rank_batch={rank_batch}, accumulation={accumulation}, rank {rank} of {world}: no batch")
         self.steps_per_epoch = size // self.global_batch
         if not self.steps_per_epoch:
             raise UserError(
@@ -161,7 +161,7 @@ def make_loader(
     collator = Collator(pad_id=dataset.tokenizer.pad_id, max_tokens=dataset.max_tokens, pad_to_max=world > 1)
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are pairs
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,

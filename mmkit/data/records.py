@@ -113,7 +113,7 @@ class JsonLines:
     Args:
         path: the file, UTF-8.
         root: where relative pictures are; default the folder of the file.
-        needs: the keys that every line must have.
+        needs: the keys that every line must have, besides ``image``.
 
     Raises:
         UserError: before anything is trained, for malformed JSON, missing keys, empty captions and missing pictures,
@@ -121,11 +121,11 @@ class JsonLines:
     """
 
     def __init__(
-        self, path: str | Path, *, root: str | Path | None = None, needs: Sequence[str] = ("image", "caption")
+        self, path: str | Path, *, root: str | Path | None = None, needs: Sequence[str] = ("caption",)
     ) -> None:
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
-        self.needs = tuple(needs)
+        self.needs = tuple(dict.fromkeys(("image", *needs)))
         self._file: tuple[int, BinaryIO] | None = None
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file; expected JSON lines with the keys {', '.join(self.needs)}")
@@ -140,10 +140,10 @@ class JsonLines:
             raise IndexError(index)
         row = dict(self._row(index))
         image = row.pop("image")
-        captions = tidy_captions(row.pop("caption")) if "caption" in row else ()
+        caption = row.pop("caption", None)
         return Record(
             image=self.root / image,
-            captions=captions,
+            captions=tidy_captions(caption) if caption else (),
             image_id=str(row.pop("image_id", image)),
             key=f"{self.path}:{self.lines[index]}",
             targets=row,
@@ -152,9 +152,9 @@ class JsonLines:
     def captions(self) -> Iterator[str]:
         """Every caption in the order of the file."""
         for index in range(len(self)):
-            row = self._row(index)
-            if "caption" in row:
-                yield from tidy_captions(row["caption"])
+            caption = self._row(index).get("caption")
+            if caption:
+                yield from tidy_captions(caption)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -190,7 +190,7 @@ class JsonLines:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            problems.add(number, "not UTF-8", f"not UTF-8 text (byte {error.start} of the line); save the file as UTF-8")
+            problems.add(number, "not UTF-8", f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
             return None
         except json.JSONDecodeError as error:
             problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")

@@ -36,11 +36,13 @@ _WORDS = [
 # Scripts whose words carry prefixes or have no spaces: replaced wherever they stand.
 _PARTS = "左 右|왼쪽 오른쪽|왼편 오른편|چپ راست|يسار يمين|اليسرى اليمنى|الأيسر الأيمن"
 # French: the adjective for right changes with the noun's gender, the one for left does not; only the feminine is safe.
-_FRENCH = [("à gauche", "à droite"), ("de gauche", "de droite"), ("la gauche", "la droite"), ("main gauche", "main droite")]
+_FRENCH = [("à gauche", "à droite"), ("de gauche", "de droite"), ("la gauche", "la droite")]
+_FRENCH += [("main gauche", "main droite")]
 
 # These words in other senses: looked for in the whole caption.
 _OTHER_SENSE = re.compile(
-    r"\b(all|that's|human|civil|animal|equal)[ -]right\b|\balright\b|\brights?\b(?= now| away| here| there| angle| answer)"
+    r"\b(all|that's|human|civil|animal|equal)[ -]right\b|\balright\b"
+    r"|\brights?\b(?= now| away| here| there| angle| answer)"
     r"|\b(is|are|was|were) right\b(?! (of|next|above|below))|\b(is|are|was|were|been|has|have|had) left\b(?! of)"
     r"|\bleft (over|behind|alone|out|open|unattended|by|for|him|her|it|them|his|their)\b|\bleft-?overs?\b|\brights\b"
     r"|\bderecho a\b|左右|右左|座右|极左|极右",
@@ -50,7 +52,7 @@ _OTHER_SENSE = re.compile(
 # The other forms of French and Turkish; Polish, Nordic, Finnish, Greek, Hindi, Vietnamese, Thai, Hebrew, Ukrainian,
 # Czech, Hungarian, Romanian.
 _NO_RULE = re.compile(
-    r"\b(gauches?|droite?s?)\b|\b(sol|sağ)(u|ı|um|un|lar)?\b|\b(po )?(lew|praw)(o|a|y|ej|ym|ą|ego)\b"
+    r"\b(gauches?|droite?s?)\b|\bsağ\b|\bsol (taraf|yan|köşe|el|üst|alt)\w*|\b(po )?(lew|praw)(o|a|y|ej|ym|ą|ego)\b"
     r"|\b(vänster|höger|venstre|højre|høyre)\w*|\b(vasen|vasemma|oike[ai])\w*|αριστερ|δεξι|बाए|बाईं|दाए|दाईं|दाहिन"
     r"|\b(bên|phía) (trái|phải)\b|ซ้าย|ขวา|שמאל|ימין|ліворуч|праворуч|\b(лів|прав)(ий|а|е|ої|ій)\b"
     r"|\b(vlevo|vpravo|lev[áéýo]|prav[áéýo])\b|\b(bal|jobb)(ra| ?oldal\w*)\b|\b(stâng|drept|dreapt)\w*",

@@ -1,0 +1,1 @@
+"""What only a run needs: the loop, the optimizer and its schedule, checkpoints, logs."""

@@ -99,14 +99,16 @@ class Guard:
             )
 
     def _message(self, watched: _Watched, found: Sequence[float]) -> str:
-        names = [name for name, flag in zip([*watched.names, "gradient"], found, strict=True) if flag]
+        wrong = [name for name, flag in zip([*watched.names, "gradient"], found, strict=True) if flag]
+        names = [name for name in wrong if name not in ("loss", "gradient")] or wrong[:1]
         own = []
         for flags, keys in zip(watched.per_micro, watched.keys, strict=True):
             if flags.any() or not any(found[:-1]):
                 own += [f"{key} (rank {rank()})" if world_size() > 1 else key for key in keys]
         samples = [name for part in gather_objects(own) for name in part]
         shown = ", ".join(samples[:64]) + (f" and {len(samples) - 64} more" if len(samples) > 64 else "")
-        what = ", ".join("the gradient" if n == "gradient" else f"loss {n!r}" for n in names)
+        titles = {"loss": "the weighted loss", "gradient": "the gradient"}
+        what = ", ".join(titles.get(name, f"loss {name!r}") for name in names)
         return (
             f"step {watched.step}: {what} is not finite; nothing was saved after it. Samples: {shown}. "
             "Try a lower optim.lr, a longer warm-up, or run.precision=no"

@@ -23,6 +23,7 @@ PLAIN_LINE_SECONDS = 20.0
 
 class _Scalars(Protocol):
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -56,8 +57,13 @@ class RunLog:
                 if isinstance(value, int | float):
                     self._scalars.add_scalar(f"{event}/{name}", value, step)
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write what is buffered."""
+        if self._scalars is not None:
+            self._scalars.flush()
+
+    def close(self) -> None:
+        """Write what is buffered and let go of the files."""
         if self._scalars is not None:
             self._scalars.close()
 
@@ -123,7 +129,11 @@ def _bar(total: int, start: int) -> tuple[Progress, TaskID]:
 
 def summary(values: Mapping[str, float]) -> str:
     """Loss, its parts, rate and data share, as a short text."""
-    parts = [f"{name.removeprefix('loss.')} {value:.3f}" for name, value in values.items() if name.startswith("loss")]
+    parts = [
+        f"{name.removeprefix('losses.')} {value:.3f}"
+        for name, value in values.items()
+        if name.split(".")[0] in ("loss", "losses")
+    ]
     if "samples_per_second" in values:
         parts.append(f"{values['samples_per_second']:.1f} samples/s, {values['data_share']:.0%} waiting for data")
     return "  ".join(parts)

@@ -34,7 +34,7 @@ def sort_parameters(module: nn.Module, rules: Sequence[Rule]) -> list[Group]:
     UserError names the parameters that no rule takes, and a rule (not ``optional``) that takes none.
     """
     taken: list[list[str]] = [[] for _ in rules]
-    left = []
+    left: list[str] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

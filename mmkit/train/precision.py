@@ -45,7 +45,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(setting: Precision, device: torch.device) -> str:
-    """ "no", "bf16" or "fp16" for Accelerate; UserError for what the device cannot do."""
+    """The name that Accelerate takes, "no", "bf16" or "fp16"; UserError for what the device cannot do."""
     if setting == "auto":
         return "bf16" if has_bf16(device) else "no"
     if setting == "fp16" and device.type == "cpu":

@@ -1,4 +1,7 @@
-"""The learning rate as a pure function of the optimizer step: a line up, half a cosine down (Loshchilov & Hutter 2017)."""
+"""The learning rate as a pure function of the optimizer step: a line up, half a cosine down.
+
+The cosine is that of Loshchilov & Hutter 2017, without restarts.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def step_of(path):
 
 
 def trainable(task, state):
-    table = [*official.tower(state, "", "model", "heads.mlm"), same("model.temperature.value", "temp")]
+    table = [*official.tower(official.parts_of(state), "", "model", "heads.mlm"), same("model.temperature.value", "temp")]
     return [*table, *layer("heads.itm.classify", "itm_head")]
 
 

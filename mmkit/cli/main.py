@@ -1,0 +1,124 @@
+"""Parses the command line, runs one subcommand, and shows its outcome.
+
+Bad input is a message on stderr and exit code 2, never a stack trace. A subcommand returns numbers by dotted name: a
+short table for people, and with ``--json FILE`` the same for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.errors import UserError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Run = Callable[[argparse.Namespace], Mapping[str, Any] | None]
+
+GROUPS = ("train", "tokenizer")
+"""Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""
+
+
+def add_command(commands: Commands, name: str, help_text: str, run: Run) -> argparse.ArgumentParser:
+    """A subcommand ``name`` that calls ``run(args)``; the parser, for its arguments."""
+    parser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser with every group's subcommands."""
+    parser = argparse.ArgumentParser(prog="mmkit", description="Vision-language pre-training")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in GROUPS:
+        importlib.import_module(f"mmkit.cli.{group}").register(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    return execute(make_parser().parse_args(arguments))
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run a parsed command: 0, or 2 for bad input."""
+    set_up_logging()
+    try:
+        numbers = args.run(args)
+        if numbers is not None:
+            write_json(args.json, numbers)
+            show(numbers)
+        leave_processes()
+    except UserError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"mmkit: error: {process_label()}{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("mmkit: interrupted\n")
+        return 130
+    return 0
+
+
+def process_label() -> str:
+    """A prefix for messages where a launcher started several."""
+    from mmkit.nn.gather import rank, world_size
+
+    return f"[process {rank()}] " if world_size() > 1 else ""
+
+
+def leave_processes() -> None:
+    """End the process group, where there is one, when all is done."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def set_up_logging() -> None:
+    """Messages of mmkit on stderr, one line each; other libraries only from warnings up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("mmkit")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False
+
+
+def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
+    """The numbers as one JSON object; nothing without a path, or on another process than the first."""
+    from mmkit.nn.gather import rank
+
+    if path is None or rank() != 0:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dict(numbers), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written ({error.strerror})") from error
+
+
+def show(numbers: Mapping[str, Any]) -> None:
+    """A table of the plain numbers and texts; on the first process."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmkit.nn.gather import rank
+
+    if rank() != 0:
+        return
+    table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    for name, value in numbers.items():
+        if isinstance(value, str | int | float):
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,45 @@
+"""``mmkit train``: run an experiment. ``scripts/pretrain.py`` is the same for ``accelerate launch``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.main import add_command
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.config import Experiment
+
+
+def register(commands: Commands) -> None:
+    """Add ``mmkit train``."""
+    add_arguments(add_command(commands, "train", "run an experiment", run))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``mmkit train`` and ``scripts/pretrain.py`` take."""
+    parser.add_argument("experiment", metavar="FILE.py[:func(args)]", help="a config function and its arguments")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Load, override, train; the last metrics."""
+    from mmkit.config import load_experiment, override
+
+    experiment = override(load_experiment(args.experiment), [change for group in args.changes for change in group])
+    return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume)
+
+
+def run_experiment(experiment: Experiment, out: Path, resume: bool = False) -> Mapping[str, Any]:
+    """Train, and write the model in the form that ``mmkit.load`` reads."""
+    from mmkit import hub
+    from mmkit.train.loop import train
+
+    return train(experiment, out, resume, save_model=hub.save)

@@ -1,0 +1,64 @@
+"""Making the positions of a checkpoint those of a model: another image size, another length of text.
+
+A grid is resized bicubically as in ALBEF's ``interpolate_pos_embed``; a table of text positions is cut, or its missing
+rows stay as the model made them. Every change is told, for a log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mmkit.convert.table import State
+from mmkit.encoders.text import TextEmbeddings
+from mmkit.errors import UserError
+from mmkit.nn.positions import GridPositions, resize_positions
+
+
+def fit(
+    state: Mapping[str, Tensor], model: nn.Module, prefix: str = "", grid: Sequence[int] | None = None
+) -> tuple[State, list[str]]:
+    """A state in our names with its positions as ``model`` has them, and what was changed.
+
+    prefix: what stands before the model's own names. grid: cells (high, wide) of the state's image positions; None for
+    a square, as all released checkpoints have. UserError where there is no such square.
+    """
+    fitted, notes = dict(state), []
+    for name, module in model.named_modules():
+        note = ""
+        if isinstance(module, GridPositions) and (key := f"{prefix}{name}.table") in fitted:
+            fitted[key], note = _fit_grid(fitted[key], module.grid, grid, key)
+        elif isinstance(module, TextEmbeddings) and (key := f"{prefix}{name}.positions.weight") in fitted:
+            fitted[key], note = _fit_text(fitted[key], module.positions.weight, key)
+        notes += [note] if note else []
+    return fitted, notes
+
+
+def _fit_grid(table: Tensor, new: Sequence[int], old: Sequence[int] | None, key: str) -> tuple[Tensor, str]:
+    cells = len(table) - 1
+    if old is None:
+        if len(new) != 2 and cells == math.prod(new):
+            return table, ""
+        old = (math.isqrt(cells),) * 2
+    if math.prod(old) != cells or len(old) != len(new):
+        raise UserError(f"{key}: {cells} positions are no grid of {_by(old)}, and cannot be resized to {_by(new)}")
+    if tuple(old) == tuple(new):
+        return table, ""
+    return resize_positions(table, old, new), f"positions of a {_by(old)} grid resized to {_by(new)} ({key})"
+
+
+def _by(grid: Sequence[int]) -> str:
+    return "x".join(map(str, grid))
+
+
+def _fit_text(table: Tensor, own: Tensor, key: str) -> tuple[Tensor, str]:
+    given, wanted = len(table), len(own)
+    if given == wanted:
+        return table, ""
+    if given > wanted:
+        return table[:wanted], f"the first {wanted} of {given} text positions taken ({key})"
+    grown = own.detach().clone()
+    grown[:given] = table
+    return grown, f"{given} text positions taken, the last {wanted - given} start fresh ({key})"

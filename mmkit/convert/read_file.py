@@ -1,0 +1,156 @@
+"""Weights from a file that somebody else made: safetensors, or a pickle of tensors and nothing more.
+
+A pickle is a program. It is read by PyTorch's restricted reader, which knows tensors, containers, numbers and texts,
+and is refused when it asks for anything else. What stands around the weights (``model``, ``state_dict``, ``module.``)
+is taken off and remembered, so that it can be put back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmkit.convert.table import State
+from mmkit.errors import UserError
+
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+PARALLEL = "module."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights, and what came with them.
+
+    path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). parallel: whether every
+    name began with "module.". beside: what else the file holds (epoch, optimizer, ...). config: the ``config.json``
+    in the same folder.
+    """
+
+    path: Path
+    state: State
+    wrapper: tuple[str, ...] = ()
+    parallel: bool = False
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """The weights of a file, or of the folder that holds it.
+
+    UserError where there is none, where it is damaged, and where a pickle asks for more than tensors.
+    """
+    path = find_weights(Path(path))
+    beside: dict[str, Any] = {}
+    wrapper: list[str] = []
+    if path.suffix == ".safetensors":
+        try:
+            content: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    else:
+        content = _unpickled(path)
+    while not _is_state(content):
+        name = next((w for w in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(w), Mapping)), None)
+        if name is None:
+            places = ", ".join(WRAPPERS)
+            raise UserError(f"{path}: holds no weights, but {_described(content)}; looked for under {places}")
+        beside |= {str(key): value for key, value in content.items() if key != name}
+        content = content[name]
+        wrapper.append(name)
+    parallel = all(key.startswith(PARALLEL) for key in content)
+    state = {key.removeprefix(PARALLEL) if parallel else key: value for key, value in content.items()}
+    return Checkpoint(
+        path=path, state=state, wrapper=tuple(wrapper), parallel=parallel, beside=beside, config=_config_of(path)
+    )
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Tensor], wrapper: tuple[str, ...] = ()) -> None:
+    """Weights as a file of others: safetensors, or by another suffix a pickle with ``wrapper`` around the weights."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file({key: value.clone() for key, value in state.items()}, part, metadata={"format": "pt"})
+        else:
+            content: Any = dict(state)
+            for name in reversed(wrapper):
+                content = {name: content}
+            torch.save(content, part)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def find_weights(path: Path) -> Path:
+    """The file itself, or the one in a folder; UserError that says what would be taken."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    if (path / f"{WEIGHTS[0]}.index.json").is_file():
+        raise UserError(f"{path}: its weights are split over several files, which mmkit does not read; join them first")
+    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    if len(found) == 1:
+        return found[0]
+    hint = f"it holds {', '.join(p.name for p in found)}: name one of them" if found else f"put {WEIGHTS[0]} there"
+    raise UserError(f"{path}: none of {', '.join(WEIGHTS)} is in it; {hint}")
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a plain holder of settings, in many checkpoints
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asks = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        raise UserError(
+            f"{path}: refused. This pickle holds more than tensors, and would run code of its author when it is read"
+            f"{f' ({asks})' if asks else ''}. Ask for a safetensors file; or, if you trust its author, load it in "
+            "a program of your own and save its state_dict alone"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged, or not a file that torch.save wrote ({reason})") from error
+
+
+def _is_state(content: Any) -> bool:
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Mapping):
+        kinds = [f"{key} ({type(value).__name__})" for key, value in list(content.items())[:6]]
+        return f"a mapping of {', '.join(kinds) or 'nothing'}"
+    return f"a {type(content).__name__}"
+
+
+def _config_of(path: Path) -> Mapping[str, Any]:
+    file = path.parent / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: damaged ({error})") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,139 @@
+"""What of a foreign checkpoint fills which tower of a model: a ViT the image tower, a BERT the text and fusion towers.
+
+Also an official ALBEF or a model that mmkit saved fills one of these, or the model whole. Each reading is strict: the
+file's keys are all used, or dropped by a rule that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mmkit.convert import albef, bert, vit
+from mmkit.convert.fit import fit
+from mmkit.convert.read_file import Checkpoint
+from mmkit.convert.table import Dropped, Row, State, read
+from mmkit.encoders.text import FusionEncoder, TextEncoder
+from mmkit.encoders.vit import ViT
+from mmkit.errors import UserError
+
+TOWERS = {
+    "image": ("model.image.",),
+    "text": ("model.text.", "model.fusion.", "heads.mlm."),
+    "model": ("model.", "heads."),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """Tensors for a model and its heads (names begin with "model." or "heads."), and what was changed or dropped."""
+
+    state: State
+    notes: tuple[str, ...]
+
+
+def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Checkpoint) -> Filling:
+    """What a checkpoint gives to a tower ("image", "text" or "model"). UserError where it does not fit."""
+    state = bert.modern(file.state)
+    if _is_ours(state):
+        rows: list[Row] | None = None
+        ours, grid = dict(state), _saved_grid(file, model)
+    elif "visual_encoder.cls_token" in state:
+        rows, grid = albef.table(albef.parts_of(state)), None
+    elif tower == "image":
+        rows, grid = vit.table(state, "model.image", distilled=True), None
+    elif tower == "text":
+        rows, grid = _bert_rows(model, heads, file, state), None
+    else:
+        raise UserError(f"{file.path}: neither an ALBEF nor a model that mmkit saved; only these fill a whole model")
+    if rows is not None:
+        ours = read(rows, state)
+    notes = _dropped(rows or [])
+    wanted = {name: value for name, value in ours.items() if name.startswith(TOWERS[tower])}
+    known = set(_places(model, heads))
+    foreign = [name for name in wanted if name.startswith("heads.") and name not in known and "queue" not in name]
+    if foreign:
+        notes.append(f"heads that this run has not are left: {', '.join(sorted({n.split('.')[1] for n in foreign}))}")
+    wanted = {name: value for name, value in wanted.items() if name in known or name.startswith("model.")}
+    wanted, changes = fit(wanted, model, "model.", grid)
+    return Filling(state=wanted, notes=(*notes, *changes))
+
+
+def _places(model: nn.Module, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    own: dict[str, Tensor] = {f"model.{name}": p for name, p in model.named_parameters()}
+    return own | {f"heads.{head}.{name}": p for head, part in heads.items() for name, p in part.named_parameters()}
+
+
+def copy_into(model: nn.Module, heads: Mapping[str, nn.Module], filling: Filling, tower: str, source: str) -> list[str]:
+    """Write the tensors into the parameters, in place; the names written.
+
+    UserError for a tensor without a place or of another shape, and for a part that must be whole and is not.
+    """
+    places, where = _places(model, heads), f"init.{tower} = {source!r}"
+    for name, value in filling.state.items():
+        if name not in places:
+            raise UserError(f"{where}: {name} has no place in this model, whose parts are of another size")
+        if places[name].shape != value.shape:
+            raise UserError(f"{where}: {_mismatch(name, value, places[name])}")
+    whole = {"image": "model.image.", "text": "model.text.embeddings.", "model": "model."}[tower]
+    if missing := [name for name in places if name.startswith(whole) and name not in filling.state]:
+        raise UserError(f"{where}: nothing in it for {', '.join(missing[:8])}; this tower did not load")
+    for name, value in filling.state.items():
+        places[name].data.copy_(value)
+    return list(filling.state)
+
+
+def _mismatch(name: str, theirs: Tensor, ours: Tensor) -> str:
+    if name.endswith("words.weight") and theirs.shape[1:] == ours.shape[1:]:
+        return (
+            f"its vocabulary has {len(theirs)} words and the run's tokenizer {len(ours)}; give the run the tokenizer "
+            "that belongs to the weights, tokenizer=partial(huggingface, name=...)"
+        )
+    return f"{name} is {list(theirs.shape)} there and {list(ours.shape)} here; choose a model of its size"
+
+
+def _bert_rows(model: nn.Module, heads: Mapping[str, nn.Module], file: Checkpoint, state: State) -> list[Row]:
+    text, fusion = getattr(model, "text", None), getattr(model, "fusion", None)
+    if not isinstance(text, TextEncoder):
+        raise UserError(f"{file.path}: a BERT fills a BERT-style text tower, and this {type(model).__name__} has none")
+    _check_config(file, text)
+    upper = len(fusion.blocks) if isinstance(fusion, FusionEncoder) else 0
+    tied = "mlm" in heads and getattr(heads["mlm"], "words", None) is None
+    return bert.table(
+        state, text_depth=len(text.blocks), fusion_depth=upper, text="model.text", fusion="model.fusion",
+        mlm="heads.mlm" if tied else None,
+    )  # fmt: skip
+
+
+def _check_config(file: Checkpoint, text: TextEncoder) -> None:
+    """What BERT's tensors do not tell, where a config.json lies beside them."""
+    wanted: dict[str, object] = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
+    if len(text.blocks):
+        wanted["num_attention_heads"] = text.blocks[0].get_submodule("attn").heads
+    for key, value in wanted.items():
+        if key in file.config and file.config[key] != value:
+            config = file.path.parent / "config.json"
+            raise UserError(f"{config}: {key} is {file.config[key]!r}, and this model has {value!r}")
+
+
+def _dropped(rows: Sequence[Row]) -> list[str]:
+    reasons: dict[str, int] = {}
+    for row in rows:
+        if isinstance(row, Dropped):
+            reasons[row.why] = reasons.get(row.why, 0) + 1
+    return [f"dropped: {why} ({count} tensors)" for why, count in reasons.items()]
+
+
+def _is_ours(state: Mapping[str, Tensor]) -> bool:
+    return all(name.startswith(("model.", "heads.", "ema.")) for name in state)
+
+
+def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:
+    """The grid of a model that mmkit saved, from its config; None for a square one."""
+    image = getattr(model, "image", None)
+    size = file.config.get("model", {}).get("args", {}).get("image_size") if file.config else None
+    if isinstance(size, Mapping) and isinstance(image, ViT):
+        return tuple(side // p for side, p in zip(size["tuple"], image.patch.patch, strict=True))
+    return None

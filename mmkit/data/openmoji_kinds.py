@@ -1,0 +1,94 @@
+"""Which emoji the built-in data use, and what they are called.
+
+Unicode sorts emoji into groups; from each a number of kinds is taken that are clear when small and not near-doubles of
+one another (one dog, not five). ``KINDS`` alternates between the groups, so that its first n are as varied as all.
+People are a grid of profession x woman or man x skin tone. One cell in four is kept out of training: each of its parts
+occurs there, the whole never. Names are Unicode's own (CLDR), from the package ``emoji``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from mmkit.errors import UserError
+
+GROUPS = {
+    "animals": "🐕 🐈 🐎 🐄 🐖 🐑 🐐 🐪 🐘 🦏 🦛 🐁 🐇 🐿️ 🦔 🦇 🐻 🐨 🐼 🦥 🦘 🦃 🐓 🐧 🕊️ 🦅 🦆 🦢 🦉 🦩 🦚 🦜 🐸 🐊 🐢"
+    " 🦎 🐍 🐉 🦕"
+    " 🐋 🐬 🦭 🐟 🦈 🐙 🐚 🦀 🦞 🦐 🦑 🐌 🦋 🐛 🐜 🐝 🐞 🕷️ 🦂 🦊 🦁 🐒 🦍 🦓 🦌 🦒 🦨 🦦",
+    "food": "🍇 🍉 🍊 🍋 🍌 🍍 🍎 🍐 🍒 🍓 🥝 🍅 🥥 🥑 🍆 🥕 🌽 🌶️ 🥦 🧅"
+    " 🥜 🍞 🥐 🥨 🥞 🧀 🍖 🍔 🍟 🍕 🌭 🌮 🥚 🍳 🍿 🍙 🍝"
+    " 🍣 🍦 🍩 🍪 🎂 🍫 🍭 🍯 🍼 ☕ 🍷 🍺",
+    "nature": "💐 🌹 🌻 🌷 🌱 🌲 🌴 🌵 🍀 🍁 🍄 🌙 ☀️ ⭐ ☁️ 🌈 ⚡ ❄️ ☃️ 🔥 💧 🌊 🪐 🌋",
+    "travel": "🚂 🚌 🚑 🚒 🚓 🚕 🚗 🚚 🚜 🏍️ 🛵 🚲 🛹 ⚓ ⛵ 🛶 🚢 ✈️ 🚁 🚀 🛸 🏠 🏰 ⛪ 🗼 🗽 ⛲ ⛺ 🎡 🚦 🌉",
+    "objects": "⌚ 📱 💻 🖨️ 💡 🔦 📷 📺 📻 ☎️ 🔋 📖 ✉️ 📦 ✏️ 🖍️ ✂️ 🔒 🔑 🔨 🪓 🔧 🧲 🔬 🔭 💉"
+    " 🚪 🪑 🛏️ 🚽 🛁 🧹 🧺 🪣 🧯 🛒 🕯️ 🧭"
+    " ⏰ ⌛ 🌂 🎈 🎁 💎 👑 🎩 👓 👕 👖 👗 🧦 👠 👞 🎒 💍 🔔 🎸 🎺 🎻 🥁 🎹 🎤",
+    "activities": "⚽ 🏀 🏈 🎾 🎳 🏓 🥊 🎯 🪁 🎮 🎲 🧩 🧸 🏆 🏅 🎨 🧵 🎣 🛷 🎭",
+    "faces": "😀 😂 😍 😎 😭 😡 😱 😴 🤢 🤠 🤡 👻 👽 🤖 💀 🎃 🎅 ❤️ 👀 👍 👣",
+}
+
+PROFESSIONS = ("⚕️", "🎓", "🏫", "🌾", "🍳", "🔧", "🏭", "💼", "🔬", "💻", "🎤", "🎨", "✈️", "🚀", "🚒", "⚖️")
+PERSONS = ("👩", "👨")
+SKIN_TONES = ("🏻", "🏼", "🏽", "🏾", "🏿")
+LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
+
+
+def _alternate() -> tuple[str, ...]:
+    # Each group is stretched over the whole list, so that any beginning of it has the groups in proportion.
+    placed = [(i / len(g.split()), n, e) for n, g in enumerate(GROUPS.values()) for i, e in enumerate(g.split())]
+    return tuple(emoji for _, _, emoji in sorted(placed))
+
+
+KINDS = _alternate()
+"""All plain kinds; ``kinds=200`` means the first 200."""
+
+
+def people(*, held_out: bool) -> tuple[str, ...]:
+    """Women and men of 16 professions in 5 skin tones: the 120 of training, or the 40 that it never shows."""
+    cells = []
+    for p, profession in enumerate(PROFESSIONS):
+        for g, person in enumerate(PERSONS):
+            for t, tone in enumerate(SKIN_TONES):
+                if ((p + 2 * g + t) % 4 == 0) == held_out:
+                    cells.append(f"{person}{tone}\u200d{profession}")
+    return tuple(cells)
+
+
+def first_kinds(kinds: int) -> tuple[str, ...]:
+    """The first so many plain kinds; UserError when there are fewer."""
+    if not 1 <= kinds <= len(KINDS):
+        raise UserError(f"openmoji: kinds={kinds}, but there are 1 to {len(KINDS)} kinds")
+    return KINDS[:kinds]
+
+
+def check_language(language: str) -> None:
+    """UserError when the language has no names."""
+    if language not in LANGUAGES:
+        raise UserError(f"openmoji: no names in language {language!r}; there are {', '.join(LANGUAGES)}")
+
+
+@cache
+def emoji_name(emoji: str, language: str = "en") -> str:
+    """The emoji's name in words: "woman firefighter dark skin tone", "消防车"."""
+    check_language(language)
+    try:
+        import emoji as package
+    except ImportError as error:
+        raise missing("emoji") from error
+    if language != "en":
+        package.config.load_language(language)
+    known = package.EMOJI_DATA[emoji]
+    name: str = known[language]
+    return name.strip(":").replace("_", " ")
+
+
+def emoji_names(emoji: Sequence[str], language: str = "en") -> list[str]:
+    """The names of several."""
+    return [emoji_name(e, language) for e in emoji]
+
+
+def missing(package: str) -> UserError:
+    """The error for a package of the extra that is not installed."""
+    return UserError(f'the openmoji data need the package {package}; install the extra: pip install "mmkit[demo]"')

@@ -1,0 +1,92 @@
+"""R@k where several candidates may be relevant to a query: pure functions on tensors.
+
+A query is answered at k when any of its relevant candidates is among the first k. Candidates of equal score stand in
+the order of their index, so that a result never depends on the sorting algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Which candidates are relevant to which query: those of query q are ``items[starts[q] : starts[q + 1]]``."""
+
+    items: Tensor
+    starts: Tensor
+    candidates: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], candidates: int) -> Relevance:
+        """From each query's relevant candidates."""
+        lengths = torch.tensor([0, *(len(row) for row in rows)])
+        return cls(torch.tensor([i for row in rows for i in row], dtype=torch.int64), lengths.cumsum(0), candidates)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def counts(self) -> Tensor:
+        """(queries,) int64: how many candidates are relevant to each."""
+        return self.starts.diff()
+
+    def mask(self, queries: range) -> Tensor:
+        """(len(queries), candidates) bool for consecutive queries."""
+        starts = self.starts[queries.start : queries.stop + 1]
+        rows = torch.arange(len(queries)).repeat_interleave(starts.diff())
+        out = torch.zeros(len(queries), self.candidates, dtype=torch.bool)
+        out[rows, self.items[int(starts[0]) : int(starts[-1])]] = True
+        return out
+
+
+def first_relevant_rank(scores: Tensor, relevant: Tensor) -> Tensor:
+    """(Q, C) float and bool -> (Q,) int64: how many candidates stand before the best relevant one.
+
+    C for a query without a relevant candidate.
+    """
+    size = scores.shape[1]
+    index = torch.arange(size, device=scores.device)
+    best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
+    place = index.where(relevant & (scores == best), size).amin(1, keepdim=True)
+    before = (scores > best) | ((scores == best) & (index < place))
+    return before.sum(1).where(relevant.any(1), size)
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """(Q, C) -> (Q, min(k, C)) int64: the best candidates in ascending order of index; of equals, the lower indices."""
+    k = min(k, scores.shape[1])
+    last = scores.topk(k, dim=1).values[:, -1:]
+    above, equal = scores > last, scores == last
+    chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return chosen.nonzero()[:, 1].view(len(scores), k)
+
+
+def recall_at(ranks: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
+    """The share of queries whose first relevant candidate stands among the first k. ``ranks``: (Q,), from 0."""
+    return {k: (ranks < k).double().mean().item() for k in ks}
+
+
+def chance_at(counts: Tensor, candidates: int, ks: Sequence[int] = KS) -> dict[int, float]:
+    """The expected R@k of a random order, for queries with ``counts`` (Q,) relevant candidates each.
+
+    One query of r relevant among n is missed at k with probability C(n - r, k) / C(n, k).
+    """
+    values, times = counts.unique(return_counts=True)
+    return {
+        k: sum(t * (1 - _missed(r, candidates, k)) for r, t in zip(values.tolist(), times.tolist(), strict=True))
+        / len(counts)
+        for k in ks
+    }
+
+
+def _missed(relevant: int, candidates: int, k: int) -> float:
+    if k > candidates - relevant:
+        return 0.0
+    return math.prod((candidates - relevant - i) / (candidates - i) for i in range(k))

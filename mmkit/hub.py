@@ -1,0 +1,213 @@
+"""A trained model as one folder: weights, config, tokenizer and preprocessing together, loaded by its path alone.
+
+``config.json`` says how to build the model and its heads (and keeps the whole experiment for the record),
+``model.safetensors`` holds ``model.*`` and ``heads.NAME.*``, ``tokenizer/`` the tokenizer, ``preprocessing.json`` the
+picture transform and the text length. A run's folder is such a folder. Nothing that only training needs is in it: no
+queue, no teacher, no optimizer.
+
+Loading builds only classes and functions under mmkit., projects. and torch.nn, reads safetensors, and is strict: every
+key of the file is used and every weight of the model is there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmkit.config_json import dump, rebuild
+from mmkit.config_values import parameters_of
+from mmkit.data.tokenizer import load_tokenizer
+from mmkit.errors import UserError
+from mmkit.nn.queue import FeatureQueue
+from mmkit.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+CONFIG, WEIGHTS, PREPROCESSING, TOKENIZER = "config.json", "model.safetensors", "preprocessing.json", "tokenizer"
+
+
+def save(folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any]) -> None:
+    """Write a predictor so that ``load(folder)`` gives it back; other files in the folder stay.
+
+    experiment: ``mmkit.config.dump`` of the run. Each file is replaced whole. UserError where it cannot be written.
+    """
+    folder = Path(folder)
+    parts = experiment["args"]
+    tokenizer = predictor.tokenizer
+    config = {
+        "format": FORMAT,
+        "mmkit": _version(),
+        "model": parts["model"],
+        "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
+        "resolved": {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id},
+        "experiment": dict(experiment),
+    }
+    preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+        _write_json(folder / PREPROCESSING, preprocessing)
+        part = folder / f".{WEIGHTS}.part"
+        save_file(weights_of(predictor), part, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, config)
+        part.replace(folder / WEIGHTS)
+    except OSError as error:
+        raise UserError(f"{folder}: the model cannot be written ({error})") from error
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    allow: Sequence[str] = (),
+) -> Predictor:
+    """The model in a folder, in evaluation mode.
+
+    device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
+    allow: further package names whose classes may be built, for models of your own. UserError names the file that is
+    missing, damaged or does not fit, and what to do.
+    """
+    folder = _find(path)
+    config = _read_json(folder / CONFIG)
+    known = {"format": "unknown", "mmkit": "unknown"} | config
+    if known["format"] != FORMAT:
+        raise UserError(
+            f"{folder / CONFIG}: format {known['format']}, this version of mmkit reads {FORMAT}; "
+            f"written by mmkit {known['mmkit']}. Load it with that version"
+        )
+    preprocessing = _read_json(folder / PREPROCESSING)
+    tokenizer = load_tokenizer(_needed(folder / TOKENIZER))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            make = rebuild(config["model"], tuple(allow))
+            taken = parameters_of(make)
+            model = make(**{name: value for name, value in config["resolved"].items() if name in taken})
+            heads = {name: rebuild(part, tuple(allow))(model.spec) for name, part in config["heads"].items()}
+        transform, max_tokens = rebuild(preprocessing["image"], tuple(allow)), int(preprocessing["max_tokens"])
+    except KeyError as error:
+        raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
+    if tokenizer.vocab_size != model.spec.vocab_size:
+        raise UserError(
+            f"{folder / TOKENIZER}: {tokenizer.vocab_size} words, but the model has {model.spec.vocab_size}; "
+            "this is not the tokenizer that it was trained with"
+        )
+    predictor = Predictor(model, heads, tokenizer, transform, max_tokens, precision=precision)
+    load_weights(predictor, _needed(folder / WEIGHTS))
+    for part in (model, *heads.values()):
+        part.eval()
+    return predictor.to(device)
+
+
+def weights_of(predictor: Predictor) -> dict[str, Tensor]:
+    """What inference needs, by the name in the file; on the CPU, none sharing memory."""
+    state = {f"model.{name}": value for name, value in _state(predictor.model)}
+    for head_name, head in predictor.heads.items():
+        if _has_weights(head):
+            state |= {f"heads.{head_name}.{name}": value for name, value in _state(head)}
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def load_weights(predictor: Predictor, path: Path) -> None:
+    """Copy the weights of a file into the model and the heads; UserError unless both have the same names and shapes."""
+    wanted = {f"model.{name}": value for name, value in _state(predictor.model)}
+    for head_name, head in predictor.heads.items():
+        wanted |= {f"heads.{head_name}.{name}": value for name, value in _state(head)}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            problems = [
+                *_listed("weights that the model needs and the file lacks", wanted.keys() - names),
+                *_listed("weights in the file that the model has no place for", names - wanted.keys()),
+                *_listed(
+                    "weights of another shape",
+                    (
+                        f"{name} {file.get_slice(name).get_shape()}, wanted {list(wanted[name].shape)}"
+                        for name in wanted.keys() & names
+                        if list(wanted[name].shape) != file.get_slice(name).get_shape()
+                    ),
+                ),
+            ]
+            if problems:
+                raise UserError(f"{path}: does not fit {path.parent / CONFIG}:\n" + "\n".join(problems))
+            with torch.no_grad():
+                for name, value in wanted.items():
+                    value.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
+
+
+def _state(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """The weights and persistent buffers of a module, without those of queues."""
+    queues = tuple(
+        f"{name}." if name else "" for name, part in module.named_modules() if isinstance(part, FeatureQueue)
+    )
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor) and not name.endswith("_extra_state") and not name.startswith(queues):
+            yield name, value
+
+
+def _has_weights(head: nn.Module) -> bool:
+    return any(True for _ in head.parameters())
+
+
+def _find(path: str | Path) -> Path:
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return folder
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
+    if not folder.is_dir():
+        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{CONFIG}"))
+        hint = f"; there is {', '.join(near[:5])}" if near else ""
+        raise UserError(f"{folder}: no such folder{hint}. Give the folder of a run, as `mmkit train --out` made it")
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: this run has not saved a model yet; go on with `mmkit train ... --resume`")
+    raise UserError(f"{folder}: holds no {CONFIG}; this is not the folder of a run or a saved model")
+
+
+def _needed(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: missing; copy the whole folder of the model, or save it again")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_needed(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); copy it again, or save the model again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; save the model again")
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _listed(title: str, names: Iterable[str]) -> list[str]:
+    found = sorted(names)
+    if not found:
+        return []
+    more = f", ... ({len(found)} in all)" if len(found) > 8 else ""
+    return [f"  {title}: {', '.join(found[:8])}{more}"]
+
+
+def _version() -> str:
+    try:
+        return version("mmkit")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,332 @@
+"""A trained model in use: pictures and texts in, embeddings and match probabilities out.
+
+A ``Predictor`` holds a model, its heads, the tokenizer and the preprocessing that it was trained with. Which number to
+use: ``encode_image @ encode_text.T`` (cosine, -1 to 1; compare it between candidates, its absolute value means little)
+is cheap and can be stored; ``match`` (probability, 0 to 1) reads a picture and a text together, is more exact, and
+costs one pass for each pair. The usual way is to search by the first and to re-rank the best few by the second (ALBEF,
+section 5). Evaluators work on this class; so does everything that was loaded with ``mmkit.load``.
+
+Left out: generation and answers, which belong to the heads that learn them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmkit.data.image_io import load_image
+from mmkit.data.records import Record
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+from mmkit.types import Tokens
+
+Picture = str | Path | bytes | Image.Image | Tensor | Record
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and of how many."""
+
+
+class Predictor:
+    """See the module. ``transform``: PIL RGB -> pixels (3, h, w) float32; ``max_tokens``: longer texts are cut.
+
+    precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
+    progress: told about long work. threads: how many read pictures beside the model. The modules' training flags are
+    put back after each call.
+    """
+
+    def __init__(
+        self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer,
+        transform: Callable[[Image.Image], Tensor], max_tokens: int, *,
+        precision: Literal["float32", "bf16"] = "float32", progress: Progress | None = None, threads: int = 4,
+    ) -> None:  # fmt: skip
+        if precision not in ("float32", "bf16"):
+            raise UserError(f"precision={precision!r}: must be 'float32' or 'bf16'")
+        self.model: Any = model
+        self.heads = heads
+        self.tokenizer = tokenizer
+        self.transform = transform
+        self.max_tokens = max_tokens
+        self.precision = precision
+        self.progress: Progress = progress or (lambda what, done, total: None)
+        self.threads = max(1, min(threads, os.cpu_count() or 1))
+
+    # ---- what people call --------------------------------------------------------------------------------------
+
+    def encode_image(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Tensor:
+        """Embeddings (n, E) float32 on the CPU, L2-normalised.
+
+        A picture is a path, encoded bytes, a PIL image, a Record, or a tensor (3, h, w) of any size: uint8 from 0 to
+        255, or float from 0 to 1. Raises BadImage, which names the picture, for what cannot be read.
+        """
+        self._needs_embeddings()
+        parts = [self.embed_image(tokens) for tokens in self.image_tokens(images, batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Embeddings (n, E) float32 on the CPU, L2-normalised."""
+        self._needs_embeddings()
+        parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
+
+    def match(self, images: Sequence[Picture] | Tensor, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """The probability that image i and text i belong together: (n,) float32 on the CPU.
+
+        Raises UserError where the numbers of images and texts differ, or the model cannot match.
+        """
+        self.matcher()
+        texts = _checked(texts)
+        if len(images) != len(texts):
+            raise UserError(f"match compares pair by pair: {len(images)} images do not go with {len(texts)} texts")
+        scores = []
+        chunks = batches(texts, batch_size)
+        for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
+            bank = TokenBank(self.text_tokens(chunk, batch_size))
+            pairs = torch.arange(len(chunk))[:, None].expand(-1, 2)
+            scores.append(self.match_pairs(image, bank, pairs))
+        return torch.cat(scores).sigmoid() if scores else torch.empty(0)
+
+    # ---- batches of tokens -------------------------------------------------------------------------------------
+
+    def image_tokens(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Iterator[Tokens]:
+        """The image tokens (b, P, D) of each batch in turn, on the model's device. Reads ahead by one batch."""
+        # one thread of torch in each reader: they are many already, and the model's own must not wait for them
+        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque[Any] = deque()
+            for number, chunk in enumerate(batches(images, batch_size)):
+                first = number * batch_size
+                waiting.append([pool.submit(self._pixels, image, first + i) for i, image in enumerate(chunk)])
+                if len(waiting) > 1:
+                    yield self._encode_pixels([job.result() for job in waiting.popleft()])
+            for jobs in waiting:
+                yield self._encode_pixels([job.result() for job in jobs])
+
+    def text_tokens(self, texts: Sequence[str], batch_size: int = 256) -> Iterator[Tokens]:
+        """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
+        for chunk in batches(_checked(texts), batch_size):
+            rows = [self.tokenizer.encode(text, self.max_tokens) for text in chunk]
+            lengths = torch.tensor([len(row) for row in rows])
+            width = int(lengths.max())
+            ids = torch.tensor([[*row, *[self.tokenizer.pad_id] * (width - len(row))] for row in rows])
+            mask = torch.arange(width) < lengths[:, None]
+            with self.inference():
+                tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
+            yield tokens
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """Tokens -> embeddings (b, E) float32 on the CPU."""
+        with self.inference():
+            return self.model.embed_image(image).float().cpu()
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """Tokens -> embeddings (b, E) float32 on the CPU."""
+        with self.inference():
+            return self.model.embed_text(text).float().cpu()
+
+    def match_pairs(
+        self, image: Tokens, texts: TokenBank, pairs: Tensor, *, pair_batch: int = 256, score: str = "log_odds"
+    ) -> Tensor:
+        """How well the pairs (n, 2) int64 = (row of ``image``, row of ``texts``) match: (n,) float32 on the CPU.
+
+        Higher is better. score: "log_odds" of the match probability (its sigmoid is ``match``), or "match_logit", the
+        logit of the class "match" alone, which the official ALBEF evaluation sorts by. Each image's keys and values
+        are made once for up to ``pair_batch`` texts that read it.
+        """
+        matcher = self.matcher()
+        out = torch.empty(len(pairs))
+        order = pairs[:, 0].argsort(stable=True)
+        for rows, images, counts in _packed(pairs[order, 0], pair_batch):
+            chosen = order[rows]
+            text = texts.take(pairs[chosen, 1], self.device)
+            with self.inference():
+                context = self.model.image_context(_select(image, images))
+                contexts = [
+                    context.rows(torch.tensor([i], device=self.device)).repeated(count)
+                    for i, count in enumerate(counts)
+                ]
+                keep = torch.zeros(len(chosen), 1, dtype=torch.int64, device=self.device)
+                logits = matcher.match_logits(self.model.fuse(text, contexts, keep).x[:, 0]).float().cpu()
+            out[chosen] = logits[:, 1] - logits[:, 0] if score == "log_odds" else logits[:, 1]
+        return out
+
+    # ---- the parts ---------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move the model and the heads; returns itself."""
+        self.model.to(device)
+        for head in self.heads.values():
+            head.to(device)
+        return self
+
+    def can_match(self) -> bool:
+        """Whether ``match`` and re-ranking are possible."""
+        return self.model.spec.fuses and any(hasattr(head, "match_logits") for head in self.heads.values())
+
+    def matcher(self) -> Any:
+        """The head that judges pairs; UserError where the model has none."""
+        if not self.can_match():
+            has = ", ".join(self.heads) or "none"
+            why = "its two towers never read each other" if not self.model.spec.fuses else f"its heads are: {has}"
+            raise UserError(
+                f"this model cannot match or re-rank ({why}); that needs a model that fuses image and text, and a "
+                "matching head (ITM). Compare embeddings instead, without re-ranking"
+            )
+        return next(head for head in self.heads.values() if hasattr(head, "match_logits"))
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradient, evaluation mode, the chosen precision; afterwards every module trains that did before."""
+        roots = [self.model, *self.heads.values()]
+        training = [module for root in roots for module in root.modules() if module.training]
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+            for root in roots:
+                root.eval()
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+    def _needs_embeddings(self) -> None:
+        if not self.model.spec.embed_dim:
+            raise UserError("this model has no joint space of image and text; use match")
+
+    def _encode_pixels(self, rows: list[Tensor]) -> Tokens:
+        shapes = {tuple(row.shape) for row in rows}
+        if len(shapes) > 1:
+            raise UserError(f"the transform made pictures of several sizes: {sorted(shapes)}; they must be equal")
+        with self.inference():
+            tokens: Tokens = self.model.encode_image(torch.stack(rows).to(self.device))
+            return tokens
+
+    def _pixels(self, image: Picture, number: int) -> Tensor:
+        if isinstance(image, Tensor):
+            image = picture_of(image, f"picture {number}")
+        elif isinstance(image, bytes):
+            image = Record(image=image, captions=(), image_id=str(number), key=f"picture {number}")
+        elif not isinstance(image, str | Path | Image.Image | Record):
+            raise UserError(
+                f"picture {number}: a {type(image).__name__} is not a picture; give a path, a PIL image, encoded bytes "
+                "or a tensor (3, h, w)"
+            )
+        return self.transform(load_image(image))
+
+
+class TokenBank:
+    """Many texts' tokens, stored without padding and taken out by row in any order.
+
+    Stays on the model's device up to ``device_bytes``; a larger bank is held on the CPU.
+    """
+
+    def __init__(self, batches: Iterable[Tokens], device_bytes: int = 1 << 30) -> None:
+        parts: list[Tensor] = []
+        lengths: list[Tensor] = []
+        held, on_cpu = 0, False
+        for tokens in batches:
+            mask = tokens.full_mask()
+            flat = tokens.x[mask]
+            held += flat.nbytes
+            lengths.append(mask.sum(1).cpu())
+            if held > device_bytes and not on_cpu:
+                on_cpu, parts = True, [part.cpu() for part in parts]
+            parts.append(flat.cpu() if on_cpu else flat)
+        self.flat = torch.cat(parts) if parts else torch.empty(0, 0)
+        self.lengths = torch.cat(lengths) if lengths else torch.empty(0, dtype=torch.int64)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Tensor, device: torch.device | str) -> Tokens:
+        """The tokens of the texts ``rows`` (int64, on the CPU), padded to the longest of them."""
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()))
+        mask = columns < lengths[:, None]
+        index = (self.starts[rows][:, None] + columns).where(mask, self.starts[rows][:, None])
+        return Tokens(self.flat[index.to(self.flat.device)].to(device), mask.to(device))
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """The items in order, ``size`` at a time; the last batch may be smaller."""
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, size)):
+        yield batch
+
+
+def moved(tokens: Tokens, device: torch.device | str) -> Tokens:
+    """The tokens on a device."""
+    return Tokens(tokens.x.to(device), None if tokens.mask is None else tokens.mask.to(device))
+
+
+def picture_of(pixels: Tensor, name: str) -> Image.Image:
+    """A tensor (3, h, w) as a picture: uint8 from 0 to 255, or float from 0 to 1. UserError for anything else."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise UserError(
+            f"{name}: a tensor of shape {tuple(pixels.shape)} is not a picture; it must be (3, height, width)"
+        )
+    if pixels.is_floating_point():
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):  # also true for nan
+            raise UserError(
+                f"{name}: a float picture has values from 0 to 1, these are {low:.3g} to {high:.3g}. Do not normalise "
+                "it before: the model's own preprocessing does"
+            )
+        pixels = (pixels * 255).round().to(torch.uint8)
+    elif pixels.dtype != torch.uint8:
+        raise UserError(f"{name}: a picture is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype}")
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def _select(tokens: Tokens, rows: Tensor) -> Tokens:
+    rows = rows.to(tokens.x.device)
+    return Tokens(tokens.x[rows], None if tokens.mask is None else tokens.mask[rows])
+
+
+def _packed(images: Tensor, size: int) -> Iterator[tuple[slice, Tensor, list[int]]]:
+    """Cuts sorted image rows into runs of at most ``size`` pairs, an image's pairs together where they fit.
+
+    Yields (which pairs, the distinct images, how many pairs of each).
+    """
+    distinct, counts = images.unique_consecutive(return_counts=True)
+    start = 0
+    chosen: list[int] = []
+    folds: list[int] = []
+    for image, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+        while count:
+            room = size - sum(folds)
+            if room < count and folds:
+                yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
+                start, chosen, folds = start + sum(folds), [], []
+                continue
+            part = min(count, room)
+            chosen.append(image)
+            folds.append(part)
+            count -= part
+    if folds:
+        yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise UserError(f"texts must be a list of strings, not one string ({texts[:40]!r}); write [text]")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"text {number}: a {type(text).__name__} is not a string")
+    return texts

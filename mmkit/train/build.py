@@ -1,0 +1,116 @@
+"""From an experiment to the things that a run works with: source, tokenizer, model, heads, task, loader."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from mmkit.config import BatchPlan, Experiment
+from mmkit.config_values import parameters_of
+from mmkit.data.image_ops import TrainTransform
+from mmkit.data.loader import PairDataset, make_loader
+from mmkit.data.records import captions_of
+from mmkit.data.tokenizer import load_tokenizer
+from mmkit.errors import UserError
+from mmkit.nn.gather import rank
+from mmkit.task import Task
+from mmkit.train.checkpoint import latest
+from mmkit.train.init import initialise
+from mmkit.train.ranks import on_first
+from mmkit.types import Batch
+
+
+class Loader(Protocol):
+    """What gives a process its micro-batches."""
+
+    def __call__(self, start_step: int, steps: int) -> Iterable[Batch]:
+        """The micro-batches of the optimizer steps ``start_step`` up to ``steps``, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop works with. ``predictor()`` makes what evaluators take, over the task's own model and heads."""
+
+    task: nn.Module
+    records: int
+    steps_per_epoch: int
+    loader: Loader
+    predictor: Callable[[], Any]
+    vocab_size: int
+
+
+def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
+    """Build everything; to be called by all processes. UserError where a part refuses its arguments."""
+    source = exp.data.train()
+    records = len(source)
+    steps_per_epoch = records // batch.global_batch
+    if steps_per_epoch < 1:
+        raise UserError(
+            f"data: the source has {records} records, fewer than one step of {batch.global_batch}; "
+            "lower data.global_batch or data.rank_batch"
+        )
+    tokenizer = make_tokenizer(exp, source, out / "tokenizer")
+    task = make_task(exp, tokenizer, steps_per_epoch)
+    if exp.init and latest(out / "checkpoints") is None:  # a resumed run has it all in its checkpoint
+        vars(task.model)["origins"] = initialise(task, exp.init)
+    heads = dict(task.heads.items())
+    transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
+    eval_transform = (
+        exp.data.eval_transform(size=exp.data.image_size) if exp.data.eval_transform else transform.for_eval()
+    )
+    dataset = PairDataset(
+        source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
+        masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
+    )  # fmt: skip
+
+    def loader(start_step: int, steps: int) -> Iterable[Batch]:
+        return make_loader(
+            dataset, rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
+            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps, workers=exp.data.workers,
+        )  # fmt: skip
+
+    def predictor() -> Any:
+        from mmkit.predictor import Predictor
+
+        return Predictor(
+            task.model, heads, tokenizer, eval_transform, exp.data.max_tokens, precision=exp.run.eval_precision
+        )
+
+    return Parts(
+        task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
+        vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
+
+
+def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
+    """Made once by the first process, and read from the run's folder by all; a resumed run finds it there."""
+
+    def make() -> None:
+        if not folder.is_dir():
+            part = folder.with_name(f".{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            exp.tokenizer(captions=lambda: captions_of(source), folder=part)
+            part.rename(folder)
+
+    on_first(make)
+    return load_tokenizer(folder)
+
+
+def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
+    """Model, heads and teacher with the seed of the run; the same on every process."""
+    torch.manual_seed(exp.run.seed)
+    given = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
+    known = parameters_of(exp.model)
+    model = exp.model(**{name: value for name, value in given.items() if name in known})
+    heads = {name: head(model.spec) for name, head in exp.heads.items()}
+    if exp.teacher is None:
+        return Task(model, heads, weights=exp.weights, momentum=None, alpha=0.0, seed=exp.run.seed)
+    teacher = exp.teacher.resolve(steps_per_epoch)
+    return Task(model, heads, weights=exp.weights, momentum=teacher.momentum, alpha=teacher.alpha, seed=exp.run.seed)

@@ -1,0 +1,86 @@
+"""What a run is about to do, in numbers, printed before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from mmkit.config import BatchPlan, Experiment
+from mmkit.train.precision import ProductChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Durations in optimizer steps; ``parameters``: part -> (trainable, all)."""
+
+    name: str
+    records: int
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+    start_step: int
+    batch: BatchPlan
+    device: str
+    precision: str
+    product: ProductChoice
+    threads: int
+    parameters: dict[str, tuple[int, int]]
+    loaded: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``metrics.jsonl``."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        batch, epochs = self.batch, self.steps / self.steps_per_epoch
+        trainable = sum(own for own, _ in self.parameters.values())
+        parts = ", ".join(f"{name} {count(own)}" for name, (own, _) in self.parameters.items() if own)
+        frozen = ", ".join(f"{name} {count(n - own)}" for name, (own, n) in self.parameters.items() if n > own)
+        loaded = "; ".join(f"{part} from {origin}" for part, origin in self.loaded.items())
+        return [
+            f"{self.name}: {self.records:,} records, {self.steps:,} steps = {epochs:.2f} epochs of "
+            f"{self.steps_per_epoch:,}, warm-up {self.warmup_steps:,}"
+            + (f"; resumes after step {self.start_step:,}" if self.start_step else ""),
+            f"batch: {batch.rank_batch} a forward x {batch.accumulation_steps} accumulated x {batch.world} processes "
+            f"= {batch.global_batch} a step; {self.steps * batch.global_batch:,} samples in all",
+            f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
+            f"initialised: {loaded or 'every part at random'}",
+            f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
+            f"({self.product.reason}), {self.threads} threads",
+        ]
+
+
+def make_plan(
+    exp: Experiment, task: nn.Module, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
+    device: str, precision: str, product: ProductChoice, threads: int,
+) -> Plan:  # fmt: skip
+    """The plan of one run. A model tells what it loaded by ``origins``: part -> file or name, and the share."""
+    steps = exp.run.total_steps(steps_per_epoch)
+    return Plan(
+        name=exp.name, records=records, steps=steps, steps_per_epoch=steps_per_epoch,
+        warmup_steps=exp.optim.warmup(steps, steps_per_epoch), start_step=start_step, batch=batch, device=device,
+        precision=precision, product=product, threads=threads, parameters=count_parameters(task),
+        loaded=dict(getattr(task.model, "origins", {})),
+    )  # fmt: skip
+
+
+def count_parameters(task: nn.Module) -> dict[str, tuple[int, int]]:
+    """(trainable, all) parameters of each part of the model, each head, and the teacher."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, parameter in task.named_parameters():
+        first, *rest = name.split(".")
+        part = ".".join([first, rest[0]]) if first in ("model", "heads") and rest else first
+        own, total = found.get(part, (0, 0))
+        found[part] = (own + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    return found
+
+
+def count(number: int) -> str:
+    """1,234,567 as 1.2 M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)

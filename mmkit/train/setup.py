@@ -1,0 +1,97 @@
+"""The process around a run: Accelerate, threads, the float32 product, signals. All is put back at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import parse_flag_from_env
+
+from mmkit.config import Run
+from mmkit.errors import UserError
+
+
+def start_processes(run: Run) -> PartialState:
+    """Join the other processes, if a launcher started several; the device of this one."""
+    state = PartialState(cpu=_on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
+        raise UserError(
+            f"the launcher started {started} processes, but they do not find each other (Accelerate sees "
+            f"{state.num_processes}); unset WORLD_SIZE for a single process"
+        )
+    return state
+
+
+def _on_cpu() -> bool:
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def make_accelerator(run: Run, precision: str) -> Accelerator:
+    """Accelerate with the run's precision; buffers are not broadcast, as ``Task`` keeps them equal by itself."""
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=_on_cpu(),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=run.timeout_minutes)),
+        ],
+    )
+
+
+def threads_for(workers: int, local_processes: int) -> int:
+    """Threads for torch in this process: the cores it may use, less one for each loading worker.
+
+    ``OMP_NUM_THREADS`` decides where it is set.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_processes - workers)
+
+
+@contextmanager
+def numeric_settings(product: str, threads: int) -> Iterator[None]:
+    """The float32 product and the number of threads, for the time of a run."""
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision(product)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.set_num_threads(before[1])
+
+
+class StopSignal:
+    """Whether SIGTERM or SIGINT came. A second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen while inside; only a main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        with ExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before = signal.signal(number, self._note)
+                stack.callback(signal.signal, number, before)
+            yield
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -1,0 +1,29 @@
+"""Pre-train an experiment on any number of processes.
+
+    accelerate launch scripts/pretrain.py configs/quickstart.py --out runs/quickstart --set run.steps=500
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 scripts/pretrain.py FILE.py:func(args)
+
+The second line starts two processes on the CPU. The same as ``mmkit train`` on one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmkit.cli.main import execute
+from mmkit.cli.train import add_arguments, run
+
+
+def main() -> int:
+    """Parse, train; the exit code."""
+    parser = argparse.ArgumentParser(description="Pre-train an experiment")
+    add_arguments(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the last metrics there as JSON")
+    parser.set_defaults(run=run)
+    return execute(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

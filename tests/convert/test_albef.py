@@ -1,0 +1,53 @@
+"""Official ALBEF states go in and come out with the same keys, shapes and bits; what does not fit is named."""
+
+import pytest
+import torch
+
+from mmkit.convert import albef
+from mmkit.convert.table import read, write
+from mmkit.errors import UserError
+from tests.parity.oracle import cases, load, under
+
+PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
+RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
+LAYOUTS = [(path, albef.pretrain, "albef") for path in PRETRAIN] + [(path, albef.retrieval, "albef-retrieval") for path in RETRIEVAL]
+
+
+def without(state, *parts):
+    return {key: value for key, value in state.items() if not any(part in key for part in parts)}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key, value in b.items():
+        assert a[key].dtype == value.dtype and a[key].shape == value.shape and torch.equal(a[key], value), key
+
+
+@pytest.mark.parametrize(("path", "table", "layout"), LAYOUTS, ids=lambda x: getattr(x, "stem", ""))
+def test_there_and_back(path, table, layout):
+    state = under(load(path)[1], "sd.")
+    stripped = without(state, "position_ids")
+    student = without(stripped, "_m.", "queue")
+    for given in (state, stripped, student):
+        rows = table(given)
+        assert_same(write(rows, read(rows, given)), given)
+    meta = load(path)[0]["vit"]
+    ours = read(table(state), state)
+    rows = albef.table(albef.parts_of_ours(ours, (meta["patch"], meta["patch"]), layout))
+    assert_same(write(rows, ours), state)  # by a table that knows our state alone
+
+
+def test_what_does_not_fit_is_named():
+    state = under(load(PRETRAIN[0])[1], "sd.")
+    with pytest.raises(UserError, match=r"unknown .*extra"):
+        read(albef.pretrain(state), state | {"extra": torch.zeros(1)})
+    lacking = without(state, "text_encoder.bert.encoder.layer.1.output.dense.weight")
+    with pytest.raises(UserError, match=r"missing text_encoder.bert.encoder.layer.1.output.dense.weight"):
+        read(albef.pretrain(lacking), lacking)
+    untied = state | {"text_encoder.cls.predictions.decoder.weight": torch.zeros(1)}
+    with pytest.raises(UserError, match="same values"):
+        read(albef.pretrain(untied), untied)
+    with pytest.raises(UserError, match="vocabulary head"):
+        albef.pretrain(without(state, ".cls.predictions"))
+    with pytest.raises(UserError, match="not an ALBEF"):
+        albef.parts_of({"conv1.weight": torch.zeros(1)})

@@ -1,0 +1,233 @@
+"""The loader: what a sample depends on, who gets which records, resuming, broken pictures, and collation."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+
+from mmkit.data.collate import Collator, Sample, collate_targets, stable_id
+from mmkit.data.image_ops import TrainTransform
+from mmkit.data.loader import PairDataset, StepSampler, make_loader
+from mmkit.data.masking import Masking
+from mmkit.data.openmoji import Scenes
+from mmkit.data.records import JsonLines, Record
+from mmkit.data.text_ops import clean_caption
+from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def words():
+    return SentencePieceTokenizer.train(Scenes(n=200).captions(), vocab_size=300)
+
+
+def dataset(tokenizer, source=None, **options):
+    return PairDataset(
+        source=source if source is not None else Scenes(n=50, paraphrases=3, size=48),
+        transform=TrainTransform(size=32),
+        tokenizer=tokenizer,
+        max_tokens=24,
+        **{"masking": Masking(), **options},
+    )
+
+
+def same(one, other):
+    one, other = list(one), list(other)
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other, strict=True):
+        assert a.keys == b.keys
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.ids, b.ids)
+        assert torch.equal(a.masked.ids, b.masked.ids)
+        assert torch.equal(a.masked.positions, b.masked.positions)
+    return True
+
+
+def test_workers_change_nothing(words):
+    load = partial(make_loader, dataset(words), rank_batch=8, steps=7)
+    assert same(load(workers=0), load(workers=2))
+
+
+def test_resume_continues_in_the_middle_of_an_epoch(words):
+    data = dataset(words)
+    whole = list(make_loader(data, rank_batch=8, steps=15, accumulation=2))
+    rest = make_loader(data, rank_batch=8, steps=15, accumulation=2, start_step=10)
+    assert len(rest) == 10
+    assert same(rest, whole[20:])
+
+
+def test_resuming_opens_nothing_to_skip_it(words):
+    class Counting(Scenes):
+        seen = 0
+
+        def __getitem__(self, index):
+            Counting.seen += 1
+            return super().__getitem__(index)
+
+    data = dataset(words, Counting(n=50, size=48))
+    assert len(list(make_loader(data, rank_batch=5, steps=103, start_step=101))) == 2
+    assert Counting.seen == 10
+
+
+def test_the_global_random_state_is_left_alone(words):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(make_loader(dataset(words), rank_batch=8, steps=2))
+    list(make_loader(dataset(words), rank_batch=8, steps=2, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seed_and_epoch_enter_a_sample(words):
+    data = dataset(words)
+    same_record = [data[0, 5], data[1, 5], dataset(words, seed=1)[0, 5]]
+    assert len({s.key for s in same_record}) == 1
+    assert len({s.pixels.sum().item() for s in same_record}) == 3
+    assert torch.equal(data[0, 5].pixels, dataset(words)[0, 5].pixels)
+
+
+def test_every_caption_of_a_record_gets_its_turn(words):
+    data = dataset(words, masking=None)
+    captions = set(data.source[3].captions)
+    seen = Counter(data[epoch, 3].ids.__str__() for epoch in range(60))
+    assert len(captions) >= 2
+    assert len(seen) >= len(captions)
+    assert min(seen.values()) >= 3
+
+
+def test_caption_cleaning_is_an_option(words):
+    record = Record(image=Scenes(n=1)[0].image, captions=("A Dog-Cat!",), image_id="x", key="x")
+    assert dataset(words, [record], clean=clean_caption)[0, 0].caption == "a dog cat"
+    assert dataset(words, [record])[0, 0].caption == "A Dog-Cat!"
+
+
+# -- who gets what --
+
+
+def batches(**options):
+    return list(StepSampler(100, seed=3, **options))
+
+
+def test_an_epoch_shows_each_record_once():
+    seen = [i for batch in batches(rank_batch=10, steps=10) for _, i in batch]
+    assert sorted(seen) == list(range(100))
+    assert seen != sorted(seen)
+    epochs = [{e for e, _ in batch} for batch in batches(rank_batch=30, steps=7)]
+    assert epochs == [{0}, {0}, {0}, {1}, {1}, {1}, {2}]
+    orders = [[i for _, i in batch] for batch in batches(rank_batch=100, steps=2)]
+    assert orders[0] != orders[1]
+
+
+def test_ranks_share_a_step_and_accumulation_equals_ranks():
+    one = batches(rank_batch=5, steps=6, accumulation=4)
+    for world, accumulation in ((4, 1), (2, 2)):
+        ranks = [batches(rank_batch=5, steps=6, accumulation=accumulation, world=world, rank=r) for r in range(world)]
+        assert [len(r) for r in ranks] == [6 * accumulation] * world
+        assert [ranks[r][m] for m in range(6 * accumulation) for r in range(world)] == one
+
+
+def test_too_few_records():
+    with pytest.raises(UserError, match=r"100 records are fewer than one step of 128 .*rank_batch 16 x .*4 x 2 ranks"):
+        batches(rank_batch=16, steps=1, accumulation=4, world=2)
+
+
+# -- broken pictures --
+
+
+def test_a_broken_picture_is_replaced_and_named(pictures, tokenizer):
+    for i in (2, 3):
+        (pictures / f"{i}.png").write_bytes(b"rubbish")
+    data = dataset(tokenizer, JsonLines(pictures / "a.jsonl"))
+    sample = data[0, 2]
+    assert sample.key.endswith("a.jsonl:5")
+    assert len(sample.skipped) == 2
+    assert "2.png" in sample.skipped[0]
+    assert "3.png" in sample.skipped[1]
+    assert torch.equal(sample.pixels, data[0, 2].pixels)
+    [batch] = make_loader(data, rank_batch=6, steps=1)
+    assert len(batch) == 6
+    assert len(batch.skipped) == 3
+    for workers in (0, 1):
+        assert same(make_loader(data, rank_batch=6, steps=1, workers=workers), [batch])
+
+
+def test_nothing_but_broken_pictures(pictures, tokenizer):
+    for i in range(6):
+        (pictures / f"{i}.png").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"6 pictures in a row cannot be read, the first: .*5.png.*mmkit data check"):
+        dataset(tokenizer, JsonLines(pictures / "a.jsonl"))[0, 5]
+
+
+def test_a_record_without_captions(tokenizer):
+    record = Record(image=Scenes(n=1)[0].image, captions=(), image_id="x", key="a.jsonl:7")
+    with pytest.raises(UserError, match=r"a.jsonl:7: no caption"):
+        dataset(tokenizer, [record])[0, 0]
+
+
+# -- collation --
+
+
+def sample(ids, masked=None, **options):
+    return Sample(pixels=torch.zeros(3, 4, 4), ids=ids, image_id=1, caption_id=2, key="k", masked=masked, **options)
+
+
+def test_padding_and_masks():
+    samples = [
+        sample([2, 7, 8, 9], ([2, 4, 8, 4], [1, 3], [7, 9])),
+        sample([2, 5], ([2, 5], [], [])),
+        sample([2, 6, 5], ([2, 6, 4], [2], [5])),
+    ]
+    batch = Collator(pad_id=0, max_tokens=10)(samples)
+    assert batch.ids.tolist() == [[2, 7, 8, 9], [2, 5, 0, 0], [2, 6, 5, 0]]
+    assert batch.mask.tolist() == [[True] * 4, [True, True, False, False], [True, True, True, False]]
+    masked = batch.masked
+    assert masked.ids.tolist() == [[2, 4, 8, 4], [2, 5, 0, 0], [2, 6, 4, 0]]
+    assert masked.positions.tolist() == [[1, 3], [0, 0], [2, 0]]
+    assert masked.labels.tolist() == [7, 9, 5]
+    assert masked.index.tolist() == [0, 1, 4]
+    # the entries that the index picks are the hidden ones
+    rows = masked.index // masked.positions.shape[1]
+    assert batch.ids[rows, masked.positions.flatten()[masked.index]].tolist() == masked.labels.tolist()
+    wide = Collator(pad_id=0, max_tokens=10, pad_to_max=True)(samples)
+    assert wide.ids.shape == wide.mask.shape == wide.masked.ids.shape == (3, 10)
+    assert not wide.mask[:, 4:].any()
+
+
+def test_nothing_masked_and_no_masking():
+    batch = Collator(pad_id=0, max_tokens=5)([sample([2, 7], ([2, 7], [], []))])
+    assert batch.masked.positions.shape == (1, 1)
+    assert batch.masked.index.shape == batch.masked.labels.shape == (0,)
+    assert batch.masked.labels.dtype == torch.int64
+    assert Collator(pad_id=0, max_tokens=5)([sample([2, 7])]).masked is None
+
+
+def test_several_ranks_pad_to_the_full_length(words):
+    [batch] = make_loader(dataset(words), rank_batch=4, steps=1, world=2)
+    assert batch.ids.shape[1] == 24
+    [batch] = make_loader(dataset(words, Scenes(n=50, max_emoji=1, size=48)), rank_batch=4, steps=1)
+    assert batch.ids.shape[1] == batch.mask.sum(1).max()
+
+
+def test_targets():
+    out = collate_targets(
+        [
+            {"label": 1, "weight": 0.5, "box": torch.ones(4), "answers": ["a"]},
+            {"label": 2, "weight": 1, "box": torch.zeros(4), "answers": [], "extra": 3},
+        ]
+    )
+    assert out["label"].tolist() == [1, 2]
+    assert out["label"].dtype == torch.int64
+    assert out["weight"].tolist() == [0.5, 1.0]
+    assert out["box"].shape == (2, 4)
+    assert out["answers"] == [["a"], []]
+    assert out["extra"] == [None, 3]
+
+
+def test_ids_are_stable_and_equal_for_equal_words(words):
+    assert stable_id("a dog") == 9_151_722_581_430_185_315  # on every machine
+    image = Scenes(n=1)[0].image
+    records = [Record(image=image, captions=(c,), image_id=i, key=i) for c, i in [("A dog", "1"), ("a dog", "2")]]
+    data = dataset(words, records, masking=None)
+    one, other = data[0, 0], data[0, 1]
+    assert one.caption_id == other.caption_id
+    assert one.image_id != other.image_id

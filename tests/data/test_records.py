@@ -1,0 +1,109 @@
+"""The JSON-lines source: what it reads, and what it says of every kind of bad line before training."""
+
+import json
+import pickle
+
+import pytest
+
+from mmkit.data.check import check
+from mmkit.data.records import JsonLines, Source, captions_of
+from mmkit.errors import UserError
+
+from .conftest import write
+
+
+def test_reads_rows_by_index_and_keeps_other_keys(pictures):
+    source = JsonLines(pictures / "a.jsonl")
+    record = source[4]
+    assert isinstance(source, Source)
+    assert len(source) == 6
+    assert record.image == pictures / "4.png"
+    assert record.captions == ("picture 4", "the same 4")
+    assert record.image_id == "4.png"
+    assert record.targets == {"label": 4}
+    assert record.key.endswith("a.jsonl:5")
+    assert list(captions_of(source))[:3] == ["picture 0", "the same 0", "picture 1"]
+    with pytest.raises(IndexError):
+        source[6]
+
+
+def test_blank_lines_byte_order_mark_and_unicode(pictures):
+    row = json.dumps({"image": "1.png", "caption": "一只狗", "image_id": 7}, ensure_ascii=False)
+    (pictures / "b.jsonl").write_text("\ufeff" + row + "\n\n" + row, "utf-8")
+    source = JsonLines(pictures / "b.jsonl")
+    assert [r.captions for r in (source[0], source[1])] == [("一只狗",), ("一只狗",)]
+    assert source[0].image_id == "7"
+    assert source[1].key.endswith(":3")
+
+
+def test_pickles_with_an_open_file(pictures):
+    source = JsonLines(pictures / "a.jsonl")
+    first = source[0]
+    assert pickle.loads(pickle.dumps(source))[0] == first
+
+
+GOOD = {"image": "0.png", "caption": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"image": "0.png" "caption": "x"}', ["b.jsonl:2", "malformed JSON", "column 19"]),
+        ('{"image": "0.png", "caption": "x"', ["b.jsonl:2", "malformed JSON"]),
+        ('["0.png", "x"]', ["b.jsonl:2", "expected a JSON object", "list"]),
+        ({"image": "0.png", "text": "x"}, ["b.jsonl:2", 'no key "caption"', '"image", "text"']),
+        ({"caption": "x"}, ["b.jsonl:2", 'no key "image"']),
+        ({"image": "0.png", "caption": "  "}, ["b.jsonl:2", '"caption" is empty']),
+        ({"image": "0.png", "caption": []}, ["b.jsonl:2", '"caption" is empty']),
+        ({"image": "0.png", "caption": ["x", ""]}, ["b.jsonl:2", '"caption" is empty']),
+        ({"image": "0.png", "caption": 3}, ["b.jsonl:2", "must be a string or a list of strings, not 3"]),
+        ({"image": "0.png", "caption": None}, ["b.jsonl:2", "must be a string", "null"]),
+        ({"image": "none.png", "caption": "x"}, ["b.jsonl:2", "no picture", "none.png"]),
+        ({"image": "https://a/b.png", "caption": "x"}, ["b.jsonl:2", "must be downloaded"]),
+        ({"image": None, "caption": "x"}, ["b.jsonl:2", '"image" must be a path']),
+    ],
+)
+def test_bad_lines_are_named_before_training(pictures, line, says):
+    path = write(pictures / "b.jsonl", [GOOD, line, GOOD])
+    with pytest.raises(UserError) as error:
+        JsonLines(path)
+    message = str(error.value)
+    assert "1 of 3 lines" in message
+    for words in says:
+        assert words in message
+
+
+def test_many_bad_lines_are_counted_by_kind(pictures):
+    rows = ["{", *[{"image": f"no{i}.png", "caption": "x"} for i in range(9)], GOOD]
+    with pytest.raises(UserError, match=r"10 of 11 lines.*9 x missing picture, 1 x malformed JSON") as error:
+        JsonLines(write(pictures / "b.jsonl", rows))
+    assert str(error.value).count("b.jsonl:") == 6  # the heading and the first five
+    assert "and 5 more" in str(error.value)
+
+
+def test_not_a_file_empty_or_one_json_list(pictures):
+    with pytest.raises(UserError, match="no such file"):
+        JsonLines(pictures / "zzz.jsonl")
+    with pytest.raises(UserError, match="the file is empty"):
+        JsonLines(write(pictures / "b.jsonl", [""]))
+    with pytest.raises(UserError, match=r"one JSON list.*jq -c"):
+        JsonLines(write(pictures / "b.jsonl", [json.dumps([GOOD])]))
+    (pictures / "c.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"image": "\xff"}\n')
+    with pytest.raises(UserError, match=r"c.jsonl:2: not UTF-8"):
+        JsonLines(pictures / "c.jsonl")
+
+
+def test_tasks_without_captions(pictures):
+    path = write(pictures / "b.jsonl", [{"image": "0.png", "label": 2, "caption": None}])
+    record = JsonLines(path, needs=("label",))[0]
+    assert record.captions == ()
+    assert record.targets["label"] == 2
+
+
+def test_check_opens_every_picture(pictures):
+    (pictures / "3.png").write_bytes((pictures / "3.png").read_bytes()[:200])
+    summary = check(JsonLines(pictures / "a.jsonl"))
+    assert (summary.records, summary.images, summary.captions, summary.bad_images) == (6, 6, 12, 1)
+    assert "3.png" in summary.bad[0]
+    assert (summary.smallest, summary.largest) == ((30, 20), (30, 25))
+    assert summary.targets == {"label": 6}

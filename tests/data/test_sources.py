@@ -1,0 +1,71 @@
+"""Folders and Hugging Face data sets as sources."""
+
+import pytest
+
+from mmkit.data.image_io import load_image
+from mmkit.data.records import captions_of
+from mmkit.data.sources import ClassFolder, Folder, HuggingFace
+from mmkit.errors import UserError
+
+
+def test_folder_with_captions_beside(pictures):
+    for i in range(6):
+        (pictures / f"{i}.txt").write_text(f"picture {i}\n\nsecond line {i}\n", "utf-8")
+    source = Folder(pictures)
+    assert len(source) == 6
+    assert source[2].captions == ("picture 2", "second line 2")
+    assert source[2].image == pictures / "2.png"
+    (pictures / "2.txt").unlink()
+    (pictures / "3.txt").write_text(" \n")
+    with pytest.raises(UserError, match=r"2 of 6 pictures.*\n.*2.png: no 2.txt beside it\n.*3.png: 3.txt is empty"):
+        Folder(pictures)
+    with pytest.raises(UserError, match="no such folder"):
+        Folder(pictures / "nope")
+
+
+def test_class_folder(pictures):
+    for i in range(6):
+        folder = pictures / "classes" / ("dog" if i % 2 else "cat")
+        folder.mkdir(parents=True, exist_ok=True)
+        (pictures / f"{i}.png").rename(folder / f"{i}.png")
+    source = ClassFolder(pictures / "classes")
+    assert source.class_names == ["cat", "dog"]
+    assert [source[i].targets["label"] for i in range(6)] == [0, 0, 0, 1, 1, 1]
+    (pictures / "classes" / "cat" / "0.png").rename(pictures / "classes" / "0.png")
+    with pytest.raises(UserError, match="beside the class folders"):
+        ClassFolder(pictures / "classes")
+
+
+@pytest.fixture
+def parquet(pictures):
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "photo": [str(pictures / f"{i}.png") for i in range(3)],
+        "text": ["a dog", "a cat", "a car"],
+        "number": [10, 11, 12],
+    }
+    data = datasets.Dataset.from_dict(rows).cast_column("photo", datasets.Image())
+    data.to_parquet(str(pictures / "hf" / "train.parquet"))
+    data.save_to_disk(str(pictures / "disk"))
+    return pictures
+
+
+@pytest.mark.parametrize("where", ["hf", "hf/train.parquet", "disk"])
+def test_hugging_face_from_disk(parquet, where, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf-cache"))
+    source = HuggingFace(parquet / where, image="photo", caption="text", targets={"label": "number"})
+    record = source[1]
+    assert len(source) == 3
+    assert list(captions_of(source)) == ["a dog", "a cat", "a car"]
+    assert not hasattr(record.image, "size")  # still encoded
+    assert load_image(record).size == (30, 21)
+    assert record.targets == {"label": 11}
+
+
+def test_hugging_face_bad_input(parquet):
+    with pytest.raises(UserError, match=r"no column image, caption; it has photo, text, number"):
+        HuggingFace(parquet / "disk")
+    with pytest.raises(UserError, match=r"3 of 3 rows.*\n.*must be a string"):
+        HuggingFace(parquet / "disk", image="photo", caption="number")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        HuggingFace(parquet / "nowhere")

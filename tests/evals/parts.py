@@ -1,0 +1,59 @@
+"""A tiny ALBEF with a tokenizer and a source of coloured pictures, for the tests of what uses models."""
+
+from functools import partial
+
+import torch
+from PIL import Image
+
+from mmkit.data.image_ops import EvalTransform
+from mmkit.data.records import Record
+from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.models.sizes import albef_tiny
+from mmkit.predictor import Predictor
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink", "grey")
+SHAPES = ("square", "box", "tile")
+
+
+def caption(i: int) -> str:
+    return f"a {COLOURS[i % len(COLOURS)]} {SHAPES[i % len(SHAPES)]}"
+
+
+class Pictures:
+    """``n`` one-coloured pictures with one to three captions each; several pictures share a caption."""
+
+    class_names = COLOURS
+
+    def __init__(self, n: int = 13, broken: int = -1) -> None:
+        self.n, self.broken, self.opened = n, broken, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Record:
+        colour = tuple((37 * (i + 1) * k) % 256 for k in (1, 3, 7))
+        image = b"damaged" if i == self.broken else Image.new("RGB", (20 + i % 3, 24), colour)
+        captions = tuple(caption(i + j)[: 40 - j] for j in range(1 + i % 3))
+        return Record(
+            image=image, captions=captions, image_id=str(i), key=f"picture {i}",
+            targets={"label": COLOURS[i % len(COLOURS)]},
+        )  # fmt: skip
+
+
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train((caption(i) for i in range(66)), vocab_size=60)
+
+
+def predictor(seed: int = 0, heads=("itc", "itm")) -> Predictor:
+    words = tokenizer()
+    torch.manual_seed(seed)
+    model = albef_tiny(words.vocab_size)
+    with torch.no_grad():  # larger weights, so that embeddings differ between inputs
+        for parameter in model.parameters():
+            parameter.mul_(3) if parameter.ndim > 1 else None
+    made = {"itc": partial(ITC, queue_size=7), "itm": ITM}
+    return Predictor(
+        model, {name: made[name](model.spec) for name in heads}, words, EvalTransform(size=32), max_tokens=12
+    )

@@ -1,0 +1,72 @@
+"""One, two and three processes give the same metrics, and one that fails does not leave the others waiting."""
+
+import json
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmkit.errors import UserError
+from mmkit.evals.common import gather_by_index, own_units
+from mmkit.evals.retrieval import Retrieval
+from mmkit.evals.zeroshot import ZeroShot
+from tests.evals.parts import Pictures, predictor
+
+
+def evaluate():
+    source, model = Pictures(17), predictor(1)
+    retrieval = Retrieval(source=source, rerank_top=4, batch_size=3, chunk=5, pair_batch=6)(model)
+    zeroshot = ZeroShot(source=source, templates=("a {} box", "{}"), rerank_top=3, batch_size=3)(model)
+    few = Retrieval(source=Pictures(2), rerank_top=2, batch_size=8)(model)  # fewer units than processes
+    return retrieval | {f"z.{k}": v for k, v in zeroshot.items()} | {f"f.{k}": v for k, v in few.items()}
+
+
+def work(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    found = evaluate()
+    try:
+        Retrieval(source=Pictures(9, broken=8), batch_size=4)(predictor())
+        message = "no error"
+    except UserError as error:
+        message = str(error)
+    repeated = "no error"
+    try:
+        gather_by_index(torch.zeros(2), torch.arange(2), 2 * world)
+    except RuntimeError as error:
+        repeated = str(error)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump([found, message, repeated], file)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    wanted = evaluate()
+    torch.set_num_threads(threads)
+    method = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything again
+    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
+    for rank in range(world):
+        found, message, repeated = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == wanted  # to the last bit
+        assert "picture 8: not a picture" in message
+        assert "lost or repeated" in repeated
+
+
+def test_units_cover_everything_once(monkeypatch):
+    for world in (1, 2, 3, 5):
+        seen = []
+        for rank in range(world):
+            monkeypatch.setattr("mmkit.evals.common.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("mmkit.evals.common.world_size", lambda world=world: world)
+            seen += [i for _, items in own_units(17, 4) for i in items]
+        assert sorted(seen) == list(range(17))
+
+
+def test_lost_items_are_an_error():
+    with pytest.raises(RuntimeError, match="2 results for 3 items"):
+        gather_by_index(torch.zeros(2), torch.tensor([0, 2]), 3)

@@ -1,0 +1,47 @@
+import itertools
+
+import pytest
+import torch
+
+from mmkit.evals.recall import Relevance, chance_at, first_relevant_rank, recall_at, top_k
+
+
+def reference_rank(scores, relevant):
+    """Sort by (score descending, index ascending) and look for the first relevant one."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    return next((place for place, i in enumerate(order) if i in relevant), len(scores))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_equal_those_of_sorting_with_ties_and_many_relevant(seed):
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 6, (40, 17), generator=g).float()
+    rows = [[i for i in range(17) if torch.rand((), generator=g) < 0.2] for _ in range(40)]
+    relevance = Relevance.of(rows, 17)
+    ranks = torch.cat(
+        [first_relevant_rank(scores[a : a + 7], relevance.mask(range(a, min(40, a + 7)))) for a in range(0, 40, 7)]
+    )
+    wanted = [reference_rank(s, set(r)) for s, r in zip(scores.tolist(), rows, strict=True)]
+    assert ranks.tolist() == wanted
+    assert recall_at(ranks, [1, 5]) == {k: pytest.approx(sum(r < k for r in wanted) / 40) for k in (1, 5)}
+
+
+@pytest.mark.parametrize("k", [1, 4, 17, 30])
+def test_top_k_takes_the_lower_index_of_equals(k):
+    scores = torch.randint(0, 4, (50, 17), generator=torch.Generator().manual_seed(1)).float()
+    wanted = [sorted(sorted(range(17), key=lambda i: (-s[i], i))[:k]) for s in scores.tolist()]
+    assert top_k(scores, k).tolist() == wanted
+
+
+def test_chance_is_the_mean_over_all_orders():
+    counts, n = torch.tensor([1, 2, 4]), 5
+    for k in (1, 2, 3, 10):
+        orders = list(itertools.permutations(range(n)))
+        wanted = sum(sum(any(o < r for o in order[:k]) for order in orders) / len(orders) for r in counts.tolist()) / 3
+        assert chance_at(counts, n, [k])[k] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_a_model_that_scores_everything_alike_is_at_chance_not_perfect():
+    relevance = Relevance.of([[i] for i in range(50)], 50)
+    ranks = first_relevant_rank(torch.zeros(50, 50), relevance.mask(range(50)))
+    assert recall_at(ranks, [1])[1] == 1 / 50

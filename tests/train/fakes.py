@@ -1,0 +1,102 @@
+"""A tiny run: coloured squares with captions, a tiny ALBEF, milliseconds a step."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from mmkit.config import Data, Experiment, Optim, Run, Teacher
+from mmkit.data.image_ops import TrainTransform
+from mmkit.data.masking import Masking
+from mmkit.data.records import Record
+from mmkit.data.tokenizer import sentencepiece
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.heads.mlm import MLM
+from mmkit.models.sizes import albef_tiny
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink")
+PLACES = ("a room", "the street", "my garden", "an old box")
+
+
+class Squares:
+    """``records`` one-coloured pictures; those whose index is in ``broken`` cannot be read."""
+
+    def __init__(self, records: int = 40, broken: tuple[int, ...] = ()) -> None:
+        self.records = records
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return self.records
+
+    def __getitem__(self, index: int) -> Record:
+        colour = COLOURS[index % len(COLOURS)]
+        image: Image.Image | bytes = Image.new("RGB", (24, 24), colour)
+        if index in self.broken:
+            image = b"no picture"
+        caption = f"a {colour} square number {index} in {PLACES[index % len(PLACES)]}"
+        return Record(image=image, captions=(caption,), image_id=str(index), key=f"square {index}", targets={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """An evaluator that disturbs the random state, as a careless one might."""
+
+    value: float = 1.0
+
+    def __call__(self, predictor: object) -> dict[str, float]:
+        import torch
+
+        torch.randn(5)
+        return {"value": self.value}
+
+
+class Report:
+    """Counts the events that are on disk when the run ends."""
+
+    def __call__(self, predictor: object, out: Path) -> dict[str, float]:
+        return {"events": float(len((out / "metrics.jsonl").read_text().splitlines()))}
+
+
+def tiny(**changes) -> Experiment:
+    """Ten epochs' worth of records at five steps an epoch, dropout on, teacher, queue and masking on."""
+    run = Run(
+        steps=12, precision="no", product="highest", save_every_steps=0, log_every_steps=2, tensorboard=False, seed=3
+    )
+    exp = Experiment(
+        name="tiny",
+        model=partial(albef_tiny, image_size=32, max_tokens=16, dropout=0.1),
+        heads={"itc": partial(ITC, queue_size=13), "itm": partial(ITM), "mlm": partial(MLM)},
+        tokenizer=partial(sentencepiece, vocab_size=60),
+        teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
+        data=Data(
+            train=partial(Squares, 40), image_size=32, max_tokens=12, global_batch=8, masking=partial(Masking),
+            transform=partial(TrainTransform, scale=(0.5, 1.0)),
+        ),
+        optim=Optim(lr=1e-3, warmup_steps=2),
+        run=run,
+    )  # fmt: skip
+    return change(exp, **changes)
+
+
+def change(exp: Experiment, **changes) -> Experiment:
+    """``change(exp, run=dict(steps=3), name="x")``: sections by their fields, the rest whole."""
+    for name, value in changes.items():
+        if isinstance(value, dict) and name in ("run", "data", "optim"):
+            value = replace(getattr(exp, name), **value)
+        exp = replace(exp, **{name: value})
+    return exp
+
+
+def weights(folder: Path) -> dict:
+    """The newest checkpoint's weights, teacher and queues."""
+    from safetensors.torch import load_file
+
+    return load_file(sorted(folder.glob("checkpoints/step-*"))[-1] / "task.safetensors")
+
+
+def plain(steps: int) -> Experiment:
+    """Without dropout, so that it does not matter on which process a sample is."""
+    exp = tiny(model=partial(albef_tiny, image_size=32, max_tokens=16), run=dict(steps=steps))
+    return change(exp, data=dict(max_tokens=12), optim=dict(lr=1e-3, eps=1e-4))

@@ -1,0 +1,192 @@
+import json
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from mmkit.errors import UserError
+from mmkit.train import checkpoint, folder, rng
+from mmkit.train.logging import RunLog
+from mmkit.train.precision import choose_precision, choose_product
+
+
+class Tied(nn.Module):
+    """Shared weights, a view, an empty buffer, extra state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3, bias=False)
+        self.b = nn.Linear(3, 3, bias=False)
+        self.b.weight = self.a.weight
+        self.register_buffer("row", self.a.weight.detach()[1])
+        self.register_buffer("empty", torch.zeros(0, 4))
+        self.pushed = 0
+
+    def get_extra_state(self):
+        return {"pushed": self.pushed}
+
+    def set_extra_state(self, state):
+        self.pushed = state["pushed"]
+
+
+def meta(step=3, **changes):
+    base = dict(step=step, world=1, product="highest", precision="no", threads=1, records=5, experiment={})
+    return checkpoint.Meta(**(base | changes))
+
+
+def write(root, task, step=3):
+    optimizer = torch.optim.AdamW(task.parameters(), lr=0.1)
+    return checkpoint.save(root, meta(step), task, optimizer.state_dict())
+
+
+def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
+    task = Tied()
+    task.pushed = 7
+    path = write(tmp_path, task)
+    other = Tied()
+    checkpoint.load_task(path, other)
+    assert other.pushed == 7
+    assert torch.equal(other.a.weight, task.a.weight)
+    assert torch.equal(other.row, task.row)
+    assert other.b.weight is other.a.weight
+    assert checkpoint.load_meta(path) == meta()
+    with pytest.raises(UserError, match="does not fit"):
+        checkpoint.load_task(path, nn.Linear(2, 2))
+
+
+def test_a_write_that_breaks_leaves_no_checkpoint(tmp_path, monkeypatch):
+    write(tmp_path, Tied(), 1)
+
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        write(tmp_path, Tied(), 2)
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+    checkpoint.rotate(tmp_path, keep=1, best=None)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path):
+    for step in (5, 9, 10, 100):
+        write(tmp_path, Tied(), step)
+    checkpoint.rotate(tmp_path, keep=2, best=5)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000005", "step-00000010", "step-00000100"]
+
+
+def test_random_state_comes_back(tmp_path):
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()
+
+    rng.seed_all(3)
+    draw()
+    torch.save(rng.random_state(), tmp_path / "state")
+    first = draw()
+    with rng.undisturbed():
+        draw()
+    second = draw()
+    rng.set_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert draw() == first
+    assert draw() == second
+
+
+def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
+    old = {
+        "dataclass": "x",
+        "args": {"run": {"dataclass": "r", "args": {"steps": 5, "log_every_steps": 1}}, "w": {"tuple": [1]}},
+    }
+    new = json.loads(json.dumps(old))
+    new["args"]["run"]["args"]["log_every_steps"] = 2
+    checkpoint.check_same(tmp_path, meta(experiment=old), new, 5)
+    new["args"]["run"]["args"]["steps"] = 6
+    with pytest.raises(UserError, match=r"run\.steps: 5 -> 6"):
+        checkpoint.check_same(tmp_path, meta(experiment=old), new, 5)
+    with pytest.raises(UserError, match="records of the source: 5 -> 6"):
+        checkpoint.check_same(tmp_path, meta(experiment=old), old, 6)
+
+
+def test_folder_is_not_overwritten(tmp_path):
+    assert folder.open_folder(tmp_path, resume=False) is None
+    (tmp_path / "metrics.jsonl").write_text("left behind")
+    assert folder.open_folder(tmp_path, resume=True) is None
+    assert not (tmp_path / "metrics.jsonl").exists()
+    write(tmp_path / "checkpoints", Tied())
+    with pytest.raises(UserError, match="--resume"):
+        folder.open_folder(tmp_path, resume=False)
+    assert folder.open_folder(tmp_path, resume=True).name == "step-00000003"
+
+
+def test_log_drops_what_an_abandoned_process_wrote(tmp_path):
+    log = RunLog(tmp_path, writes=True, tensorboard=False)
+    for step in (1, 2, 3):
+        log.event("train", step, {"loss": 0.5})
+    with log.path.open("a") as file:
+        file.write('{"event": "tra')
+    log = RunLog(tmp_path, writes=True, start_step=2, tensorboard=False)
+    log.event("train", 3, {"loss": 0.25})
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(e["step"], e["loss"]) for e in lines] == [(1, 0.5), (2, 0.5), (3, 0.25)]
+    RunLog(tmp_path, writes=False, start_step=0).event("train", 9, {})
+    assert len(log.path.read_text().splitlines()) == 3
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, writes=True)
+    log.event("train", 4, {"loss": 0.5, "name": "x"})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(4, 0.5)]
+
+
+def test_product_choice_is_float32_and_leaves_the_setting():
+    before = torch.get_float32_matmul_precision()
+    choice = choose_product("auto", torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == before
+    assert choice.reason
+    torch.set_float32_matmul_precision(choice.name)
+    try:
+        x, y = torch.randn(64, 512), torch.randn(512, 64)
+        error = ((x @ y).double() - x.double() @ y.double()).norm() / (x.double() @ y.double()).norm()
+        assert error < 1e-5
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert choose_product("high", torch.device("cpu")).name == "high"
+
+
+def test_product_that_loses_bits_is_not_chosen(monkeypatch):
+    from mmkit.train import precision
+
+    monkeypatch.setattr(precision, "MAX_ERROR", 0.0)
+    choice = choose_product("auto", torch.device("cpu"))
+    assert choice.name == "highest"
+    assert "not float32" in choice.reason
+
+
+def test_precision_by_device(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_precision("auto", cpu) == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert choose_precision("auto", cpu) == "no"
+    assert choose_precision("bf16", cpu) == "bf16"
+    with pytest.raises(UserError, match="fp16"):
+        choose_precision("fp16", cpu)
+
+
+def test_threads_leave_cores_for_workers(monkeypatch):
+    from mmkit.train import setup
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert setup.threads_for(workers=3, local_processes=1) == 5
+    assert setup.threads_for(workers=0, local_processes=2) == 4
+    assert setup.threads_for(workers=16, local_processes=1) == 1

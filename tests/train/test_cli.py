@@ -1,0 +1,79 @@
+import json
+import sys
+
+import pytest
+
+from mmkit.cli.main import add_command, execute, main, make_parser
+from mmkit.errors import UserError
+from tests.train.test_processes import launch
+
+CONFIG = """
+from mmkit.config import Experiment
+from tests.train.fakes import tiny
+
+def small(steps: int = 4) -> Experiment:
+    return tiny(run=dict(steps=steps))
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def command(run, *arguments):
+    import argparse
+
+    commands = argparse.ArgumentParser().add_subparsers()
+    return execute(add_command(commands, "x", "x", run).parse_args(arguments))
+
+
+def test_bad_input_is_a_message_and_exit_code_two(config, capsys):
+    assert main(["train", f"{config}:small(step=3)"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'steps'" in error
+    assert "Traceback" not in error
+    assert main(["train", str(config), "--set", "run.step=3"]) == 2
+    assert "'run.steps'" in capsys.readouterr().err
+
+
+def test_numbers_go_to_the_table_and_to_json(tmp_path, capsys):
+    file = tmp_path / "deep" / "n.json"
+    assert command(lambda args: {"t2i_r1": 0.25, "by_type": {"a": 1}}, "--json", str(file)) == 0
+    assert json.loads(file.read_text()) == {"t2i_r1": 0.25, "by_type": {"a": 1}}
+    assert "t2i_r1" in capsys.readouterr().out
+
+
+def test_other_errors_are_not_hidden():
+    def bad(args):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        command(bad)
+
+    def user(args):
+        raise UserError("no such thing")
+
+    assert command(user) == 2
+
+
+def test_help_is_quick_and_does_not_import_torch():
+    import subprocess
+
+    program = "import sys; from mmkit.cli.main import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert "train" in make_parser().format_help()
+
+
+def test_the_script_goes_on_with_two_processes_where_the_command_stopped(config, tmp_path):
+    out, file = tmp_path / "run", tmp_path / "n.json"
+    spec = f"{config}:small(steps=6)"
+    assert main(["train", spec, "--out", str(out), "--json", str(file), "--set", "run.stop_after_steps=3"]) == 0
+    assert json.loads(file.read_text())["step"] == 3
+    done = launch("scripts/pretrain.py", spec, "--out", out, "--json", file, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(file.read_text())["step"] == 6
+    assert (out / "model.safetensors").is_file()
+    assert "resumes on 2 processes what 1 began" in done.stderr

@@ -1,0 +1,271 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmkit.errors import UserError
+from mmkit.heads.base import Head
+from mmkit.train import loop
+from mmkit.train.loop import train
+from mmkit.types import HeadOutput
+from tests.train.fakes import Count, Report, Squares, tiny, weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def events(out, kind):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [e for e in lines if e["event"] == kind]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+# ---- what a run leaves --------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_folder_and_returns_its_numbers(tmp_path):
+    saved = []
+    exp = tiny(evals={"count": partial(Count)}, run=dict(eval_every_steps=5, steps=11), report=partial(Report))
+    numbers = train(exp, tmp_path, save_model=lambda *a: saved.append(a), build_parts=without_predictor)
+    assert numbers["step"] == 11
+    assert math.isfinite(numbers["loss"])
+    assert numbers["count.value"] == 1.0
+    assert numbers["events"] == 6 + 3 + 1
+    assert numbers["peak_rss_gib"] > 0
+    assert [e["step"] for e in events(tmp_path, "train")] == [2, 4, 6, 8, 10, 11]
+    assert [e["step"] for e in events(tmp_path, "eval")] == [5, 10, 11]
+    plan = events(tmp_path, "plan")[0]
+    assert plan["batch"]["global_batch"] == 8
+    assert plan["steps_per_epoch"] == 5
+    line = events(tmp_path, "train")[0]
+    assert {
+        "losses.itc",
+        "losses.itm",
+        "losses.mlm",
+        "lr",
+        "grad_norm",
+        "samples_per_second",
+        "data_share",
+    } <= line.keys()
+    for name in ("experiment.json", "versions.json", "command.txt", "data.json", "tokenizer"):
+        assert (tmp_path / name).exists(), name
+    assert json.loads((tmp_path / "data.json").read_text())["records"] == 40
+    assert len(saved) == 1
+
+
+def without_predictor(exp, out, batch):
+    from dataclasses import replace
+
+    return replace(loop.build(exp, out, batch), predictor=object)
+
+
+def test_it_learns(tmp_path):
+    exp = tiny(run=dict(steps=60, log_every_steps=10), optim=dict(lr=5e-3), teacher=None)
+    train(exp, tmp_path)
+    losses = [e["losses.mlm"] for e in events(tmp_path, "train")]
+    assert losses[-1] < losses[0] - 1.0
+
+
+def test_accumulation_counts_optimizer_steps(tmp_path):
+    train(tiny(run=dict(steps=4, log_every_steps=1), data=dict(rank_batch=4)), tmp_path / "a")
+    train(tiny(run=dict(steps=4, log_every_steps=1)), tmp_path / "b")
+    one, other = (events(tmp_path / name, "train") for name in "ab")
+    assert [e["lr"] for e in one] == [e["lr"] for e in other]
+    assert [e["samples"] for e in one] == [8, 16, 24, 32]
+
+
+# ---- resume -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("stop", [3, 5, 8])
+def test_stop_and_resume_is_the_same_run_bit_for_bit(tmp_path, precision, stop):
+    settings = dict(precision=precision, product="auto" if precision == "no" else "highest")
+    train(tiny(run=settings), tmp_path / "whole")
+    train(tiny(run=settings | dict(stop_after_steps=stop)), tmp_path / "parts")
+    assert events(tmp_path / "parts", "train")[-1]["step"] <= stop
+    train(tiny(run=settings), tmp_path / "parts", resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    whole, parts = ({e["step"]: e["lr"] for e in events(tmp_path / n, "train")} for n in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_evaluations_and_workers_do_not_change_the_run(tmp_path):
+    train(tiny(run=dict(steps=6)), tmp_path / "a")
+    exp = tiny(run=dict(steps=6, eval_every_steps=2), evals={"count": partial(Count)}, data=dict(workers=1))
+    train(exp, tmp_path / "b", build_parts=without_predictor)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    train(tiny(run=dict(steps=40, save_every_steps=7)), tmp_path / "whole")
+    program = (
+        "import time; from mmkit.train.loop import Trainer, train; from tests.train.fakes import tiny\n"
+        "step = Trainer.take_step\n"
+        "def slow(self, batches):\n    time.sleep(0.05); return step(self, batches)\n"
+        "Trainer.take_step = slow\n"
+        f"train(tiny(run=dict(steps=40, save_every_steps=7)), {str(tmp_path / 'killed')!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    wait_for(lambda: len(list(tmp_path.glob("killed/checkpoints/step-*"))) == 2, process)
+    time.sleep(0.12)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("killed/checkpoints/step-00000040"))
+    train(tiny(run=dict(steps=40, save_every_steps=7)), tmp_path / "killed", resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    steps = [e["step"] for e in events(tmp_path / "killed", "train")]
+    assert steps == sorted(set(steps))
+
+
+def wait_for(ready, process, seconds=60):
+    end = time.time() + seconds
+    while not ready():
+        assert process.poll() is None, "the process ended early"
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+def test_sigterm_finishes_the_step_and_saves(tmp_path):
+    exp = tiny(run=dict(steps=200))
+    step = loop.Trainer.take_step
+
+    def interrupted(self, batches):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batches)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "take_step", interrupted)
+        numbers = train(exp, tmp_path)
+    assert numbers["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+
+
+def test_resume_refuses_what_is_not_the_same_run(tmp_path):
+    train(tiny(run=dict(steps=3)), tmp_path)
+    with pytest.raises(UserError, match="--resume"):
+        train(tiny(run=dict(steps=3)), tmp_path)
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002"):
+        train(tiny(run=dict(steps=3), optim=dict(lr=2e-3)), tmp_path, resume=True)
+    assert train(tiny(run=dict(steps=3, log_every_steps=1)), tmp_path, resume=True)["step"] == 3
+
+
+def test_best_checkpoint_stays(tmp_path):
+    values = iter([0.1, 0.9, 0.2, 0.3])
+    exp = tiny(
+        run=dict(steps=8, eval_every_steps=2, best="e.value", keep_checkpoints=1), evals={"e": partial(Next, values)}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "dump", lambda exp: {})
+        train(exp, tmp_path, build_parts=without_predictor)
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 4
+    assert [p.name[-1] for p in sorted(tmp_path.glob("checkpoints/step-*"))] == ["4", "8"]
+
+
+class Next:
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, predictor):
+        return {"value": next(self.values)}
+
+
+# ---- what stops a run ---------------------------------------------------------------------------------------------
+
+
+class Sick(Head):
+    """Turns not-a-number at one step, in the loss or in the gradient alone."""
+
+    def __init__(self, spec, at: int = 3, where: str = "loss") -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.at = at
+        self.where = where
+
+    def forward(self, f):
+        loss = self.scale * f.image_embed.mean()
+        if f.step == self.at:
+            loss = loss * math.nan if self.where == "loss" else loss + (self.scale * 0).sqrt()
+        return HeadOutput(loss=loss, count=len(f.batch))
+
+
+class Deaf(Head):
+    """Has a parameter that its loss does not use."""
+
+    def __init__(self, spec) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, f):
+        return HeadOutput(loss=f.image_embed.mean(), count=len(f.batch))
+
+
+@pytest.mark.parametrize(("where", "words"), [("loss", "loss 'sick'"), ("gradient", "the gradient")])
+def test_not_a_number_stops_before_anything_is_saved(tmp_path, where, words):
+    heads = dict(tiny().heads) | {"sick": partial(Sick, at=3, where=where)}
+    with pytest.raises(UserError, match="not finite") as caught:
+        train(tiny(heads=heads, run=dict(save_every_steps=1, keep_checkpoints=9)), tmp_path)
+    message = str(caught.value)
+    assert "step 4:" in message
+    assert words in message
+    assert message.count("square ") == 8
+    assert [p.name for p in sorted(tmp_path.glob("checkpoints/step-*"))][-1] == "step-00000003"
+
+
+def test_not_a_number_names_the_micro_batch(tmp_path):
+    heads = dict(tiny().heads) | {"sick": partial(Sick, at=1)}
+    with pytest.raises(UserError, match="step 2: loss 'sick' is") as caught:
+        train(tiny(heads=heads, data=dict(rank_batch=4)), tmp_path)
+    assert str(caught.value).count("square ") == 8
+
+
+def test_a_parameter_without_gradient_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"heads\.deaf\.unused"):
+        train(tiny(heads=dict(tiny().heads) | {"deaf": partial(Deaf)}), tmp_path)
+
+
+def test_broken_pictures_stop_the_run_above_the_threshold(tmp_path):
+    few = tiny(data=dict(train=partial(Squares, 40, (3,)), max_bad_fraction=0.2))
+    assert train(few, tmp_path / "few")["step"] == 12
+    many = tiny(data=dict(train=partial(Squares, 40, (3, 4, 5, 6, 17)), max_bad_fraction=0.01))
+    with pytest.raises(UserError, match=r"pictures could not be read.*square"):
+        train(many, tmp_path / "many")
+
+
+def test_errors_of_workers_are_plain(tmp_path):
+    exp = tiny(data=dict(train=partial(Squares, 40, tuple(range(40))), workers=1))
+    with pytest.raises(UserError) as caught:
+        train(exp, tmp_path)
+    assert "Traceback" not in str(caught.value)
+    assert "in a row cannot be read" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(data=dict(global_batch=1)), "negatives"),
+        (dict(data=dict(global_batch=64)), "40 records, fewer than one step of 64"),
+        (dict(data=dict(image_size=30), model=partial(tiny().model.func, image_size=30)), "30"),
+        (dict(weights={"itx": 1.0}), "weights.itx"),
+    ],
+)
+def test_bad_input_is_told_before_the_first_step(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        train(tiny(**changes), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/step-*"))

@@ -1,0 +1,59 @@
+"""Two gloo processes on the CPU: the same run as one process, resume, and errors that all of them see."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmkit.train.loop import train
+from tests.train.fakes import plain, weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*command, processes=2):
+    environment = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+                "--num_processes", str(processes)]  # fmt: skip
+    return subprocess.run(
+        [*launcher, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("two")
+    done = launch("-m", "tests.train.two_processes", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, [json.loads((out / f"report-{r}.json").read_text()) for r in (0, 1)]
+
+
+def test_two_processes_run_as_one(two, tmp_path):
+    out, reports = two
+    numbers = train(plain(4), tmp_path)
+    assert reports[0]["loss"] == reports[1]["loss"] == pytest.approx(numbers["loss"], abs=1e-4)
+    one, other = weights(tmp_path), weights(out / "plain")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_resume_bit_for_bit(two):
+    out, _ = two
+    one, other = weights(out / "whole"), weights(out / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_process_names_what_went_wrong_on_one(two):
+    _, reports = two
+    assert reports[0]["sick"] == reports[1]["sick"]
+    assert "step 2: loss 'sick' is not finite" in reports[0]["sick"]
+    assert reports[0]["sick"].count("(rank 1)") == 4
+    assert "(rank 0)" not in reports[0]["sick"]
+    assert reports[0]["bad"] == reports[1]["bad"]
+    assert "pictures could not be read" in reports[0]["bad"]
