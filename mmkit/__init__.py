@@ -22,9 +22,10 @@ def load(
     *,
     device: str = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
     """A trained model from the folder of its run: see ``mmkit.hub.load``."""
     from mmkit import hub
 
-    return hub.load(path, device=device, precision=precision, allow=allow)
+    return hub.load(path, device=device, precision=precision, image_size=image_size, allow=allow)

@@ -7,6 +7,7 @@ work. The teacher's views are the same, through the averaged copy and without gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self, runtime_checkable
 
@@ -33,8 +34,11 @@ class Model(Protocol):
 
     spec: ModelSpec
 
-    def encode_image(self, pixels: Tensor) -> Tokens:
-        """Pixels (B, 3, height, width) float -> tokens (B, P, D)."""
+    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """Pixels (B, 3, height, width) float, and (B, height, width) bool where there is picture -> tokens (B, P, D).
+
+        The mask is None when every picture fills its rectangle; a model that cannot use one raises UserError.
+        """
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """Ids (B, L) int64, mask (B, L) bool -> tokens (B, L, D)."""
@@ -53,6 +57,19 @@ class Model(Protocol):
 
         With ``keep_BM`` (int64) the states at these positions alone: (B, M, D).
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Pairs that belong together and pairs that do not, one for each text of the rank.
+
+    fused: the tokens (B, N, D) of each text with its image. match: (B,) bool, whether it is its own. image: the tokens
+    (B, P, D) of these images before fusion.
+    """
+
+    fused: Tokens
+    match_B: Tensor
+    image: Tokens
 
 
 # Rows of a batch: None for this rank's own in order, or int64 indices into the rows of all ranks.
@@ -83,7 +100,9 @@ class Features:
     @cached_property
     def image(self) -> Tokens:
         """Image tokens (B, P, D)."""
-        return self.model.encode_image(self.batch.pixels)
+        if self.batch.pixel_mask is None:
+            return self.model.encode_image(self.batch.pixels)
+        return self.model.encode_image(self.batch.pixels, self.batch.pixel_mask)
 
     @cached_property
     def text(self) -> Tokens:
@@ -119,6 +138,22 @@ class Features:
         text = self.model.encode_text(masked.ids, self.batch.mask)
         states_BMD = self.model.fuse(text, [self.context], masked.positions).x
         return states_BMD.flatten(0, 1)[masked.index]
+
+    @cached_property
+    def mixed(self) -> Mixed:
+        """Each text with its own image or, for a random half of all ranks' samples, with a random other one.
+
+        What shows the same picture or says the same words is no other one; a sample without any keeps its own.
+        """
+        with torch.no_grad():
+            draws_G = torch.rand(len(self.all_image_id), generator=self._generator(1), device=self.own.device)
+            other_BG = ~self.same
+            match_B = (draws_G.argsort().argsort() < len(draws_G) // 2)[self.own] | ~other_BG.any(1)
+            other_B = self.gumbel(1)[0].masked_fill(~other_BG, -torch.inf).argmax(1)
+            rows_B = torch.where(match_B, self.own, other_B)
+        x, mask = self._all_image
+        image = Tokens(x[rows_B], None if mask is None else mask[rows_B])
+        return Mixed(fused=self.fuse([(None, rows_B)]), match_B=match_B, image=image)
 
     @cached_property
     def temperature(self) -> Tensor:
@@ -157,6 +192,11 @@ class Features:
     def same(self) -> Tensor:
         """(B, G) bool: whether sample g shows the picture, or says the words, of this rank's sample b."""
         return same_pair(self.batch.image_id, self.batch.caption_id, self.all_image_id, self.all_caption_id)
+
+    @cached_property
+    def same_image(self) -> Tensor:
+        """(B, G) bool: whether sample g shows the picture of this rank's sample b."""
+        return self.batch.image_id[:, None] == self.all_image_id
 
     def fuse(self, pairs: Sequence[tuple[Rows, Rows]], keep_BM: Tensor | None = None) -> Tokens:
         """Fuses groups of (texts, images) in one pass over the layers; the rows of the groups follow one another.
@@ -209,9 +249,14 @@ class Features:
         """
         size, device = len(self.batch), self.batch.ids.device
         total = size * world_size()
-        generator = torch.Generator(device=device).manual_seed(self._seed * 1_000_003 + self.step)
-        noise = torch.empty(draws, total, total, device=device).exponential_(generator=generator)
+        noise = torch.empty(draws, total, total, device=device).exponential_(generator=self._generator())
         return -noise[:, rank() * size : (rank() + 1) * size].log()
+
+
+    def _generator(self, stream: int = 0) -> torch.Generator:
+        """The same on all ranks, anew for each step; ``stream`` tells draws apart that must not depend on each other."""
+        seed = self._seed * 1_000_003 + self.step + stream * 2**40
+        return torch.Generator(device=self.batch.ids.device).manual_seed(seed)
 
 
 def same_pair(image_id_B: Tensor, caption_id_B: Tensor, image_id_N: Tensor, caption_id_N: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +26,11 @@ from torch import Tensor, nn
 
 from mmkit.config_json import dump, rebuild
 from mmkit.config_values import parameters_of
+from mmkit.data.image_ops import EvalTransform
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.errors import UserError
+from mmkit.nn.patch import grid_of
+from mmkit.nn.positions import GridPositions
 from mmkit.nn.queue import FeatureQueue
 from mmkit.predictor import Predictor
 
@@ -70,11 +74,14 @@ def load(
     *,
     device: str | torch.device = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
     """The model in a folder, in evaluation mode.
 
     device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
+    image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, and a
+        log line says so.
     allow: further package names whose classes may be built, for models of your own. UserError names the file that is
     missing, damaged or does not fit, and what to do.
     """
@@ -104,9 +111,25 @@ def load(
         )
     predictor = Predictor(model, heads, tokenizer, transform, max_tokens, precision=precision)
     load_weights(predictor, _needed(folder / WEIGHTS))
+    if image_size is not None:
+        resize(predictor, image_size)
     for part in (model, *heads.values()):
         part.eval()
     return predictor.to(device)
+
+
+def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
+    """Another image size for a predictor, in place: its positions and its transform.
+
+    UserError where the patch does not divide it.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
+    if not towers or not isinstance(predictor.transform, EvalTransform):
+        raise UserError("the image size of this model cannot be changed when it is loaded")
+    for tower in towers:
+        tower.positions.resize_(grid_of(size, tower.patch.patch))
+    predictor.transform = replace(predictor.transform, size=size)
 
 
 def weights_of(predictor: Predictor) -> dict[str, Tensor]:

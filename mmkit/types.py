@@ -60,6 +60,8 @@ class Batch:
     """One rank's samples, as the collator makes them.
 
     pixels: (B, 3, height, width) float32, normalised; (B, 3, T, height, width) for video.
+    pixel_mask: (B, height, width) bool, True where a picture is; None when every picture fills its rectangle. A
+        picture lies in the upper left corner.
     ids: (B, L) int64 token ids, padded; mask: (B, L) bool, True = real token.
     image_id: (B,) int64; equal ids mean the same picture. caption_id: (B,) int64; equal ids mean the same
         words. Neither is ever a negative of its equal.
@@ -74,6 +76,7 @@ class Batch:
     image_id: Tensor
     caption_id: Tensor
     masked: MaskedText | None = None
+    pixel_mask: Tensor | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -99,7 +102,8 @@ class ModelSpec:
     """What a model offers, for heads and evaluators to build on.
 
     image_width, text_width, fused_width: D of each kind of token. embed_dim: E, or 0 when the model has no
-    joint space. fuses: whether ``fuse`` exists. vocab_size: V.
+    joint space. fuses: whether ``fuse`` exists. vocab_size: V. fused_image: whether the fused tokens are those of the
+    text followed by those of the image; otherwise they are the text's alone.
     """
 
     image_width: int
@@ -108,6 +112,7 @@ class ModelSpec:
     embed_dim: int
     vocab_size: int
     fuses: bool
+    fused_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,18 @@ def test_pairs_from_cached_tokens_equal_pairs_one_by_one(model, pair_batch):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
+def test_match_is_the_probability_of_the_second_class(model):
+    images, texts = pictures(3), [caption(i) for i in range(3)]
+    (image,), (text,) = model.image_tokens(images), model.text_tokens(texts)
+    with torch.no_grad():
+        cls = model.model.fuse(text, [model.model.image_context(image)]).x[:, 0]
+        logits = model.heads["itm"].match_logits(cls)
+    torch.testing.assert_close(model.match(images, texts), logits.softmax(1)[:, 1], atol=1e-6, rtol=0)
+    bank, pairs = TokenBank([text]), torch.arange(3)[:, None].expand(-1, 2)
+    raw = model.match_pairs(image, bank, pairs, score="match_logit")
+    torch.testing.assert_close(raw, logits[:, 1], atol=1e-5, rtol=0)
+
+
 def test_training_flags_and_gradients_are_left_as_they_were():
     own = predictor()
     own.model.train()

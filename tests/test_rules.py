@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "mmkit").rglob("*.py"))
-SHIPPED = [*CORE, *(p for top in ("projects", "scripts", "configs", "benchmarks") for p in sorted((ROOT / top).rglob("*.py")))]
+SHIPPED = [
+    *CORE,
+    *(p for top in ("projects", "scripts", "configs", "benchmarks") for p in sorted((ROOT / top).rglob("*.py"))),
+]
 
 # ``convert`` stands below ``train``: a run may start from foreign files, and tables know nothing of runs.
 # A part may import parts of its own level only where it is the same part, and otherwise only from lower levels.
@@ -26,7 +29,7 @@ def part_of(path: Path) -> str:
 
 
 def family(name: str) -> str:
-    return "config" if name.startswith("config_") else name
+    return next((whole for whole in ("config", "hub") if name.startswith(f"{whole}_")), name)
 
 
 def imported(tree: ast.AST) -> set[str]:

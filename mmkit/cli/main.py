@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Run = Callable[[argparse.Namespace], Mapping[str, Any] | None]
 
-GROUPS = ("train", "tokenizer")
+GROUPS = ("quickstart", "train", "evaluate", "data", "tokenizer", "convert", "info")
 """Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""
 
 
@@ -101,9 +101,24 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dict(numbers), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(nested(numbers), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written ({error.strerror})") from error
+
+
+def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers under their dotted names, and the same as objects within objects."""
+    out: dict[str, Any] = dict(numbers)
+    for name, value in numbers.items():
+        *path, last = name.split(".")
+        inner = out
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                break
+        else:
+            inner[last] = value
+    return out
 
 
 def show(numbers: Mapping[str, Any]) -> None:

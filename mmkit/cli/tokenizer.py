@@ -25,8 +25,8 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, save, and show how one caption is cut."""
-    from mmkit.cli.sources import open_source
     from mmkit.data.records import captions_of
+    from mmkit.data.show import open_source
     from mmkit.data.tokenizer import load_tokenizer, sentencepiece
     from mmkit.errors import UserError
 

@@ -1,11 +1,12 @@
 """Making the positions of a checkpoint those of a model: another image size, another length of text.
 
-A grid is resized bicubically as in ALBEF's ``interpolate_pos_embed``; a table of text positions is cut, or its missing
-rows stay as the model made them. Every change is told, for a log.
+A grid is resized as the model's own positions do it, with a log line; a table of text positions is cut, or its missing
+rows stay as the model made them, which the caller is told.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from mmkit.convert.table import State
 from mmkit.encoders.text import TextEmbeddings
 from mmkit.errors import UserError
-from mmkit.nn.positions import GridPositions, resize_positions
+from mmkit.nn.positions import GridPositions
 
 
 def fit(
     state: Mapping[str, Tensor], model: nn.Module, prefix: str = "", grid: Sequence[int] | None = None
 ) -> tuple[State, list[str]]:
-    """A state in our names with its positions as ``model`` has them, and what was changed.
+    """A state in our names with its positions as ``model`` has them, and what was changed of the text's.
 
     prefix: what stands before the model's own names. grid: cells (high, wide) of the state's image positions; None for
     a square, as all released checkpoints have. UserError where there is no such square.
@@ -29,28 +30,25 @@ def fit(
     for name, module in model.named_modules():
         note = ""
         if isinstance(module, GridPositions) and (key := f"{prefix}{name}.table") in fitted:
-            fitted[key], note = _fit_grid(fitted[key], module.grid, grid, key)
+            fitted[key] = _fit_grid(fitted[key], module, grid, key)
         elif isinstance(module, TextEmbeddings) and (key := f"{prefix}{name}.positions.weight") in fitted:
             fitted[key], note = _fit_text(fitted[key], module.positions.weight, key)
         notes += [note] if note else []
     return fitted, notes
 
 
-def _fit_grid(table: Tensor, new: Sequence[int], old: Sequence[int] | None, key: str) -> tuple[Tensor, str]:
-    cells = len(table) - 1
+def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, key: str) -> Tensor:
+    cells, new = len(table) - module.prefix, module.grid
     if old is None:
         if len(new) != 2 and cells == math.prod(new):
-            return table, ""
+            return table
         old = (math.isqrt(cells),) * 2
     if math.prod(old) != cells or len(old) != len(new):
-        raise UserError(f"{key}: {cells} positions are no grid of {_by(old)}, and cannot be resized to {_by(new)}")
-    if tuple(old) == tuple(new):
-        return table, ""
-    return resize_positions(table, old, new), f"positions of a {_by(old)} grid resized to {_by(new)} ({key})"
-
-
-def _by(grid: Sequence[int]) -> str:
-    return "x".join(map(str, grid))
+        raise UserError(f"{key}: {cells} positions are no grid of {tuple(old)}, and cannot be resized to {new}")
+    theirs = copy.deepcopy(module)  # its way of resizing, for their table
+    theirs.grid, theirs.table = tuple(old), nn.Parameter(table)
+    theirs.resize_(new)
+    return theirs.table.detach()
 
 
 def _fit_text(table: Tensor, own: Tensor, key: str) -> tuple[Tensor, str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmkit.convert import albef, bert, vit
 from mmkit.convert.fit import fit
 from mmkit.convert.read_file import Checkpoint
-from mmkit.convert.table import Dropped, Row, State, read
+from mmkit.convert.table import Dropped, Entry, Row, State, read
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
@@ -41,7 +41,7 @@ def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Che
         rows: list[Row] | None = None
         ours, grid = dict(state), _saved_grid(file, model)
     elif "visual_encoder.cls_token" in state:
-        rows, grid = albef.table(albef.parts_of(state)), None
+        (rows, state), grid = _albef_rows(state, tower), None
     elif tower == "image":
         rows, grid = vit.table(state, "model.image", distilled=True), None
     elif tower == "text":
@@ -94,6 +94,21 @@ def _mismatch(name: str, theirs: Tensor, ours: Tensor) -> str:
     return f"{name} is {list(theirs.shape)} there and {list(ours.shape)} here; choose a model of its size"
 
 
+def _albef_rows(state: State, tower: str) -> tuple[list[Row], State]:
+    """The rows for a tower of an official ALBEF of any task, and the part of the file that they are for."""
+    parts = albef.parts_of(state)
+    if tower == "model":
+        return albef.table(parts), state
+    start = {"image": "visual_encoder.", "text": "text_encoder."}[tower]
+    rows: list[Row] = [
+        row for row in albef.tower(parts, "", "model", "heads.mlm")
+        if isinstance(row, Entry) and row.ours.startswith(TOWERS[tower])
+    ]  # fmt: skip
+    if tower == "text" and parts.position_ids:
+        rows.append(bert.position_ids(f"{start}{parts.bert}embeddings.position_ids", parts.position_ids))
+    return rows, {name: value for name, value in state.items() if name.startswith(start)}
+
+
 def _bert_rows(model: nn.Module, heads: Mapping[str, nn.Module], file: Checkpoint, state: State) -> list[Row]:
     text, fusion = getattr(model, "text", None), getattr(model, "fusion", None)
     if not isinstance(text, TextEncoder):
@@ -133,7 +148,7 @@ def _is_ours(state: Mapping[str, Tensor]) -> bool:
 def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:
     """The grid of a model that mmkit saved, from its config; None for a square one."""
     image = getattr(model, "image", None)
-    size = file.config.get("model", {}).get("args", {}).get("image_size") if file.config else None
+    size = file.config["model"]["args"]["image_size"] if "model" in file.config else None
     if isinstance(size, Mapping) and isinstance(image, ViT):
         return tuple(side // p for side, p in zip(size["tuple"], image.patch.patch, strict=True))
     return None

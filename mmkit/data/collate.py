@@ -42,16 +42,18 @@ class Collator:
     """Makes batches of samples.
 
     pad_to_max: every batch is ``max_tokens`` long (several ranks must agree on the length); otherwise texts are
-    trimmed to the longest of the batch.
+    trimmed to the longest of the batch, rounded up to a multiple of ``multiple``: few different shapes keep memory
+    from fragmenting, and the libraries below from preparing each anew.
     """
 
     pad_id: int
     max_tokens: int
     pad_to_max: bool = False
+    multiple: int = 8
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Batch with pixels (B, 3, h, w) float32, ids (B, L) int64 and mask (B, L) bool."""
-        width = self.max_tokens if self.pad_to_max else max(len(s.ids) for s in samples)
+        width = self.max_tokens if self.pad_to_max else self._rounded(max(len(s.ids) for s in samples))
         lengths = torch.tensor([len(s.ids) for s in samples])
         return Batch(
             pixels=torch.stack([s.pixels for s in samples]),
@@ -65,11 +67,14 @@ class Collator:
             skipped=tuple(key for s in samples for key in s.skipped),
         )
 
+    def _rounded(self, length: int) -> int:
+        return min(-(-length // self.multiple) * self.multiple, self.max_tokens)
+
     def _masked(self, samples: Sequence[Sample], width: int) -> MaskedText | None:
         parts = [s.masked for s in samples if s.masked is not None]
         if len(parts) < len(samples):
             return None
-        most = max(1, max(len(positions) for _, positions, _ in parts))
+        most = self._rounded(max(1, max(len(positions) for _, positions, _ in parts)))
         index = [row * most + i for row, (_, positions, _) in enumerate(parts) for i in range(len(positions))]
         return MaskedText(
             ids=padded([ids for ids, _, _ in parts], width, self.pad_id),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from random import Random
@@ -48,11 +48,16 @@ class _Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class _Openmoji:
-    """What the sources share: painting, and captions in one or several languages."""
+    """What the sources share: painting, and captions in one or several languages.
+
+    plain: emoji on white, and captions that list what is there; a small model learns these in minutes. Otherwise grounds
+    differ in colour and texture, and captions tell of places, sizes and colours too.
+    """
 
     seed: int = 0
     language: str | tuple[str, ...] = "en"
     size: int = 96
+    plain: bool = False
 
     def __post_init__(self) -> None:
         for language in self._languages:
@@ -81,14 +86,22 @@ class _Openmoji:
 
     def _paint(self, drawn: _Drawn) -> Image.Image:
         placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
-        return draw(placed, drawn.scene.colour, drawn.texture, self.size)
+        return draw(placed, drawn.scene.colour or "white", drawn.texture, self.size)
+
+    def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> _Drawn:
+        drawn = compose(emoji, colour, self.size, rng)
+        if not self.plain:
+            return drawn
+        nothing = ("",) * len(emoji)
+        scene = replace(drawn.scene, sizes=nothing, relations=nothing, colour="")
+        return _Drawn(scene, drawn.boxes, "plain")
 
     def _targets(self, drawn: _Drawn) -> dict[str, Any]:
         boxes = [
             {"name": emoji_name(e, self._languages[0]), "emoji": e, "box": tuple(box)}
             for e, box in zip(drawn.scene.emoji, drawn.boxes, strict=True)
         ]
-        return {"boxes": boxes, "background": drawn.scene.colour}
+        return {"boxes": boxes, "background": drawn.scene.colour or "white"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +168,7 @@ class Scenes(_Openmoji):
             emoji = tuple(rng.choice(self._people if rng.random() < self.people else self._plain) for _ in range(count))
             colour = rng.choice(tuple(COLOURS))
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
-                return compose(emoji, colour, self.size, rng)
+                return self._place(emoji, colour, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +214,7 @@ class Singles(_Openmoji):
     def _compose(self, index: int) -> _Drawn:
         rng = Random(f"{self.seed} single {index}")
         emoji = self._classes[index % len(self._classes)]
-        return compose((emoji,), rng.choice(tuple(COLOURS)), self.size, rng)
+        return self._place((emoji,), rng.choice(tuple(COLOURS)), rng)
 
 
 @dataclass(frozen=True, kw_only=True)

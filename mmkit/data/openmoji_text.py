@@ -7,6 +7,7 @@ English adds articles. Left out: agreement of number and gender.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from random import Random
 
 from mmkit.data.openmoji_kinds import emoji_name
@@ -132,7 +133,7 @@ PHRASES = {
 @dataclass(frozen=True)
 class Scene:
     """What a caption tells: the emoji, their size words ("large", "small" or ""), how each stands to the one before
-    (the first has ""), and the colour of the background.
+    (the first has ""), and the colour of the background ("" when it is not told).
     """
 
     emoji: tuple[str, ...]
@@ -145,11 +146,17 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 
 
 def caption(scene: Scene, language: str, rng: Random) -> str:
-    """One way to say what is in the scene: every emoji, its size if it stands out, relations, often the colour."""
+    """One way to say what is in the scene: every emoji, its size if it stands out, relations, often the colour.
+
+    Without relations the emoji are listed, in any order.
+    """
     phrases = PHRASES[language]
     things = [named(emoji, size, language) for emoji, size in zip(scene.emoji, scene.sizes, strict=True)]
     if len(things) == 1:
         text = rng.choice(phrases.single).format(a=things[0])
+    elif not any(scene.relations):
+        rng.shuffle(things)
+        return reduce(lambda one, two: phrases.joined.format(one=one, two=two), things)
     else:
         text = _relate(phrases, scene.relations[1], things[1], things[0], rng)
     for i in range(2, len(things)):
@@ -157,7 +164,7 @@ def caption(scene: Scene, language: str, rng: Random) -> str:
         again = f"the {again}" if language == "en" else again
         more = _relate(phrases, scene.relations[i], things[i], again, rng)
         text = phrases.joined.format(one=text, two=more)
-    if len(things) > 1 and rng.random() < 0.4:
+    if not scene.colour or (len(things) > 1 and rng.random() < 0.4):
         return text
     colour = phrases.colours.split()[COLOUR_ORDER.index(scene.colour)]
     if language == "en":

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mmkit.nn.attention import KeyValues, take
 from mmkit.nn.block import PostNormBlock
 from mmkit.nn.dropout import Dropout
+from mmkit.nn.init import initialise
 from mmkit.types import Tokens
 
 
@@ -70,7 +71,12 @@ class TextEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             PostNormBlock(width, heads, mlp_width or 4 * width, dropout=dropout) for _ in range(depth)
         )
-        self.apply(_init)
+        initialise(self, width)
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(V, D): the words' vectors."""
+        return self.embeddings.words.weight
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
         """ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
@@ -97,7 +103,7 @@ class FusionEncoder(nn.Module):
             PostNormBlock(width, heads, mlp_width or 4 * width, source_width=image_width, dropout=dropout)
             for _ in range(depth)
         )
-        self.apply(_init)
+        initialise(self, width)
 
     def context(self, image: Tokens) -> ImageContext:
         """The keys and values of each layer, once for all the texts that will read these images."""
@@ -130,10 +136,3 @@ def cat_tokens(parts: Iterable[Tokens]) -> Tokens:
         return Tokens(torch.cat(xs))
     full = [Tokens(x, mask).full_mask() for x, mask in zip(xs, masks, strict=True)]
     return Tokens(torch.cat(xs), torch.cat(full))
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

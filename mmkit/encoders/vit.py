@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmkit.errors import UserError
+from mmkit.nn.attention import take
 from mmkit.nn.block import PreNormBlock
 from mmkit.nn.dropout import Dropout
+from mmkit.nn.init import initialise
 from mmkit.nn.patch import PatchEmbed, grid_of
 from mmkit.nn.positions import GridPositions
 from mmkit.types import Tokens
@@ -28,34 +31,46 @@ class ViT(nn.Module):
         patch: the patch along the same axes.
         depth, width, heads, mlp_width: of the blocks. mlp_width None means 4 x width.
         drop_path: the rate of the last block; earlier ones rise to it linearly.
+        class_token: whether one goes first. first_norm: a norm before the blocks, and patch_bias: whether the patch
+            layer has one (CLIP has the norm and not the bias). eps: of the norms.
+        patch_dropout: the share of patches that are left out in training (FLIP, Li et al. 2023).
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
     def __init__(
         self, image_size: Sequence[int], patch: Sequence[int], *, depth: int, width: int, heads: int,
         mlp_width: int | None = None, channels: int = 3, dropout: float = 0.0, drop_path: float = 0.0,
-        activation: str = "gelu", checkpointing: bool = False,
+        activation: str = "gelu", eps: float = 1e-6, class_token: bool = True, first_norm: bool = False,
+        patch_bias: bool = True, patch_dropout: float = 0.0, checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.width = width
         self.checkpointing = checkpointing
-        self.patch = PatchEmbed(patch, width, channels)
-        self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions(grid_of(image_size, patch), width)
+        self.patch = PatchEmbed(patch, width, channels, patch_bias)
+        self.cls = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        self.positions = GridPositions(grid_of(image_size, patch), width, prefix=int(class_token))
+        self.patch_dropout = patch_dropout
         self.dropout = Dropout(dropout)
+        self.first_norm = nn.LayerNorm(width, eps=eps) if first_norm else None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             PreNormBlock(
-                width, heads, mlp_width or 4 * width, dropout=dropout, drop_path=rate, activation=activation
+                width, heads, mlp_width or 4 * width, dropout=dropout, drop_path=rate, activation=activation, eps=eps
             )
             for rate in rates
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        nn.init.trunc_normal_(self.cls, std=0.02)
-        self.apply(_init)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        if self.cls is not None:
+            nn.init.trunc_normal_(self.cls, std=0.02)
+        initialise(self, width)
 
-    def forward(self, pixels: Tensor) -> Tokens:
-        """(B, channels, *size) float -> class token and patches, row-major: (B, 1 + P, D)."""
+    def forward(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """(B, channels, *size) float -> class token and patches, row-major: (B, 1 + P, D).
+
+        Raises UserError when there is a ``pixel_mask``: pictures must be of one size here.
+        """
+        if pixel_mask is not None:
+            raise UserError("this model reads pictures of one size; use a transform that makes them equal")
         return self.intermediates(pixels, ())[0]
 
     def intermediates(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tokens, dict[str, Tensor]]:
@@ -82,11 +97,21 @@ class ViT(nn.Module):
     def _embed(self, pixels: Tensor) -> Tensor:
         grid = grid_of(pixels.shape[2:], self.patch.patch)
         patches_BPD = self.patch(pixels)
-        cls_B1D = self.cls.expand(len(patches_BPD), -1, -1).to(patches_BPD.dtype)
-        return self.dropout(torch.cat([cls_B1D, patches_BPD], 1) + self.positions(grid))
+        x_BND = self.dropout(self._with_class(patches_BPD) + self.positions(grid))
+        if self.training and self.patch_dropout:
+            x_BND = drop_patches(x_BND, self.patch_dropout, prefix=self.positions.prefix)
+        return x_BND if self.first_norm is None else self.first_norm(x_BND)
+
+    def _with_class(self, patches_BPD: Tensor) -> Tensor:
+        if self.cls is None:
+            return patches_BPD
+        return torch.cat([self.cls.expand(len(patches_BPD), -1, -1).to(patches_BPD.dtype), patches_BPD], 1)
 
 
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:
+    """A random share 1 - ``rate`` of each sample's patches, at least one, in order, after the first ``prefix`` tokens."""
+    patches_BPD = x_BND[:, prefix:]
+    count = max(1, round(patches_BPD.shape[1] * (1.0 - rate)))
+    draws_BP = torch.rand(patches_BPD.shape[:2], device=x_BND.device)
+    kept_BN = draws_BP.topk(count, dim=1).indices.sort(1).values
+    return torch.cat([x_BND[:, :prefix], take(patches_BPD, kept_BN)], 1)

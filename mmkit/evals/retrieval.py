@@ -94,17 +94,17 @@ class RetrievalResult:
     rerank_top: int | None = None
 
     def metrics(self) -> dict[str, float]:
-        """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_*``.
+        """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
 
-        ``chance_r1`` is that of text to image; ``chance_i2t_r1`` and the others say their direction.
+        ``chance_r1`` is that of text to image, ``chance_i2t_r1`` of image to text.
         """
         out = _flat(self.recall) | {f"rerank.{name}": value for name, value in _flat(self.rerank).items()}
-        out |= {"images": self.images, "texts": self.texts, "chance_r1": self.chance["t2i"][1]}
-        return out | {f"chance_{name}": value for name, value in _flat(self.chance).items() if name != "r_mean"}
+        chance = {"chance_r1": self.chance["t2i"][1], "chance_i2t_r1": self.chance["i2t"][1]}
+        return out | {"images": self.images, "texts": self.texts} | chance
 
     def to_json(self) -> dict[str, Any]:
-        """The same, nested, with what relevance means."""
-        found = nested(self.metrics())
+        """The same, nested; ``chance`` of every rate; what relevance means."""
+        found = nested(self.metrics()) | {"chance": _flat(self.chance)}
         if "rerank" in found:
             found["rerank"]["top"] = self.rerank_top
         note = "a query is answered at k when any relevant candidate is among the first k; equal captions are relevant "
@@ -116,13 +116,14 @@ class RetrievalResult:
 
         table = Table(title=f"retrieval: {self.images} pictures, {self.texts} texts", title_justify="left")
         table.add_column("")
-        for way in NAMES.values():
-            for k in KS:
-                table.add_column(f"{way if k == KS[0] else ''}\nR@{k}", justify="right")
+        for k in KS:
+            table.add_column(f"R@{k}", justify="right")
         rows = {"joint space": self.recall, f"re-ranked top {self.rerank_top}": self.rerank, "chance": self.chance}
-        for name, values in rows.items():
-            if values:
-                table.add_row(name, *(f"{values[way][k]:.1%}" for way in NAMES for k in KS))
+        for way, words in NAMES.items():
+            for name, values in rows.items():
+                if values:
+                    rates = (f"{values[way][k]:.1%}" for k in KS)
+                    table.add_row(f"{words}, {name}", *rates, end_section=name == "chance")
         return table
 
 

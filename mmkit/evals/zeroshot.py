@@ -40,7 +40,11 @@ BOOTSTRAP_DRAWS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotResult:
-    """top: (n, k) int64, each picture's classes, best first; labels: (n,) int64. interval: of top-1, 95 %."""
+    """What came out.
+
+    labels: (n,) int64. top: (n, k) int64, each picture's classes, best first. reranked: (n,) int64, the class after
+    re-ranking. interval: of top-1, 95 %. Rates are 0 to 1.
+    """
 
     class_names: tuple[str, ...]
     labels: Tensor
@@ -49,7 +53,12 @@ class ZeroShotResult:
     top5: float
     interval: tuple[float, float]
     rerank_top: int | None = None
-    rerank_top1: float | None = None
+    reranked: Tensor | None = None
+
+    @property
+    def rerank_top1(self) -> float | None:
+        """Top-1 after re-ranking, where there was one."""
+        return None if self.reranked is None else (self.reranked == self.labels).double().mean().item()
 
     def metrics(self) -> dict[str, float]:
         """``top1``, ``top5``, ``n``, ``classes``, ``chance``, ``interval_low``, ``interval_high``, ``rerank.top1``."""
@@ -59,7 +68,8 @@ class ZeroShotResult:
             "chance_top5": min(5, classes) / classes, "interval_low": self.interval[0],
             "interval_high": self.interval[1],
         }  # fmt: skip
-        return out if self.rerank_top1 is None else out | {"rerank.top1": self.rerank_top1}
+        again = self.rerank_top1
+        return out if again is None else out | {"rerank.top1": again}
 
     def to_json(self) -> dict[str, Any]:
         """The metrics nested, ``interval`` as a pair, ``per_class`` and the mistakes as ``confusion``."""
@@ -156,7 +166,7 @@ class ZeroShot:
         return ZeroShotResult(
             class_names=names, labels=labels, top=top, top1=top1, top5=hits[:, :5].any(1).double().mean().item(),
             interval=bootstrap(int(hits[:, 0].sum()), len(labels), self.seed), rerank_top=self.rerank_top,
-            rerank_top1=None if again is None else (again == labels).double().mean().item(),
+            reranked=again,
         )  # fmt: skip
 
     def _names(self, source: Source) -> tuple[str, ...]:

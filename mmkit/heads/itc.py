@@ -2,7 +2,8 @@
 
 Queries are this rank's student features. Keys are the teacher's features of all ranks and the queue of past ones;
 without a teacher they are the student's own, gathered with gradient. The same picture and the same words are
-positives wherever they turn up. ``positives="pair"`` is the official pre-training: only a sample's own partner.
+positives wherever they turn up. ``positives="pair"`` is the official pre-training: only a sample's own partner;
+``positives="image"`` the official retrieval fine-tuning: the same picture, but not the same words under another.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ class ITC(Head):
     Args:
         spec: of the model; it needs a joint space (``embed_dim`` > 0).
         queue_size: how many past pairs serve as further candidates; 0 for none. Any size, whatever the batch.
-        positives: "same" counts every candidate with the same picture or words; "pair" a sample's partner alone.
+        positives: "same" counts every candidate with the same picture or words; "image" those with the same picture;
+            "pair" a sample's partner alone.
     """
 
     needs_negatives = True
 
-    def __init__(self, spec: ModelSpec, queue_size: int = 65_536, positives: Literal["same", "pair"] = "same") -> None:
+    def __init__(
+        self, spec: ModelSpec, queue_size: int = 65_536, positives: Literal["same", "image", "pair"] = "same"
+    ) -> None:
         super().__init__()
         if not spec.embed_dim:
             raise UserError("ITC needs a model with a joint space; this one has no embed_image and embed_text")
@@ -85,6 +89,9 @@ class ITC(Head):
         if self.positives == "pair":
             own_BG = f.own[:, None] == torch.arange(len(f.all_image_id), device=f.own.device)
             past_BK = own_BG.new_zeros(len(own_BG), len(self.queue))
+        elif self.positives == "image":
+            own_BG = f.same_image
+            past_BK = f.batch.image_id[:, None] == self.queue["image_id"]
         else:
             own_BG = f.same
             past_BK = same_pair(f.batch.image_id, f.batch.caption_id, self.queue["image_id"], self.queue["caption_id"])

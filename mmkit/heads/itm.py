@@ -3,6 +3,7 @@
 For each text one image that is not its own, for each image one text, drawn from the samples of all ranks in
 proportion to the softmax of their contrastive similarity. A Gumbel maximum draws them all at once, in log space, so
 that nothing underflows; same picture or same words are never negatives, and a row without a negative is left out.
+ViLT (section 4.1), without a joint space, judges one pair a sample instead, half of them with a random image.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.losses import masked_mean
+from mmkit.nn.init import initialise
 from mmkit.types import HeadOutput, ModelSpec
 
 # From log-weights (draws, B, G) and noise of that shape to one choice in each row, (draws, B) int64.
@@ -44,16 +46,20 @@ class ITM(Head):
 
     Args:
         spec: of the model; it needs ``fuse``, and a joint space for hard negatives.
-        negatives: "hard", or "random" for models without a joint space.
-        avoid: "same" keeps equal pictures and captions out of the negatives; "pair" only a sample's own (official).
+        negatives: "hard", or "random" for models without a joint space; "mixed" for the pairs of ``Features.mixed``, one
+            for each sample, at a third of the cost (ViLT).
+        avoid: "same" keeps equal pictures and captions out of the negatives; "image" equal pictures (the official
+            retrieval fine-tuning); "pair" only a sample's own (the official pre-training).
         draw: how one index of each row is chosen.
+        pooler: a tanh layer before the classifier (ViLT, as in BERT).
     """
 
     needs_negatives = True
 
     def __init__(
-        self, spec: ModelSpec, negatives: Literal["hard", "random"] = "hard", avoid: Literal["same", "pair"] = "same",
-        draw: Draw = gumbel_choice,
+        self, spec: ModelSpec, negatives: Literal["hard", "random", "mixed"] = "hard",
+        avoid: Literal["same", "image", "pair"] = "same", draw: Draw = gumbel_choice,
+        pooler: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if not spec.fuses:
@@ -63,16 +69,24 @@ class ITM(Head):
         self.negatives = negatives
         self.avoid = avoid
         self.draw = draw
+        self.pool = nn.Linear(spec.fused_width, spec.fused_width) if pooler else None
+        if self.pool is not None:
+            initialise(self.pool, spec.fused_width)
         self.classify = nn.Linear(spec.fused_width, 2)
         nn.init.normal_(self.classify.weight, std=0.02)
         nn.init.zeros_(self.classify.bias)
 
     def match_logits(self, cls_BD: Tensor) -> Tensor:
         """The fused [CLS] state (B, D) -> logits (B, 2): no match, match."""
-        return self.classify(cls_BD)
+        return self.classify(cls_BD if self.pool is None else self.pool(cls_BD).tanh())
 
     def forward(self, f: Features) -> HeadOutput:
-        """Count: the pairs judged. Logs: the chance level 0.6365, the entropy of 1 to 2, and the accuracy (2/3 by chance)."""
+        """Count: the pairs judged. Logs: the chance level 0.6365, the entropy of 1 to 2, and the accuracy (2/3 by chance).
+
+        Of mixed pairs the chance level is ln 2, and the accuracy 1/2 by chance.
+        """
+        if self.negatives == "mixed":
+            return self._judge_mixed(f)
         image_B, text_B, valid_2B = self._choose(f)
         size = len(f.batch)
         keep = torch.zeros(3 * size, 1, dtype=torch.int64, device=image_B.device)
@@ -89,6 +103,18 @@ class ITM(Head):
             logs={"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3},
         )
 
+    def _judge_mixed(self, f: Features) -> HeadOutput:
+        labels_B = f.mixed.match_B.long()
+        logits_B2 = self.match_logits(f.mixed.fused.x[:, 0]).float()
+        return HeadOutput(
+            loss=F.cross_entropy(logits_B2, labels_B),
+            count=len(f.batch),
+            logs={
+                "chance": math.log(2), "accuracy": (logits_B2.detach().argmax(1) == labels_B).float().mean(),
+                "chance_accuracy": 1 / 2,
+            },  # fmt: skip
+        )
+
     @torch.no_grad()
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
         """For each text an image and for each image a text, as rows of all ranks (B,); and whether there is one (2, B)."""
@@ -96,6 +122,8 @@ class ITM(Head):
         weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
         if self.avoid == "same":
             positive_BG = f.same
+        elif self.avoid == "image":
+            positive_BG = f.same_image
         else:
             positive_BG = f.own[:, None] == torch.arange(noise.shape[-1], device=noise.device)
         weights = weights.masked_fill(positive_BG, -torch.inf)

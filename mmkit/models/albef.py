@@ -39,9 +39,12 @@ class ALBEF(nn.Module):
         """(V, D): the words' vectors, which vocabulary heads share."""
         return self.text.embeddings.words.weight
 
-    def encode_image(self, pixels: Tensor) -> Tokens:
-        """(B, 3, height, width) float, normalised -> class token and patches (B, 1 + P, D)."""
-        return self.image(pixels)
+    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """(B, 3, height, width) float, normalised -> class token and patches (B, 1 + P, D).
+
+        Pictures must be of one size: a ``pixel_mask`` is a UserError.
+        """
+        return self.image(pixels, pixel_mask)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """(B, L) int64 and bool -> (B, L, D), from the words alone."""

@@ -34,13 +34,13 @@ def patchify(pixels: Tensor, patch: Sequence[int]) -> Tensor:
 class PatchEmbed(nn.Module):
     """Patches to tokens by one linear map."""
 
-    def __init__(self, patch: Sequence[int], width: int, channels: int = 3) -> None:
+    def __init__(self, patch: Sequence[int], width: int, channels: int = 3, bias: bool = True) -> None:
         super().__init__()
         self.patch = tuple(patch)
         values = channels
         for side in self.patch:
             values *= side
-        self.proj = nn.Linear(values, width)
+        self.proj = nn.Linear(values, width, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, C, *size) -> (B, P, D). Raises UserError when the patch does not divide the size."""

@@ -1,32 +1,27 @@
 """Examples of what a model does: the nearest captions of some pictures, the nearest pictures of some captions.
 
-On one process alone; nothing here waits for another.
+Works on one process alone; nothing here waits for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from mmkit.data.image_io import load_image
-from mmkit.data.records import Source
-from mmkit.errors import UserError
+from mmkit.data.records import Record, Source
 from mmkit.evals.retrieval import Pairs
-from mmkit.evals.zeroshot import ZeroShotResult, sorted_top
-from mmkit.predictor import Predictor, TokenBank, moved
-
-THUMBNAIL = 160
-"""The longer side of a picture in the report, at most, in pixels."""
+from mmkit.evals.zeroshot import ZeroShotResult
+from mmkit.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """One answer. similarity: cosine; probability: of the matching head, where there is one; right: relevant."""
+class Answer:
+    """One candidate. similarity: cosine; probability: of the matching head, where it was asked; right: relevant."""
 
     text: str
     image: Image.Image | None
@@ -37,17 +32,17 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A picture or a text and its nearest answers, best first. place: of the first right answer, from 1."""
+    """A picture (with its own first caption) or a text, and its best answers. place: of the first right one, from 1."""
 
     text: str
     image: Image.Image | None
     place: int
-    neighbours: tuple[Neighbour, ...]
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """images, texts: among how many the nearest were sought. rerank_top: how many the matching head re-ordered."""
+    """images, texts: among how many the best were sought. rerank_top: how many the matching head re-ordered."""
 
     images: int
     texts: int
@@ -74,34 +69,95 @@ def collect_examples(
     predictor: Predictor, source: Source, *, shown: int = 6, top: int = 5, pool: int = 500, rerank_top: int = 16,
     seed: int = 0,
 ) -> Examples:  # fmt: skip
-    """The ``top`` nearest captions of ``shown`` pictures and the other way, among the first ``pool`` records.
+    """The ``top`` best captions of ``shown`` pictures, and the other way, among the first ``pool`` records.
 
-    Where the model can match, the best ``rerank_top`` are re-ordered by it. ``seed`` decides which are shown.
+    Where the model can match, the best ``rerank_top`` are re-ordered by that. ``seed`` decides which are shown.
     """
-    pairs = Pairs.read(_First(source, pool))
-    if not pairs.rows:
-        raise UserError("the report's source holds no records")
+    pairs = Pairs.read(_First(source, min(pool, len(source))))
     relevance = pairs.relevance()
-    held = [moved(t, "cpu") for t in predictor.image_tokens((source[row] for row in pairs.rows), 64)]
-    images = torch.cat([predictor.embed_image(moved(tokens, predictor.device)) for tokens in held])
-    texts = predictor.encode_text(pairs.texts)
-    bank = TokenBank(predictor.text_tokens(pairs.texts)) if predictor.can_match() else None
+    records = [source[row] for row in pairs.rows]
+    scores = predictor.encode_image(records) @ predictor.encode_text(pairs.texts).T
+    can = predictor.can_match()
+    rng = Random(seed)
 
-    def score(image: Sequence[int], text: Tensor) -> Tensor:
-        assert bank is not None
-        rows = torch.arange(len(image))
-        tokens = [moved(type(held[0])(*(x if x is None else x[i % 64][None] for x in held[i // 64])), "cpu") for i in image]
-        return torch.cat(
-            [
-                predictor.match_pairs(moved(one, predictor.device), bank, torch.stack([torch.zeros(1).long(), text[i : i + 1]], 1))
-                for i, one in zip(rows.tolist(), tokens, strict=True)
-            ]
+    def by_picture(i: int) -> Query:
+        def judge(rows: list[int]) -> Tensor:
+            return predictor.match([records[i]] * len(rows), [pairs.texts[row] for row in rows])
+
+        relevant = relevance["i2t"].mask(range(i, i + 1))[0]
+        place, found = _best(scores[i], relevant, judge if can else None, top, rerank_top)
+        answers = tuple(_answer(one, pairs.texts[one.row], None) for one in found)
+        return Query(text=records[i].captions[0], image=load_image(records[i]), place=place, answers=answers)
+
+    def by_text(t: int) -> Query:
+        def judge(rows: list[int]) -> Tensor:
+            return predictor.match([records[row] for row in rows], [pairs.texts[t]] * len(rows))
+
+        relevant = relevance["t2i"].mask(range(t, t + 1))[0]
+        place, found = _best(scores[:, t], relevant, judge if can else None, top, rerank_top)
+        answers = tuple(_answer(one, records[one.row].captions[0], load_image(records[one.row])) for one in found)
+        return Query(text=pairs.texts[t], image=None, place=place, answers=answers)
+
+    return Examples(
+        images=len(records), texts=len(pairs.texts), rerank_top=rerank_top if can else None,
+        by_picture=tuple(by_picture(i) for i in sorted(rng.sample(range(len(records)), min(shown, len(records))))),
+        by_text=tuple(by_text(t) for t in sorted(rng.sample(range(len(pairs.texts)), min(shown, len(pairs.texts))))),
+    )  # fmt: skip
+
+
+def collect_classified(source: Source, result: ZeroShotResult, *, shown: int = 12, seed: int = 0) -> list[Classified]:
+    """Pictures at random, so that right and wrong stand in their true proportion."""
+    names = result.class_names
+    rows = sorted(Random(seed).sample(range(len(result.labels)), min(shown, len(result.labels))))
+    return [
+        Classified(
+            image=load_image(source[row]),
+            label=names[int(result.labels[row])],
+            best=tuple(names[c] for c in result.top[row, :3].tolist()),
         )
+        for row in rows
+    ]
 
-    raise NotImplementedError
+
+@dataclass(frozen=True)
+class _Found:
+    row: int
+    similarity: float
+    probability: float | None
+    right: bool
+
+
+def _answer(found: _Found, text: str, image: Image.Image | None) -> Answer:
+    return Answer(text=text, image=image, similarity=found.similarity, probability=found.probability, right=found.right)
+
+
+def _best(
+    scores: Tensor, relevant: Tensor, judge: Callable[[list[int]], Tensor] | None, top: int, rerank_top: int
+) -> tuple[int, list[_Found]]:
+    """The place of the first relevant candidate from 1, and the ``top`` best."""
+    order: list[int] = scores.argsort(descending=True, stable=True).tolist()
+    chances: list[float | None] = [None] * len(order)
+    if judge is not None:
+        judged = judge(order[:rerank_top]).tolist()
+        best = sorted(zip(order[:rerank_top], judged, strict=True), key=lambda pair: -pair[1])
+        order[: len(best)] = [row for row, _ in best]
+        chances[: len(best)] = [chance for _, chance in best]
+    place = next(i for i, row in enumerate(order, start=1) if relevant[row])
+    return place, [
+        _Found(row, float(scores[row]), chance, bool(relevant[row]))
+        for row, chance in zip(order[:top], chances[:top], strict=True)
+    ]
 
 
 @dataclass(frozen=True)
 class _First:
+    """The first records of a source."""
+
     source: Source
     count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[index]

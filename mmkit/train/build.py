@@ -58,8 +58,8 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         )
     tokenizer = make_tokenizer(exp, source, out / "tokenizer")
     task = make_task(exp, tokenizer, steps_per_epoch)
-    if exp.init and latest(out / "checkpoints") is None:  # a resumed run has it all in its checkpoint
-        vars(task.model)["origins"] = initialise(task, exp.init)
+    resumes = latest(out / "checkpoints") is not None  # then nothing of ``init`` is read, and the files may be gone
+    vars(task.model)["origins"] = {"every part": "the checkpoint"} if resumes else initialise(task, exp.init)
     heads = dict(task.heads.items())
     transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
     eval_transform = (

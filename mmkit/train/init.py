@@ -43,7 +43,7 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
                 logger.info("init.%s from %s: %s", tower, source, note)
     for part, (count, total, sources) in _shares(task, written).items():
         origins[part] = f"{' and '.join(sources)} ({100 * count / total:.0f} %)"
-    if task.ema is not None:
+    if written and task.ema is not None:
         task.ema.reset()
     task.constrain()
     return origins

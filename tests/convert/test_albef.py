@@ -10,7 +10,10 @@ from tests.parity.oracle import cases, load, under
 
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
-LAYOUTS = [(path, albef.pretrain, "albef") for path in PRETRAIN] + [(path, albef.retrieval, "albef-retrieval") for path in RETRIEVAL]
+LAYOUTS = [
+    *((path, albef.pretrain, "albef") for path in PRETRAIN),
+    *((path, albef.retrieval, "albef-retrieval") for path in RETRIEVAL),
+]
 
 
 def without(state, *parts):
@@ -20,7 +23,8 @@ def without(state, *parts):
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for key, value in b.items():
-        assert a[key].dtype == value.dtype and a[key].shape == value.shape and torch.equal(a[key], value), key
+        assert (a[key].dtype, a[key].shape) == (value.dtype, value.shape), key
+        assert torch.equal(a[key], value), key
 
 
 @pytest.mark.parametrize(("path", "table", "layout"), LAYOUTS, ids=lambda x: getattr(x, "stem", ""))

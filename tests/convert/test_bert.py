@@ -66,7 +66,9 @@ def agree(a, b):
 
 
 @pytest.mark.parametrize("text_depth", [5, 2, 0])
-@pytest.mark.parametrize("kind", [transformers.BertModel, transformers.BertForMaskedLM, transformers.BertForPreTraining])
+@pytest.mark.parametrize(
+    "kind", [transformers.BertModel, transformers.BertForMaskedLM, transformers.BertForPreTraining]
+)
 @torch.no_grad()
 def test_same_states_as_transformers(kind, text_depth):
     other = theirs(kind)
@@ -86,16 +88,25 @@ def test_same_vocabulary_logits_as_transformers():
     both = towers(other.config, 3)
     ours = load(both, other.state_dict(), mlm="heads.mlm")
     width = other.config.hidden_size
-    head = MLM(ModelSpec(image_width=width, text_width=width, fused_width=width, embed_dim=8, vocab_size=60, fuses=True))
-    head.load_state_dict({name.removeprefix("heads.mlm."): v for name, v in ours.items() if name.startswith("heads.mlm.")})
+    head = MLM(
+        ModelSpec(image_width=width, text_width=width, fused_width=width, embed_dim=8, vocab_size=60, fuses=True)
+    )
+    head.load_state_dict(
+        {name.removeprefix("heads.mlm."): v for name, v in ours.items() if name.startswith("heads.mlm.")}
+    )
     ids, mask = inputs(other.config)
     states = both["fusion"](both["text"](ids, mask), []).x[mask]
-    agree(head.logits(states, both["text"].embeddings.words.weight), other(ids, attention_mask=mask.long()).logits[mask])
+    agree(
+        head.logits(states, both["text"].embeddings.words.weight), other(ids, attention_mask=mask.long()).logits[mask]
+    )
 
 
 def test_old_names_and_counted_positions_are_understood():
     state = theirs().state_dict()
-    old = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in state.items()}
+    old = {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in state.items()
+    }
     old["embeddings.position_ids"] = torch.arange(20)[None]
     both = towers(config(), 2)
     load(both, old)

@@ -73,7 +73,11 @@ def test_the_distillation_token_is_dropped_to_start_from_and_refused_otherwise()
 @torch.no_grad()
 def test_mae_leaves_its_decoder_behind():
     encoder = theirs("vit_base_patch16_224", num_classes=0)
-    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 17, 8), "decoder_norm.bias": torch.zeros(8)}
+    decoder = {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 17, 8),
+        "decoder_norm.bias": torch.zeros(8),
+    }
     state = encoder.state_dict() | decoder
     why = {row.theirs: row.why for row in vit.table(state) if isinstance(row, vit.Dropped)}
     assert why.keys() == decoder.keys()
@@ -90,7 +94,12 @@ def test_there_and_back():
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("vit_base_patch16_224.mae", "fc_norm"), ("deit3_base_patch16_224", "ls1"), ("vit_base_patch16_clip_224", "norm_pre")]
+    ("name", "part"),
+    [
+        ("vit_base_patch16_224.mae", "fc_norm"),
+        ("deit3_base_patch16_224", "ls1"),
+        ("vit_base_patch16_clip_224", "norm_pre"),
+    ],
 )
 def test_what_a_vit_has_beyond_ours_is_named(name, part):
     options = {"global_pool": "avg"} if part == "fc_norm" else {}

@@ -177,7 +177,7 @@ def test_padding_and_masks():
         sample([2, 5], ([2, 5], [], [])),
         sample([2, 6, 5], ([2, 6, 4], [2], [5])),
     ]
-    batch = Collator(pad_id=0, max_tokens=10)(samples)
+    batch = Collator(pad_id=0, max_tokens=10, multiple=1)(samples)
     assert batch.ids.tolist() == [[2, 7, 8, 9], [2, 5, 0, 0], [2, 6, 5, 0]]
     assert batch.mask.tolist() == [[True] * 4, [True, True, False, False], [True, True, True, False]]
     masked = batch.masked
@@ -193,8 +193,15 @@ def test_padding_and_masks():
     assert not wide.mask[:, 4:].any()
 
 
+@pytest.mark.parametrize(("longest", "width"), [(3, 8), (8, 8), (9, 10), (10, 10)])
+def test_lengths_are_rounded_up_but_not_beyond_the_limit(longest, width):
+    batch = Collator(pad_id=0, max_tokens=10)([sample([2] * longest), sample([2, 5])])
+    assert batch.ids.shape == (2, width)
+    assert batch.mask.sum(1).tolist() == [longest, 2]
+
+
 def test_nothing_masked_and_no_masking():
-    batch = Collator(pad_id=0, max_tokens=5)([sample([2, 7], ([2, 7], [], []))])
+    batch = Collator(pad_id=0, max_tokens=5, multiple=1)([sample([2, 7], ([2, 7], [], []))])
     assert batch.masked.positions.shape == (1, 1)
     assert batch.masked.index.shape == batch.masked.labels.shape == (0,)
     assert batch.masked.labels.dtype == torch.int64
@@ -205,7 +212,7 @@ def test_several_ranks_pad_to_the_full_length(words):
     [batch] = make_loader(dataset(words), rank_batch=4, steps=1, world=2)
     assert batch.ids.shape[1] == 24
     [batch] = make_loader(dataset(words, Scenes(n=50, max_emoji=1, size=48)), rank_batch=4, steps=1)
-    assert batch.ids.shape[1] == batch.mask.sum(1).max()
+    assert batch.ids.shape[1] == -(-int(batch.mask.sum(1).max()) // 8) * 8
 
 
 def test_targets():

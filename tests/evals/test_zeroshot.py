@@ -28,20 +28,26 @@ def test_equals_the_definition():
 
 @pytest.mark.parametrize("templates_read", [1, 3])
 def test_reranking_takes_the_best_match_among_the_top(templates_read):
-    model, source, k = predictor(1), Pictures(14), 4
+    model, source, k = predictor(3), Pictures(14), 4
     result = ZeroShot(
         source=source, templates=TEMPLATES, rerank_top=k, rerank_templates=templates_read, batch_size=5
     ).evaluate(model)
-    hits = []
     for i in range(14):
 
         def score(c, image=source[i].image):
             texts = [t.replace("{}", COLOURS[c]) for t in TEMPLATES[:templates_read]]
             return model.match([image] * len(texts), texts).logit().mean().item()
 
-        hits.append(max(result.top[i, :k].tolist(), key=score) == i % len(COLOURS))
-    assert result.rerank_top1 == pytest.approx(sum(hits) / 14)
-    assert result.to_json()["rerank"] == {"top1": result.rerank_top1, "top": 4}
+        assert result.reranked[i] == max(result.top[i, :k].tolist(), key=score)
+    hits = (result.reranked == torch.arange(14) % len(COLOURS)).double().mean().item()
+    assert result.to_json()["rerank"] == {"top1": pytest.approx(hits), "top": 4}
+
+
+def test_of_classes_that_match_alike_the_first_is_taken():
+    model = predictor()
+    torch.nn.init.zeros_(model.heads["itm"].classify.weight)
+    result = ZeroShot(source=Pictures(14), rerank_top=4).evaluate(model)
+    assert torch.equal(result.reranked, result.top[:, :4].min(1).values)
 
 
 def test_per_class_and_confusion():

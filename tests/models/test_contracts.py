@@ -6,10 +6,12 @@ import torch
 from mmkit.encoders.vit import ViT
 from mmkit.features import Model
 from mmkit.models.sizes import albef, albef_base, albef_mini, albef_small, albef_tiny
+from mmkit.models.sizes_dual import dual_tiny, lit_tiny, siglip_tiny
+from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
 
-MODELS = {"albef": albef_tiny}
+MODELS = {"albef": albef_tiny, "vilt": vilt_tiny, "clip": dual_tiny, "siglip": siglip_tiny, "lit": lit_tiny}
 
 
 @pytest.fixture(params=MODELS)

@@ -19,6 +19,7 @@ from mmkit.convert.table import read
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
+from mmkit.models.albef import ALBEF
 from mmkit.models.sizes import albef
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
@@ -27,14 +28,18 @@ FOLDERS = [Path(__file__).parent.parent / "oracles", *(Path(p) for p in [os.envi
 OUTPUT, GRADIENT = 5e-6, 5e-5
 
 
+def files(name: str) -> list[Path]:
+    """The files of every folder that match a pattern."""
+    return [path for folder in FOLDERS for path in sorted(folder.glob(name))]
+
+
 def cases(wanted) -> list[Path]:
     """The recorded files whose tensors' names satisfy ``wanted``."""
     found = []
-    for folder in FOLDERS:
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                if wanted(set(file.keys())):
-                    found.append(path)
+    for path in files("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if wanted(set(file.keys())):
+                found.append(path)
     return found
 
 
@@ -61,16 +66,21 @@ def state_of(tensors: dict[str, Tensor], prefix: str = "sd.") -> dict[str, Tenso
     return {key: value for key, value in under(tensors, prefix).items() if not key.endswith("position_ids")}
 
 
-def build(meta: dict, alpha: float, draw) -> Task:
-    """Our task of the recorded sizes, with the official choices where mmkit's default is another."""
+def model_of(meta: dict) -> ALBEF:
+    """Our model of the recorded sizes."""
     vit, bert = meta["vit"], meta["bert"]
-    model = albef(
+    return albef(
         bert["vocab_size"], image_size=vit["image"], max_tokens=bert["max_position_embeddings"], patch=vit["patch"],
         image_depth=vit["depth"], image_width=vit["width"], image_heads=vit["heads"],
         text_depth=bert["fusion_layer"], fusion_depth=bert["num_hidden_layers"] - bert["fusion_layer"],
         text_width=bert["hidden_size"], text_heads=bert["num_attention_heads"],
         text_mlp_width=bert["intermediate_size"], embed_dim=meta["cfg"]["embed_dim"], dropout=0.0,
     )  # fmt: skip
+
+
+def build(meta: dict, alpha: float, draw) -> Task:
+    """Our task of the recorded sizes, with the official choices where mmkit's default is another."""
+    model = model_of(meta)
     heads = {
         "itc": ITC(model.spec, meta["cfg"]["queue_size"], positives="pair"),
         "itm": ITM(model.spec, avoid="pair", draw=draw),
@@ -82,8 +92,6 @@ def build(meta: dict, alpha: float, draw) -> Task:
 def load_pretrain(task: Task, state: dict[str, Tensor]) -> None:
     """An official pre-training state into our task, every tensor of it."""
     ours = read(official.pretrain(state), state)
-    unknown = -1 - torch.arange(task.heads["itc"].queue.size)  # the official queue keeps no ids
-    ours |= {"heads.itc.queue.image_id": unknown, "heads.itc.queue.caption_id": unknown}
     task.load_state_dict(ours)
     task.constrain()
     task.train()

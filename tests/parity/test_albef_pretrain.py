@@ -3,10 +3,22 @@
 import pytest
 import torch
 
+from mmkit.config import Optim, official_rules
 from mmkit.convert import albef as official
-from mmkit.convert.table import layer, same, write
+from mmkit.convert.table import layer, read, same, write
+from mmkit.train.optim import make_optimizer
 from tests.parity.oracle import (
-    GRADIENT, OUTPUT, assert_close, batch_of, build, cases, drawn, load, load_pretrain, state_of, under,
+    GRADIENT,
+    OUTPUT,
+    assert_close,
+    batch_of,
+    build,
+    cases,
+    drawn,
+    load,
+    load_pretrain,
+    state_of,
+    under,
 )  # fmt: skip
 
 STEPS = cases(lambda names: "out.loss_mlm" in names)
@@ -23,8 +35,8 @@ def step_of(path):
 
 
 def trainable(task, state):
-    table = [*official.tower(official.parts_of(state), "", "model", "heads.mlm"), same("model.temperature.value", "temp")]
-    return [*table, *layer("heads.itm.classify", "itm_head")]
+    tower = official.tower(official.parts_of(state), "", "model", "heads.mlm")
+    return [*tower, same("model.temperature.value", "temp"), *layer("heads.itm.classify", "itm_head")]
 
 
 def without_shift(name, tensor):
@@ -85,6 +97,37 @@ def test_gradients_teacher_and_queue(path):
     ours = write(official.pretrain(state), task.state_dict())
     for name, theirs in under(x, "post.").items():
         assert_close(ours[name], theirs, OUTPUT, name)
+
+
+@pytest.mark.parametrize("path", [path for path in STEPS if under(load(path)[1], "step.")], ids=lambda p: p.stem)
+def test_optimizer_step(path):
+    meta, x = load(path)
+    task = build(meta, meta["alpha"], None)
+    state = state_of(x)
+    load_pretrain(task, state)
+    groups = meta["optimizer"]["groups"]
+    lr, betas, eps, decay = (groups[0][key] for key in ("lr", "betas", "eps", "weight_decay"))
+    decay = max(decay, *(group["weight_decay"] for group in groups))
+    optim = Optim(lr=lr, betas=tuple(betas), eps=eps, weight_decay=decay, rules=official_rules())
+    optimizer = make_optimizer(task, optim)
+    table = trainable(task, state)
+    names = {id(p): name for name, p in task.named_parameters()}
+    decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for group in groups:
+        for row in table:
+            if row.theirs[0] in group["names"]:
+                assert decays[row.ours] == group["weight_decay"], row.ours
+    recorded = under(x, "grad.")
+    tied = {name: recorded[row.theirs[0]] for row in table for name in row.also}
+    parameters = dict(task.named_parameters())
+    for name, gradient in read(table, recorded | tied).items():
+        parameters[name].grad = gradient
+    optimizer.step()
+    after = write(table, {name: p.detach() for name, p in parameters.items()})
+    recorded = under(x, "step.")
+    assert recorded.keys() == after.keys()
+    for name, theirs in recorded.items():
+        assert_close(after[name], theirs, 1e-5, name)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)

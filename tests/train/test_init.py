@@ -1,4 +1,4 @@
-"""What a run starts from: a ViT, a BERT, an ALBEF, a model of our own; by path, and by a name that cannot be fetched."""
+"""What a run starts from: a ViT, a BERT, an ALBEF, a model of our own; by path, or a name that cannot be fetched."""
 
 import logging
 from functools import partial
@@ -10,25 +10,33 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from mmkit.config import dump, override, rebuild
 from mmkit.data.tokenizer import huggingface
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef
+from mmkit.models.sizes_dual import lit
+from mmkit.models.sizes_vilt import vilt
 from mmkit.task import Task
 from mmkit.train.init import initialise
+from mmkit.train.loop import train
 from tests.convert.test_bert import MINILM
 from tests.parity.oracle import cases, load, under
+from tests.train.fakes import change, tiny
 
 PRETRAIN = cases(lambda names: "out.loss_mlm" in names)
 
 
-def task(vocab=60, *, image_size=32, tokens=16, heads=("itc", "itm", "mlm"), width=32, mlp=48, text=2, fusion=3, **options) -> Task:
+def task(
+    vocab=60, *, image_size=32, tokens=16, heads=("itc", "itm", "mlm"), width=32, mlp=48, text=2, fusion=3, **options
+) -> Task:
     torch.manual_seed(1)
     model = albef(
         vocab, image_size=image_size, max_tokens=tokens, patch=8, image_depth=3, image_width=32, image_heads=4,
-        text_depth=text, fusion_depth=fusion, text_width=width, text_heads=4, text_mlp_width=mlp, embed_dim=16, **options,
+        text_depth=text, fusion_depth=fusion, text_width=width, text_heads=4, text_mlp_width=mlp, embed_dim=16,
+        **options,
     )  # fmt: skip
     made = {"itc": partial(ITC, queue_size=8), "itm": ITM, "mlm": MLM}
     return Task(model, {name: made[name](model.spec) for name in heads})
@@ -46,7 +54,12 @@ def deit(tmp_path):
 def bert(tmp_path):
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, max_position_embeddings=20
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=20,
     )
     model = transformers.BertForMaskedLM(config)
     model.save_pretrained(tmp_path / "bert")
@@ -54,7 +67,7 @@ def bert(tmp_path):
 
 
 def test_towers_shares_teacher_and_log(deit, bert, caplog):
-    caplog.set_level(logging.INFO, "mmkit.train")
+    caplog.set_level(logging.INFO, "mmkit")
     made = task(image_size=(48, 32))
     before = {name: p.clone() for name, p in made.named_parameters()}
     origins = initialise(made, {"image": str(deit), "text": str(bert)})
@@ -90,7 +103,8 @@ def test_an_official_albef_and_heads_that_one_of_the_two_lacks(tmp_path):
         cfg["vocab_size"], image_size=48, max_tokens=12, patch=vit["patch"], image_depth=vit["depth"],
         image_width=vit["width"], image_heads=vit["heads"], text_depth=cfg["fusion_layer"],
         fusion_depth=cfg["num_hidden_layers"] - cfg["fusion_layer"], text_width=cfg["hidden_size"],
-        text_heads=cfg["num_attention_heads"], text_mlp_width=cfg["intermediate_size"], embed_dim=meta["cfg"]["embed_dim"],
+        text_heads=cfg["num_attention_heads"], text_mlp_width=cfg["intermediate_size"],
+        embed_dim=meta["cfg"]["embed_dim"],
     )  # fmt: skip
     made = Task(model, {"itc": ITC(model.spec, 8), "itm": ITM(model.spec)})
     origins = initialise(made, {"model": str(tmp_path / "ALBEF.pth")})
@@ -102,13 +116,19 @@ def test_an_official_albef_and_heads_that_one_of_the_two_lacks(tmp_path):
 
 def test_a_model_of_our_own(tmp_path):
     first = task(image_size=(32, 48))
-    state = {name: p for name, p in first.state_dict().items() if name.startswith(("model.", "heads.")) and "queue" not in name}
+    state = {
+        name: p
+        for name, p in first.state_dict().items()
+        if name.startswith(("model.", "heads.")) and "queue" not in name
+    }
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model": {"args": {"image_size": {"tuple": [32, 48]}}}}')
     second = task(image_size=(48, 32))
     initialise(second, {"model": str(tmp_path)})
     assert torch.equal(second.model.text_proj.weight, first.model.text_proj.weight)
-    assert not torch.equal(second.model.image.positions.table, first.model.image.positions.table)  # as many, another grid
+    assert not torch.equal(
+        second.model.image.positions.table, first.model.image.positions.table
+    )  # as many, another grid
 
 
 @pytest.mark.parametrize(
@@ -139,8 +159,14 @@ def test_another_number_of_heads_is_refused(bert):
 @pytest.mark.parametrize(
     ("source", "address"),
     [
-        ("timm:deit_base_patch16_224", "huggingface.co/timm/deit_base_patch16_224.fb_in1k/resolve/main/model.safetensors"),
-        ("hf:google-bert/bert-base-uncased", "huggingface.co/google-bert/bert-base-uncased/resolve/main/model.safetensors"),
+        (
+            "timm:deit_base_patch16_224",
+            "huggingface.co/timm/deit_base_patch16_224.fb_in1k/resolve/main/model.safetensors",
+        ),
+        (
+            "hf:google-bert/bert-base-uncased",
+            "huggingface.co/google-bert/bert-base-uncased/resolve/main/model.safetensors",
+        ),
     ],
 )
 def test_without_a_network_it_says_what_to_fetch(source, address, monkeypatch, tmp_path):
@@ -151,3 +177,58 @@ def test_without_a_network_it_says_what_to_fetch(source, address, monkeypatch, t
         initialise(task(), {tower: source})
     with pytest.raises(UserError, match=r"timm:deit_basse.*did you mean .*deit_base"):
         initialise(task(), {"image": "timm:deit_basse_patch16_224"})
+
+
+def test_a_run_says_its_start_and_resumes_without_the_file(tmp_path, deit, bert, caplog):
+    caplog.set_level(logging.INFO, "mmkit")
+    exp = change(
+        tiny(),
+        model=partial(
+            albef, image_size=32, max_tokens=16, patch=8, image_depth=3, image_width=32, image_heads=4, text_depth=2,
+            fusion_depth=3, text_width=32, text_heads=4, text_mlp_width=48, embed_dim=16, dropout=0.0,
+        ),
+        init={"image": str(deit)}, run={"steps": 4, "stop_after_steps": 1, "save_every_steps": 1},
+    )  # fmt: skip
+    train(exp, tmp_path / "run")
+    assert f"initialised: model.image from {deit} (100 %)" in caplog.text
+    deit.unlink()
+    train(change(exp, run={"stop_after_steps": None}), tmp_path / "run", resume=True)
+    assert "initialised: every part from the checkpoint" in caplog.text
+    with pytest.raises(UserError, match=r"deit\.pth: no such file"):
+        train(exp, tmp_path / "other")
+
+
+def test_a_config_with_a_start_is_dumped_and_rebuilt():
+    exp = tiny(init={"text": "hf:google-bert/bert-base-uncased"})
+    assert rebuild(dump(exp), allow=("tests",)).init == {"text": "hf:google-bert/bert-base-uncased"}
+    assert override(exp, ["init.text=elsewhere"]).init == {"text": "elsewhere"}
+
+
+@torch.no_grad()
+def test_both_towers_of_a_dual_encoder(deit, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    other = transformers.BertModel(config).eval()
+    other.save_pretrained(tmp_path / "tower")
+    model = lit(
+        60, image_size=32, max_tokens=16, patch=8, image_depth=3, image_width=32, image_heads=4, text_depth=2,
+        text_width=32, text_heads=4, embed_dim=16,
+    )  # fmt: skip
+    made = Task(model, {"itc": ITC(model.spec, 0)}, momentum=None, alpha=0.0)
+    origins = initialise(made, {"image": str(deit), "text": str(tmp_path / "tower")})
+    assert origins == {"model.image": f"{deit} (100 %)", "model.text": f"{tmp_path / 'tower'} (100 %)"}
+    ids = torch.arange(7)[None] + 5
+    expected = other(ids).last_hidden_state
+    assert (model.eval().encode_text(ids, None).x - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_the_one_stream_of_vilt(deit):
+    model = vilt(60, image_size=(48, 32), max_tokens=16, patch=8, depth=3, width=32, heads=4)
+    made = Task(model, {"itm": ITM(model.spec, negatives="random")}, momentum=None, alpha=0.0)
+    assert initialise(made, {"image": str(deit)}) == {"model.image": f"{deit} (100 %)"}
+    theirs = torch.load(deit, weights_only=True)["model"]
+    assert torch.equal(model.image.blocks[2].mlp.fc1.weight, theirs["blocks.2.mlp.fc1.weight"])
+    assert len(model.image.positions.table) == 1 + 6 * 4

@@ -1,0 +1,175 @@
+"""``mmkit convert``: a checkpoint of others becomes a folder for ``mmkit.load``, and one of ours a file of others.
+
+The folder also keeps what only training needs (teacher, queues) and what stood around the weights, so that the way back
+gives the same file, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.main import add_command
+from mmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.convert.layouts import Choices, Layout, Recipe
+    from mmkit.convert.read_file import Checkpoint
+    from mmkit.convert.table import State
+
+log = logging.getLogger("mmkit.convert")
+
+TRAINING, RECORD = "training_state.safetensors", "conversion.json"
+
+
+def register(commands: Commands) -> None:
+    """Add ``mmkit convert``."""
+    parser = add_command(commands, "convert", "turn a checkpoint of others into a model folder, or the other way", run)
+    parser.add_argument("layout", metavar="LAYOUT", help="what the foreign file is, such as albef; auto = by its keys")
+    parser.add_argument(
+        "source", metavar="IN", help="file, folder, hf:OWNER/NAME or timm:NAME; a model folder with --reverse"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new model folder; a file to write with --reverse")
+    parser.add_argument("--reverse", action="store_true", help="write the model folder IN as a foreign file OUT")
+    parser.add_argument(
+        "--tokenizer", metavar="NAME", help="the folder or hub name of the tokenizer that belongs to it"
+    )
+    for tower in ("image", "text"):
+        parser.add_argument(
+            f"--{tower}-heads", type=int, metavar="N", help="attention heads, where not one for each 64"
+        )
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Convert, and say what was done with how many values."""
+    from mmkit.convert.layouts import Choices
+
+    if args.reverse:
+        return export(args.layout, Path(args.source), args.out)
+    choices = Choices(image_heads=args.image_heads, text_heads=args.text_heads)
+    return convert(args.layout, args.source, args.out, choices, args.tokenizer)
+
+
+def convert(
+    layout_name: str, source: str, out: Path, choices: Choices, tokenizer_name: str | None = None
+) -> dict[str, Any]:
+    """A foreign file into the folder ``out``. UserError where it has another layout, or a key is left over."""
+    from mmkit.convert.layouts import guess, named
+    from mmkit.convert.locate import locate
+    from mmkit.convert.read_file import read_checkpoint
+    from mmkit.convert.table import read
+
+    if (out / "config.json").exists():
+        raise UserError(f"{out}: holds a model already; name a new folder")
+    file = read_checkpoint(locate(source))
+    found = guess(file.state)
+    layout = found if layout_name == "auto" else named(layout_name)
+    if layout is None or not layout.fits(file.state):
+        looks = f"it looks like {found.name} ({found.what})" if found else "its keys are of no layout that mmkit knows"
+        raise UserError(f"{file.path}: is not of the layout {layout_name}; {looks}")
+    if layout.recipe is None:
+        raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
+    recipe = layout.recipe(file.state, choices)
+    state = read(recipe.rows, file.state)
+    rest = _save(out, layout, recipe, state, tokenizer_name)
+    _write_record(out, layout, file, recipe, rest)
+    values = sum(value.numel() for value in state.values())
+    return {
+        "layout": layout.name,
+        "folder": str(out),
+        "tensors": len(state),
+        "values": values,
+        "for training only": len(rest),
+    }
+
+
+def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer_name: str | None) -> list[str]:
+    """Write the model folder; the names of the tensors that inference does not need, kept beside."""
+    import torch
+    from safetensors.torch import save_file
+
+    from mmkit import hub
+    from mmkit.config_json import dump
+    from mmkit.data.tokenizer import load_tokenizer
+    from mmkit.predictor import Predictor
+
+    tokenizer = load_tokenizer(tokenizer_name or recipe.tokenizer)
+    if tokenizer.vocab_size != recipe.vocab_size:
+        raise UserError(
+            f"the weights know {recipe.vocab_size} words and the tokenizer {tokenizer_name or recipe.tokenizer} has "
+            f"{tokenizer.vocab_size}: give the one that they were trained with by --tokenizer"
+        )
+    model = recipe.model(vocab_size=recipe.vocab_size)
+    heads = {name: head(model.spec) for name, head in recipe.heads.items()}
+    predictor = Predictor(model, heads, tokenizer, recipe.transform, recipe.max_tokens)
+    rest = set(state)
+    for prefix, module in {"model": model, **{f"heads.{name}": head for name, head in heads.items()}}.items():
+        own = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
+        if own:
+            module.load_state_dict(own)
+            rest -= {f"{prefix}.{name}" for name in own if "queue" not in name}
+    out.mkdir(parents=True, exist_ok=True)
+    if rest:
+        save_file(
+            {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}, out / TRAINING
+        )
+    parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
+    hub.save(out, predictor, {"name": layout.name, "args": parts})
+    return sorted(rest)
+
+
+def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, rest: list[str]) -> None:
+    from mmkit.convert.table import Constant, Dropped
+
+    record = {
+        "layout": layout.name,
+        "what": layout.what,
+        "licence": layout.licence,
+        "file": file.path.name,
+        "wrapper": list(file.wrapper),
+        "parallel": file.parallel,
+        "constants": [row.theirs for row in recipe.rows if isinstance(row, Constant)],
+        "dropped": {row.theirs: row.why for row in recipe.rows if isinstance(row, Dropped)},
+        "beside": {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)},
+        "training_state": bool(rest),
+    }
+    (out / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
+    """A model folder as a foreign file; what it was converted from decides what stands around the weights."""
+    from mmkit.convert.layouts import named
+    from mmkit.convert.read_file import PARALLEL, read_checkpoint, write_checkpoint
+    from mmkit.convert.table import Constant, write
+
+    layout = named(layout_name)
+    if layout.back is None:
+        raise UserError(f"mmkit does not write the layout {layout.name} ({layout.what})")
+    if out.exists():
+        raise UserError(f"{out}: exists already; name a new file")
+    state = dict(read_checkpoint(folder / "model.safetensors").state)
+    record: dict[str, Any] = {}
+    if (folder / TRAINING).is_file():
+        state |= read_checkpoint(folder / TRAINING).state
+    else:
+        log.info("%s holds no %s: the teacher and the queues are left out", folder, TRAINING)
+    if (folder / RECORD).is_file():
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    rows = layout.back(state)
+    if record.get("layout") == layout.name:
+        rows = [row for row in rows if not isinstance(row, Constant) or row.theirs in record["constants"]]
+    theirs = write(rows, state)
+    if record.get("parallel"):
+        theirs = {f"{PARALLEL}{name}": value for name, value in theirs.items()}
+    write_checkpoint(out, theirs, tuple(record.get("wrapper", ("model",))))
+    return {
+        "layout": layout.name,
+        "file": str(out),
+        "tensors": len(theirs),
+        "values": sum(v.numel() for v in theirs.values()),
+    }

@@ -1,0 +1,66 @@
+"""``Report``: what an Experiment names to get a ``report.html`` at the end of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.records import Source
+from mmkit.evals.common import make_source, together
+from mmkit.evals.zeroshot import ZeroShot
+from mmkit.nn.gather import rank
+from mmkit.predictor import Predictor
+from mmkit.report.collect import Examples, collect_classified, collect_examples
+from mmkit.report.page import Page, ZeroShotSection, write_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """``report(predictor, folder)`` writes ``folder/report.html`` and returns the numbers of its own evaluations.
+
+    source: pictures with captions for the examples, or None. zeroshot: evaluations by name, each shown with
+    pictures and its worst classes, and measured here (leave them out of the run's own evaluations). titles: what the
+    page calls evaluations and heads. attribution: of the data's makers. shown: pictures and captions with their
+    nearest among ``pool`` records. classified: pictures of each zero-shot evaluation.
+    """
+
+    name: str
+    source: partial[Any] | Source | None = None
+    zeroshot: Mapping[str, partial[ZeroShot] | ZeroShot] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    attribution: str = ""
+    shown: int = 6
+    classified: int = 16
+    pool: int = 500
+
+    def __call__(self, predictor: Predictor, folder: str | Path) -> dict[str, float]:
+        """To be called by all processes: the evaluations are shared, the first one writes."""
+        sections: list[ZeroShotSection] = []
+        metrics: dict[str, float] = {}
+        for name, made in self.zeroshot.items():
+            evaluator = made() if isinstance(made, partial) else made
+            result = evaluator.evaluate(predictor)
+            metrics |= {f"{name}.{key}": value for key, value in result.metrics().items()}
+            if rank() == 0:
+                pictures = collect_classified(make_source(evaluator.source), result, shown=self.classified)
+                title = self.titles.get(name, name)
+                sections.append(ZeroShotSection(title=title, result=result, shown=pictures))
+
+        def write() -> None:
+            if rank() == 0:
+                page = Page(
+                    name=self.name, titles=self.titles, examples=self._examples(predictor), zeroshot=sections,
+                    attribution=self.attribution,
+                )  # fmt: skip
+                write_report(folder, page, metrics)
+
+        together(write)
+        return metrics
+
+    def _examples(self, predictor: Predictor) -> Examples | None:
+        if self.source is None:
+            return None
+        return collect_examples(predictor, make_source(self.source), shown=self.shown, pool=self.pool)

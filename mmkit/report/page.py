@@ -1,0 +1,154 @@
+"""The page itself: everything that was collected, through one template, into one file without scripts or network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from mmkit.errors import UserError
+from mmkit.evals.zeroshot import ZeroShotResult
+from mmkit.report import chart, run_folder
+from mmkit.report.collect import Classified, Examples
+
+THUMBNAIL = 192
+"""The longer side of a picture on the page, at most, in pixels."""
+
+MEANING = {
+    "R@k": "the share of queries for which one of the first k answers is right",
+    "joint space": "pictures and texts are encoded apart and compared by the cosine of their embeddings",
+    "re-ranked": "the best candidates of the joint space, put in order by the head that reads both together",
+    "chance": "what a random order would reach on the same pictures",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSection:
+    """One zero-shot classification on the page."""
+
+    title: str
+    result: ZeroShotResult
+    shown: Sequence[Classified]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table of results; values are shares of 1. bar: the value that is drawn, against chance."""
+
+    title: str
+    measure: str
+    value: float
+    chance: float
+    rerank: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a report shows; every part may be empty. titles: what to call evaluations and heads, by their names."""
+
+    name: str
+    titles: Mapping[str, str] = field(default_factory=dict)
+    examples: Examples | None = None
+    zeroshot: Sequence[ZeroShotSection] = ()
+    attribution: str = ""
+
+
+def write_report(folder: str | Path, page: Page, metrics: Mapping[str, float] | None = None) -> Path:
+    """``folder/report.html`` from the run's folder and what was collected. Returns its path.
+
+    metrics: results by dotted name ("retrieval.t2i_r1"); default the run's last evaluation. UserError where the
+    folder is no run's, or cannot be written.
+    """
+    folder = Path(folder)
+    events = run_folder.read_events(folder)
+    last = run_folder.last_metrics(events) | dict(metrics or {})
+    curves = run_folder.panels(events, page.titles)
+    text = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            page=page,
+            rows=result_rows(last, page.titles),
+            charts=[(panel, Markup(chart.line_chart(panel)), chart.legend(panel)) for panel in curves],
+            facts=run_folder.facts(folder, events),
+            meaning=MEANING,
+        )
+    )
+    path = folder / "report.html"
+    part = folder / ".report.html.part"
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: the report cannot be written ({error})") from error
+    return path
+
+
+def environment() -> Environment:
+    """Templates of this package; everything is escaped, and a missing value is an error."""
+    made = Environment(
+        loader=PackageLoader("mmkit.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"data_uri": data_uri, "percent": percent, "worst": worst}
+    return made
+
+
+def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list[Row]:
+    """The headline of each evaluation: R@1 both ways, or top-1."""
+    rows = []
+    for name, found in run_folder.groups(metrics).items():
+        title = titles.get(name, name)
+        if "t2i_r1" in found:
+            size = f"{found['texts']:.0f} texts, {found['images']:.0f} pictures"
+            for way, words, chance in (
+                ("t2i", "text to image", "chance_r1"),
+                ("i2t", "image to text", "chance_i2t_r1"),
+            ):
+                row = Row(
+                    title=title, measure=f"R@1, {words}", value=found[f"{way}_r1"],
+                    chance=found.get(chance, found["chance_r1"]), rerank=found.get(f"rerank.{way}_r1"), note=size,
+                )  # fmt: skip
+                rows.append(row)
+        else:
+            note = f"{found['n']:.0f} pictures, {found['classes']:.0f} classes"
+            if "interval_low" in found:
+                note += f"; 95 % interval {percent(found['interval_low'])} to {percent(found['interval_high'])}"
+            rows.append(
+                Row(
+                    title=title,
+                    measure="top\u20111",
+                    value=found["top1"],
+                    chance=found["chance"],
+                    rerank=found.get("rerank.top1"),
+                    note=note,
+                )
+            )
+    return rows
+
+
+def percent(value: float) -> str:
+    """A share of 1 as people read it."""
+    return f"{value:.1%}".replace("%", "\u202f%")
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture inside the page, at most ``THUMBNAIL`` wide and high."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def worst(result: ZeroShotResult, shown: int = 8) -> list[dict[str, Any]]:
+    """The classes with the lowest rates, those with mistakes alone."""
+    return sorted((row for row in result.per_class() if row["top1"] < 1), key=lambda row: row["top1"])[:shown]

@@ -1,0 +1,146 @@
+"""Retrieval fine-tuning and its evaluation against the recorded ones of the official ALBEF.
+
+Several rows show one picture, which are positives of one another; equal captions of different pictures are not.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from mmkit.convert import albef as official
+from mmkit.convert.table import Entry, read, write
+from mmkit.evals.recall import Relevance, first_relevant_rank, recall_at, top_k
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.predictor import Predictor, TokenBank
+from mmkit.task import Task
+from mmkit.types import Batch, Tokens
+from tests.parity.oracle import GRADIENT, OUTPUT, assert_close, cases, drawn, load, model_of, under
+from tests.parity.test_albef_pretrain import without_shift
+
+FILES = cases(lambda names: "out.sim_targets" in names and "in.idx" in names)
+
+
+def task_of(path, alpha=None):
+    meta, x = load(path)
+    model, draw = model_of(meta), drawn(x)
+    heads = {
+        "itc": ITC(model.spec, meta["cfg"]["queue_size"], positives="image"),
+        "itm": ITM(model.spec, avoid="image", draw=draw),
+    }
+    task = Task(model, heads, momentum=meta["cfg"]["momentum"], alpha=meta["alpha"] if alpha is None else alpha)
+    state = under(x, "sd.")
+    rows = official.retrieval(state)
+    task.load_state_dict(read(rows, state))
+    task.train()
+    return meta, x, task, draw, rows
+
+
+def batch_of(x):
+    rows = torch.arange(len(x["in.image"]))
+    return Batch(
+        pixels=x["in.image"], ids=x["in.input_ids"], mask=x["in.attention_mask"].bool(), image_id=x["in.idx"],
+        caption_id=rows % 2,  # equal captions under other pictures change nothing here
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_outputs(path):
+    _, x, task, draw, _ = task_of(path)
+    task.ema.update()  # the official forward begins with it
+    batch = batch_of(x)
+    out, f = task(batch, 0), task.features(batch, 0)
+    assert_close(out.losses["itc"], x["out.loss_ita"], OUTPUT, "loss_ita")
+    assert_close(out.losses["itm"], x["out.loss_itm"], OUTPUT, "loss_itm")
+    assert_close(out.loss, x["out.loss"], OUTPUT, "loss")
+    views = {
+        "image_embeds": f.image.x, "image_embeds_m": f.teacher.image.x, "text_embeds": f.text.x,
+        "image_feat": f.image_embed, "text_feat": f.text_embed,
+        "image_feat_m": f.teacher.image_embed, "text_feat_m": f.teacher.text_embed,
+    }  # fmt: skip
+    for name, view in views.items():
+        assert_close(view, x[f"out.{name}"], OUTPUT, name)
+    hard = task.heads["itc"]._hard_targets(f)
+    assert_close(hard / hard.sum(1, keepdim=True), x["out.sim_targets"], OUTPUT, "sim_targets")
+    for ours, name in zip(draw.weights, ("weights_t2i", "weights_i2t"), strict=True):
+        recorded = x[f"out.{name}"]
+        assert ((ours == -torch.inf) == (recorded == 0)).all()
+        assert_close(ours.softmax(-1), recorded / recorded.sum(1, keepdim=True), 2e-5, name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_gradients_teacher_and_queue(path):
+    _, x, task, _, rows = task_of(path)
+    task.ema.update()
+    out = task(batch_of(x), 0)
+    out.loss.backward()
+    recorded = under(x, "grad.")
+    grads = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    student = [row for row in rows if isinstance(row, Entry) and row.ours in grads]
+    ours = write(student, grads)
+    assert set(recorded) == set(ours)
+    for name, theirs in recorded.items():
+        if (theirs := without_shift(name, theirs)) is not None:
+            assert_close(without_shift(name, ours[name]), theirs, GRADIENT, name)
+    task.ema.momentum = 1.0  # it was updated before the forward, as officially
+    task.heads["itc"].after_step([out.carry["itc"]])
+    after = write(rows, task.state_dict())
+    for name, theirs in under(x, "post.").items():
+        assert_close(after[name], theirs, OUTPUT, name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_without_distillation(path):
+    _, x, task, _, _ = task_of(path, alpha=0.0)
+    task.ema.update()
+    out = task(batch_of(x), 0)
+    out.loss.backward()
+    assert_close(out.losses["itc"], x["nodistill.loss_ita"], OUTPUT, "loss_ita")
+    assert_close(out.losses["itm"], x["nodistill.loss_itm"], OUTPUT, "loss_itm")
+    grads = {"temp": task.model.temperature.value.grad, "vision_proj.weight": task.model.image_proj.weight.grad}
+    for name, ours in grads.items():
+        assert_close(ours, x[f"nodistill.grad.{name}"], GRADIENT, name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@torch.no_grad()
+def test_evaluation(path):
+    meta, x, task, _, _ = task_of(path)
+    predictor = Predictor(task.model, task.heads, None, None, max_tokens=x["eval.input_ids"].shape[1])
+    task.eval()
+    image = task.model.encode_image(x["eval.image"])
+    text = task.model.encode_text(x["eval.input_ids"], x["eval.attention_mask"].bool())
+    similarity = task.model.embed_image(image) @ task.model.embed_text(text).T
+    bank = TokenBank([text])
+    for name, official_metrics in meta["itm_eval"].items():
+        k = int(name.removeprefix("k"))
+        scores = {}
+        for way, sims in (("i2t", similarity), ("t2i", similarity.T)):
+            chosen = top_k(sims, k)
+            query = torch.arange(len(sims))[:, None].expand_as(chosen)
+            pairs = torch.stack([query, chosen] if way == "i2t" else [chosen, query], -1).flatten(0, 1)
+            found = predictor.match_pairs(Tokens(image.x), bank, pairs, score="match_logit")
+            scores[way] = torch.full_like(sims, -100.0).scatter(1, chosen, found.view_as(chosen))
+            recorded = x[f"eval.{name}.scores_{way}"]
+            assert ((scores[way] == -100) == (recorded == -100)).all()
+            real = recorded != -100
+            assert_close(scores[way][real], recorded[real], OUTPUT, f"{name}.{way}")
+        assert_same_metrics(scores, meta["eval_layout"]["captions_per_image"], official_metrics)
+
+
+def assert_same_metrics(scores, per_image, recorded):
+    images, texts = scores["i2t"].shape
+    image_of = [j // per_image for j in range(texts)]
+    relevant = {
+        "i2t": Relevance.of([[j for j in range(texts) if image_of[j] == i] for i in range(images)], texts),
+        "t2i": Relevance.of([[i] for i in image_of], images),
+    }
+    means = []
+    for way, short in (("i2t", "txt"), ("t2i", "img")):
+        mask = relevant[way].mask(range(len(scores[way])))
+        # of equal scores the official code puts the last first
+        recall = recall_at(first_relevant_rank(scores[way].flip(1), mask.flip(1)))
+        for k, value in recall.items():
+            assert 100 * value == pytest.approx(recorded[f"{short}_r{k}"])
+        means.append(100 * np.mean(list(recall.values())))
+    assert np.mean(means) == pytest.approx(recorded["r_mean"])
