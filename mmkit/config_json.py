@@ -26,7 +26,7 @@ from mmkit.errors import UserError
 
 # the parts of mmkit that a config is made of; not those that read files, run code or talk to the network by argument
 ALLOWED = (
-    *(f"mmkit.{p}" for p in ("config", "models", "heads", "encoders", "nn", "data", "evals", "losses", "types")),
+    *(f"mmkit.{p}" for p in ("config", "models", "heads", "encoders", "nn", "data", "evals", "losses", "report", "types")),
     "projects",
     "torch.nn",
 )

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mmkit.nn.gather import gather, gather_with_grad, rank, world_size
-from mmkit.types import Batch, ModelSpec, Tokens
+from mmkit.types import Batch, MaskedText, ModelSpec, Tokens
 
 
 class Context(Protocol):
@@ -84,10 +84,10 @@ class Features:
     """
 
     def __init__(
-        self, model: Model, batch: Batch, step: int = 0, *, alpha: float = 0.0, teacher: Features | None = None,
+        self, model: Model | nn.Module, batch: Batch, step: int = 0, *, alpha: float = 0.0, teacher: Features | None = None,
         twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.model = model
+        self.model: Any = model  # the Model protocol, which a module's type cannot express
         self.batch = batch
         self.step = step
         self.alpha = alpha
@@ -129,12 +129,17 @@ class Features:
         """The fused tokens of each text with its own image (B, N, D)."""
         return self.model.fuse(self.text, [self.context])
 
+    @property
+    def masked_text(self) -> MaskedText:
+        """The masked text of the batch; ValueError when it has none."""
+        if self.batch.masked is None:
+            raise ValueError("this batch has no masked text: give the data section a masking")
+        return self.batch.masked
+
     @cached_property
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
-        masked = self.batch.masked
-        if masked is None:
-            raise ValueError("this batch has no masked text: give the data section a masking")
+        masked = self.masked_text
         text = self.model.encode_text(masked.ids, self.batch.mask)
         states_BMD = self.model.fuse(text, [self.context], masked.positions).x
         return states_BMD.flatten(0, 1)[masked.index]
@@ -158,7 +163,7 @@ class Features:
     @cached_property
     def temperature(self) -> Tensor:
         """What similarities are divided by, float32 scalar."""
-        return self.model.temperature()  # type: ignore[attr-defined]
+        return self.model.temperature()
 
     # ---- views of the samples of all ranks --------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class Features:
 
     # ---- help for heads ---------------------------------------------------------------------------------------
 
-    def twin(self, head: nn.Module) -> nn.Module:
+    def twin(self, head: nn.Module) -> Any:
         """The teacher's copy of a head that has ``distilled = True``."""
         return self._twins[head]
 

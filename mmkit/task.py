@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class Task(nn.Module):
         super().__init__()
         self.model = model
         self.heads = nn.ModuleDict(heads)
-        self.weights = {name: 1.0 for name in heads} | dict(weights or {})
+        self.weights: dict[str, float | Schedule] = {**dict.fromkeys(heads, 1.0), **(weights or {})}
         if unknown := self.weights.keys() - heads.keys():
             raise ValueError(f"weights for heads that do not exist: {', '.join(sorted(unknown))}")
         self.alpha = alpha
@@ -61,7 +63,7 @@ class Task(nn.Module):
         different numbers of items.
         """
         f = self.features(batch, step)
-        outputs = {name: head(f) for name, head in self.heads.items()}
+        outputs = {name: head(f) for name, head in self._heads().items()}
         shares = self._shares({name: out.count for name, out in outputs.items()}, batch.pixels.device)
         total = torch.zeros((), device=batch.pixels.device)
         for name, out in outputs.items():
@@ -77,10 +79,11 @@ class Task(nn.Module):
     def features(self, batch: Batch, step: int) -> Features:
         """The views of a batch through the model and, where there is one, through its teacher."""
         alpha = _at(self.alpha, step) if self.ema is not None else 0.0
-        teacher, twins = None, {}
+        teacher: Features | None = None
+        twins: dict[nn.Module, nn.Module] = {}
         if self.ema is not None:
             teacher = Features(self.ema["model"], batch, step)
-            twins = {head: self.ema[f"heads_{name}"] for name, head in self.heads.items() if head.distilled}
+            twins = {head: self.ema[f"heads_{name}"] for name, head in self._heads().items() if head.distilled}
         return Features(self.model, batch, step, alpha=alpha, teacher=teacher, twins=twins, seed=self.seed)
 
     @torch.no_grad()
@@ -89,7 +92,7 @@ class Task(nn.Module):
         self.constrain()
         if self.ema is not None:
             self.ema.update()
-        for name, head in self.heads.items():
+        for name, head in self._heads().items():
             head.after_step([carry[name] for carry in carries])
 
     def constrain(self) -> None:
@@ -103,6 +106,9 @@ class Task(nn.Module):
         for module in self.modules():
             if isinstance(module, PreNormBlock | PostNormBlock):
                 module.compile(dynamic=True)
+
+    def _heads(self) -> Mapping[str, Head]:
+        return cast(Mapping[str, Head], self.heads)
 
     def _shares(self, counts: Mapping[str, int | Tensor], device: torch.device) -> dict[str, float | Tensor]:
         """What this rank's mean counts in the mean over all items of all ranks, times the number of ranks."""

@@ -50,7 +50,7 @@ class _Drawn:
 class _Openmoji:
     """What the sources share: painting, and captions in one or several languages.
 
-    plain: emoji on white, and captions that list what is there; a small model learns these in minutes. Otherwise grounds
+    plain: emoji of similar size on white, and captions that list what is there; a small model learns these in minutes. Otherwise grounds
     differ in colour and texture, and captions tell of places, sizes and colours too.
     """
 
@@ -89,7 +89,7 @@ class _Openmoji:
         return draw(placed, drawn.scene.colour or "white", drawn.texture, self.size)
 
     def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> _Drawn:
-        drawn = compose(emoji, colour, self.size, rng)
+        drawn = compose(emoji, colour, self.size, rng, SIMILAR if self.plain else VARIED)
         if not self.plain:
             return drawn
         nothing = ("",) * len(emoji)
@@ -164,7 +164,7 @@ class Scenes(_Openmoji):
     def _compose(self, index: int) -> _Drawn:
         rng = Random(f"{self.seed} {self.split} {index}")
         while True:
-            count = min(self.max_emoji, rng.choices((1, 2, 3), (1, 2, 2))[0])
+            count = min(self.max_emoji, rng.choices((1, 2, 3), (1, 1, 1) if self.plain else (1, 2, 2))[0])
             emoji = tuple(rng.choice(self._people if rng.random() < self.people else self._plain) for _ in range(count))
             colour = rng.choice(tuple(COLOURS))
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
@@ -247,9 +247,16 @@ def combination_split(emoji: Sequence[str], colour: str) -> str:
     raise AssertionError("the shares sum to 100")
 
 
-def compose(emoji: tuple[str, ...], colour: str, size: int, rng: Random) -> _Drawn:
+VARIED = {1: (0.4, 0.9), 2: (0.32, 0.6), 3: (0.3, 0.46)}
+SIMILAR = {1: (0.36, 0.56), 2: (0.36, 0.5), 3: (0.34, 0.46)}
+"""How large emoji are drawn, as shares of the picture's side, by how many there are."""
+
+
+def compose(
+    emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_by_count: dict[int, tuple[float, float]] = VARIED
+) -> _Drawn:
     """Sizes, places and relations for these emoji."""
-    low, high = {1: (0.4, 0.9), 2: (0.32, 0.6), 3: (0.3, 0.46)}[len(emoji)]
+    low, high = shares_by_count[len(emoji)]
     boxes = place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
     shares = [box.side / size for box in boxes]
     if len(emoji) == 1:

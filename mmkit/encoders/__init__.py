@@ -1,0 +1,1 @@
+"""What reads pictures and words: the ViT, and the two halves of a BERT."""

@@ -47,7 +47,7 @@ class PreNormText(nn.Module):
         return self.words.weight
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
-        """ids (B, L) int64, mask (B, L) bool -> (B, L, D); L is ``max_tokens`` where texts are filled up.
+        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D); L is ``max_tokens`` where texts are filled up.
 
         Raises ValueError when the text is longer than there are positions.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class TextEncoder(nn.Module):
         return self.embeddings.words.weight
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
-        """ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
+        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
         x_BLD = self.embeddings(ids_BL)
         for block in self.blocks:
             if self.checkpointing and self.training:
@@ -107,8 +108,8 @@ class FusionEncoder(nn.Module):
 
     def context(self, image: Tokens) -> ImageContext:
         """The keys and values of each layer, once for all the texts that will read these images."""
-        crosses = (block.cross for block in self.blocks)
-        return ImageContext(tuple(cross.project(image.x, image.mask) for cross in crosses))
+        blocks = cast(Iterable[PostNormBlock], self.blocks)
+        return ImageContext(tuple(block.cross.project(image.x, image.mask) for block in blocks if block.cross))
 
     def forward(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Tokens:
         """Texts (B, L, D) that read the images of the contexts in turn -> (B, L, D), or (B, M, D) at ``keep_BM`` alone.

@@ -1,0 +1,1 @@
+"""Objectives, one a file: modules from the views of a batch to a loss."""

@@ -53,8 +53,8 @@ class ITC(Head):
             hard_BN = self._hard_targets(f)
             losses, hits = [], []
             for query, keys, teacher, past in (
-                (f.image_embed, text_G, f.teacher and f.teacher.image_embed, self.queue["text"]),
-                (f.text_embed, image_G, f.teacher and f.teacher.text_embed, self.queue["image"]),
+                (f.image_embed, text_G, f.teacher.image_embed if f.teacher else None, self.queue["text"]),
+                (f.text_embed, image_G, f.teacher.text_embed if f.teacher else None, self.queue["image"]),
             ):
                 logits_BN = torch.cat([query @ keys.T, query @ past.T], 1) / f.temperature
                 target_BN = hard_BN / hard_BN.sum(1, keepdim=True)
@@ -69,7 +69,9 @@ class ITC(Head):
             loss=(losses[0] + losses[1]) / 2,
             count=len(f.batch),
             logs={
-                "chance": math.log(candidates), "candidates": candidates, "temperature": f.temperature.detach(),
+                "chance": math.log(candidates),
+                "candidates": candidates,
+                "temperature": f.temperature.detach(),
                 "i2t_accuracy": hits[0], "t2i_accuracy": hits[1],
             },  # fmt: skip
             carry={

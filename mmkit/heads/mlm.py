@@ -43,7 +43,7 @@ class MLM(Head):
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""
-        masked = f.batch.masked
+        masked = f.masked_text
         logits_NV = self.logits(f.masked, f.model.word_embeddings)
         teacher_NV = None
         if f.teacher is not None and f.alpha:

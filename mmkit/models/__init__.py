@@ -1,0 +1,1 @@
+"""Models, one a file: built from encoders, and what inference needs."""

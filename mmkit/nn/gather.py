@@ -13,7 +13,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's number among them, from 0."""
+    """The number of this process among them, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -28,11 +28,11 @@ def gather(x: Tensor) -> Tensor:
 
 class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         return gather(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         grad = sum_over_ranks(grad)
         return grad.chunk(world_size())[rank()]
 

@@ -86,7 +86,7 @@ def test_intermediates_are_named():
 
 
 def test_too_long_a_text_is_an_error(model):
-    with pytest.raises(ValueError, match="17 tokens.*16 positions"):
+    with pytest.raises(ValueError, match=r"17 tokens.*16 positions"):
         model.encode_text(torch.ones(1, 17, dtype=torch.int64), None)
 
 
@@ -94,8 +94,7 @@ def test_the_named_sizes_have_their_parameters():
     with torch.device("meta"):
         counts = [sum(p.numel() for p in size().parameters()) / 1e6 for size in (albef_base, albef_small)]
         assert albef_mini(2000).spec.vocab_size == 2000
-        print(counts)
-    assert counts == [pytest.approx(209.3, abs=0.1), pytest.approx(59.1, abs=3)]
+    assert counts == [pytest.approx(209.3, abs=0.1), pytest.approx(58.6, abs=0.1)]
 
 
 def test_keys_and_values_are_selected_by_row(model):
