@@ -65,9 +65,10 @@ def random_batch(s: Setting, seed: int = 0) -> Batch:
         ids=ids.masked_fill(hidden, 103), positions=positions.where(real, 0),
         index=real.flatten().nonzero().flatten(), labels=ids.gather(1, positions)[real],
     )  # fmt: skip
+    pairs = torch.arange(s.batch) + s.batch * seed
     return Batch(
         pixels=torch.randn(s.batch, 3, s.image_size, s.image_size, generator=g), ids=ids, mask=mask,
-        image_id=torch.arange(s.batch) + s.batch * seed, caption_id=torch.arange(s.batch) + s.batch * seed, masked=masked,
+        image_id=pairs, caption_id=pairs, masked=masked,
     )  # fmt: skip
 
 
@@ -157,7 +158,12 @@ def measure(s: Setting, device: str, precisions: list[str], compiled: bool, step
                 seen[name].append(parts)
     return {
         name: {part: statistics.median(p[part] for p in parts) for part in parts[0]} for name, parts in seen.items()
-    } | {"ratios": {n: statistics.median(a["step"] / b["step"] for a, b in zip(seen[precisions[0]], seen[n], strict=True)) for n in seen}}
+    } | {
+        "ratios": {
+            n: statistics.median(a["step"] / b["step"] for a, b in zip(seen[precisions[0]], seen[n], strict=True))
+            for n in seen
+        }
+    }
 
 
 def main() -> None:
@@ -176,17 +182,25 @@ def main() -> None:
         setting = replace(setting, batch=args.batch)
     found = measure(setting, args.device, args.precision, args.compile, args.steps)
     ratios = found.pop("ratios")
-    print(f"{args.setting}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {args.compile}")
+    print(
+        f"{args.setting}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"compile {args.compile}"
+    )
     for name, parts in found.items():
-        print(f"\n{name}: {parts['step'] * 1000:.0f} ms a step, {setting.batch / parts['step']:.1f} samples/s, "
-              f"{ratios[name]:.2f} x the speed of {args.precision[0]}")
+        print(
+            f"\n{name}: {parts['step'] * 1000:.0f} ms a step, {setting.batch / parts['step']:.1f} samples/s, "
+            f"{ratios[name]:.2f} x the speed of {args.precision[0]}"
+        )
         for part, seconds in parts.items():
             if part != "step":
                 print(f"  {part:<22}{seconds * 1000:8.1f} ms {seconds / parts['step']:6.1%}")
     print(f"\npeak memory {peak_memory(args.device):.2f} GiB")
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"setting": args.setting, "seconds": found, "ratios": ratios, "peak_gib": peak_memory(args.device)}, file)
+            json.dump(
+                {"setting": args.setting, "seconds": found, "ratios": ratios, "peak_gib": peak_memory(args.device)},
+                file,
+            )
 
 
 if __name__ == "__main__":

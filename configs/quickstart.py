@@ -26,7 +26,7 @@ from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef_mini
 from mmkit.report.make import Report
 
-TOKENS = 24
+TOKENS = 16
 PROMPTS = ("{}", "a picture of {}", "a drawing of {}")
 TITLES = {
     "retrieval": "500 held-out scenes, English",
@@ -36,7 +36,7 @@ TITLES = {
 }
 
 
-def quickstart(steps: int = 800, size: int = 96, kinds: int = 200) -> Experiment:
+def quickstart(steps: int = 1500, size: int = 96, kinds: int = 200) -> Experiment:
     """``steps`` optimizer steps on pictures of ``size`` pixels with so many kinds of emoji."""
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
     english, chinese = (partial(scenes, split="test", n=500, language=language) for language in ("en", "zh"))
@@ -48,16 +48,16 @@ def quickstart(steps: int = 800, size: int = 96, kinds: int = 200) -> Experiment
         teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
         tokenizer=partial(sentencepiece, vocab_size=1600),
         data=Data(
-            train=partial(scenes, split="train", n=40_000, language=("en", "en", "en", "zh")),
+            train=partial(scenes, split="train", n=60_000, language=("en", "en", "en", "zh")),
             image_size=size,
             max_tokens=TOKENS,
             transform=partial(TrainTransform, scale=(1.0, 1.0), randaugment=None),
             masking=partial(Masking, probability=0.3, whole_word=True),
-            global_batch=128,
+            global_batch=64,
             workers=1,
         ),
-        optim=Optim(lr=1.5e-3, min_lr=1.5e-5, warmup_steps=50, betas=(0.9, 0.98)),
-        run=Run(steps=steps, save_every_steps=200, log_every_steps=20),
+        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98)),
+        run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
         evals={
             "retrieval": partial(Retrieval, source=english, rerank_top=16),
             "retrieval_zh": partial(Retrieval, source=chinese, rerank_top=16),

@@ -26,7 +26,8 @@ from mmkit.errors import UserError
 
 # the parts of mmkit that a config is made of; not those that read files, run code or talk to the network by argument
 ALLOWED = (
-    *(f"mmkit.{p}" for p in ("config", "models", "heads", "encoders", "nn", "data", "evals", "losses", "report", "types")),
+    *(f"mmkit.{p}" for p in ("config", "models", "heads", "encoders", "nn", "data", "evals")),
+    *(f"mmkit.{p}" for p in ("losses", "report", "types")),
     "projects",
     "torch.nn",
 )

@@ -84,7 +84,8 @@ class Features:
     """
 
     def __init__(
-        self, model: Model | nn.Module, batch: Batch, step: int = 0, *, alpha: float = 0.0, teacher: Features | None = None,
+        self, model: Model | nn.Module, batch: Batch, step: int = 0, *, alpha: float = 0.0,
+        teacher: Features | None = None,
         twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         self.model: Any = model  # the Model protocol, which a module's type cannot express
@@ -121,7 +122,7 @@ class Features:
 
     @cached_property
     def context(self) -> Context:
-        """This rank's images ready for fusion; projected once, read by every fusion pass."""
+        """The images of this rank ready for fusion; projected once, read by every fusion pass."""
         return self.model.image_context(self.image)
 
     @cached_property
@@ -257,9 +258,8 @@ class Features:
         noise = torch.empty(draws, total, total, device=device).exponential_(generator=self._generator())
         return -noise[:, rank() * size : (rank() + 1) * size].log()
 
-
     def _generator(self, stream: int = 0) -> torch.Generator:
-        """The same on all ranks, anew for each step; ``stream`` tells draws apart that must not depend on each other."""
+        """The same on all ranks, anew for each step; ``stream`` tells apart draws that must not depend on another."""
         seed = self._seed * 1_000_003 + self.step + stream * 2**40
         return torch.Generator(device=self.batch.ids.device).manual_seed(seed)
 

@@ -8,7 +8,6 @@ updates its teacher at the start of a forward pass; at the end of the step befor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-
 from typing import cast
 
 import torch

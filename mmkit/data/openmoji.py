@@ -50,8 +50,8 @@ class _Drawn:
 class _Openmoji:
     """What the sources share: painting, and captions in one or several languages.
 
-    plain: emoji of similar size on white, and captions that list what is there; a small model learns these in minutes. Otherwise grounds
-    differ in colour and texture, and captions tell of places, sizes and colours too.
+    plain: emoji of similar size on white, and captions that list what is there; a small model learns these in minutes.
+    Otherwise grounds differ in colour and texture, and captions tell of places, sizes and colours too.
     """
 
     seed: int = 0
@@ -253,10 +253,10 @@ SIMILAR = {1: (0.36, 0.56), 2: (0.36, 0.5), 3: (0.34, 0.46)}
 
 
 def compose(
-    emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_by_count: dict[int, tuple[float, float]] = VARIED
+    emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_of: dict[int, tuple[float, float]] = VARIED
 ) -> _Drawn:
     """Sizes, places and relations for these emoji."""
-    low, high = shares_by_count[len(emoji)]
+    low, high = shares_of[len(emoji)]
     boxes = place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
     shares = [box.side / size for box in boxes]
     if len(emoji) == 1:

@@ -80,7 +80,8 @@ class ViT(nn.Module):
         """
         known = {"embed", *(f"blocks.{i}" for i in range(len(self.blocks)))}
         if unknown := set(names) - known:
-            raise ValueError(f"no such layer: {', '.join(sorted(unknown))}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
+            absent = ", ".join(sorted(unknown))
+            raise ValueError(f"no such layer: {absent}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
         seen: dict[str, Tensor] = {}
         x_BND = self._embed(pixels)
         if "embed" in names:
@@ -109,7 +110,7 @@ class ViT(nn.Module):
 
 
 def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:
-    """A random share 1 - ``rate`` of each sample's patches, at least one, in order, after the first ``prefix`` tokens."""
+    """A random share 1 - ``rate`` of each sample's patches, at least one, in order, after ``prefix`` tokens."""
     patches_BPD = x_BND[:, prefix:]
     count = max(1, round(patches_BPD.shape[1] * (1.0 - rate)))
     draws_BP = torch.rand(patches_BPD.shape[:2], device=x_BND.device)

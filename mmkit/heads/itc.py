@@ -72,12 +72,17 @@ class ITC(Head):
                 "chance": math.log(candidates),
                 "candidates": candidates,
                 "temperature": f.temperature.detach(),
-                "i2t_accuracy": hits[0], "t2i_accuracy": hits[1],
-            },  # fmt: skip
+                "i2t_accuracy": hits[0],
+                "t2i_accuracy": hits[1],
+            },
             carry={
-                "image": image_G.detach(), "text": text_G.detach(),
-                "image_id": f.all_image_id, "caption_id": f.all_caption_id,
-            } if self.queue.size else {},  # fmt: skip
+                "image": image_G.detach(),
+                "text": text_G.detach(),
+                "image_id": f.all_image_id,
+                "caption_id": f.all_caption_id,
+            }
+            if self.queue.size
+            else {},
         )
 
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:

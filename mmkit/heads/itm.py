@@ -46,8 +46,8 @@ class ITM(Head):
 
     Args:
         spec: of the model; it needs ``fuse``, and a joint space for hard negatives.
-        negatives: "hard", or "random" for models without a joint space; "mixed" for the pairs of ``Features.mixed``, one
-            for each sample, at a third of the cost (ViLT).
+        negatives: "hard", or "random" for models without a joint space; "mixed" for the pairs of ``Features.mixed``,
+            one for each sample, at a third of the cost (ViLT).
         avoid: "same" keeps equal pictures and captions out of the negatives; "image" equal pictures (the official
             retrieval fine-tuning); "pair" only a sample's own (the official pre-training).
         draw: how one index of each row is chosen.
@@ -81,7 +81,7 @@ class ITM(Head):
         return self.classify(cls_BD if self.pool is None else self.pool(cls_BD).tanh())
 
     def forward(self, f: Features) -> HeadOutput:
-        """Count: the pairs judged. Logs: the chance level 0.6365, the entropy of 1 to 2, and the accuracy (2/3 by chance).
+        """Count: the pairs judged. Logs: the chance level 0.6365 (the entropy of 1 to 2), the accuracy (2/3 by chance).
 
         Of mixed pairs the chance level is ln 2, and the accuracy 1/2 by chance.
         """
@@ -110,14 +110,15 @@ class ITM(Head):
             loss=F.cross_entropy(logits_B2, labels_B),
             count=len(f.batch),
             logs={
-                "chance": math.log(2), "accuracy": (logits_B2.detach().argmax(1) == labels_B).float().mean(),
+                "chance": math.log(2),
+                "accuracy": (logits_B2.detach().argmax(1) == labels_B).float().mean(),
                 "chance_accuracy": 1 / 2,
-            },  # fmt: skip
+            },
         )
 
     @torch.no_grad()
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """For each text an image and for each image a text, as rows of all ranks (B,); and whether there is one (2, B)."""
+        """For each text an image, for each image a text, as rows of all ranks (B,); whether there is one (2, B)."""
         noise = f.gumbel(2)
         weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
         if self.avoid == "same":

@@ -20,7 +20,7 @@ from mmkit.types import HeadOutput, ModelSpec
 
 
 class MLM(Head):
-    """The word that stood at each hidden position. ``tied=False`` gives the head a vocabulary matrix of its own (ViLT)."""
+    """The word that stood at each hidden position. ``tied=False``: with a vocabulary matrix of its own (ViLT)."""
 
     distilled = True
 

@@ -55,7 +55,7 @@ class Sigmoid(Head):
             logs={
                 "chance": _chance(candidates), "candidates": candidates, "temperature": f.temperature.detach(),
                 "bias": self.bias.detach(), "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
-            },  # fmt: skip
+            },
         )
 
 

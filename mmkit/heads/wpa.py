@@ -1,4 +1,4 @@
-"""Word-patch alignment by optimal transport (UNITER, Chen et al. 2020, section 3.2; ViLT, section 3.2; IPOT, Xie et al. 2018).
+"""Word-patch alignment by optimal transport (UNITER, Chen et al. 2020; ViLT, section 3.2; IPOT, Xie et al. 2018).
 
 How cheaply the words of a text can be moved onto the patches of an image, the cost being the cosine distance of their
 final states: cheap for a pair that belongs together, dear for one that does not. It reads the fused tokens, and where

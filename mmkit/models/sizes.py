@@ -56,12 +56,17 @@ def albef_small(
 
 
 def albef_mini(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, dropout: float = 0.0
+    vocab_size: int,
+    *,
+    image_size: int | tuple[int, int] = 96,
+    max_tokens: int = 32,
+    patch: int = 12,
+    dropout: float = 0.0,
 ) -> ALBEF:
     """What two CPU cores pre-train in minutes: ViT 4 x 128 and 2 + 2 layers of 128; the quickstart's size."""
     return albef(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, image_depth=4, image_width=128, image_heads=4,
-        text_depth=2, fusion_depth=2, text_width=128, text_heads=4, embed_dim=128, dropout=dropout,
+        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
+        image_heads=4, text_depth=2, fusion_depth=2, text_width=128, text_heads=4, embed_dim=128, dropout=dropout,
     )  # fmt: skip
 
 

@@ -119,8 +119,7 @@ class CrossAttention(_Attention):
         q = self._split(self.q(x_BND))
         rows = [len(source.k) * fold for source, fold in zip(sources, folds, strict=True)]
         parts = [
-            self._read(part, source, fold)
-            for part, source, fold in zip(q.split(rows), sources, folds, strict=True)
+            self._read(part, source, fold) for part, source, fold in zip(q.split(rows), sources, folds, strict=True)
         ]
         return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
 

@@ -23,7 +23,7 @@ def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
 
 
 def patchify(pixels: Tensor, patch: Sequence[int]) -> Tensor:
-    """(B, C, *size) -> (B, patches, C * product(patch)), row-major; each patch in the order of a convolution's weight."""
+    """(B, C, *size) -> (B, patches, C * product(patch)), row-major; each in the order of a convolution's weight."""
     grid = grid_of(pixels.shape[2:], patch)
     axes = len(patch)
     split = pixels.reshape(*pixels.shape[:2], *(n for pair in zip(grid, patch, strict=True) for n in pair))

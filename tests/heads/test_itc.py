@@ -37,7 +37,14 @@ def test_the_queue_holds_the_newest_rows_for_any_batch_size(sizes):
     pushed = []
     for size in sizes:
         ids = torch.arange(len(pushed), len(pushed) + size)
-        queue.push({"image": ids[:, None] * torch.ones(2), "text": -ids[:, None] * torch.ones(2), "image_id": ids, "caption_id": ids})
+        queue.push(
+            {
+                "image": ids[:, None] * torch.ones(2),
+                "text": -ids[:, None] * torch.ones(2),
+                "image_id": ids,
+                "caption_id": ids,
+            }
+        )
         pushed += ids.tolist()
         assert sorted(queue["image_id"].tolist()) == pushed[-11:]
         torch.testing.assert_close(queue["image"][:, 0], queue["image_id"].float())

@@ -9,7 +9,9 @@ from mmkit.nn.patch import PatchEmbed
 from mmkit.nn.positions import GridPositions, resize_positions
 
 
-@pytest.mark.parametrize(("size", "patch", "conv"), [((12, 8), (4, 4), torch.nn.Conv2d), ((4, 12, 8), (2, 4, 4), torch.nn.Conv3d)])
+@pytest.mark.parametrize(
+    ("size", "patch", "conv"), [((12, 8), (4, 4), torch.nn.Conv2d), ((4, 12, 8), (2, 4, 4), torch.nn.Conv3d)]
+)
 def test_a_patch_layer_is_a_strided_convolution(size, patch, conv):
     ours, theirs = PatchEmbed(patch, 6), conv(3, 6, patch, patch)
     theirs.weight.data, theirs.bias.data = ours.proj.weight.data.reshape(6, 3, *patch), ours.proj.bias.data

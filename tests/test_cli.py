@@ -1,0 +1,68 @@
+"""The commands as people call them: what they print, what they write, and how they refuse."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mmkit.cli import main
+from mmkit.cli.main import nested
+from mmkit.data.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def records(tmp_path):
+    for i in range(4):
+        Image.new("RGB", (40, 30), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    lines = [
+        json.dumps({"image": f"{i}.png", "caption": [f"picture number {i}", f"shade {i} of red"]}) for i in range(4)
+    ]
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_data_show_draws_a_batch(tmp_path):
+    assert main(["data", "show", "openmoji:de", "--out", str(tmp_path / "grid.png"), "--n", "4", "--size", "48"]) == 0
+    assert min(Image.open(tmp_path / "grid.png").size) > 90
+
+
+def test_data_check_counts(records, tmp_path):
+    assert main(["data", "check", str(records), "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["records"], found["captions"], found["bad_images"]) == (4, 8, 0)
+
+
+def test_data_check_names_a_broken_picture(records, capsys):
+    (records.parent / "2.png").write_bytes(b"no picture")
+    assert main(["data", "check", str(records)]) == 2
+    assert "2.png" in capsys.readouterr().err
+
+
+def test_a_malformed_line_is_named(records, capsys):
+    records.write_text(records.read_text() + '\n{"image": "0.png", "caption": ')
+    assert main(["data", "check", str(records)]) == 2
+    assert "records.jsonl:5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_tokenizer_is_trained_on_captions(language, tmp_path):
+    out = tmp_path / "vocabulary"
+    assert main(["tokenizer", "train", f"openmoji:{language}", "--out", str(out), "--vocab-size", "700"]) == 0
+    tokenizer = load_tokenizer(out)
+    assert 300 < tokenizer.vocab_size <= 700
+    text = {"en": "a dog left of a key", "zh": "狗在钥匙左边"}[language]
+    assert tokenizer.decode(tokenizer.encode(text, 50)).replace(" ", "") == text.replace(" ", "")
+    assert main(["tokenizer", "train", "openmoji", "--out", str(out)]) == 2
+
+
+def test_an_unknown_setting_is_named_before_training(tmp_path, capsys):
+    assert main(["quickstart", "--out", str(tmp_path / "run"), "--set", "optim.learning_rate=1"]) == 2
+    assert "optim.learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_are_written_flat_and_nested():
+    assert nested({"step": 3, "retrieval.rerank.t2i_r1": 0.5}) == {
+        "step": 3, "retrieval.rerank.t2i_r1": 0.5, "retrieval": {"rerank": {"t2i_r1": 0.5}},
+    }  # fmt: skip
