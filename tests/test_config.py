@@ -179,7 +179,8 @@ def changed(*changes, **fields):
 @pytest.mark.parametrize(
     ("exp", "parts"),
     [
-        (changed("data.image_size=100", "model.image_size=100"), []),  # the named sizes hide their patch: see below
+        (changed("data.image_size=108", "model.image_size=108"), []),
+        (changed("data.image_size=100", "model.image_size=100"), ["data.image_size = 100", "model.patch = 12"]),
         (changed("data.image_size=112"), ["model.image_size = 96", "data.image_size = 112"]),
         (changed("data.max_tokens=40"), ["data.max_tokens = 40", "model.max_tokens = 32"]),
         (changed("data.global_batch=1"), ["heads.itc", "negatives", "data.global_batch"]),

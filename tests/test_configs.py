@@ -32,7 +32,7 @@ def test_it_is_an_experiment_that_survives_json(spec, required):
     assert dump(again) == dump(experiment)
 
 
-@pytest.mark.parametrize("spec", [f"{ROOT}/quickstart.py:quickstart(size=32, kinds=8)"])
+@pytest.mark.parametrize("spec", [f"{ROOT}/quickstart.py:quickstart(size=36, kinds=8)"])
 def test_it_takes_two_steps(spec, tmp_path):
     experiment = override(
         load_experiment(spec),

@@ -2,9 +2,9 @@
 
 import os
 
-# Before torch is imported: threads that wait for one another sleep instead of spinning. Beside a loading worker, or on
-# a busy machine, a step otherwise takes several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported: threads that wait for one another spin for some microseconds, then sleep. On a machine that is
+# busy with other work too, a step otherwise takes several times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from mmkit.cli.main import main
 

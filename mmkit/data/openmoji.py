@@ -248,7 +248,7 @@ def combination_split(emoji: Sequence[str], colour: str) -> str:
 
 
 VARIED = {1: (0.4, 0.9), 2: (0.32, 0.6), 3: (0.3, 0.46)}
-SIMILAR = {1: (0.36, 0.56), 2: (0.36, 0.5), 3: (0.34, 0.46)}
+SIMILAR = {1: (0.42, 0.48), 2: (0.42, 0.48), 3: (0.4, 0.44)}
 """How large emoji are drawn, as shares of the picture's side, by how many there are."""
 
 

@@ -121,7 +121,7 @@ def sample_patches(
         draws_BP = torch.rand(size, patches, device=x_BPD.device).masked_fill(~real_BP, 2.0)
         chosen_BN = draws_BP.argsort(1)[:, :count]
     else:
-        order_BP = (~real_BP).int().argsort(1, stable=True)  # the real ones first
+        order_BP = (~real_BP).int().argsort(dim=1, stable=True)  # the real ones first
         real_B1 = real_BP.sum(1, keepdim=True)
         at_N = torch.arange(count, device=x_BPD.device)
         chosen_BN = order_BP.gather(1, torch.where(real_B1 > count, at_N * real_B1 // count, at_N))

@@ -80,8 +80,8 @@ class MixedGridPositions(GridPositions):
     def _resized(self, grid: Sequence[int]) -> Tensor:
         if tuple(grid) == self.grid:
             return self.table
-        sides = (torch.tensor([side], device=self.table.device) for side in grid)
-        return torch.cat([self.table[: self.prefix], self.cells(*sides, grid)[0]])
+        height, width = (torch.tensor([side], device=self.table.device) for side in grid)
+        return torch.cat([self.table[: self.prefix], self.cells(height, width, grid)[0]])
 
 
 def _hats(sizes_B: Tensor, cells: int, learned: int) -> Tensor:

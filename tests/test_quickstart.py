@@ -1,0 +1,61 @@
+"""The quickstart learns, at a size that a test can wait for, and leaves behind all that it promises."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import mmkit
+from mmkit.cli import main
+from mmkit.data.openmoji import Scenes
+
+SMALL = [
+    "run.steps=150", "data.global_batch=32", "data.train.n=3000", "data.train.kinds=8", "data.train.people=0.0",
+    "evals.retrieval.source.n=60", "evals.retrieval.source.kinds=8", "evals.retrieval.source.people=0.0",
+    "evals.retrieval_zh.source.n=20", "report.zeroshot.zeroshot.source.kinds=8", "run.tensorboard=false",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    assert main(["quickstart", "--out", str(out), "--json", str(out.parent / "out.json"), "--set", *SMALL]) == 0
+    return out
+
+
+def test_it_learns_far_beyond_chance(run):
+    found = json.loads((run.parent / "out.json").read_text())
+    retrieval = found["retrieval"]
+    assert retrieval["t2i_r1"] > 5 * retrieval["chance_r1"]
+    assert found["zeroshot"]["top1"] > 3 * found["zeroshot"]["chance"]
+    assert found["losses.mlm"] < 0.5 * found["mlm.chance"]
+    assert found["peak_rss_gib"] < 4
+    assert found["seconds"] > 0
+
+
+def test_the_report_stands_alone(run):
+    page = (run / "report.html").read_text()
+    assert "CC BY-SA 4.0" in page
+    assert 'src="http' not in page
+    for known in ("https://openmoji.org", "https://creativecommons.org"):
+        page = page.replace(f'href="{known}', "")
+    assert 'href="http' not in page
+        'href="https://creativecommons', ""
+    )
+    assert page.count("data:image/") > 10
+
+
+def test_the_model_is_the_same_in_another_process(run, tmp_path):
+    scene = Scenes(split="test", n=1, plain=True)[0].image
+    scene.save(tmp_path / "scene.png")
+    code = (
+        "import sys, torch, mmkit; m = mmkit.load(sys.argv[1]);"
+        "torch.save([m.encode_image([sys.argv[2]]), m.encode_text(['a dog, a key'])], sys.argv[3])"
+    )
+    subprocess.run([sys.executable, "-c", code, run, tmp_path / "scene.png", tmp_path / "out.pt"], check=True)
+    model = mmkit.load(run)
+    here = [model.encode_image([tmp_path / "scene.png"]), model.encode_text(["a dog, a key"])]
+    for ours, theirs in zip(here, torch.load(tmp_path / "out.pt", weights_only=True), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
