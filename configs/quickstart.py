@@ -27,7 +27,7 @@ from mmkit.models.sizes import albef_mini
 from mmkit.report.make import Report
 
 TOKENS = 16
-PROMPTS = ("{}", "a picture of {}", "a drawing of {}")
+PROMPTS = ("a {}", "an {}")
 TITLES = {
     "retrieval": "500 held-out scenes, English",
     "retrieval_zh": "500 held-out scenes, Chinese",
@@ -36,7 +36,7 @@ TITLES = {
 }
 
 
-def quickstart(steps: int = 1300, size: int = 96, kinds: int = 200) -> Experiment:
+def quickstart(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
     """``steps`` optimizer steps on pictures of ``size`` pixels with so many kinds of emoji."""
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
     english, chinese = (partial(scenes, split="test", n=500, language=language) for language in ("en", "zh"))

@@ -148,15 +148,15 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 def caption(scene: Scene, language: str, rng: Random) -> str:
     """One way to say what is in the scene: every emoji, its size if it stands out, relations, often the colour.
 
-    Without relations the emoji are listed, in any order.
+    Without colour and relations the emoji are listed, in any order.
     """
     phrases = PHRASES[language]
     things = [named(emoji, size, language) for emoji, size in zip(scene.emoji, scene.sizes, strict=True)]
-    if len(things) == 1:
-        text = rng.choice(phrases.single).format(a=things[0])
-    elif not any(scene.relations):
+    if not scene.colour and not any(scene.relations):
         rng.shuffle(things)
         return reduce(lambda one, two: phrases.joined.format(one=one, two=two), things)
+    if len(things) == 1:
+        text = rng.choice(phrases.single).format(a=things[0])
     else:
         text = _relate(phrases, scene.relations[1], things[1], things[0], rng)
     for i in range(2, len(things)):
