@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch is imported: threads that wait for one another spin for some microseconds, then sleep. On a machine that is
-# busy with other work too, a step otherwise takes several times as long.
+# Before torch is imported: threads that wait for one another spin for some microseconds, then sleep. On a machine that
+# is busy with other work too, a step otherwise takes several times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from mmkit.cli.main import main

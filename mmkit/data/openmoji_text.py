@@ -164,7 +164,7 @@ def caption(scene: Scene, language: str, rng: Random) -> str:
         again = f"the {again}" if language == "en" else again
         more = _relate(phrases, scene.relations[i], things[i], again, rng)
         text = phrases.joined.format(one=text, two=more)
-    if not scene.colour or (len(things) > 1 and rng.random() < 0.4):
+    if len(things) > 1 and rng.random() < 0.4:
         return text
     colour = phrases.colours.split()[COLOUR_ORDER.index(scene.colour)]
     if language == "en":

@@ -53,8 +53,11 @@ class Sigmoid(Head):
             loss=loss,
             count=len(f.batch),
             logs={
-                "chance": _chance(candidates), "candidates": candidates, "temperature": f.temperature.detach(),
-                "bias": self.bias.detach(), "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
+                "chance": _chance(candidates),
+                "candidates": candidates,
+                "temperature": f.temperature.detach(),
+                "bias": self.bias.detach(),
+                "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
             },
         )
 

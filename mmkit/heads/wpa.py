@@ -31,9 +31,7 @@ class WPA(Head):
 
     needs_negatives = True
 
-    def __init__(
-        self, spec: ModelSpec, beta: float = 0.5, iterations: int = 50, drop_last: bool = False
-    ) -> None:
+    def __init__(self, spec: ModelSpec, beta: float = 0.5, iterations: int = 50, drop_last: bool = False) -> None:
         super().__init__()
         if not spec.fuses:
             raise UserError("WPA aligns fused words with patches; this model has no fuse")
@@ -80,9 +78,7 @@ def cosine_cost(x_BND: Tensor, y_BND: Tensor) -> Tensor:
     return 1 - F.normalize(x_BND, dim=-1, eps=1e-5) @ F.normalize(y_BND, dim=-1, eps=1e-5).transpose(1, 2)
 
 
-def transport_distance(
-    cost_BLP: Tensor, x_BL: Tensor, y_BP: Tensor, beta: float = 0.5, iterations: int = 50
-) -> Tensor:
+def transport_distance(cost_BLP: Tensor, x_BL: Tensor, y_BP: Tensor, beta: float = 0.5, iterations: int = 50) -> Tensor:
     """The cost of moving equal weights on the real x onto equal weights on the real y: (B,) float32.
 
     x, y: (B, L) and (B, P) bool. The gradient goes through the costs, not through the plan. 0 where either is empty.

@@ -78,9 +78,7 @@ def lit(
     ``frozen_image=False`` it is a dual encoder that starts from a ViT and a BERT.
     """
     image = ViT(_sides(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads)
-    text = TextEncoder(
-        vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, dropout=dropout
-    )
+    text = TextEncoder(vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, dropout=dropout)
     return Dual(
         image, text, image_pool=FirstToken(), text_pool=FirstToken(), image_proj=_projection(image_width, embed_dim),
         text_proj=_projection(text_width, embed_dim), embed_dim=embed_dim, temperature=LogScale(),
@@ -107,9 +105,7 @@ def siglip_base(
     return siglip(vocab_size, image_size=image_size, max_tokens=max_tokens, checkpointing=checkpointing)
 
 
-def lit_base(
-    vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 32
-) -> Dual:
+def lit_base(vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 32) -> Dual:
     """A frozen ViT-B/16 with BERT-base."""
     return lit(vocab_size, image_size=image_size, max_tokens=max_tokens)
 
