@@ -5,6 +5,8 @@ import torch
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
+from mmkit.heads.sigmoid import Sigmoid
+from mmkit.heads.wpa import WPA
 from mmkit.models.sizes import albef_tiny
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
@@ -43,13 +45,17 @@ HEADS = {
     "itc": lambda spec: ITC(spec, queue_size=20),
     "itm": ITM,
     "mlm": MLM,
+    "itm_mixed": lambda spec: ITM(spec, negatives="mixed", pooler=True),
+    "mlm_untied": lambda spec: MLM(spec, tied=False),
+    "sigmoid": Sigmoid,
+    "wpa": WPA,
 }
 
 
-def task(heads=("itc", "itm", "mlm"), *, seed=0, **options) -> Task:
-    """A tiny ALBEF with these heads."""
+def task(heads=("itc", "itm", "mlm"), *, seed=0, model=albef_tiny, **options) -> Task:
+    """A tiny ALBEF, or another model, with these heads."""
     torch.manual_seed(seed)
-    model = albef_tiny(VOCAB)
+    model = model(VOCAB)
     return Task(model, {name: HEADS[name](model.spec) for name in heads}, **options)
 
 

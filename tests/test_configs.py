@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmkit.config import Experiment, dump, load_experiment, override, rebuild
 from mmkit.train.loop import train
@@ -40,3 +41,13 @@ def test_it_takes_two_steps(spec, tmp_path):
     )
     metrics = train(experiment, tmp_path / "run")
     assert metrics["step"] == 2
+
+
+def test_albef_on_records_takes_two_steps(tmp_path):
+    for i in range(8):
+        Image.new("RGB", (40, 30), (30 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    lines = [json.dumps({"image": f"{i}.png", "caption": f"shade {i} of red, two words {i * 7}"}) for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    spec = f"{ROOT}/pretrain/albef.py:small(records='{tmp_path}/train.jsonl', res=32, vocab_size=60, epochs=1)"
+    experiment = override(load_experiment(spec), ["data.global_batch=4", "data.workers=0", "run.tensorboard=false"])
+    assert train(experiment, tmp_path / "run")["step"] == 2

@@ -19,7 +19,7 @@ def test_loss_is_a_finite_float32_scalar_with_its_chance_level(name):
     assert out.loss.shape == ()
     assert out.loss.dtype == torch.float32
     assert out.loss.isfinite()
-    assert out.logs[f"{name}/chance"] > 0
+    assert out.logs[f"{name}/chance"] == 0 if name == "wpa" else out.logs[f"{name}/chance"] > 0
 
 
 def test_every_parameter_of_the_head_gets_a_gradient(name):
@@ -65,7 +65,7 @@ def test_it_overfits_eight_samples(name):
         t.heads["itc"].queue.size = 0
     first = None
     for step in range(300):
-        out = t(batch(8), step)
+        out = t(batch(8), 0 if name == "itm_mixed" else step)  # one pair a sample is little: always the same
         first = first or out.loss.item()
         optimizer.zero_grad()
         out.loss.backward()
@@ -73,7 +73,7 @@ def test_it_overfits_eight_samples(name):
         t.after_step([out.carry])
     with torch.no_grad():
         last = t(batch(8), 0).loss.item()
-    assert last < 0.15 * first
+    assert last < (first - 0.3 if name == "wpa" else 0.15 * first)  # a difference of distances has no zero
 
 
 def test_nothing_hidden_is_no_loss():

@@ -1,0 +1,68 @@
+"""ALBEF on your own pictures and captions.
+
+    mmkit train "configs/pretrain/albef.py:small(records='train.jsonl')" --out runs/small
+    accelerate launch --multi_gpu --num_processes 8 scripts/pretrain.py \
+        "configs/pretrain/albef.py:base(records='train.jsonl')" --out runs/base
+
+Paper: ALBEF (Li et al. 2021, https://arxiv.org/abs/2107.07651, section 4 and appendix A).
+Time and result: not measured.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mmkit.config import Data, Experiment, Optim, Run, Teacher
+from mmkit.data.image_ops import TrainTransform
+from mmkit.data.masking import Masking
+from mmkit.data.records import JsonLines
+from mmkit.data.tokenizer import huggingface, sentencepiece
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.heads.mlm import MLM
+from mmkit.models.sizes import albef_base, albef_small
+
+
+def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
+    """The paper's recipe: ViT-B/16 from DeiT, 6 + 6 layers from BERT, 512 pairs a step, 30 epochs."""
+    return Experiment(
+        name="albef-base",
+        model=partial(albef_base, image_size=res),
+        heads={"itc": partial(ITC, queue_size=65_536), "itm": partial(ITM), "mlm": partial(MLM)},
+        teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
+        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        init={"image": "timm:deit_base_patch16_224.fb_in1k", "text": "hf:google-bert/bert-base-uncased"},
+        data=Data(
+            train=partial(JsonLines, path=records),
+            image_size=res,
+            max_tokens=25,
+            transform=partial(TrainTransform, scale=(0.2, 1.0), randaugment=(2, 7)),
+            masking=partial(Masking),
+            global_batch=512,
+            workers=4,
+        ),
+        optim=Optim(lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, clip_norm=None),
+        run=Run(epochs=30, save_every_steps=5000, log_every_steps=50),
+    )
+
+
+def small(records: str = "train.jsonl", res: int = 224, vocab_size: int = 8000, epochs: float = 30) -> Experiment:
+    """ViT-S/16 and 6 + 6 layers of 384 from scratch, with a vocabulary made from the captions, in any language."""
+    return Experiment(
+        name="albef-small",
+        model=partial(albef_small, image_size=res, max_tokens=40),
+        heads={"itc": partial(ITC, queue_size=16_384), "itm": partial(ITM), "mlm": partial(MLM)},
+        teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
+        tokenizer=partial(sentencepiece, vocab_size=vocab_size),
+        data=Data(
+            train=partial(JsonLines, path=records),
+            image_size=res,
+            max_tokens=40,
+            transform=partial(TrainTransform, scale=(0.5, 1.0), randaugment=(2, 7)),
+            masking=partial(Masking, whole_word=True),
+            global_batch=64,
+            workers=2,
+        ),
+        optim=Optim(lr=3e-4, min_lr=3e-6, warmup_frac=0.05),
+        run=Run(epochs=epochs, save_every_steps=1000, log_every_steps=20),
+    )
