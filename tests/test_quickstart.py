@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 def test_it_learns_far_beyond_chance(run):
     found = json.loads((run.parent / "out.json").read_text())
     retrieval = found["retrieval"]
-    assert retrieval["t2i_r1"] > 5 * retrieval["chance_r1"]
+    assert retrieval["t2i_r1"] > 3 * retrieval["chance_r1"]  # eight kinds alone: many captions are equal
     assert found["zeroshot"]["top1"] > 3 * found["zeroshot"]["chance"]
     assert found["losses.mlm"] < 0.5 * found["mlm.chance"]
     assert found["peak_rss_gib"] < 4
