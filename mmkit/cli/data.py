@@ -1,4 +1,4 @@
-"""``mmkit data``: look at a data set and check it, before anything is trained."""
+"""``mmkit data``: look at a data set, check it, import it from its published form, list the answers in it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from mmkit.cli.main import add_command
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
 
-SOURCE = "a file of records (JSON lines), a folder of pictures with captions beside them, or openmoji[:LANGUAGE]"
+SOURCE = (
+    "a file of records (JSON lines), a folder of pictures with captions beside them, openmoji[:LANGUAGE], or one of "
+    "openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa, each also with :SPLIT"
+)
+QUESTIONS = (
+    "JSON lines with image, question and answers; VQA's questions (with --annotations); Visual Genome's "
+    "question_answers.json; one of ALBEF's lists; easy-vqa. May be given several times"
+)
 
 
 def register(commands: Commands) -> None:
     """Add ``mmkit data``."""
     parser = commands.add_parser("data", help="look at a data set and check it")
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    command = add_command(inner, "show", "draw a training batch as the model sees it", show)
+    command = add_command(inner, "show", "draw a training batch as the model sees it, or questions with answers", show)
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
     command.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
     command.add_argument("--n", type=int, default=16, help="samples (default 16)")
@@ -27,20 +34,52 @@ def register(commands: Commands) -> None:
     command.add_argument("--seed", type=int, default=0, help="which batch (default 0)")
     command = add_command(inner, "check", "open every picture and read every caption", check)
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
+    _register_import(inner)
+    command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
+    command.add_argument("--data", action="append", required=True, metavar="QUESTIONS", help=QUESTIONS)
+    command.add_argument("--annotations", action="append", metavar="JSON", help="one for each --data, in order")
+    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the list, one answer per line")
+    command.add_argument("--min-count", type=int, metavar="N", help="answers of at least N questions (default 9)")
+    command.add_argument("--top", type=int, metavar="K", help="the K most frequent, instead of --min-count")
+
+
+def _register_import(inner: Commands) -> None:
+    from mmkit.data.formats import FORMATS
+
+    command = add_command(inner, "import", "write a data set in mmkit's own form, JSON lines", import_)
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = "formats:\n" + "\n".join(f"  {name:11}{what}" for name, what in FORMATS.items())
+    command.add_argument("format", metavar="FORMAT", choices=tuple(FORMATS), help=", ".join(FORMATS))
+    command.add_argument("source", metavar="IN", help="the file in this format; for builtin a name")
+    command.add_argument("out", metavar="OUT", type=Path, help="the file to write")
+    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
+    command.add_argument("--split", help="of Karpathy's files: train, val, test, train+restval")
+    command.add_argument("--annotations", type=Path, metavar="JSON", help="VQA's annotations")
+    command.add_argument("--columns", metavar="FIELD=COLUMN,...", help="of a table: image, caption, image_id, others")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
 
 
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Draw one batch."""
+    """Draw one batch, or for questions and statements a sheet with what is right."""
     from mmkit.data.show import grid, open_source, sample_batch
+    from mmkit.data.show_tasks import has_task, task_grid
     from mmkit.errors import UserError
 
-    batch, tokenizer = sample_batch(open_source(args.source), n=args.n, size=args.size, seed=args.seed)
+    source = open_source(args.source)
+    if args.n < 1:
+        raise UserError(f"--n {args.n}: must be at least 1")
+    if has_task(source[0]):
+        picture, n = task_grid(source, n=args.n, seed=args.seed), min(args.n, len(source))
+    else:
+        batch, tokenizer = sample_batch(source, n=args.n, size=args.size, seed=args.seed)
+        picture, n = grid(batch, tokenizer), len(batch)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        grid(batch, tokenizer).save(args.out)
+        picture.save(args.out)
     except (OSError, ValueError) as error:
         raise UserError(f"--out {args.out}: cannot be written as a picture ({error})") from error
-    return {"samples": len(batch), "picture": str(args.out)}
+    return {"samples": n, "picture": str(args.out)}
 
 
 def check(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -59,3 +98,51 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
         first = "\n  ".join(summary.bad[:10])
         raise UserError(f"{summary.bad_images} of {summary.records} pictures cannot be read:\n  {first}")
     return asdict(summary)
+
+
+def import_(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Read one of the formats, write JSON lines."""
+    from mmkit.cli.progress import progress
+    from mmkit.data.importing import open_format, parse_table_columns, write_records
+    from mmkit.errors import UserError
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1")
+    source = open_format(
+        args.format, args.source, images=args.images, annotations=args.annotations, split=args.split,
+        columns=parse_table_columns(args.columns),
+    )  # fmt: skip
+    with progress() as report:
+        n = write_records(source, args.out, limit=args.limit, progress=lambda done, of: report("records", done, of))
+    return {"records": n, "out": str(args.out)}
+
+
+def build(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Count, choose, write the list; how many questions it answers."""
+    from mmkit.data.answers import build_answers, coverage
+    from mmkit.data.importing import open_questions
+    from mmkit.data.vqa_files import Joined
+    from mmkit.errors import UserError
+
+    if args.min_count is not None and args.top is not None:
+        raise UserError("give --min-count or --top, not both")
+    annotations = args.annotations or [None] * len(args.data)
+    if len(annotations) != len(args.data):
+        raise UserError(f"{len(args.data)} --data but {len(annotations)} --annotations; give one for each, in order")
+    parts = [
+        open_questions(data, annotations=file, images=args.images)
+        for data, file in zip(args.data, annotations, strict=True)
+    ]
+    min_count = 9 if args.min_count is None and args.top is None else args.min_count
+    source = Joined(parts)
+    answers = build_answers(source, min_count=min_count, top=args.top)
+    found = coverage(source, answers, limit=len(source))
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n".join(answers) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
+    return {
+        "answers": len(answers), "questions": len(source), "covered": found.share, "best_accuracy": found.best,
+        "out": str(args.out),
+    }  # fmt: skip

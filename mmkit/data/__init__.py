@@ -2,5 +2,6 @@
 
 Everything that touches files lives here. Nothing is imported eagerly: take what you need from the submodules
 (``records``, ``sources``, ``tokenizer``, ``image_ops``, ``text_ops``, ``masking``, ``collate``, ``loader``,
-``openmoji``, ``show``, ``check``).
+``openmoji`` and its questions, pairs and hypotheses, ``easy_vqa``, ``vqa_files``, ``answers``, ``importing``, ``show``,
+``check``).
 """

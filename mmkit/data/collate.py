@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkit.data.targets import RawTargets, TargetEncoder
+from mmkit.data.variable_size import stack_pixels
 from mmkit.types import Batch, MaskedText
 
 
@@ -43,26 +45,32 @@ class Collator:
 
     pad_to_max: every batch is ``max_tokens`` long (several ranks must agree on the length); otherwise texts are
     trimmed to the longest of the batch, rounded up to a multiple of ``multiple``: few different shapes keep memory
-    from fragmenting, and the libraries below from preparing each anew.
+    from fragmenting, and the libraries below from preparing each anew. canvas: (height, width) of every batch, for
+    unequal pictures on several ranks; see ``variable_size.stack_pixels``. targets: makes the batch's targets of what
+    the samples hold.
     """
 
     pad_id: int
     max_tokens: int
     pad_to_max: bool = False
     multiple: int = 8
+    canvas: tuple[int, int] | None = None
+    targets: TargetEncoder = field(default_factory=RawTargets)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Batch with pixels (B, 3, h, w) float32, ids (B, L) int64 and mask (B, L) bool."""
         width = self.max_tokens if self.pad_to_max else self._rounded(max(len(s.ids) for s in samples))
         lengths = torch.tensor([len(s.ids) for s in samples])
+        pixels, pixel_mask = stack_pixels([s.pixels for s in samples], self.canvas)
         return Batch(
-            pixels=torch.stack([s.pixels for s in samples]),
+            pixels=pixels,
+            pixel_mask=pixel_mask,
             ids=padded([s.ids for s in samples], width, self.pad_id),
             mask=torch.arange(width) < lengths[:, None],
             image_id=torch.tensor([s.image_id for s in samples]),
             caption_id=torch.tensor([s.caption_id for s in samples]),
             masked=self._masked(samples, width),
-            targets=collate_targets([s.targets for s in samples]),
+            targets=self.targets.collate([s.targets for s in samples]),
             keys=tuple(s.key for s in samples),
             skipped=tuple(key for s in samples for key in s.skipped),
         )
@@ -87,22 +95,3 @@ class Collator:
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
     """(B, width) int64."""
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)
-
-
-def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whole numbers become an int64 tensor, other numbers float32, tensors of one shape a stack, all else a list.
-
-    A key that some records lack is a list with None in their places.
-    """
-    out: dict[str, Any] = {}
-    for key in dict.fromkeys(key for target in targets for key in target):
-        values = [target.get(key) for target in targets]
-        if all(type(value) in (int, bool) for value in values):
-            out[key] = torch.tensor(values, dtype=torch.int64)
-        elif all(type(value) in (int, float) for value in values):
-            out[key] = torch.tensor(values, dtype=torch.float32)
-        else:
-            tensors = [value for value in values if isinstance(value, Tensor)]
-            same = len(tensors) == len(values) and len({tensor.shape for tensor in tensors}) == 1
-            out[key] = torch.stack(tensors) if same else values
-    return out

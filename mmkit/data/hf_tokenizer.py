@@ -1,43 +1,54 @@
 """Any fast Hugging Face tokenizer behind the ``Tokenizer`` protocol: BERT's, CLIP's, XLM-R's, a Chinese one, ...
 
-The special tokens that a tokenizer lacks are added to it (GPT-2 has no [MASK]); text that spells one ("[MASK]") stays
-text. Left out: chat templates, pairs, slow tokenizers.
+The special tokens that a tokenizer lacks are added to it (GPT-2 has no [MASK]), if its ``Framing`` lets it grow; text
+that spells one ("[MASK]") stays text. CLIP's is made from the table that open_clip carries, under the name "clip". Left
+out: chat templates, pairs, slow tokenizers.
 """
 
 from __future__ import annotations
 
+import json
+import string
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from mmkit.data.tokenizer import is_cjk
+from mmkit.data.tokenizer import Framing, is_cjk
 from mmkit.errors import UserError
 
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+FRAMING = "framing.json"
+CLIP = "clip"
+NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
 class HuggingFaceTokenizer:
     """A tokenizer by its name on the hub, or by the folder that holds it.
 
+    framing: None = as it was saved with the tokenizer, else [CLS] and the tokens.
+
     Raises:
         UserError: the name is not cached and the hub cannot be reached; the message says what to put where.
     """
 
-    def __init__(self, name: str | Path) -> None:
+    def __init__(self, name: str | Path, framing: Framing | None = None) -> None:
         self.name = str(name)
+        self.framing = framing or _saved_framing(Path(name) / FRAMING)
         self._wrapped = _load(self.name)
         self._backend = self._wrapped.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._add_missing_specials()
+        if self.framing.grows:
+            self._add_missing_specials()
         # "[MASK]" in a caption is what somebody wrote, not an order
         self._backend.encode_special_tokens = True
         wrapped = self._wrapped
         self.vocab_size: int = len(wrapped)
-        self.pad_id: int = wrapped.pad_token_id
-        self.unk_id: int = wrapped.unk_token_id
-        self.cls_id: int = wrapped.cls_token_id
-        self.sep_id: int = wrapped.sep_token_id
-        self.mask_id: int = wrapped.mask_token_id
+        self.unk_id: int = self._special("unk", wrapped.eos_token_id)
+        self.cls_id: int = self._special("cls", wrapped.bos_token_id)
+        self.sep_id: int = self._special("sep", wrapped.eos_token_id)
+        self.pad_id: int = self._special("pad", wrapped.eos_token_id)
+        self.mask_id: int = self._special("mask")
         self.special_ids = frozenset((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id))
         pieces = wrapped.convert_ids_to_tokens(list(range(self.vocab_size)))
         self._pieces: list[str] = [piece if piece is not None else "" for piece in pieces]
@@ -46,8 +57,12 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """See ``Tokenizer``."""
+        framing = self.framing
+        if framing.canonical:
+            text = " ".join(text.translate(NO_PUNCTUATION).lower().split())
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return [self.cls_id, *ids[: max_tokens - 1]]
+        ids = ids[: max_tokens - framing.first - framing.last]
+        return [*[self.cls_id] * framing.first, *ids, *[self.sep_id] * framing.last]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See ``Tokenizer``."""
@@ -67,6 +82,14 @@ class HuggingFaceTokenizer:
     def save(self, folder: str | Path) -> None:
         """See ``Tokenizer``."""
         self._wrapped.save_pretrained(str(folder))
+        (Path(folder) / FRAMING).write_text(json.dumps(asdict(self.framing)) + "\n", encoding="utf-8")
+
+    def _special(self, kind: str, stand_in: int | None = None) -> int:
+        own = getattr(self._wrapped, f"{kind}_token_id")
+        found = next((i for i in (own, stand_in, self._wrapped.unk_token_id) if i is not None), None)
+        if found is None:
+            raise UserError(f"tokenizer {self.name}: has no {kind} token and nothing that could stand in; let it grow")
+        return int(found)
 
     def _add_missing_specials(self) -> None:
         wrapped = self._wrapped
@@ -92,6 +115,25 @@ class HuggingFaceTokenizer:
         return [True] * self.vocab_size
 
 
+def _saved_framing(file: Path) -> Framing:
+    if not file.is_file():
+        return Framing()
+    try:
+        return Framing(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: damaged, or of another version of mmkit ({error})") from error
+
+
+def _clip():  # type: ignore[no-untyped-def]
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    table = SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocab = {names.get(piece, piece): number for piece, number in table.encoder.items()}
+    return CLIPTokenizer(vocab=vocab, merges=list(table.bpe_ranks))
+
+
 def _cached(name: str):  # type: ignore[no-untyped-def]
     # What is on this machine is used without asking the hub, which may be out of reach and is then asked for a minute.
     from transformers import AutoTokenizer
@@ -105,6 +147,8 @@ def _cached(name: str):  # type: ignore[no-untyped-def]
 def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes are imported late
     from transformers import AutoTokenizer
 
+    if name == CLIP:
+        return _clip()
     folder = Path(name)
     looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     here = folder.is_dir()

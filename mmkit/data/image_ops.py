@@ -22,7 +22,17 @@ from mmkit.data.randaugment import RandAugment
 from mmkit.data.text_ops import swap_left_right
 from mmkit.errors import UserError
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "BadImage", "EvalTransform", "RandAugment", "TrainTransform", "load_image"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "BadImage",
+    "Blank",
+    "BlankTrain",
+    "EvalTransform",
+    "RandAugment",
+    "TrainTransform",
+    "load_image",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -119,6 +129,35 @@ class TrainTransform:
     def for_eval(self) -> EvalTransform:
         """The evaluation transform with the same size and normalisation."""
         return EvalTransform(size=self.size, mean=self.mean, std=self.std)
+
+
+@dataclass(frozen=True)
+class Blank:
+    """An evaluation transform that sees grey pictures only, of the same sizes."""
+
+    transform: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture -> what the transform makes of a grey one."""
+        pixels: Tensor = self.transform(blank(image))
+        return pixels
+
+
+@dataclass(frozen=True)
+class BlankTrain:
+    """The same for training."""
+
+    transform: Any
+
+    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        """(RGB picture, caption, Random) -> what the transform makes of a grey one."""
+        found: tuple[Tensor, str] = self.transform(blank(image), caption, rng)
+        return found
+
+
+def blank(image: Image.Image) -> Image.Image:
+    """Nothing but grey, of the same size."""
+    return Image.new("RGB", image.size, (128, 128, 128))
 
 
 def crop_box(

@@ -8,9 +8,10 @@ a sample. Left out: streaming sources without a length, and length bucketing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,9 @@ from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.masking import Masking
 from mmkit.data.records import Record, Source
+from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.variable_size import KeepShapeTrain
 from mmkit.errors import UserError
 from mmkit.types import Batch
 
@@ -36,6 +39,7 @@ class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
     transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption). clean: applied to the caption first.
+    targets: makes what heads want of the record's targets.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
     """
 
@@ -45,6 +49,7 @@ class PairDataset(Dataset[Sample]):
     max_tokens: int
     masking: Masking | None = None
     clean: Callable[[str], str] | None = None
+    targets: TargetEncoder = field(default_factory=RawTargets)
     seed: int = 0
 
     def __len__(self) -> int:
@@ -81,9 +86,15 @@ class PairDataset(Dataset[Sample]):
             key=record.key,
             caption=caption,
             masked=self.masking(ids, self.tokenizer, rng) if self.masking is not None else None,
-            targets=record.targets,
+            targets=self._targets(record, rng),
             skipped=skipped,
         )
+
+    def _targets(self, record: Record, rng: Random) -> Mapping[str, Any]:
+        try:
+            return self.targets.encode(record.targets, rng)
+        except UserError as error:
+            raise UserError(f"{record.key}: {error}") from error
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -146,7 +157,8 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """One pass over the micro-batches of steps ``start_step`` up to ``steps`` (both count from the run's first step).
 
-    Does not touch the global random state. Texts are padded to ``max_tokens`` when there are several ranks.
+    Does not touch the global random state. Texts are padded to ``max_tokens``, and unequal pictures to one canvas, when
+    there are several ranks.
     """
     sampler = StepSampler(
         len(dataset),
@@ -158,7 +170,14 @@ def make_loader(
         seed=seed,
         start_step=start_step,
     )
-    collator = Collator(pad_id=dataset.tokenizer.pad_id, max_tokens=dataset.max_tokens, pad_to_max=world > 1)
+    transform = dataset.transform
+    collator = Collator(
+        pad_id=dataset.tokenizer.pad_id,
+        max_tokens=dataset.max_tokens,
+        pad_to_max=world > 1,
+        canvas=transform.canvas if world > 1 and isinstance(transform, KeepShapeTrain) else None,
+        targets=dataset.targets,
+    )
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are pairs
         batch_sampler=sampler,

@@ -4,8 +4,8 @@ Every picture follows from (seed, split, index) and is drawn when asked for, in 
 never share a scene: which split a combination of emoji belongs to is a property of the combination. Emoji of people
 are split a second time, by emoji: ``Unseen`` holds those whose parts all occur in training, but never together.
 
-Drawings: OpenMoji, see ``ATTRIBUTION``. Left out for now: questions, statements, video (later sources build on the
-boxes in ``targets``).
+Questions, pairs with statements, and hypotheses about such scenes: ``openmoji_questions``, ``openmoji_pairs``,
+``openmoji_hypotheses``. Drawings: OpenMoji, see ``ATTRIBUTION``. Left out for now: video.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHARES = {"train": 90, "val": 5, "test": 5}  # of the combinations, percent
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """One composed picture, before it is painted."""
 
     scene: Scene
@@ -77,26 +77,26 @@ class _Openmoji:
     def _languages(self) -> tuple[str, ...]:
         return (self.language,) if isinstance(self.language, str) else tuple(self.language)
 
-    def _compose(self, index: int) -> _Drawn:
+    def _compose(self, index: int) -> Drawn:
         raise NotImplementedError
 
-    def _captions(self, index: int, drawn: _Drawn, paraphrases: int = 1) -> tuple[str, ...]:
+    def _captions(self, index: int, drawn: Drawn, paraphrases: int = 1) -> tuple[str, ...]:
         rng = Random(f"{self.seed} {type(self).__name__} words {index}")
         return tuple(caption(drawn.scene, language, rng) for language in self._languages for _ in range(paraphrases))
 
-    def _paint(self, drawn: _Drawn) -> Image.Image:
+    def _paint(self, drawn: Drawn) -> Image.Image:
         placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
         return draw(placed, drawn.scene.colour or "white", drawn.texture, self.size)
 
-    def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> _Drawn:
+    def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> Drawn:
         drawn = compose(emoji, colour, self.size, rng, SIMILAR if self.plain else VARIED)
         if not self.plain:
             return drawn
         nothing = ("",) * len(emoji)
         scene = replace(drawn.scene, sizes=nothing, relations=nothing, colour="")
-        return _Drawn(scene, drawn.boxes, "plain")
+        return Drawn(scene, drawn.boxes, "plain")
 
-    def _targets(self, drawn: _Drawn) -> dict[str, Any]:
+    def _targets(self, drawn: Drawn) -> dict[str, Any]:
         boxes = [
             {"name": emoji_name(e, self._languages[0]), "emoji": e, "box": tuple(box)}
             for e, box in zip(drawn.scene.emoji, drawn.boxes, strict=True)
@@ -110,8 +110,9 @@ class Scenes(_Openmoji):
 
     split: "train", "val" or "test"; they have no combination of emoji in common. kinds: how many plain kinds to use.
     people: the share of emoji that are people, of those that training may show. paraphrases: captions per scene and
-    language. size: of the picture in pixels. ``targets``: ``boxes``, a list of {name, emoji, box (left, top, right,
-    bottom) in pixels}, and ``background``.
+    language. size: of the picture in pixels. counts: how often scenes of one, two and three emoji are drawn, as
+    proportions; None = alike when plain, else 1:2:2. ``targets``: ``boxes``, a list of {name, emoji, box (left, top,
+    right, bottom) in pixels}, and ``background``.
     """
 
     split: Split = "train"
@@ -120,6 +121,7 @@ class Scenes(_Openmoji):
     kinds: int = 200
     people: float = 0.1
     paraphrases: int = 1
+    counts: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +133,8 @@ class Scenes(_Openmoji):
                 f"openmoji: n={self.n} and paraphrases={self.paraphrases} must be at least 1, "
                 f"max_emoji={self.max_emoji} in 1..3, people={self.people} in 0..1"
             )
+        if self.counts is not None and (len(self.counts) != 3 or min(self.counts) < 0 or self.counts[0] <= 0):
+            raise UserError(f"openmoji: counts={self.counts}; give three proportions, the first above 0")
 
     def __len__(self) -> int:
         return self.n
@@ -161,14 +165,35 @@ class Scenes(_Openmoji):
     def _people(self) -> tuple[str, ...]:
         return people(held_out=False)
 
-    def _compose(self, index: int) -> _Drawn:
-        rng = Random(f"{self.seed} {self.split} {index}")
-        while True:
-            count = min(self.max_emoji, rng.choices((1, 2, 3), (1, 1, 1) if self.plain else (1, 2, 2))[0])
-            emoji = tuple(rng.choice(self._people if rng.random() < self.people else self._plain) for _ in range(count))
+    def _compose(self, index: int) -> Drawn:
+        return self._invent(Random(f"{self.seed} {self.split} {index}"))
+
+    def _invent(self, rng: Random, count: int | None = None, people: float | None = None) -> Drawn:
+        """A scene of the split, with ``count`` emoji and this share of people; None = as for captions."""
+        fixed = count
+        for _ in range(100_000):
+            count = fixed or self._count(rng)
+            emoji = tuple(rng.choice(self._people_or_plain(rng, people)) for _ in range(count))
             colour = rng.choice(tuple(COLOURS))
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
                 return self._place(emoji, colour, rng)
+        raise UserError(f"openmoji: kinds={self.kinds} make no scene of {fixed or 'any'} emoji in split {self.split!r}")
+
+    def _with(self, given: str, count: int, rng: Random) -> Drawn | None:
+        """A scene of ``count`` emoji, ``given`` among them; None where the split (nearly) has none."""
+        for _ in range(300):
+            others = [rng.choice(self._people_or_plain(rng)) for _ in range(count - 1)]
+            emoji, colour = tuple(rng.sample([given, *others], count)), rng.choice(tuple(COLOURS))
+            if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
+                return self._place(emoji, colour, rng)
+        return None
+
+    def _count(self, rng: Random) -> int:
+        proportions = self.counts or ((1, 1, 1) if self.plain else (1, 2, 2))
+        return min(self.max_emoji, rng.choices((1, 2, 3), proportions)[0])
+
+    def _people_or_plain(self, rng: Random, people: float | None = None) -> tuple[str, ...]:
+        return self._people if rng.random() < (self.people if people is None else people) else self._plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +236,7 @@ class Singles(_Openmoji):
             targets={"label": index % len(self._classes), **self._targets(drawn)},
         )
 
-    def _compose(self, index: int) -> _Drawn:
+    def _compose(self, index: int) -> Drawn:
         rng = Random(f"{self.seed} single {index}")
         emoji = self._classes[index % len(self._classes)]
         return self._place((emoji,), rng.choice(tuple(COLOURS)), rng)
@@ -254,7 +279,7 @@ SIMILAR = {1: (0.42, 0.48), 2: (0.42, 0.48), 3: (0.4, 0.44)}
 
 def compose(
     emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_of: dict[int, tuple[float, float]] = VARIED
-) -> _Drawn:
+) -> Drawn:
     """Sizes, places and relations for these emoji."""
     low, high = shares_of[len(emoji)]
     boxes = place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
@@ -268,7 +293,7 @@ def compose(
             for share, other in zip(shares, rest, strict=True)
         ]
     relations = [""] + [relation(b, a) or "" for a, b in pairwise(boxes)]
-    return _Drawn(
+    return Drawn(
         Scene(emoji, tuple(words), tuple(relations), colour),
         tuple(boxes),
         rng.choice(TEXTURES),

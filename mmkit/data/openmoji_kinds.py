@@ -35,6 +35,29 @@ SKIN_TONES = ("🏻", "🏼", "🏽", "🏾", "🏿")
 LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 
 
+# Asked for the first while one of the others is shown: "yes" and "no" both have a point.
+_DISPUTED = (
+    "🐟 🦈", "🐻 🐼 🐨 🧸", "🐛 🐜 🐝 🐞 🕷️ 🦂 🦋", "🚗 🚕 🚓", "🚢 ⛵ 🛶", "🐒 🦍", "🐈 🦁", "🐚 🐌", "🦕 🐉", "🐉 🦕",
+    "☎️ 📱", "🌹 💐", "🌷 💐", "🌻 💐", "❄️ ☃️", "☁️ 🌈", "🔥 🌋", "🥚 🍳", "🍞 🥐 🍔 🌭", "🍙 🍣", "🍣 🍙", "📦 🎁",
+    "💎 💍", "👓 😎", "❤️ 😍", "😀 😂 😍 😎 🤠 🤡", "😭 😂", "🏍️ 🛵", "🛵 🏍️", "🚑 🚒", "⌚ ⏰", "🎩 ☃️ 🤠", "⚡ 🔋 🧲",
+    "🏠 ⛪ 🏰", "🧺 🛒", "🌊 💧", "💧 😭 😂", "🔦 💡", "🍼 🍷", "☕ 🍺", "⭐ 🏅",
+)  # fmt: skip
+_VAGUE = frozenset("👀")
+_ALSO = {asked: frozenset(shown) for asked, *shown in (row.split() for row in _DISPUTED)}
+
+
+def is_absent(asked: str, shown: Sequence[str]) -> bool:
+    """Whether it is beyond dispute that a picture of the emoji ``shown`` has no ``asked``: a shark may pass for a fish,
+    and nearly everything has eyes.
+    """
+    return asked not in shown and asked not in _VAGUE and not (asked in _ALSO and _ALSO[asked] & set(shown))
+
+
+def is_vague(asked: str) -> bool:
+    """Whether one cannot well ask for it at all."""
+    return asked in _VAGUE
+
+
 def _alternate() -> tuple[str, ...]:
     # Each group is stretched over the whole list, so that any beginning of it has the groups in proportion.
     placed = [(i / len(g.split()), n, e) for n, g in enumerate(GROUPS.values()) for i, e in enumerate(g.split())]

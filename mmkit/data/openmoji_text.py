@@ -182,12 +182,22 @@ def named(emoji: str, size: str, language: str) -> str:
 
 def with_article(words: str, name: str) -> str:
     """English words with "a" or "an" before them, unless their name is a mass, a plural or a proper name."""
-    last = name.split(" with ")[0].split(" of ")[0].split()[-1]
-    plural = last.endswith("s") and not last.endswith("ss") and not {name, last} & _SINGULAR
-    if name in _MASS or plural or (name[0].isupper() and words == name):
+    if name in _MASS or is_plural(name) or (name[0].isupper() and words == name):
         return words
     vowel = words[0] in "aeiou" and not words.startswith(("uni", "eu", "ewe", "one"))
     return f"{'an' if vowel else 'a'} {words}"
+
+
+def is_plural(name: str) -> bool:
+    """Whether an English name is a plural: "grapes"."""
+    last = name.split(" with ")[0].split(" of ")[0].split()[-1]
+    unlike = _SINGULAR | _MASS
+    return last.endswith("s") and not last.endswith("ss") and not {name, last} & unlike and not name[0].isupper()
+
+
+def with_the(name: str) -> str:
+    """An English name with "the", unless it is a proper name."""
+    return name if name[0].isupper() and not name.startswith(("Statue", "Tokyo")) else f"the {name}"
 
 
 def _relate(phrases: Phrases, relation: str, a: str, b: str, rng: Random) -> str:

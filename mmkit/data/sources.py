@@ -1,16 +1,17 @@
-"""More places that records come from: folders, and any Hugging Face data set (Parquet, Arrow, image folders, the hub).
+"""More places that records come from: folders, tables, and any Hugging Face data set (Parquet, Arrow, the hub).
 
 Left out: streaming data sets without a length, and tar shards.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmkit.data.records import CHECK_LIMIT, Problems, Record, tidy_captions
 from mmkit.errors import UserError
@@ -88,6 +89,69 @@ class ClassFolder:
         name = str(picture.relative_to(self.path))
         return Record(image=picture, captions=(), image_id=name, key=str(picture), targets={"label": label})
 
+    def target(self, key: str) -> Iterator[Any]:
+        """Every label, for the key "label"."""
+        yield from (label if key == "label" else None for _, label in self._rows)
+
+
+class ClassTable:
+    """A CSV or TSV file with a header and one picture a row; ``targets["label"]`` is what the label column says.
+
+    path: the file, UTF-8; separated by tabs if its header holds one. image, label: the names of the columns with the
+    picture's path, relative to the file (or to ``root``), and with its class. UserError, with file and line, for
+    missing columns, empty labels and missing pictures.
+    """
+
+    def __init__(
+        self, path: str | Path, *, image: str = "path", label: str = "label", root: str | Path | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.root = Path(root) if root is not None else self.path.parent
+        self._rows: list[tuple[int, str, str]] = []
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file; expected a table with the columns {image}, {label}")
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                self._read(file, image, label)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self.path}: not a table in UTF-8 ({error}); save it as CSV, UTF-8") from error
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        line, image, label = self._rows[index]
+        return Record(
+            image=self.root / image, captions=(), image_id=image, key=f"{self.path}:{line}", targets={"label": label}
+        )
+
+    def target(self, key: str) -> Iterator[Any]:
+        """Every label, for the key "label"."""
+        yield from (label if key == "label" else None for _, _, label in self._rows)
+
+    def _read(self, file: TextIO, image: str, label: str) -> None:
+        header = file.readline()
+        file.seek(0)
+        table = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
+        names = table.fieldnames or []
+        missing = [name for name in (image, label) if name not in names]
+        if missing:
+            raise UserError(
+                f"{self.path}:1: no column {', '.join(missing)}; the header has {', '.join(names) or 'nothing'}. Say "
+                "which is which with --columns image=NAME,label=NAME"
+            )
+        problems = Problems(self.path)
+        for row in table:
+            where, what = (row[image] or "").strip(), (row[label] or "").strip()
+            self._rows.append((table.line_num, where, what))
+            if not where or not what:
+                problems.add(table.line_num, "empty cell", f"no {label if where else image} in this row")
+            elif len(self._rows) <= CHECK_LIMIT and not (self.root / where).is_file():
+                problems.add(table.line_num, "missing picture", f"no picture {self.root / where}")
+        if not self._rows:
+            raise UserError(f"{self.path}: the table has no rows")
+        problems.raise_if_any(len(self._rows))
+
 
 class HuggingFace:
     """Any data set that ``datasets`` can load: a folder of Parquet or Arrow files or pictures, or a name on the hub.
@@ -144,6 +208,18 @@ class HuggingFace:
                 for value in batch[self.caption]:
                     yield from tidy_captions(value)
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the numbers in ``targets["label"]`` are called, where the data set knows."""
+        names: list[str] | None = getattr(self.data.features.get(self.targets.get("label")), "names", None)
+        return names
+
+    def target(self, key: str) -> Iterator[Any]:
+        """One target of every record; reads that column alone."""
+        column = self.targets[key]
+        for batch in self.data.select_columns([column]).iter(1000):
+            yield from batch[column]
+
     def _image(self, value: Any, key: str) -> Path | bytes:
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -159,7 +235,7 @@ class HuggingFace:
         if unknown:
             raise UserError(
                 f"{self.name}: no column {', '.join(unknown)}; it has {', '.join(self.data.column_names)}. "
-                "Say which column is which with image=, caption=, image_id=, targets="
+                "Say which column is which with image=, caption=, image_id=, targets= (--columns on the command line)"
             )
 
     def _check_captions(self) -> None:
@@ -199,5 +275,7 @@ def _load(name: str, split: str, config: str | None) -> Any:
         raise
     except (OSError, ValueError, json.JSONDecodeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "" if folder.exists() else " There is no such folder; without a network, give that of a downloaded copy."
+        fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
+        hint = f" There is no such folder here; where there is a network: {fetch}, then give FOLDER"
+        hint = "" if folder.exists() else hint
         raise UserError(f"data set {name!r}, split {split!r}: cannot be loaded: {reason}.{hint}") from error

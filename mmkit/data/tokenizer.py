@@ -1,7 +1,8 @@
 """Tokenizers: sentencepiece models trained on the captions at hand, and any fast Hugging Face tokenizer.
 
 Both follow ALBEF's treatment of a caption: [CLS] and the tokens, no [SEP] (official code, ``caption_dataset``; RECIPES
-A.2.13). Left out: sentence pairs, and slow (pure Python) Hugging Face tokenizers.
+A.2.13). ``Framing`` says what stands around the tokens elsewhere. Left out: sentence pairs, and slow (pure Python)
+Hugging Face tokenizers.
 """
 
 from __future__ import annotations
@@ -9,13 +10,33 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mmkit.data.records import Source, captions_of
 from mmkit.errors import UserError
 
 SP_FILE = "sentencepiece.model"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """What stands around a text's tokens, for a Hugging Face tokenizer.
+
+    first: [CLS], or what begins texts there, goes first. last: [SEP], or what ends texts there, goes last, also where
+    a text was cut. canonical: lower-cased and without punctuation (SigLIP). grows: special tokens that the tokenizer
+    lacks are added to its vocabulary; otherwise it stays as weights know it, and what begins or ends a text, or is
+    unknown, stands in.
+    """
+
+    first: bool = True
+    last: bool = False
+    canonical: bool = False
+    grows: bool = True
 
 
 @runtime_checkable
@@ -176,22 +197,36 @@ def _processor(model: bytes) -> Any:
 
 
 def sentencepiece(
-    *, captions: Callable[[], Iterable[str]], folder: str | Path | None, vocab_size: int = 8000
-) -> SentencePieceTokenizer:
-    """Train a tokenizer on a run's captions and save it in the run's folder (None: not saved)."""
-    tokenizer = SentencePieceTokenizer.train(captions(), vocab_size)
+    *, captions: Callable[[], Iterable[str]], folder: str | Path | None, vocab_size: int = 8000,
+    more: Sequence[partial[Source]] = (),
+) -> SentencePieceTokenizer:  # fmt: skip
+    """Train a tokenizer on a run's captions and save it in the run's folder (None: not saved).
+
+    more: further sources whose captions it should know, say those of a later fine-tuning.
+    """
+    texts = chain(captions(), *(captions_of(source()) for source in more))
+    tokenizer = SentencePieceTokenizer.train(texts, vocab_size)
     if folder is not None:
         tokenizer.save(folder)
     return tokenizer
 
 
 def huggingface(
-    *, name: str, captions: Callable[[], Iterable[str]] | None = None, folder: str | Path | None = None
-) -> Tokenizer:
+    *, name: str, framing: Framing | None = None, captions: Callable[[], Iterable[str]] | None = None,
+    folder: str | Path | None = None,
+) -> Tokenizer:  # fmt: skip
     """Any fast Hugging Face tokenizer, saved in the run's folder; the captions are not needed."""
     from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
 
-    tokenizer = HuggingFaceTokenizer(name)
+    tokenizer = HuggingFaceTokenizer(name, framing)
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def saved(*, path: str, captions: Callable[[], Iterable[str]], folder: str | Path | None) -> Tokenizer:
+    """The tokenizer of an earlier run, copied to this run's folder; the captions are not needed."""
+    tokenizer = load_tokenizer(path)
     if folder is not None:
         tokenizer.save(folder)
     return tokenizer

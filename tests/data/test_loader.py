@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from mmkit.data.collate import Collator, Sample, collate_targets, stable_id
+from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.masking import Masking
 from mmkit.data.openmoji import Scenes
 from mmkit.data.records import JsonLines, Record
+from mmkit.data.targets import collate_targets
 from mmkit.data.text_ops import clean_caption
 from mmkit.data.tokenizer import SentencePieceTokenizer
 from mmkit.errors import UserError

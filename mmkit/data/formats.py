@@ -1,0 +1,11 @@
+"""The forms of published data sets that ``mmkit data import`` reads, and what each is."""
+
+FORMATS = {
+    "karpathy": "dataset_coco.json or dataset_flickr30k.json with --split, or one of ALBEF's lists of captions",
+    "coco": "captions_train2014.json and the like",
+    "vqa": "v2_OpenEnded_mscoco_train2014_questions.json and the like, with --annotations but for a test split",
+    "vg-qa": "Visual Genome's question_answers.json",
+    "albef-vqa": "ALBEF's vqa_train.json, vqa_val.json, vg_qa.json, vqa_test.json",
+    "csv": "a table, separated by commas or tabs; --columns image=COLUMN,caption=COLUMN and more for targets",
+    "builtin": "openmoji, openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa; with :test a split",
+}

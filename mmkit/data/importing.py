@@ -1,0 +1,258 @@
+"""From published forms to mmkit's own: one JSON object per line, pictures by path; and sources by their short names.
+
+For ``mmkit data import``. Records keep what they hold: captions, image ids, and all targets that JSON can say. Pictures
+that are files stay where they are, named relative to the new file; those made in memory are saved beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from PIL import Image
+
+from mmkit.data.formats import FORMATS
+from mmkit.data.image_io import load_image
+from mmkit.data.records import Problems, Record, Source, tidy_captions
+from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines, read_json
+from mmkit.errors import UserError
+
+BUILT_IN = ("openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "easy-vqa")
+N = 2000  # records of a generated source
+
+
+def built_in(name: str, n: int = N) -> Source | None:
+    """The source that a name such as ``openmoji-questions:test`` stands for, or None; UserError for a wrong split."""
+    kind, _, split = name.partition(":")
+    if kind not in BUILT_IN or Path(name).exists():
+        return None
+    split = split or "train"
+    if kind == "easy-vqa":
+        from mmkit.data.easy_vqa import EasyVQA
+
+        return EasyVQA(split=split)  # type: ignore[arg-type]  # checked there
+    from mmkit.data.openmoji_hypotheses import Hypotheses
+    from mmkit.data.openmoji_pairs import Pairs
+    from mmkit.data.openmoji_questions import Questions
+
+    makers: dict[str, Callable[..., Source]] = {"questions": Questions, "pairs": Pairs, "hypotheses": Hypotheses}
+    return makers[kind.removeprefix("openmoji-")](split=split, n=n, plain=True)
+
+
+def open_format(
+    kind: str,
+    path: str,
+    *,
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Source:
+    """A source of one of ``FORMATS``. images: the folder of the pictures, default that of the file."""
+    _refuse(kind, {"annotations": (annotations, ("vqa",)), "split": (split, ("karpathy",))})
+    _refuse(kind, {"columns": (columns, ("csv",)), "images": (images, tuple(f for f in FORMATS if f != "builtin"))})
+    folder = Path(images) if images is not None else Path(path).parent
+    if kind == "builtin":
+        return _built_in(path)
+    if kind == "karpathy":
+        from mmkit.data.karpathy import Karpathy
+
+        return Karpathy(path, folder, split=split)
+    if kind == "vqa":
+        return VQAFiles(path, annotations, images=folder)
+    makers: dict[str, Callable[[], Source]] = {
+        "coco": lambda: CocoCaptions(path, images=folder),
+        "vg-qa": lambda: VisualGenomeQA(path, images=folder),
+        "albef-vqa": lambda: AnswerLists(path, images=folder),
+        "csv": lambda: Table(path, columns=columns or {}, images=folder),
+    }
+    if kind not in makers:
+        raise UserError(f"format {kind!r}; there are {', '.join(FORMATS)}")
+    return makers[kind]()
+
+
+def parse_table_columns(text: str | None) -> dict[str, str]:
+    """``image=path,label=class`` as a mapping from fields to columns; UserError for another form."""
+    columns: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        field, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or not field or not column or field in columns:
+            raise UserError(f"--columns {text}: write FIELD=COLUMN, separated by commas")
+        columns[field] = column
+    return columns
+
+
+def open_questions(data: str, *, annotations: str | Path | None = None, images: str | Path | None = None) -> Source:
+    """Questions with answers: JSON lines, a published file (its form is looked up), or a name like ``easy-vqa``."""
+    source = built_in(data)
+    if source is not None:
+        return source
+    if Path(data).suffix.lower() != ".json":
+        if annotations is not None:
+            raise UserError(f"--annotations {annotations}: has no meaning for {data}; it belongs to VQA's questions")
+        return VQALines(data, root=images)
+    whole = read_json(Path(data), "VQA's questions, Visual Genome's question_answers, or one of ALBEF's lists")
+    if isinstance(whole, Mapping):
+        return open_format("vqa", data, images=images, annotations=annotations)
+    is_vg = isinstance(whole, list) and any(isinstance(row, Mapping) and "qas" in row for row in whole[:1])
+    return open_format("vg-qa" if is_vg else "albef-vqa", data, images=images, annotations=annotations)
+
+
+def _refuse(kind: str, given: Mapping[str, tuple[object, tuple[str, ...]]]) -> None:
+    for name, (value, fit) in given.items():
+        if value and kind not in fit:
+            raise UserError(f"--{name}: has no meaning for the format {kind}; it is for {', '.join(fit)}")
+
+
+def _built_in(name: str) -> Source:
+    source = built_in(name)
+    if source is not None:
+        return source
+    kind, _, split = name.partition(":")
+    if kind != "openmoji":
+        raise UserError(f"{name}: not built in; there are openmoji, {', '.join(BUILT_IN)}, each also with :SPLIT")
+    from mmkit.data.openmoji import Scenes
+
+    return Scenes(split=split or "train", n=N, plain=True)  # type: ignore[arg-type]  # checked there
+
+
+class CocoCaptions:
+    """COCO's own ``captions_val2014.json``: a record for each picture with all its captions, in the file's order."""
+
+    def __init__(self, path: str | Path, *, images: str | Path) -> None:
+        self.path, self.images = Path(path), Path(images)
+        data = read_json(self.path, "COCO's captions")
+        if not isinstance(data, Mapping) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
+            raise UserError(f'{path}: expected an object with the lists "images" and "annotations"')
+        problems = Problems(self.path, unit="row")
+        captions: dict[Any, list[str]] = {image.get("id"): [] for image in data["images"]}
+        for at, row in enumerate(data["annotations"]):
+            if row.get("image_id") not in captions or not str(row.get("caption", "")).strip():
+                problems.add(at, "bad annotation", '"image_id" is of no picture of the file, or "caption" is empty')
+            else:
+                captions[row["image_id"]].append(str(row["caption"]).strip())
+        self._rows = [(str(i["file_name"]), tuple(captions[i["id"]])) for i in data["images"] if captions[i["id"]]]
+        for at, (name, _) in enumerate(self._rows):
+            if not (self.images / name).is_file():
+                problems.add(at, "missing picture", f"no picture {self.images / name}")
+        problems.raise_if_any(len(data["annotations"]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        name, captions = self._rows[index]
+        return Record(image=self.images / name, captions=captions, image_id=name, key=f"{self.path}[{index}]")
+
+
+class Table:
+    """A CSV or TSV file with a header and a row for each picture and caption.
+
+    columns: {field: column}; ``image`` and ``caption`` (defaults: columns of those names, or ``filepath`` and ``title``
+    as open_clip has them), ``image_id``; any other field becomes a target.
+    """
+
+    def __init__(self, path: str | Path, *, columns: Mapping[str, str], images: str | Path) -> None:
+        self.path, self.images = Path(path), Path(images)
+        self._rows: list[tuple[int, dict[str, str]]] = []
+        if not self.path.is_file():
+            raise UserError(f"{path}: no such file; expected a table with the columns image and caption")
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                self._read(file, columns)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: not a table in UTF-8 ({error}); save it as CSV, UTF-8") from error
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        line, row = self._rows[index]
+        captions = tidy_captions(row["caption"]) if "caption" in row else ()
+        return Record(
+            image=self.images / row["image"],
+            captions=captions,
+            image_id=row.get("image_id", row["image"]),
+            key=f"{self.path}:{line}",
+            targets={field: text for field, text in row.items() if field not in ("image", "caption", "image_id")},
+        )
+
+    def _read(self, file: TextIO, columns: Mapping[str, str]) -> None:
+        header = file.readline()
+        file.seek(0)
+        table = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
+        names = list(table.fieldnames or [])
+        fields = dict(columns)
+        for field, others in {"image": ("image", "filepath"), "caption": ("caption", "title")}.items():
+            found = next((name for name in others if name in names), None)
+            if found is not None:
+                fields.setdefault(field, found)
+        missing = [c for c in fields.values() if c not in names] + [f for f in ("image",) if f not in fields]
+        if missing or len(fields) < 2:
+            raise UserError(
+                f"{self.path}:1: no column {', '.join(missing) or 'caption'}; the header has {', '.join(names)}. Say "
+                "which is which with --columns image=COLUMN,caption=COLUMN"
+            )
+        problems = Problems(self.path)
+        for row in table:
+            values = {field: (row[column] or "").strip() for field, column in fields.items()}
+            self._rows.append((table.line_num, values))
+            empty = [fields[field] for field, text in values.items() if not text]
+            if empty:
+                problems.add(table.line_num, "empty cell", f"nothing in the column {', '.join(empty)}")
+            elif not (self.images / values["image"]).is_file():
+                problems.add(table.line_num, "missing picture", f"no picture {self.images / values['image']}")
+        if not self._rows:
+            raise UserError(f"{self.path}: the table has no rows")
+        problems.raise_if_any(len(self._rows))
+
+
+def write_records(
+    source: Source, path: str | Path, *, limit: int | None = None, progress: Callable[[int, int], object] | None = None
+) -> int:
+    """Write a new file of JSON lines, which appears when it is whole; the number of records.
+
+    limit: only the first so many. progress: called with (done, total). Pictures in memory are saved as PNG in the
+    folder ``STEM-images`` beside the file. UserError for a file that is there already or cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path}: exists already; name a new file, or remove it")
+    n = len(source) if limit is None else min(limit, len(source))
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            for i in range(n):
+                file.write(json.dumps(_row(source[i], path, f"{i:06d}"), ensure_ascii=False) + "\n")
+                if progress is not None:
+                    progress(i + 1, n)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    return n
+
+
+def _row(record: Record, path: Path, name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"image": _picture(record.image, path, name), "image_id": record.image_id}
+    if record.captions and "question" not in record.targets:
+        row["caption"] = list(record.captions) if len(record.captions) > 1 else record.captions[0]
+    for key, value in record.targets.items():
+        # a target may be a picture too (the second one of a pair)
+        is_picture = isinstance(value, Image.Image | Path | bytes)
+        row[key] = _picture(value, path, f"{name}-{key}") if is_picture else value
+    return row
+
+
+def _picture(image: Image.Image | Path | bytes, path: Path, name: str) -> str:
+    """The picture's path relative to the file, saved first where it has none."""
+    if isinstance(image, Path):
+        return Path(os.path.relpath(image, path.parent)).as_posix()
+    folder = path.with_name(f"{path.stem}-images")
+    folder.mkdir(exist_ok=True)
+    load_image(image).save(folder / f"{name}.png")
+    return f"{folder.name}/{name}.png"

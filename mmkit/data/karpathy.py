@@ -1,0 +1,171 @@
+"""COCO and Flickr30k as retrieval is measured on: Karpathy's splits and ALBEF's lists, read as they are published.
+
+Karpathy and Fei-Fei (2015) published ``dataset_coco.json`` and ``dataset_flickr30k.json``: one object with ``images``,
+each with ``filename``, ``filepath`` (COCO), ``split``, and ``sentences`` whose ``raw`` are the captions. ALBEF
+published lists: ``coco_train.json`` with one caption a row, ``coco_karpathy_test.json`` with all of a picture's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mmkit.data.records import CHECK_LIMIT, Problems, Record, tidy_captions
+from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    image: str
+    captions: tuple[str, ...]
+    image_id: str
+    at: int
+
+
+class Karpathy:
+    """The pictures of one split with all their captions.
+
+    Args:
+        path: the JSON file of Karpathy, or one of ALBEF's lists.
+        images: the folder of the pictures: that which holds ``train2014`` and ``val2014``, or the pictures themselves.
+            Leading folders of a name that are not there are left out ("coco/val2014/NAME" may lie as "NAME").
+        split: of Karpathy's file: "train", "val", "test", or several joined by "+"; on COCO one trains on
+            "train+restval". ALBEF's lists are of one split and need none.
+        per: "picture" gives a record for each picture with all its captions; "caption" one for each caption, which is
+            what the published training counts as an epoch.
+
+    Raises:
+        UserError: for another form of file, an unknown split, empty captions and missing pictures.
+    """
+
+    def __init__(
+        self, path: str | Path, images: str | Path, *, split: str | None = None,
+        per: Literal["picture", "caption"] = "picture",
+    ) -> None:  # fmt: skip
+        self.path, self.images, self.empty_captions = Path(path), Path(images), 0
+        if per not in ("picture", "caption"):
+            raise UserError(f"{self.path}: per={per!r}; give 'picture' or 'caption'")
+        if not self.images.is_dir():
+            raise UserError(f"{self.images}: no such folder; give the one that holds the pictures of {self.path}")
+        data = _json(self.path)
+        problems = Problems(self.path, unit="row")
+        if isinstance(data, Mapping) and isinstance(data.get("images"), list):
+            rows = self._published(data["images"], split, problems)
+        elif isinstance(data, list):
+            rows = self._listed(data, split, problems)
+        else:
+            raise UserError(
+                f'{self.path}: expected an object with "images" (dataset_coco.json) or a list of rows with "image" and '
+                '"caption" (coco_karpathy_test.json)'
+            )
+        rows = self._located(rows, problems)
+        problems.raise_if_any(len(rows))
+        if self.empty_captions:
+            log.warning("%s: left out %d empty captions", self.path, self.empty_captions)
+        single = per == "caption"
+        self._rows = [replace(row, captions=(c,)) for row in rows for c in row.captions] if single else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        row = self._rows[index]
+        return Record(
+            image=self.images / row.image, captions=row.captions, image_id=row.image_id, key=f"{self.path}[{row.at}]"
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every caption, without opening pictures."""
+        for row in self._rows:
+            yield from row.captions
+
+    def _published(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
+        there = {str(entry.get("split")) for entry in entries if isinstance(entry, Mapping)}
+        wanted = set((split or "").split("+"))
+        if not split or not wanted <= there:
+            raise UserError(f"{self.path}: split={split!r}; it has {', '.join(sorted(there))}; several as one+other")
+        rows: list[_Row] = []
+        for at, entry in enumerate(entries):
+            if not isinstance(entry, Mapping) or not {"filename", "sentences"} <= entry.keys():
+                problems.add(at, "missing key", 'expected an object with "filename" and "sentences"')
+            elif str(entry.get("split")) in wanted:
+                folder = f"{entry['filepath']}/" if "filepath" in entry else ""
+                name = f"{folder}{entry['filename']}"
+                texts = [sentence.get("raw") for sentence in entry["sentences"]]
+                rows += self._row(name, texts, entry.get("imgid", name), at, problems)
+        return rows
+
+    def _listed(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
+        if split is not None:
+            raise UserError(f"{self.path}: split={split!r}, but a list is of one split; leave it out")
+        found: dict[str, _Row] = {}
+        for at, entry in enumerate(entries):
+            if not isinstance(entry, Mapping) or not {"image", "caption"} <= entry.keys():
+                problems.add(at, "missing key", 'expected an object with "image" and "caption"')
+                continue
+            name = str(entry["image"])
+            for row in self._row(name, entry["caption"], entry.get("image_id", name), at, problems):
+                first = found.setdefault(name, row)
+                if first is not row:  # rows of one picture become one
+                    found[name] = replace(first, captions=first.captions + row.captions)
+        return list(found.values())
+
+    def _row(self, name: str, texts: Any, image_id: Any, at: int, problems: Problems) -> list[_Row]:
+        """One row, or none with the problem noted. An empty caption beside others is left out and counted."""
+        if isinstance(texts, list):
+            kept = [text for text in texts if not isinstance(text, str) or text.strip()]
+            if kept and len(kept) < len(texts):
+                self.empty_captions += len(texts) - len(kept)
+                texts = kept
+        try:
+            return [_Row(image=name, captions=tidy_captions(texts), image_id=str(image_id), at=at)]
+        except ValueError as error:
+            problems.add(at, "bad caption", str(error))
+            return []
+
+    def _located(self, rows: list[_Row], problems: Problems) -> list[_Row]:
+        """The rows with paths that are there, by the form of the first; a missing picture is a problem."""
+        if not rows:
+            problems.raise_if_any(len(rows))
+            raise UserError(f"{self.path}: no pictures in it")
+        forms = _forms(rows[0].image)
+        cut = next((i for i, form in enumerate(forms) if (self.images / form).is_file()), 0)
+        located = [replace(row, image=_cut(row.image, cut)) for row in rows]
+        for row in located[:: -(-len(located) // CHECK_LIMIT)]:
+            if not os.path.isfile(self.images / row.image):
+                problems.add(row.at, "missing picture", f"no picture {self.images / row.image}")
+        return located
+
+
+def _cut(name: str, folders: int) -> str:
+    forms = _forms(name)
+    return forms[min(folders, len(forms) - 1)]
+
+
+def _forms(name: str) -> list[str]:
+    """The path with fewer and fewer leading folders: "coco/val2014/a.jpg", "val2014/a.jpg", "a.jpg"."""
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such file; dataset_coco.json and dataset_flickr30k.json are in caption_datasets.zip, at "
+            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); if it holds one object a line, call it .jsonl"
+        ) from error

@@ -1,0 +1,152 @@
+"""What records say beside picture and text, made ready for heads: ``Record.targets`` to ``Batch.targets``.
+
+A ``TargetEncoder`` works where the samples are made (``encode``, one record) and where the batch is (``collate``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Any, Protocol
+
+import torch
+
+from mmkit.data.answers import normalize
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+
+
+class TargetEncoder(Protocol):
+    """Made by ``Data.targets`` with those of ``tokenizer=`` and ``transform=`` that it accepts.
+
+    ``transform`` is the run's: (RGB picture, text, Random) -> (pixels (3, h, w), text).
+    """
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """One record's. ``rng`` depends on (seed, epoch, index) alone."""
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch's; tensors go to the device with it."""
+
+
+def make_targets(part: partial[Any] | None, tokenizer: Tokenizer, transform: Any) -> TargetEncoder:
+    """The encoder that a config asks for, given what it accepts."""
+    if part is None:
+        return RawTargets()
+    known = inspect.signature(part.func).parameters
+    given = {"tokenizer": tokenizer, "transform": transform}
+    made: TargetEncoder = part(**{name: value for name, value in given.items() if name in known})
+    return made
+
+
+class RawTargets:
+    """Everything as it is; see ``collate_targets``."""
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """Unchanged."""
+        return targets
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """By name, as ``collate_targets``."""
+        return collate_targets(encoded)
+
+
+def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whole numbers become an int64 tensor, other numbers float32, tensors of one shape a stack, all else a list.
+
+    A key that some records lack is a list with None in their places.
+    """
+    out: dict[str, Any] = {}
+    for key in dict.fromkeys(key for target in targets for key in target):
+        values = [target.get(key) for target in targets]
+        if all(type(value) in (int, bool) for value in values):
+            out[key] = torch.tensor(values, dtype=torch.int64)
+        elif all(type(value) in (int, float) for value in values):
+            out[key] = torch.tensor(values, dtype=torch.float32)
+        else:
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            same = len(tensors) == len(values) and len({tensor.shape for tensor in tensors}) == 1
+            out[key] = torch.stack(tensors) if same else values
+    return out
+
+
+def answers_of(targets: Mapping[str, Any]) -> tuple[str, ...]:
+    """The answers that annotators gave to one question, normalised, repeats kept; UserError where there is none."""
+    answers = targets.get("answers")
+    if not answers or isinstance(answers, str) or not all(isinstance(a, str) and a.strip() for a in answers):
+        name = targets.get("question_id", targets.get("question"))
+        raise UserError(f"question {name!r}: answers = {answers!r}; give a list of strings, one for each annotator")
+    return tuple(plain(answer) for answer in answers)
+
+
+def plain(answer: str) -> str:
+    """The form that answers are trained and compared in; one of which nothing would be left stays ("a")."""
+    return normalize(answer) or answer.strip().lower()
+
+
+class AnswerTokens:
+    """Answers as token sequences for a decoder, each weighted by how many annotators gave it (ALBEF, section 5.2).
+
+    weight: of a record's answers together where its ``weight`` says nothing. The batch gets, for its A distinct
+    (question, answer) pairs in order: ``answer_ids`` (A, L) int64 decoder inputs, [CLS] and the words; ``answer_of``
+    (A,) int64 the question of each; ``answer_weight`` (A,) float32; and for the N tokens to predict (words and [SEP]):
+    ``answer_index`` (N,) int64 into the flattened (A, L), ``answer_labels`` (N,) int64.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int = 16, weight: float = 1.0) -> None:
+        self.tokenizer, self.max_tokens, self.weight = tokenizer, max_tokens, weight
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """The token ids of each distinct answer with its weight."""
+        counts = Counter(answers_of(targets))
+        whole = float(targets.get("weight", self.weight)) / counts.total()
+        ids = [answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts]
+        return {"ids": ids, "weights": [whole * count for count in counts.values()]}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See the class."""
+        rows = [ids for target in encoded for ids in target["ids"]]
+        width = max(len(ids) for ids in rows) - 1
+        index = [row * width + i for row, ids in enumerate(rows) for i in range(len(ids) - 1)]
+        pad = self.tokenizer.pad_id
+        return {
+            "answer_ids": torch.tensor([[*ids[:-1], *[pad] * (width + 1 - len(ids))] for ids in rows]),
+            "answer_of": torch.tensor([i for i, target in enumerate(encoded) for _ in target["ids"]]),
+            "answer_weight": torch.tensor([w for target in encoded for w in target["weights"]], dtype=torch.float32),
+            "answer_index": torch.tensor(index),
+            "answer_labels": torch.tensor([i for ids in rows for i in ids[1:]]),
+        }
+
+
+def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
+    """[CLS], the words and [SEP], at most ``max_tokens`` in all."""
+    return [*tokenizer.encode(answer, max_tokens - 1), tokenizer.sep_id]
+
+
+class AnswerScores:
+    """Answers as a soft score for each of a fixed list (ViLT's and Pythia's: 0.3, 0.6, 0.9, 1 for 1 to 4 annotators).
+
+    A question with one annotator scores 1. The batch gets ``answer_scores`` (B, C) float32; a row without any of the
+    list's answers is all zero, and teaches nothing.
+    """
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self.number = {plain(answer): i for i, answer in enumerate(answers)}
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """The scores of the answers that the list has."""
+        counts = Counter(answers_of(targets))
+        alone = counts.total() == 1
+        known = ((self.number[a], n) for a, n in counts.items() if a in self.number)
+        return {"scores": {i: 1.0 if alone else min(1.0, 0.3 * n) for i, n in known}}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See the class."""
+        scores = torch.zeros(len(encoded), len(self.number))
+        for row, target in enumerate(encoded):
+            for i, score in target["scores"].items():
+                scores[row, i] = score
+        return {"answer_scores": scores}

@@ -1,0 +1,136 @@
+"""What ``--data`` may name: tables, saved data sets, published lists, openmoji."""
+
+import json
+
+import datasets
+import pytest
+from PIL import Image
+
+from mmkit.data.karpathy import Karpathy
+from mmkit.data.opening import open_captioned, open_labelled, parse_columns
+from mmkit.data.records import JsonLines
+from mmkit.data.sources import ClassFolder, ClassTable, Folder, HuggingFace
+from mmkit.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same six pictures in every form."""
+    root = tmp_path_factory.mktemp("opening")
+    rows = []
+    for i in range(6):
+        name = ("cat", "dog")[i % 2]
+        path = root / "classes" / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (40 * i, 0, 0)).save(path)
+        rows.append((f"classes/{name}/{i}.png", name))
+    (root / "table.csv").write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in rows))
+    (root / "table.tsv").write_text("filename\tx\tclass\n" + "".join(f"{path}\t1\t{name}\n" for path, name in rows))
+    (root / "records.jsonl").write_text("".join(json.dumps({"image": p, "label": n}) + "\n" for p, n in rows))
+    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["cat", "dog"])})
+    data = datasets.Dataset.from_dict({"img": [str(root / p) for p, _ in rows], "fine": [0, 1] * 3}, features=features)
+    datasets.DatasetDict({"train": data, "test": data.select([0, 1, 2])}).save_to_disk(str(root / "saved"))
+    (root / "parquet").mkdir()
+    data.to_parquet(str(root / "parquet" / "test-0.parquet"))
+    return root
+
+
+MAP = {"image": "img", "label": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "split", "kind", "n"),
+    [
+        ("classes", {}, None, ClassFolder, 6),
+        ("table.csv", {}, None, ClassTable, 6),
+        ("table.tsv", {"image": "filename", "label": "class"}, None, ClassTable, 6),
+        ("records.jsonl", {}, None, JsonLines, 6),
+        ("saved", MAP, None, HuggingFace, 3),
+        ("saved", MAP, "train", HuggingFace, 6),
+        ("parquet", MAP, None, HuggingFace, 6),
+        ("parquet/test-0.parquet", MAP, None, HuggingFace, 6),
+    ],
+)
+def test_pictures_with_classes(folder, monkeypatch, name, columns, split, kind, n):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    source = open_labelled(str(folder / name), columns=columns, split=split)
+    assert isinstance(source, kind)
+    assert len(source) == n
+    names = getattr(source, "class_names", None)
+    labels = [source[i].targets["label"] for i in range(n)]
+    called = [names[x] if isinstance(x, int) else x for x in labels]
+    assert called == (["cat"] * 3 + ["dog"] * 3 if kind is ClassFolder else ["cat", "dog"] * 3)[:n]
+    if hasattr(source, "target"):
+        assert list(source.target("label")) == labels
+
+
+def test_openmoji():
+    source = open_labelled("openmoji:zh")
+    assert source.class_names[0] == "狗"
+    assert open_captioned("openmoji")[0].captions
+
+
+def test_pictures_with_captions(folder, tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black\n")
+    assert isinstance(open_captioned(str(tmp_path)), Folder)
+    (tmp_path / "r.jsonl").write_text('{"image": "a.png", "caption": "black"}\n')
+    assert isinstance(open_captioned(str(tmp_path / "r.jsonl")), JsonLines)
+    (tmp_path / "coco_karpathy_test.json").write_text('[{"image": "a.png", "caption": ["black"]}]')
+    assert isinstance(open_captioned(str(tmp_path / "coco_karpathy_test.json")), Karpathy)
+    data = datasets.Dataset.from_dict({"p": [str(tmp_path / "a.png")], "words": [["black", "dark"]], "id": [7]})
+    data.save_to_disk(str(tmp_path / "saved"))
+    source = open_captioned(str(tmp_path / "saved"), columns={"image": "p", "caption": "words", "image_id": "id"})
+    assert source[0].captions == ("black", "dark")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,cat\n", r"t\.csv:2: no picture"),
+        ("path,label\n,cat\n", r"t\.csv:2: no path in this row"),
+        ("path,label\na.png,\n", r"t\.csv:2: no label in this row"),
+        ("path,label\n", "the table has no rows"),
+        (
+            "file,label\na,b\n",
+            r"t\.csv:1: no column path; the header has file, label.*--columns",
+        ),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_labelled(str(tmp_path / "t.csv"))
+
+
+def test_what_does_not_fit_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match=r"nothing: no such file or folder; give a folder of class folders, a CSV"):
+        open_labelled(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"no column label; it has img, fine.*--columns on the command line"):
+        open_labelled(str(folder / "saved"), columns={"image": "img"})
+    with pytest.raises(UserError, match="no split 'val'; there are train, test"):
+        open_labelled(str(folder / "saved"), columns=MAP, split="val")
+    with pytest.raises(UserError, match=r"--columns: has no meaning for .*classes"):
+        open_labelled(str(folder / "classes"), columns=MAP)
+    with pytest.raises(UserError, match=r"--split: has no meaning for .*records"):
+        open_captioned(str(folder / "records.jsonl"), split="test")
+    (tmp_path / "latin.csv").write_bytes(b"path,label\n\xff.png,a\n")
+    with pytest.raises(UserError, match="not a table in UTF-8"):
+        open_labelled(str(tmp_path / "latin.csv"))
+
+
+def test_a_data_set_of_the_hub_without_a_network(monkeypatch):
+    def offline(*args, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"hf download --repo-type dataset cifar10 --local-dir FOLDER"):
+        open_labelled("hf:cifar10")
+
+
+def test_column_maps():
+    assert parse_columns("image=a, label=b c", ("image", "label")) == {"image": "a", "label": "b c"}
+    assert parse_columns(None, ("image",)) == {}
+    for bad in ("img=a", "image", "image="):
+        with pytest.raises(UserError, match=r"write FIELD=COLUMN.*one of image, label"):
+            parse_columns(bad, ("image", "label"))
