@@ -11,22 +11,31 @@ people that were never shown (say, "woman firefighter dark skin tone").
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from mmkit.config import Data, Experiment, Optim, Run, Teacher
+from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
 from mmkit.data.openmoji import ATTRIBUTION, Scenes, Singles, Unseen
-from mmkit.data.tokenizer import sentencepiece
+from mmkit.data.openmoji_questions import Questions, answers
+from mmkit.data.targets import AnswerTokens
+from mmkit.data.tokenizer import saved, sentencepiece
 from mmkit.evals.retrieval import Retrieval
+from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef_mini
+from mmkit.report.answers import AnswersReport
 from mmkit.report.make import Report
 
-TOKENS = 16
+TOKENS = 24
+ASKED = ("yes/no", "object")
+UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 PROMPTS = ("a {}", "an {}")
 TITLES = {
     "retrieval": "500 held-out scenes, English",
@@ -36,21 +45,22 @@ TITLES = {
 }
 
 
-def quickstart(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
+def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
     """``steps`` optimizer steps on pictures of ``size`` pixels with so many kinds of emoji."""
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
     english, chinese = (partial(scenes, split="test", n=500, language=language) for language in ("en", "zh"))
     alone, people = (partial(source, size=size, plain=True) for source in (partial(Singles, kinds=kinds), Unseen))
+    train = partial(scenes, split="train", n=60_000, language=("en",) * 5 + ("zh",), people=0.05, counts=(2, 1, 1))
     return Experiment(
         name="quickstart",
         model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
         heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
         teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(sentencepiece, vocab_size=1600),
+        tokenizer=_tokenizer(size, kinds),
         data=Data(
-            train=partial(scenes, split="train", n=60_000, language=("en",) * 5 + ("zh",), people=0.05),
+            train=train,
             image_size=size,
-            max_tokens=TOKENS,
+            max_tokens=16,
             transform=partial(TrainTransform, scale=(1.0, 1.0), randaugment=None),
             masking=partial(Masking, probability=0.3, whole_word=True),
             global_batch=64,
@@ -74,3 +84,44 @@ def quickstart(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experimen
             attribution=ATTRIBUTION,
         ),
     )
+
+
+def questions(
+    start: str | None = "runs/quickstart", steps: int = 1500, size: int = 96, kinds: int = 200, seed: int = 42
+) -> Experiment:
+    """Fine-tuning on questions about scenes, from the model in the folder ``start``, or from nothing (None)."""
+    asked = partial(Questions, kinds=kinds, size=size, plain=True, people=0.05)
+    test = partial(asked, split="test", n=1000, types=ASKED)
+    known = tuple(answers(kinds, types=ASKED))
+    return Experiment(
+        name="quickstart-questions",
+        model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
+        heads={"answer": partial(AnswerDecoder, answers=known, depth=2, heads=4, max_tokens=16, dropout=0.0)},
+        init={"model": start} if start is not None else {},
+        tokenizer=partial(saved, path=f"{start}/tokenizer") if start is not None else _tokenizer(size, kinds),
+        data=Data(
+            train=partial(asked, split="train", n=40_000, types=ASKED),
+            image_size=size,
+            max_tokens=TOKENS,
+            transform=partial(TrainTransform, scale=(1.0, 1.0), flip=0.0, randaugment=None),
+            targets=partial(AnswerTokens, max_tokens=16),
+            global_batch=64,
+        ),
+        optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.06, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
+        run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
+        evals={"vqa": partial(VQA, source=test)},
+        report=partial(AnswersReport, source=test, title="Questions about held-out scenes", attribution=ATTRIBUTION),
+    )
+
+
+def quickstart(steps: int = 1400, question_steps: int = 1500, size: int = 96, kinds: int = 200) -> Experiment:
+    """Both, one after the other: the pre-trained model in the run's folder, the one that answers in ``vqa`` there."""
+    answering = questions(None, question_steps, size, kinds)
+    report = partial(answering.report, page="../report.html") if answering.report else None
+    return replace(answering, first=pretrain(steps, size, kinds), tokenizer=None, folder="vqa", report=report)
+
+
+def _tokenizer(size: int, kinds: int) -> partial[Any]:
+    """Trained on the captions and on the questions of what comes after."""
+    asked = partial(Questions, split="train", n=5_000, kinds=kinds, size=size, plain=True, people=0.05)
+    return partial(sentencepiece, vocab_size=1600, more=(asked,))

@@ -85,7 +85,9 @@ class Data:
     eval_transform: the same for evaluation; None = resize and the training transform's mean and std.
     Give ``global_batch`` (samples per optimizer step of all processes), or ``rank_batch`` (samples per forward of one
     process), or both, or one with ``accumulation_steps``; the rest follows (``batch_plan``).
-    max_bad_fraction: the run stops when more than this share of the samples could not be read.
+    max_bad_fraction: the run stops when more than this share of the samples could not be read. targets: makes a
+    ``mmkit.data.targets.TargetEncoder`` of what the records say beside picture and text; None = all as it is.
+    blank_images: grey pictures in place of all, in training and evaluation: what the words alone tell.
     """
 
     train: partial[Any]
@@ -94,6 +96,8 @@ class Data:
     transform: partial[Any] | None = None
     eval_transform: partial[Any] | None = None
     masking: partial[Any] | None = None
+    targets: partial[Any] | None = None
+    blank_images: bool = False
     rank_batch: int | None = None
     global_batch: int | None = None
     accumulation_steps: int | None = None
@@ -230,22 +234,27 @@ class Experiment:
 
     model: ``model(vocab_size=, pad_id=)``. heads: each ``head(spec)``. weights: 1 where a head is not named.
     init: what the towers "image", "text" or "model" start from, a file or folder, "timm:NAME" or "hf:OWNER/NAME".
-    tokenizer: ``tokenizer(captions=, folder=)``. evals: each ``evaluator()`` makes a callable on a ``Predictor``.
+    tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``first``. evals: each ``evaluator()`` makes a
+    callable on a ``Predictor``.
     report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
+    first: a run to do before, from whose model and tokenizer this one starts. folder: where in the folder of the whole
+    its results go, "" for that folder itself; each of several runs has its own.
     """
 
     name: str
     model: partial[Any]
     heads: Mapping[str, partial[Any]]
-    tokenizer: partial[Any]
     data: Data
     run: Run
+    tokenizer: partial[Any] | None = None
     optim: Optim = field(default_factory=Optim)
     weights: Mapping[str, float | Ramp] = field(default_factory=dict)
     init: Mapping[str, str] = field(default_factory=dict)
     teacher: Teacher | None = None
     evals: Mapping[str, partial[Any]] = field(default_factory=dict)
     report: partial[Any] | None = None
+    first: Experiment | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         for name in ("heads", "weights", "init", "evals"):
@@ -255,7 +264,13 @@ class Experiment:
         """Check what can be known before anything is built; UserError names the path. Returns itself."""
         check_partials(self)
         check_experiment(self, world)
+        if self.first is not None:
+            self.first.validate(world)
         return self
+
+    def stages(self) -> tuple[Experiment, ...]:
+        """The runs before this one, in order, and this one."""
+        return (*(() if self.first is None else self.first.stages()), self)
 
     def __reduce__(self) -> Any:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

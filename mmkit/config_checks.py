@@ -20,6 +20,19 @@ def check_experiment(exp: Experiment, world: int) -> None:
     _check_image_size(exp)
     _check_warmup(exp)
     _check_rates(exp)
+    _check_stages(exp)
+
+
+def _check_stages(exp: Experiment) -> None:
+    folders = [stage.folder for stage in exp.stages()]
+    if twice := {folder for folder in folders if folders.count(folder) > 1}:
+        raise UserError(f"first: {len(folders)} runs, and several write to folder = {min(twice)!r}; name each its own")
+    if any(folder.startswith(("/", "..")) or folder == "checkpoints" for folder in folders):
+        raise UserError(f"folder = {exp.folder!r}: must be the name of a folder inside that of the whole run")
+    if exp.first is None and exp.tokenizer is None:
+        raise UserError("tokenizer: a run needs one, or a `first` run that has one")
+    if exp.first is not None and "model" in exp.init:
+        raise UserError("init.model: this run starts from the model of `first`; leave one of them out")
 
 
 def _check_run(exp: Experiment) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.nn.gather import gather, gather_with_grad, rank, world_size
 from mmkit.types import Batch, MaskedText, ModelSpec, Tokens
 
@@ -129,6 +130,21 @@ class Features:
     def fused(self) -> Tokens:
         """The fused tokens of each text with its own image (B, N, D)."""
         return self.model.fuse(self.text, [self.context])
+
+    @cached_property
+    def fused_first(self) -> Tokens:
+        """The first fused token of each text with its own image (B, 1, D): what classifiers read."""
+        if "fused" in self.__dict__:
+            return Tokens(self.fused.x[:, :1])
+        keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.ids.device)
+        return self.model.fuse(self.text, [self.context], keep_B1)
+
+    def target(self, name: str) -> Tensor:
+        """What the records say beside picture and text; UserError when this batch has no such thing."""
+        if name not in self.batch.targets:
+            has = ", ".join(self.batch.targets) or "none"
+            raise UserError(f"this objective needs the target {name!r}, and the records have: {has}")
+        return self.batch.targets[name]
 
     @property
     def masked_text(self) -> MaskedText:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmkit.data.image_io import load_image
 from mmkit.data.records import Record
 from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.types import Tokens
 
@@ -95,6 +96,36 @@ class Predictor:
             scores.append(self.match_pairs(image, bank, pairs))
         return torch.cat(scores).sigmoid() if scores else torch.empty(0)
 
+    def answer(
+        self, images: Sequence[Picture] | Tensor, questions: Sequence[str], *, answers: Sequence[str] | None = None,
+        top: int = 5, generate: bool = False, batch_size: int = 64,
+    ) -> list[list[tuple[str, float]]]:  # fmt: skip
+        """The best answers to question i about image i, best first, each with its probability.
+
+        answers: what to choose from; None = the list that the model was trained with. generate: write freely instead
+        (one answer each). Raises UserError where the model cannot answer.
+        """
+        head = self.answerer(generate)
+        questions = _checked(questions)
+        if len(images) != len(questions):
+            raise UserError(f"answer goes pair by pair: {len(images)} images do not go with {len(questions)} questions")
+        candidates: Any = None if generate else head.candidates(self.tokenizer, answers)
+        found: list[list[tuple[str, float]]] = []
+        pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
+        for image, chunk in pairs:
+            fused = self.fuse(image, torch.arange(len(chunk)), chunk)
+            with self.inference():
+                if generate:
+                    texts, probabilities = head.generate(fused, self.tokenizer)
+                    found += [[pair] for pair in zip(texts, probabilities.tolist(), strict=True)]
+                else:
+                    numbers, values = head.rank(fused, candidates, top)
+                    found += [
+                        [(candidates.answers[i], p) for i, p in zip(*row, strict=True)]
+                        for row in zip(numbers.tolist(), values.tolist(), strict=True)
+                    ]
+        return found
+
     # ---- batches of tokens -------------------------------------------------------------------------------------
 
     def image_tokens(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Iterator[Tokens]:
@@ -121,6 +152,14 @@ class Predictor:
             with self.inference():
                 tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
             yield tokens
+
+    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str]) -> Tokens:
+        """Text i with the picture ``rows[i]`` of ``image`` -> fused tokens (n, N, D) on the model's device."""
+        (text,) = self.text_tokens(texts, len(texts))
+        with self.inference():
+            context = self.model.image_context(image).rows(rows.to(self.device))
+            fused: Tokens = self.model.fuse(text, [context])
+        return fused
 
     def embed_image(self, image: Tokens) -> Tensor:
         """Tokens -> embeddings (b, E) float32 on the CPU."""
@@ -187,6 +226,16 @@ class Predictor:
             )
         return next(head for head in self.heads.values() if hasattr(head, "match_logits"))
 
+    def answerer(self, generate: bool = False) -> Any:
+        """The head that answers questions; UserError where the model has none, or none that writes freely."""
+        needed = "generate" if generate else "rank"
+        head = next((head for head in self.heads.values() if hasattr(head, needed)), None)
+        if head is None:
+            has = ", ".join(self.heads) or "none"
+            what = "write answers freely (an AnswerDecoder can)" if generate else "answer questions"
+            raise UserError(f"this model has no head to {what}; its heads are: {has}. Fine-tune it: configs/finetune/")
+        return head
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """No gradient, evaluation mode, the chosen precision; afterwards every module trains that did before."""
@@ -209,11 +258,10 @@ class Predictor:
             raise UserError("this model has no joint space of image and text; use match")
 
     def _encode_pixels(self, rows: list[Tensor]) -> Tokens:
-        shapes = {tuple(row.shape) for row in rows}
-        if len(shapes) > 1:
-            raise UserError(f"the transform made pictures of several sizes: {sorted(shapes)}; they must be equal")
+        pixels, mask = stack_pixels(rows)
+        beside = () if mask is None else (mask.to(self.device),)
         with self.inference():
-            tokens: Tokens = self.model.encode_image(torch.stack(rows).to(self.device))
+            tokens: Tokens = self.model.encode_image(pixels.to(self.device), *beside)
             return tokens
 
     def _pixels(self, image: Picture, number: int) -> Tensor:

@@ -16,9 +16,9 @@ from mmkit.cli.main import execute
 from mmkit.cli.train import add_arguments, run
 
 
-def main() -> int:
+def main(what: str = "Pre-train an experiment") -> int:
     """Parse, train; the exit code."""
-    parser = argparse.ArgumentParser(description="Pre-train an experiment")
+    parser = argparse.ArgumentParser(description=what)
     add_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last metrics there as JSON")
     parser.set_defaults(run=run)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmkit import hub
 from mmkit.config import Experiment, dump, load_experiment, override, rebuild
 from mmkit.train.loop import train
+from mmkit.train.stages import train_stages
 
 ROOT = Path(__file__).parent.parent / "configs"
 SMALL = ["data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.tensorboard=false"]
@@ -33,14 +35,58 @@ def test_it_is_an_experiment_that_survives_json(spec, required):
     assert dump(again) == dump(experiment)
 
 
-@pytest.mark.parametrize("spec", [f"{ROOT}/quickstart.py:quickstart(size=36, kinds=8)"])
-def test_it_takes_two_steps(spec, tmp_path):
+def test_the_quickstart_takes_two_steps_of_each_stage(tmp_path):
     experiment = override(
-        load_experiment(spec),
-        [*SMALL, "data.train.n=40", "evals.retrieval.source.n=6", "evals.retrieval_zh.source.n=6"],
+        load_experiment(f"{ROOT}/quickstart.py:quickstart(size=36, kinds=8)"),
+        [
+            *SMALL, *(f"first.{change}" for change in SMALL), "data.train.n=40", "first.data.train.n=40",
+            "first.evals.retrieval.source.n=6", "first.evals.retrieval_zh.source.n=6", "evals.vqa.source.n=12",
+            "report.source.n=12", "first.report.source.n=6",
+        ],
+    )  # fmt: skip
+    metrics = train_stages(experiment, tmp_path / "run", save_model=hub.save)
+    assert metrics["step"] == metrics["vqa.step"] == 2
+    assert metrics["vqa.n"] == 12
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Questions about held-out scenes" in page
+
+
+@pytest.mark.parametrize("name", ["classifier", "decoder"])
+def test_easy_vqa_takes_two_steps_of_each_stage(name, tmp_path):
+    experiment = override(
+        load_experiment(f"{ROOT}/finetune/easy_vqa.py:{name}"),
+        [*SMALL, *(f"first.{change}" for change in SMALL), "evals.vqa.source.n=12"],
     )
-    metrics = train(experiment, tmp_path / "run")
+    metrics = train_stages(experiment, tmp_path / "run", save_model=hub.save)
+    assert metrics["n"] == 12
+    assert {"by_type.color", "pretrain.seen.top1", "pretrain.held_out.top1"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("name", ["classifier", "decoder"])
+def test_vqa_reads_its_answers(name, tmp_path):
+    (tmp_path / "answers.txt").write_text("yes\nno\n2\n")
+    experiment = load_experiment(f"{ROOT}/finetune/vqa.py:{name}(answers='{tmp_path}/answers.txt')").validate(world=8)
+    assert experiment.heads["answer"].keywords["answers"] == ("yes", "no", "2")
+    assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
+
+
+@pytest.mark.parametrize("name", ["albef", "vilt", "clip", "siglip"])
+def test_the_family_takes_two_steps_on_the_scenes(name, tmp_path):
+    spec = f"{ROOT}/pretrain/{name}.py:mini(size=48, kinds=8)"
+    small = [*SMALL, "data.train.n=40", "evals.retrieval.source.n=6"]
+    metrics = train(override(load_experiment(spec), small), tmp_path / "run")
     assert metrics["step"] == 2
+    assert 0 <= metrics["retrieval.t2i_r1"] <= 1
+    assert metrics["zeroshot.classes"] == 8
+
+
+RECORDS = ["albef.py:base", "albef.py:small", "vilt.py:base", "clip.py:base", "clip.py:lit", "siglip.py:base"]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_recipes_on_records_survive_json(name):
+    experiment = load_experiment(f"{ROOT}/pretrain/{name}(records='train.jsonl')").validate(world=8)
+    assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
 
 
 def test_albef_on_records_takes_two_steps(tmp_path):

@@ -11,10 +11,14 @@ import mmkit
 from mmkit.cli import main
 from mmkit.data.openmoji import Scenes
 
-SMALL = [
+FIRST = [
     "run.steps=150", "data.global_batch=32", "data.train.n=3000", "data.train.kinds=8", "data.train.people=0.0",
     "evals.retrieval.source.n=60", "evals.retrieval.source.kinds=8", "evals.retrieval.source.people=0.0",
     "evals.retrieval_zh.source.n=20", "report.zeroshot.zeroshot.source.kinds=8", "run.tensorboard=false",
+]  # fmt: skip
+SMALL = [
+    *(f"first.{change}" for change in FIRST), "run.steps=30", "data.global_batch=32", "data.train.n=1000",
+    "evals.vqa.source.n=60", "report.source.n=60", "report.shown=4", "run.tensorboard=false",
 ]  # fmt: skip
 
 
@@ -32,6 +36,8 @@ def test_it_learns_far_beyond_chance(run):
     assert found["zeroshot"]["top1"] > 3 * found["zeroshot"]["chance"]
     assert found["losses.mlm"] < 0.5 * found["mlm.chance"]
     assert found["peak_rss_gib"] < 4
+    assert found["vqa"]["n"] == 60
+    assert 0 <= found["vqa"]["accuracy"] <= 1
     assert found["seconds"] > 0
 
 
@@ -43,6 +49,7 @@ def test_the_report_stands_alone(run):
         page = page.replace(f'href="{known}', "")
     assert 'href="http' not in page
     assert page.count("data:image/") > 10
+    assert "Questions about held-out scenes" in page
 
 
 def test_the_model_is_the_same_in_another_process(run, tmp_path):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Run = Callable[[argparse.Namespace], Mapping[str, Any] | None]
 
-GROUPS = ("quickstart", "train", "evaluate", "data", "tokenizer", "convert", "info")
+GROUPS = ("quickstart", "train", "evaluate", "vqa", "data", "tokenizer", "convert", "info", "explain", "features")
 """Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""
 
 

@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def run_experiment(experiment: Experiment, out: Path, resume: bool = False) -> Mapping[str, Any]:
-    """Train, and write the model in the form that ``mmkit.load`` reads."""
+    """Train all stages, and write each model in the form that ``mmkit.load`` reads."""
     from mmkit import hub
-    from mmkit.train.loop import train
+    from mmkit.train.stages import train_stages
 
-    return train(experiment, out, resume, save_model=hub.save)
+    return train_stages(experiment, out, resume, save_model=hub.save)

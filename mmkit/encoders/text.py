@@ -49,12 +49,12 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids_BL: Tensor) -> Tensor:
-        """(B, L) int64 -> (B, L, D). Raises ValueError when the text is longer than there are positions."""
-        length, limit = ids_BL.shape[1], self.positions.num_embeddings
-        if length > limit:
-            raise ValueError(f"a text of {length} tokens, but the model has {limit} positions: lower max_tokens")
-        x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[:length]
+    def forward(self, ids_BL: Tensor, start: int = 0) -> Tensor:
+        """(B, L) int64 -> (B, L, D); the first is at position ``start``. ValueError when the positions do not reach."""
+        end, limit = start + ids_BL.shape[1], self.positions.num_embeddings
+        if end > limit:
+            raise ValueError(f"a text of {end} tokens, but the model has {limit} positions: lower max_tokens")
+        x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[start:end]
         return self.dropout(self.norm(x_BLD))
 
 

@@ -25,6 +25,13 @@ class Head(nn.Module):
         """The loss over one rank's batch."""
         raise NotImplementedError
 
+    def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values for this head's parameters from a pre-trained state that has no such head, by the head's own names.
+
+        ``state``: "model.fusion.blocks.0....", "heads.mlm.dense.weight", ...; what it lacks stays at random.
+        """
+        return {}
+
     @torch.no_grad()
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Once per optimizer step, with what ``forward`` carried out of each micro-batch. Nothing by default."""

@@ -9,37 +9,30 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
+from mmkit.nn.vocabulary import Vocabulary
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class MLM(Head):
+class MLM(Head, Vocabulary):
     """The word that stood at each hidden position. ``tied=False``: with a vocabulary matrix of its own (ViLT)."""
 
     distilled = True
 
     def __init__(self, spec: ModelSpec, tied: bool = True) -> None:
-        super().__init__()
         if not spec.fuses:
             raise UserError("MLM reads fused states; this model has no fuse")
-        width = spec.fused_width
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(spec.vocab_size))
-        self.words = None if tied else nn.Parameter(torch.empty(spec.vocab_size, width).normal_(std=0.02))
-        nn.init.normal_(self.dense.weight, std=0.02)
-        nn.init.zeros_(self.dense.bias)
+        super().__init__(spec.fused_width, spec.vocab_size)
+        self.words = None if tied else nn.Parameter(torch.empty(spec.vocab_size, spec.fused_width).normal_(std=0.02))
 
     def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
         """Fused states (N, D) -> (N, V), with the word embeddings of the model that made them."""
-        words_VD = words_VD if self.words is None else self.words
-        return F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)
+        return super().logits(states_ND, words_VD if self.words is None else self.words)
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""

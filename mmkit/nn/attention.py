@@ -1,13 +1,13 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) over the fused kernel of the device.
 
 Self-attention keeps one fused projection; cross-attention projects keys and values apart from the queries, so
-that an image's are made once and read by every text that looks at it. Not here: relative positions, and
-returning attention maps (``mmkit.explain`` recomputes them where they are wanted).
+that an image's are made once and read by every text that looks at it. Not here: relative positions, and attention
+weights as an output (``mmkit.explain`` sets ``watch`` where they are wanted; nothing is kept otherwise).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,10 @@ def _key_mask(mask_BN: Tensor | None) -> Tensor | None:
 
 
 class _Attention(nn.Module):
+    """``watch``: None, or what is given the attention weights (B, H, N, N) of each call, on their way to the output."""
+
+    watch: Callable[[Tensor], None] | None = None
+
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         if width % heads:
@@ -54,7 +58,12 @@ class _Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         rate = self.dropout if self.training else 0.0
-        out = attend(q, k, v, mask, rate=rate, causal=causal)
+        if self.watch is None:
+            out = attend(q, k, v, mask, rate=rate, causal=causal)
+        else:
+            weights = attention_weights(q, k, mask, causal)
+            self.watch(weights)
+            out = dropout(weights, rate) @ v
         return out.transpose(1, 2).flatten(-2)
 
 
@@ -66,12 +75,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, rate: float 
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal)
+    return dropout(attention_weights(q, k, mask, causal), rate) @ v
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    """softmax(q k / sqrt(D)): (B, H, N, N), each row of it summing to one; masks as in ``attend``."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if causal:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return dropout(scores.softmax(-1), rate) @ v
+    return scores.softmax(-1)
 
 
 class SelfAttention(_Attention):
@@ -96,6 +110,16 @@ class SelfAttention(_Attention):
             n = x_BND.shape[1]
             mask = mask & torch.ones(n, n, dtype=torch.bool, device=x_BND.device).tril()
         return self.proj(self._attend(q, k, v, mask, causal=self.causal and mask is None))
+
+    def step(self, x_B1D: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """One token after those whose keys and values are ``past`` -> its output (B, 1, D), and theirs with its own.
+
+        For decoding token by token; equal to the last row of ``forward`` on the whole sequence.
+        """
+        q, k, v = (self._split(part) for part in self.qkv(x_B1D).chunk(3, dim=-1))
+        if past is not None:
+            k, v = torch.cat([past.k, k], dim=2), torch.cat([past.v, v], dim=2)
+        return self.proj(self._attend(q, k, v, None)), KeyValues(k, v)
 
 
 class CrossAttention(_Attention):

@@ -76,7 +76,17 @@ class PostNormBlock(nn.Module):
     ) -> Tensor:  # fmt: skip
         """(B, N, D) -> (B, N, D), or (B, M, D) at ``keep_BM`` alone; sources as in ``CrossAttention.forward``."""
         attended = self.attn(x_BND, mask_BN, keep_BM)
-        x_BND = self.norm1(take(x_BND, keep_BM) + self.dropout(attended))
+        return self._after(take(x_BND, keep_BM), attended, sources, folds)
+
+    def step(
+        self, x_B1D: Tensor, past: KeyValues | None, sources: Sequence[KeyValues], folds: Sequence[int]
+    ) -> tuple[Tensor, KeyValues]:
+        """One token of a causal layer after those in ``past``; see ``SelfAttention.step``."""
+        attended, past = self.attn.step(x_B1D, past)
+        return self._after(x_B1D, attended, sources, folds), past
+
+    def _after(self, x_BND: Tensor, attended_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int]) -> Tensor:
+        x_BND = self.norm1(x_BND + self.dropout(attended_BND))
         if self.cross is not None:
             x_BND = self.norm_cross(x_BND + self.dropout(self.cross(x_BND, sources, folds)))
         return self.norm2(x_BND + self.dropout(self.mlp(x_BND)))

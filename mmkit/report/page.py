@@ -118,7 +118,7 @@ def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list
                     chance=found.get(chance, found["chance_r1"]), rerank=found.get(f"rerank.{way}_r1"), note=size,
                 )  # fmt: skip
                 rows.append(row)
-        else:
+        elif "top1" in found:
             note = f"{found['n']:.0f} pictures, {found['classes']:.0f} classes"
             if "interval_low" in found:
                 note += f"; 95 % interval {percent(found['interval_low'])} to {percent(found['interval_high'])}"

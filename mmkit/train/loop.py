@@ -146,7 +146,10 @@ class Trainer:
         finally:
             self.display.close()
             self.log.close()
-        return {"step": float(self.step)} | self.metrics | peak_memory()
+        numbers = {"step": float(self.step)} | self.metrics | peak_memory()
+        if self.step >= self.plan.steps:
+            on_first(lambda: folder.write_json(self.out / folder.NUMBERS, numbers))
+        return numbers
 
     def begin(self) -> None:
         """Write and say what is about to happen."""

@@ -46,14 +46,14 @@ def tokenizer() -> SentencePieceTokenizer:
     return SentencePieceTokenizer.train((caption(i) for i in range(66)), vocab_size=60)
 
 
-def predictor(seed: int = 0, heads=("itc", "itm")) -> Predictor:
+def predictor(seed: int = 0, heads=("itc", "itm"), model=albef_tiny) -> Predictor:
     words = tokenizer()
     torch.manual_seed(seed)
-    model = albef_tiny(words.vocab_size)
+    model = model(words.vocab_size)
     with torch.no_grad():  # larger weights, so that embeddings differ between inputs
         for parameter in model.parameters():
             parameter.mul_(3) if parameter.ndim > 1 else None
-    made = {"itc": partial(ITC, queue_size=7), "itm": ITM}
+    made = {"itc": partial(ITC, queue_size=7), "itm": ITM, "mixed": partial(ITM, negatives="mixed", pooler=True)}
     return Predictor(
         model, {name: made[name](model.spec) for name in heads}, words, EvalTransform(size=32), max_tokens=12
     )

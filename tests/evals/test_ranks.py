@@ -9,10 +9,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmkit.errors import UserError
+from mmkit.evals.classify import Classification
 from mmkit.evals.common import gather_by_index, own_units
 from mmkit.evals.retrieval import Retrieval
+from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
 from tests.evals.parts import Pictures, predictor
+from tests.evals.test_vqa import Questions
+from tests.evals.test_vqa import predictor as answering
 
 
 def evaluate():
@@ -20,6 +24,9 @@ def evaluate():
     retrieval = Retrieval(source=source, rerank_top=4, batch_size=3, chunk=5, pair_batch=6)(model)
     zeroshot = ZeroShot(source=source, templates=("a {} box", "{}"), rerank_top=3, batch_size=3)(model)
     few = Retrieval(source=Pictures(2), rerank_top=2, batch_size=8)(model)  # fewer units than processes
+    answers = VQA(source=Questions(17), batch_size=3)(answering("decoder"))
+    classes = Classification(source=Questions(11), batch_size=4)(answering("classes"))
+    retrieval |= {f"a.{k}": v for k, v in answers.items()} | {f"c.{k}": v for k, v in classes.items()}
     return retrieval | {f"z.{k}": v for k, v in zeroshot.items()} | {f"f.{k}": v for k, v in few.items()}
 
 

@@ -1,0 +1,105 @@
+"""``mmkit vqa``: answers to a question about a picture, or the accuracy over a file of questions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.main import add_command, write_json
+
+log = logging.getLogger("mmkit")
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "vqa", "answer questions about pictures", run)
+    command.add_argument("--image", type=Path, metavar="FILE", help="one picture; with --question")
+    command.add_argument("--question", metavar="TEXT", help="what to ask about --image")
+    command.add_argument("--top", type=int, default=5, metavar="K", help="show the best K answers (default 5)")
+    command.add_argument("--data", type=Path, metavar="RECORDS", help="JSON lines with image, question and answers")
+    command.add_argument(
+        "--answers", type=Path, metavar="FILE",
+        help="what to choose from, one per line (default: the answers that the model was trained with)",
+    )  # fmt: skip
+    command.add_argument("--generate", action="store_true", help="write answers freely instead of choosing")
+    add_model_arguments(command)
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    """The answers with their scores, or accuracy, n and by_type."""
+    from mmkit.errors import UserError
+
+    if (args.image is None) != (args.question is None) or (args.image is None) == (args.data is None):
+        raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
+    if args.top < 1:
+        raise UserError(f"--top {args.top}: must be at least 1")
+    if args.answers is not None and args.generate:
+        raise UserError("--answers chooses from a list, --generate writes freely: give one of them")
+    if args.data is None:
+        _ask(args)
+        return None
+    return _measure(args)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmkit.nn.gather import rank
+
+    chosen = _answers(args)
+    args.model = answering_stage(args.model)
+    with make_predictor(args) as predictor:
+        (found,) = predictor.answer(
+            [args.image], [args.question], answers=chosen, top=args.top, generate=args.generate
+        )  # fmt: skip
+    best = [{"answer": answer, "score": score} for answer, score in found]
+    write_json(args.json, {"question": args.question, "answers": best})
+    if rank() == 0:
+        table = Table(title=args.question, title_justify="left", show_header=False, box=None)
+        for answer, score in found:
+            table.add_row(answer, f"{score:.1%}")
+        Console().print(table)
+
+
+def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
+    from mmkit.data.vqa_files import VQALines
+    from mmkit.evals.vqa import VQA
+
+    evaluator = VQA(
+        source=VQALines(args.data), answers=_answers(args), generate=args.generate, batch_size=args.batch_size
+    )  # fmt: skip
+    args.model = answering_stage(args.model)
+    with make_predictor(args) as predictor:
+        return evaluator(predictor)
+
+
+def answering_stage(model: str) -> str:
+    """The model; or, where it answers no questions, the one stage in its folder that does (as a quickstart's)."""
+    folder = Path(model)
+    if not (folder / "config.json").is_file() or _answers_questions(folder):
+        return model
+    found = [path.parent for path in sorted(folder.glob("*/config.json")) if _answers_questions(path.parent)]
+    if len(found) != 1:
+        return model
+    log.info("%s answers no questions; %s, which was fine-tuned from it, does", model, found[0])
+    return str(found[0])
+
+
+def _answers_questions(folder: Path) -> bool:
+    heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("heads", {})
+    return any("answers" in head.get("args", {}) for head in heads.values())
+
+
+def _answers(args: argparse.Namespace) -> list[str] | None:
+    from mmkit.data.answers import read_answers
+
+    return None if args.answers is None else read_answers(args.answers)

@@ -1,0 +1,93 @@
+"""Answers as classes: one score for each of a fixed list (ViLT, section 4.3; soft targets of Teney et al. 2017).
+
+A perceptron on the fused [CLS] state and binary cross-entropy, as several answers to one question can be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+from mmkit.features import Features
+from mmkit.heads.base import Head
+from mmkit.losses import masked_mean
+from mmkit.nn.init import initialise
+from mmkit.types import HeadOutput, ModelSpec, Tokens
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Answers to rank, and which of the classifier's own each is."""
+
+    answers: tuple[str, ...]
+    numbers: Tensor
+
+
+class AnswerClassifier(Head):
+    """Binary cross-entropy with ``batch.targets["answer_scores"]`` (B, C), summed over the C answers.
+
+    answers: the list, in the order of the targets' columns. With a teacher, its probabilities soften the targets.
+    """
+
+    distilled = True
+
+    def __init__(self, spec: ModelSpec, answers: Sequence[str]) -> None:
+        super().__init__()
+        if not spec.fuses:
+            raise UserError("AnswerClassifier reads fused states; this model has no fuse")
+        if len(answers) < 2 or len(set(answers)) != len(answers):
+            raise UserError(f"AnswerClassifier: {len(answers)} answers; give at least two, each once")
+        self.answers = tuple(answers)
+        width = spec.fused_width
+        self.dense = nn.Linear(width, 2 * width)
+        self.norm = nn.LayerNorm(2 * width)
+        self.out = nn.Linear(2 * width, len(self.answers))
+        initialise(self, width)
+
+    def logits(self, fused: Tokens) -> Tensor:
+        """The fused tokens (B, N, D), of which the first is read -> (B, C) float32."""
+        return self.out(F.gelu(self.norm(self.dense(fused.x[:, 0])))).float()
+
+    def forward(self, f: Features) -> HeadOutput:
+        """Count: the questions with a known answer. Logs: the chance level C ln 2, and the mean score of the best."""
+        scores_BC = f.target("answer_scores")
+        known_B = scores_BC.any(1)
+        logits_BC = self.logits(f.fused_first)
+        soft_BC = scores_BC
+        if f.teacher is not None and f.alpha:
+            teacher_BC = f.twin(self).logits(f.teacher.fused_first)
+            soft_BC = (1 - f.alpha) * scores_BC + f.alpha * teacher_BC.sigmoid()
+        loss_B = F.binary_cross_entropy_with_logits(logits_BC, soft_BC, reduction="none").sum(1)
+        hits_B = scores_BC.gather(1, logits_BC.detach().argmax(1, keepdim=True))[:, 0]
+        return HeadOutput(
+            loss=masked_mean(loss_B, known_B),
+            count=known_B.sum().float(),
+            logs={"chance": len(self.answers) * log(2), "accuracy": masked_mean(hits_B, known_B)},
+        )
+
+    def candidates(self, tokenizer: Tokenizer, answers: Sequence[str] | None = None) -> Choices:
+        """All, or those of ``answers``; UserError for one that the classifier was not made for."""
+        number = {answer: i for i, answer in enumerate(self.answers)}
+        chosen = self.answers if answers is None else tuple(answers)
+        if unknown := [answer for answer in chosen if answer not in number]:
+            raise UserError(
+                f"{len(unknown)} of {len(chosen)} answers are not among the {len(number)} of this classifier, the "
+                f"first: {unknown[0]!r}; a model with an answer decoder can rank any list"
+            )
+        return Choices(chosen, torch.tensor([number[answer] for answer in chosen]))
+
+    def rank(self, fused: Tokens, candidates: Choices, top: int = 1) -> tuple[Tensor, Tensor]:
+        """The best of each question -> numbers (B, top) int64 and probabilities (B, top), best first.
+
+        Each probability stands alone: several answers can be right, and they do not sum to 1.
+        """
+        chosen_BC = self.logits(fused)[:, candidates.numbers.to(fused.x.device)]
+        best = chosen_BC.sigmoid().topk(min(top, chosen_BC.shape[1]), dim=1)
+        return best.indices, best.values

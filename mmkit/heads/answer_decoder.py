@@ -1,0 +1,158 @@
+"""Answers written word by word (ALBEF, section 5.2, visual question answering).
+
+A decoder reads the fused states of question and picture. It learns from all answers that annotators gave, each by its
+weight; it answers by ranking a list of candidates, or freely. Its start is the pre-trained fusion stack (``inherit``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from mmkit.data.targets import answer_ids
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.encoders.decoder import TextDecoder
+from mmkit.encoders.text import ImageContext
+from mmkit.errors import UserError
+from mmkit.features import Features
+from mmkit.heads.base import Head
+from mmkit.losses import distilled_cross_entropy
+from mmkit.nn.vocabulary import Vocabulary
+from mmkit.types import HeadOutput, ModelSpec, Tokens
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Answers to rank. ids (C, L) int64: [CLS], words, [SEP], padding; real (C, L - 1) bool: what to predict."""
+
+    answers: tuple[str, ...]
+    ids: Tensor
+    real: Tensor
+
+
+class AnswerDecoder(Head):
+    """Cross-entropy of each answer's tokens, summed, times its weight; over the number of questions.
+
+    Args:
+        spec: of the model; it needs ``fuse``.
+        answers: the list that ``rank`` takes where it is given none.
+        depth, heads, mlp_width: of the decoder, whose width is that of the fused states.
+        max_tokens: of an answer with [CLS] and [SEP].
+        first_token_twice: score candidates as the official code does, log p(first token) + log p(answer).
+        top: how many candidates, those with the likeliest first tokens, are read whole.
+    """
+
+    distilled = True
+
+    def __init__(
+        self, spec: ModelSpec, answers: Sequence[str] = (), *, depth: int = 6, heads: int = 12,
+        mlp_width: int | None = None, max_tokens: int = 16, dropout: float = 0.1, types: int = 2,
+        first_token_twice: bool = False, top: int = 128,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not spec.fuses:
+            raise UserError("AnswerDecoder reads fused states; this model has no fuse")
+        self.answers = tuple(answers)
+        self.max_tokens = max_tokens
+        self.first_token_twice = first_token_twice
+        self.top = top
+        self.decoder = TextDecoder(
+            spec.vocab_size, max_tokens, depth=depth, width=spec.fused_width, heads=heads,
+            source_width=spec.fused_width, mlp_width=mlp_width, dropout=dropout, types=types,
+        )  # fmt: skip
+        self.vocabulary = Vocabulary(spec.fused_width, spec.vocab_size)
+
+    def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The decoder of a pre-trained model's fusion layers, word embeddings and MLM head, as far as they fit."""
+        found: dict[str, Tensor] = {}
+        for name, own in self.named_parameters():
+            source = name.replace("decoder.embeddings.", "model.text.embeddings.", 1)
+            source = source.replace("decoder.blocks.", "model.fusion.blocks.", 1)
+            source = source.replace("vocabulary.", "heads.mlm.", 1)
+            if source not in state:
+                continue
+            value = state[source][: len(own)] if name == "decoder.embeddings.positions.weight" else state[source]
+            if value.shape == own.shape:
+                found[name] = value
+        return found
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def token_logits(self, fused: Tokens, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
+        """Decoder inputs (A, L), the row of ``fused`` of each, and places in (A x L) -> logits (N, V)."""
+        states_ALD = self.decoder(ids_AL, self.decoder.context(fused).rows(of_A))
+        return self.vocabulary.logits(states_ALD.flatten(0, 1)[index_N], self.decoder.word_embeddings)
+
+    def forward(self, f: Features) -> HeadOutput:
+        """Count: the questions. Logs: the chance level, ln V for each token, and the share of tokens it got right."""
+        ids_AL, of_A, weight_A, index_N, labels_N = (
+            f.target(f"answer_{name}") for name in ("ids", "of", "weight", "index", "labels")
+        )
+        logits_NV = self.token_logits(f.fused, ids_AL, of_A, index_N)
+        teacher_NV = None
+        if f.teacher is not None and f.alpha:
+            teacher_NV = f.twin(self).token_logits(f.teacher.fused, ids_AL, of_A, index_N)
+        weight_N = weight_A[index_N // ids_AL.shape[1]]
+        loss_N = distilled_cross_entropy(logits_NV, labels_N, teacher_NV, f.alpha)
+        size = len(f.batch)
+        hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
+        return HeadOutput(
+            loss=(loss_N * weight_N).sum() / size,
+            count=size,
+            logs={"chance": log(logits_NV.shape[-1]) * weight_N.sum() / size, "accuracy": hits_N.mean()},
+        )
+
+    # ---- answering ---------------------------------------------------------------------------------------------
+
+    def candidates(self, tokenizer: Tokenizer, answers: Sequence[str] | None = None) -> Candidates:
+        """The list as tokens; UserError where there is none."""
+        chosen = tuple(self.answers if answers is None else answers)
+        if not chosen:
+            raise UserError("no list of answers to rank: give one (see `mmkit data build-answers`), or generate")
+        rows = [answer_ids(tokenizer, answer, self.max_tokens) for answer in chosen]
+        width = max(len(row) for row in rows)
+        ids_CL = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in rows])
+        lengths_C = torch.tensor([len(row) for row in rows])
+        return Candidates(chosen, ids_CL, torch.arange(1, width) < lengths_C[:, None])
+
+    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+        """The best candidates of each question -> numbers (B, top) int64 and probabilities (B, top), best first.
+
+        Probabilities are over the candidates that were read whole.
+        """
+        context = self.decoder.context(fused)
+        size, device = len(fused.x), fused.x.device
+        ids_CL, real_CL = candidates.ids.to(device), candidates.real.to(device)
+        start_BD = self.decoder(ids_CL[:1, :1].expand(size, 1), context)[:, 0]
+        first_BV = self.vocabulary.logits(start_BD, self.decoder.word_embeddings).float().log_softmax(-1)
+        first_BC = first_BV[:, ids_CL[:, 1]]
+        first_BK, chosen_BK = first_BC.topk(min(self.top, len(ids_CL)), dim=1)
+        score_BK = torch.cat(
+            [self._log_probability(context, ids_CL[part], real_CL[part]) for part in chosen_BK.split(32, dim=1)], dim=1
+        )
+        if self.first_token_twice:
+            score_BK = score_BK + first_BK
+        best = score_BK.softmax(1).topk(min(top, score_BK.shape[1]), dim=1)
+        return chosen_BK.gather(1, best.indices), best.values
+
+    def _log_probability(self, context: ImageContext, ids_BKL: Tensor, real_BKL: Tensor) -> Tensor:
+        """Of K whole answers of each question: (B, K) float32."""
+        size, k = ids_BKL.shape[:2]
+        ids_NL, real_NL = (part.transpose(0, 1).flatten(0, 1) for part in (ids_BKL, real_BKL))
+        states_NLD = self.decoder(ids_NL[:, :-1], context.repeated(k))
+        logits = self.vocabulary.logits(states_NLD[real_NL], self.decoder.word_embeddings).float()
+        found = logits.log_softmax(-1).gather(1, ids_NL[:, 1:][real_NL][:, None])[:, 0]
+        total_NL = torch.zeros(real_NL.shape, device=found.device).masked_scatter_(real_NL, found)
+        return total_NL.sum(1).view(k, size).T
+
+    def generate(self, fused: Tokens, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
+        """The likeliest word again and again until [SEP] -> answers, and their probabilities (B,) float32."""
+        first_B = torch.full((len(fused.x),), tokenizer.cls_id, device=fused.x.device)
+        ids_BN, log_B = self.decoder.greedy(
+            self.decoder.context(fused), first_B, tokenizer.sep_id, self.max_tokens - 1, self.vocabulary.logits
+        )
+        return [tokenizer.decode([i for i in row if i != tokenizer.sep_id]) for row in ids_BN.tolist()], log_B.exp()

@@ -1,0 +1,23 @@
+"""From states to words: BERT's prediction head (Devlin et al. 2019), whose matrix is that of the word embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Vocabulary(nn.Module):
+    """Linear, GELU, norm, then the product with the words' vectors and a bias."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
+        """States (N, D) and word embeddings (V, D) -> (N, V)."""
+        return F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)

@@ -1,0 +1,134 @@
+"""Accuracy over questions and over classes, and ``Predictor.answer``: by hand, in any batch, and what is refused."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from mmkit.errors import UserError
+from mmkit.evals.classify import Classification, rates
+from mmkit.evals.vqa import VQA
+from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.classify import Classify
+from tests.evals import parts
+from tests.evals.parts import COLOURS, Pictures
+
+ANSWERS = (*COLOURS, "a dark grey")
+
+
+class Questions(Pictures):
+    """Two questions about each picture in turn; the first answer of three annotators is theirs alike for even ones."""
+
+    def __getitem__(self, i):
+        record = super().__getitem__(i // 2)
+        colour = COLOURS[i % len(COLOURS)]
+        given = [colour] * 3 if i % 2 else [colour, COLOURS[0], COLOURS[0]]
+        return replace(
+            record, captions=(f"a {COLOURS[i % 5]} box",), key=f"question {i}",
+            targets={"answers": given, "answer_type": "odd" if i % 2 else "even", "label": i % 3},
+        )  # fmt: skip
+
+
+def predictor(kind):
+    made = parts.predictor()
+    torch.manual_seed(1)
+    make = {
+        "classifier": lambda spec: AnswerClassifier(spec, ANSWERS),
+        "decoder": lambda spec: AnswerDecoder(spec, ANSWERS, depth=1, heads=2),
+        "classes": lambda spec: Classify(spec, ("no", "perhaps", "yes")),
+    }[kind]
+    head = make(made.model.spec)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(3) if parameter.ndim > 1 else None
+    made.heads = {**made.heads, "label" if kind == "classes" else "answer": head}
+    return made
+
+
+@pytest.mark.parametrize("kind", ["classifier", "decoder"])
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_accuracy_is_that_of_each_answer(kind, batch_size):
+    source, made = Questions(14), predictor(kind)
+    found = VQA(source=source, batch_size=batch_size)(made)
+    scores = {"even": [], "odd": []}
+    for i in range(14):
+        record = source[i]
+        ((answer, _),) = made.answer([record], record.captions, top=1)[0]
+        given = record.targets["answers"]
+        # of three annotators: the mean over the two others of each, every match counting one half
+        mean = sum(min(1, (given.count(answer) - (answer == own)) / 2) for own in given) / 3
+        scores[record.targets["answer_type"]].append(mean)
+    both = scores["even"] + scores["odd"]
+    assert found["n"] == 14
+    assert found["accuracy"] == pytest.approx(sum(both) / 14)
+    assert found["by_type.odd"] == pytest.approx(sum(scores["odd"]) / 7)
+    assert 0 < found["accuracy"] < 1 or len({a for row in made.answer([source[0]] * 2, ["a", "b"]) for a in row}) > 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "decoder"])
+def test_the_best_answers_in_order(kind):
+    made, record = predictor(kind), Questions()[3]
+    (found,) = made.answer([record], ["what is it?"], top=4)
+    assert len(found) == 4
+    assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
+    assert {a for a, _ in found} <= set(ANSWERS)
+    (two,) = made.answer([record], ["what is it?"], answers=["red", "blue"])
+    assert {a for a, _ in two} == {"red", "blue"}
+
+
+def test_free_answers():
+    made, record = predictor("decoder"), Questions()[3]
+    found = made.answer([record, record], ["what is it?", "a red box"], generate=True)
+    assert all(len(row) == 1 and isinstance(row[0][0], str) and 0 <= row[0][1] <= 1 for row in found)
+    assert VQA(source=Questions(6), generate=True)(made)["n"] == 6
+
+
+def test_what_cannot_answer_says_so():
+    with pytest.raises(UserError, match=r"no head to answer questions.*itm"):
+        parts.predictor().answer([Questions()[0]], ["what is it?"])
+    with pytest.raises(UserError, match="write answers freely"):
+        predictor("classifier").answer([Questions()[0]], ["what is it?"], generate=True)
+    with pytest.raises(UserError, match="2 images do not go with 1 questions"):
+        predictor("decoder").answer([Questions()[0]] * 2, ["what is it?"])
+
+
+def test_a_list_without_the_right_answers():
+    with pytest.raises(UserError, match="build-answers"):
+        VQA(source=Questions(10), answers=("cat", "dog"))(predictor("decoder"))
+
+
+def test_a_picture_that_cannot_be_read():
+    for evaluator, kind in ((VQA, "decoder"), (Classification, "classes")):
+        with pytest.raises(UserError, match=r"question [45]: not a picture"):
+            evaluator(source=Questions(10, broken=2))(predictor(kind))
+
+
+def test_classes_by_hand():
+    source, made = Questions(11), predictor("classes")
+    found = Classification(source=source, batch_size=4)(made)
+    head = made.heads["label"]
+    hits = []
+    for i in range(11):
+        record = source[i]
+        (image,) = made.image_tokens([record], 1)
+        fused = made.fuse(image, torch.tensor([0]), record.captions)
+        hits.append(int(head.logits(fused).argmax()) == record.targets["label"])
+    assert found["accuracy"] == pytest.approx(sum(hits) / 11)
+    assert found["by_class.no"] == pytest.approx(sum(hits[0::3]) / 4)
+    assert found["chance"] == pytest.approx(4 / 11)
+
+
+def test_labels_outside_the_classes():
+    with pytest.raises(UserError, match="0 to 3"):
+        rates(torch.tensor([0, 1]), torch.tensor([0, 3]), ("a", "b", "c"))
+
+
+def test_a_head_that_is_not_there():
+    with pytest.raises(UserError, match=r"no head 'other'.*label"):
+        Classification(source=Questions(4), head="other")(predictor("classes"))
+
+
+def test_partials_are_made():
+    assert VQA(source=partial(Questions, 4))(predictor("classifier"))["n"] == 4

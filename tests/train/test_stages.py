@@ -1,0 +1,150 @@
+"""Runs that build on one another: what is handed on, folders, resuming, and what is refused."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from mmkit import hub
+from mmkit.config import Rule, dump, load_experiment, mmkit_rules, override, rebuild
+from mmkit.data.targets import AnswerScores
+from mmkit.data.tokenizer import load_tokenizer, saved
+from mmkit.errors import UserError
+from mmkit.evals.vqa import VQA
+from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.train import stages
+from mmkit.train.stages import train_stages
+from tests.train.fakes import COLOURS, Squares, change, tiny
+
+UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)
+
+
+class Asked(Squares):
+    """What colour is it?"""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        colour = COLOURS[index % len(COLOURS)]
+        targets = {"answers": [colour], "question_id": index, "answer_type": "dark" if index % 2 else "light"}
+        return replace(record, captions=("a square in",), targets=targets)
+
+
+def two_stages(**changes):
+    """A tiny pre-training, then a tiny classifier of answers that starts from it."""
+    first = change(tiny(run=dict(steps=3)), folder="before")
+    last = change(
+        tiny(data=dict(train=partial(Asked, 40), targets=partial(AnswerScores, answers=COLOURS), masking=None)),
+        heads={"answer": partial(AnswerClassifier, answers=COLOURS)}, tokenizer=None, first=first, teacher=None,
+        evals={"vqa": partial(VQA, source=partial(Asked, 7))}, name="asked",
+    )  # fmt: skip
+    last = change(last, run=dict(steps=4, **changes), optim=dict(rules=(UNUSED, *mmkit_rules())))
+    return last
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("stages") / "run"
+    return out, train_stages(two_stages(), out, save_model=hub.save)
+
+
+def test_the_second_starts_from_the_first(run):
+    out, _ = run
+    plan = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert "before" in json.dumps(plan)
+    before, after = hub.load(out / "before"), hub.load(out)
+    assert set(before.heads) == {"itm", "mlm"}
+    assert set(after.heads) == {"answer"}
+    torch.testing.assert_close(  # frozen, so it is what the first learned
+        before.model.image_proj.weight, after.model.image_proj.weight, rtol=0, atol=0
+    )
+    assert not torch.equal(before.model.image.cls, after.model.image.cls)
+    assert load_tokenizer(out / "tokenizer").vocab_size == load_tokenizer(out / "before" / "tokenizer").vocab_size
+
+
+def test_numbers_of_both(run):
+    _, numbers = run
+    assert numbers["n"] == numbers["vqa.n"] == 7
+    assert numbers["by_type.dark"] == numbers["vqa.by_type.dark"]
+    assert numbers["before.step"] == 3
+    assert "before.losses.itc" in numbers
+
+
+def test_resume_does_what_is_missing(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_stages(two_stages(), whole, save_model=hub.save)
+    train_stages(two_stages(stop_after_steps=2), parts, save_model=hub.save)
+    assert not (parts / "numbers.json").exists()
+    calls = []
+    real = stages.train
+    monkeypatch.setattr(stages, "train", lambda exp, *a, **k: calls.append(exp.name) or real(exp, *a, **k))
+    train_stages(two_stages(), parts, resume=True, save_model=hub.save)
+    assert calls == ["asked"]
+    one, other = (hub.load(folder).model.state_dict() for folder in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stage_that_stops_ends_the_whole(tmp_path):
+    exp = two_stages()
+    exp = replace(exp, first=change(exp.first, run=dict(stop_after_steps=1)))
+    numbers = train_stages(exp, tmp_path, save_model=hub.save)
+    assert numbers["before.step"] == 1
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_folder_with_a_run_is_kept(run):
+    with pytest.raises(UserError, match="--resume"):
+        train_stages(two_stages(), run[0], save_model=hub.save)
+
+
+def test_a_path_reaches_into_the_first():
+    assert override(two_stages(), ["first.run.steps=2", "data.blank_images=true"]).first.run.steps == 2
+
+
+def test_dump_and_rebuild():
+    exp = load_experiment("configs/finetune/easy_vqa.py:decoder")
+    assert dump(rebuild(dump(exp))) == dump(exp)
+    assert rebuild(dump(exp)).first.folder == "pretrain"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(first=None), "tokenizer"),
+        (dict(folder="before"), "'before'"),
+        (dict(folder="../out"), "inside"),
+        (dict(init={"model": "x"}), "init.model"),
+    ],
+)
+def test_what_does_not_fit_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        change(two_stages(), **changes).validate()
+
+
+def test_blank_pictures_blind_training_and_evaluation(tmp_path):
+    exp = change(two_stages(), data=dict(blank_images=True))
+    train_stages(exp, tmp_path, save_model=hub.save)
+    predictor = hub.load(tmp_path)
+    red, blue = (Squares()[i].image for i in (0, 2))
+    torch.testing.assert_close(*(predictor.encode_image([image]) for image in (red, blue)), rtol=0, atol=0)
+
+
+def test_a_decoder_starts_from_the_fusion_layers(tmp_path):
+    train_stages(change(two_stages().first, folder=""), tmp_path / "run", save_model=hub.save)
+    from mmkit.data.targets import AnswerTokens
+
+    exp = change(
+        two_stages(), first=None, init={"model": str(tmp_path / "run")},
+        tokenizer=partial(saved, path=str(tmp_path / "run" / "tokenizer")),
+        heads={"answer": partial(AnswerDecoder, answers=COLOURS, depth=1, heads=2)},
+        data=dict(targets=partial(AnswerTokens)), run=dict(steps=1),
+        optim=dict(lr=1e-12, min_lr=0.0, warmup_steps=None),
+    )  # fmt: skip
+    train_stages(exp, tmp_path / "fine", save_model=hub.save)
+    before, after = hub.load(tmp_path / "run"), hub.load(tmp_path / "fine")
+    torch.testing.assert_close(
+        after.heads["answer"].decoder.blocks[0].cross.kv.weight, before.model.fusion.blocks[0].cross.kv.weight
+    )
+    torch.testing.assert_close(after.heads["answer"].vocabulary.dense.weight, before.heads["mlm"].dense.weight)
