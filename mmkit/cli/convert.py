@@ -1,7 +1,7 @@
 """``mmkit convert``: a checkpoint of others becomes a folder for ``mmkit.load``, and one of ours a file of others.
 
 The folder also keeps what only training needs (teacher, queues) and what stood around the weights, so that the way back
-gives the same file, bit for bit.
+gives the same file, bit for bit. The folder of a run is written with the teacher and queues of its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mmkit.convert.layouts import Choices, Layout, Recipe
     from mmkit.convert.read_file import Checkpoint
     from mmkit.convert.table import State
+    from mmkit.data.tokenizer import Tokenizer
 
 log = logging.getLogger("mmkit.convert")
 
@@ -30,7 +33,10 @@ TRAINING, RECORD = "training_state.safetensors", "conversion.json"
 def register(commands: Commands) -> None:
     """Add ``mmkit convert``."""
     parser = add_command(commands, "convert", "turn a checkpoint of others into a model folder, or the other way", run)
-    parser.add_argument("layout", metavar="LAYOUT", help="what the foreign file is, such as albef; auto = by its keys")
+    parser.add_argument(
+        "layout", metavar="LAYOUT",
+        help="what the foreign file is, such as albef; auto = by its keys; FILE.py:NAME = a Layout of your own",
+    )  # fmt: skip
     parser.add_argument(
         "source", metavar="IN", help="file, folder, hf:OWNER/NAME or timm:NAME; a model folder with --reverse"
     )
@@ -43,6 +49,12 @@ def register(commands: Commands) -> None:
         parser.add_argument(
             f"--{tower}-heads", type=int, metavar="N", help="attention heads, where not one for each 64"
         )
+    parser.add_argument(
+        "--activation", choices=("gelu", "quick_gelu", "gelu_tanh"), help="of CLIP weights without a config beside them"
+    )
+    parser.add_argument(
+        "--answers", metavar="FILE", type=Path, help="what a VQA model chooses from: one a line, or a JSON list"
+    )
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -51,8 +63,25 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     if args.reverse:
         return export(args.layout, Path(args.source), args.out)
-    choices = Choices(image_heads=args.image_heads, text_heads=args.text_heads)
+    choices = Choices(
+        image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
+        answers=_answers(args.answers) if args.answers else (),
+    )  # fmt: skip
     return convert(args.layout, args.source, args.out, choices, args.tokenizer)
+
+
+def _answers(file: Path) -> tuple[str, ...]:
+    from mmkit.data.answers import read_answers
+
+    if file.suffix != ".json":
+        return tuple(read_answers(file))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        raise UserError(f"{file}: should hold one JSON list of texts, the answers")
+    return tuple(found)
 
 
 def convert(
@@ -66,17 +95,19 @@ def convert(
 
     if (out / "config.json").exists():
         raise UserError(f"{out}: holds a model already; name a new folder")
+    layout = None if layout_name == "auto" else named(layout_name)
     file = read_checkpoint(locate(source))
     found = guess(file.state)
-    layout = found if layout_name == "auto" else named(layout_name)
+    layout = found if layout_name == "auto" else layout
     if layout is None or not layout.fits(file.state):
         looks = f"it looks like {found.name} ({found.what})" if found else "its keys are of no layout that mmkit knows"
         raise UserError(f"{file.path}: is not of the layout {layout_name}; {looks}")
     if layout.recipe is None:
         raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
-    recipe = layout.recipe(file.state, choices)
+    recipe = layout.recipe(file.state, replace(choices, config=file.config))
     state = read(recipe.rows, file.state)
-    rest = _save(out, layout, recipe, state, tokenizer_name)
+    tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
+    rest = _save(out, layout, recipe, state, tokenizer)
     _write_record(out, layout, file, recipe, rest)
     values = sum(value.numel() for value in state.values())
     return {
@@ -88,22 +119,37 @@ def convert(
     }
 
 
-def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer_name: str | None) -> list[str]:
+def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tokenizer, Recipe]:
+    """The tokenizer that was given, lies beside the weights, or belongs to the layout; and what follows from it."""
+    from mmkit.data.hf_tokenizer import FILES
+    from mmkit.data.tokenizer import SP_FILE, huggingface, load_tokenizer
+
+    folder = file.path.parent
+    beside = str(folder) if any((folder / name).is_file() for name in FILES) else None
+    name = given or beside or recipe.tokenizer
+    if (Path(name) / SP_FILE).is_file() or name.endswith(".model"):
+        tokenizer = load_tokenizer(name)
+    else:
+        tokenizer = huggingface(name=name, framing=recipe.framing)
+    if tokenizer.vocab_size != recipe.vocab_size:
+        raise UserError(
+            f"the weights know {recipe.vocab_size} words and the tokenizer {name} has {tokenizer.vocab_size}: give the "
+            "one that they were trained with by --tokenizer"
+        )
+    if recipe.filled:
+        recipe = replace(recipe, model=partial(recipe.model, fill_id=tokenizer.pad_id))
+    return tokenizer, recipe
+
+
+def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: Tokenizer) -> list[str]:
     """Write the model folder; the names of the tensors that inference does not need, kept beside."""
     import torch
     from safetensors.torch import save_file
 
     from mmkit import hub
     from mmkit.config_json import dump
-    from mmkit.data.tokenizer import load_tokenizer
     from mmkit.predictor import Predictor
 
-    tokenizer = load_tokenizer(tokenizer_name or recipe.tokenizer)
-    if tokenizer.vocab_size != recipe.vocab_size:
-        raise UserError(
-            f"the weights know {recipe.vocab_size} words and the tokenizer {tokenizer_name or recipe.tokenizer} has "
-            f"{tokenizer.vocab_size}: give the one that they were trained with by --tokenizer"
-        )
     model = recipe.model(vocab_size=recipe.vocab_size)
     heads = {name: head(model.spec) for name, head in recipe.heads.items()}
     predictor = Predictor(model, heads, tokenizer, recipe.transform, recipe.max_tokens)
@@ -124,6 +170,8 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer_nam
 
 
 def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, rest: list[str]) -> None:
+    import torch
+
     from mmkit.convert.table import Constant, Dropped
 
     record = {
@@ -134,6 +182,11 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, r
         "wrapper": list(file.wrapper),
         "parallel": file.parallel,
         "constants": [row.theirs for row in recipe.rows if isinstance(row, Constant)],
+        "dtypes": {
+            name: str(value.dtype).removeprefix("torch.")
+            for name, value in file.state.items()
+            if value.is_floating_point() and value.dtype != torch.float32
+        },
         "dropped": {row.theirs: row.why for row in recipe.rows if isinstance(row, Dropped)},
         "beside": {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)},
         "training_state": bool(rest),
@@ -143,8 +196,10 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, r
 
 def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     """A model folder as a foreign file; what it was converted from decides what stands around the weights."""
+    import torch
+
     from mmkit.convert.layouts import named
-    from mmkit.convert.read_file import PARALLEL, read_checkpoint, write_checkpoint
+    from mmkit.convert.read_file import PARALLEL, write_checkpoint
     from mmkit.convert.table import Constant, write
 
     layout = named(layout_name)
@@ -152,24 +207,42 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
         raise UserError(f"mmkit does not write the layout {layout.name} ({layout.what})")
     if out.exists():
         raise UserError(f"{out}: exists already; name a new file")
-    state = dict(read_checkpoint(folder / "model.safetensors").state)
-    record: dict[str, Any] = {}
-    if (folder / TRAINING).is_file():
-        state |= read_checkpoint(folder / TRAINING).state
-    else:
-        log.info("%s holds no %s: the teacher and the queues are left out", folder, TRAINING)
+    state = _whole_state(folder)
+    record: dict[str, Any] = {"layout": "", "constants": [], "dtypes": {}, "parallel": False, "wrapper": ["model"]}
     if (folder / RECORD).is_file():
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    rows = layout.back(state)
-    if record.get("layout") == layout.name:
-        rows = [row for row in rows if not isinstance(row, Constant) or row.theirs in record["constants"]]
+        record |= json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    same = record["layout"] == layout.name
+    rows = [
+        row for row in layout.back(state)
+        if not isinstance(row, Constant) or (row.theirs in record["constants"] if same else not row.old)
+    ]  # fmt: skip
     theirs = write(rows, state)
-    if record.get("parallel"):
+    if same:
+        theirs |= {
+            name: theirs[name].to(getattr(torch, dtype)) for name, dtype in record["dtypes"].items() if name in theirs
+        }
+    if record["parallel"]:
         theirs = {f"{PARALLEL}{name}": value for name, value in theirs.items()}
-    write_checkpoint(out, theirs, tuple(record.get("wrapper", ("model",))))
+    write_checkpoint(out, theirs, tuple(record["wrapper"]))
     return {
         "layout": layout.name,
         "file": str(out),
         "tensors": len(theirs),
         "values": sum(v.numel() for v in theirs.values()),
     }
+
+
+def _whole_state(folder: Path) -> State:
+    """The weights of a model folder or of a run, with the teacher and the queues."""
+    from mmkit.convert.read_file import read_checkpoint
+    from mmkit.train.checkpoint import latest, load_state, read_state
+
+    newest = latest(folder / "checkpoints")
+    if newest is not None:
+        log.info("written from the checkpoint %s", newest)
+        return read_state(newest, load_state(newest)["rest"])
+    state = dict(read_checkpoint(folder / "model.safetensors").state)
+    if (folder / TRAINING).is_file():
+        return state | read_checkpoint(folder / TRAINING).state
+    log.info("%s holds no %s and no checkpoints: the teacher and the queues are left out", folder, TRAINING)
+    return state

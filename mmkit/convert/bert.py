@@ -114,9 +114,9 @@ def table(
     return rows
 
 
-def position_ids(name: str, count: int) -> Constant:
-    """The buffer of counted positions that older files hold."""
-    return Constant(name, torch.arange(count)[None])
+def position_ids(name: str, count: int, old: bool = False) -> Constant:
+    """The buffer of counted positions that older files hold; see ``Constant`` for ``old``."""
+    return Constant(name, torch.arange(count)[None], old)
 
 
 def _dropped(key: str, prefix: str, layers: int, mlm: bool) -> list[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from mmkit.convert.read_file import WEIGHTS, find_weights
+from mmkit.convert.read_file import OPEN_CLIP_CONFIG, WEIGHTS, find_weights
 from mmkit.errors import UserError
 
 FORMS = 'a file or folder, "timm:NAME" or "hf:OWNER/NAME"'
@@ -47,7 +47,7 @@ def _from_hub(source: str, repository: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     reason: Exception | None = None
-    for name in WEIGHTS[:2]:
+    for name in WEIGHTS:
         try:
             found = Path(hf_hub_download(repository, name))
         except LocalEntryNotFoundError as error:  # no network, and not in the cache
@@ -60,7 +60,7 @@ def _from_hub(source: str, repository: str) -> Path:
             break
         _fetch_config(repository)
         return found
-    why = str(reason).strip().splitlines()[0] if reason else f"it holds none of {', '.join(WEIGHTS[:2])}"
+    why = str(reason).strip().splitlines()[0] if reason else f"it holds none of {', '.join(WEIGHTS)}"
     raise UserError(
         f"{source}: not in the cache, and not to be had from the Hugging Face hub ({why}). Where there is a network, "
         f"fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS[0]} and config.json beside it; put both in "
@@ -69,11 +69,12 @@ def _from_hub(source: str, repository: str) -> Path:
 
 
 def _fetch_config(repository: str) -> None:
-    """The sizes that tensors do not tell (heads, activation) stand there; not every repository has one."""
+    """The sizes that tensors do not tell (heads, activation) stand there; not every repository has both."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-    try:
-        hf_hub_download(repository, "config.json")
-    except (EntryNotFoundError, HfHubHTTPError, OSError):
-        return
+    for name in ("config.json", OPEN_CLIP_CONFIG):
+        try:
+            hf_hub_download(repository, name)
+        except (EntryNotFoundError, HfHubHTTPError, OSError):
+            continue

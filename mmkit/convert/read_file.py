@@ -29,6 +29,7 @@ WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 PARALLEL = "module."
@@ -39,8 +40,8 @@ class Checkpoint:
     """Weights, and what came with them.
 
     path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). parallel: whether every
-    name began with "module.". beside: what else the file holds (epoch, optimizer, ...). config: the ``config.json``
-    in the same folder.
+    name began with "module.". beside: what else the file holds (epoch, optimizer, ...). config: the ``config.json`` or
+    ``open_clip_config.json`` in the same folder.
     """
 
     path: Path
@@ -146,8 +147,10 @@ def _described(content: Any) -> str:
 
 
 def _config_of(path: Path) -> Mapping[str, Any]:
-    file = path.parent / "config.json"
-    if not file.is_file():
+    names = ["config.json", OPEN_CLIP_CONFIG]
+    files = [path.parent / name for name in (reversed(names) if path.name.startswith("open_clip") else names)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return {}
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

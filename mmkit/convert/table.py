@@ -35,11 +35,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Split:
+    """One tensor of theirs that is several of ours, cut along the first axis; ``shares`` are their relative lengths."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    shares: tuple[int, ...]
+
+    def cut(self, value: Tensor) -> State:
+        """Ours from theirs."""
+        unit = len(value) // sum(self.shares)
+        parts = value.split([unit * share for share in self.shares])
+        return dict(zip(self.ours, parts, strict=True))
+
+
+@dataclass(frozen=True)
 class Constant:
-    """A key of theirs that holds nothing learned, always this value: it is checked when read, and written again."""
+    """A key of theirs that holds nothing learned, always this value: it is checked when read, and written again.
+
+    old: only older files have it; it is written where the file that the weights came from had it.
+    """
 
     theirs: str
     value: Tensor
+    old: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Dropped:
     why: str
 
 
-Row = Entry | Constant | Fresh | Dropped
+Row = Entry | Split | Constant | Fresh | Dropped
 
 
 def same(ours: str, theirs: str, *, also: Iterable[str] = ()) -> Entry:
@@ -90,6 +109,8 @@ def read(table: Iterable[Row], theirs: Mapping[str, Tensor], ignored: Iterable[s
     for row in table:
         if isinstance(row, Entry):
             ours[row.ours] = _read_entry(row, theirs)
+        elif isinstance(row, Split):
+            ours |= row.cut(theirs[row.theirs])
         elif isinstance(row, Fresh):
             ours[row.ours] = row.value
         elif isinstance(row, Constant) and not torch.equal(theirs[row.theirs], row.value):
@@ -110,7 +131,8 @@ def write(table: Iterable[Row], ours: Mapping[str, Tensor]) -> State:
     """Our state as theirs, the inverse of ``read``. Raises UserError naming what is missing."""
     table = list(table)
     entries = [row for row in table if isinstance(row, Entry)]
-    if missing := sorted({entry.ours for entry in entries} - ours.keys()):
+    splits = [row for row in table if isinstance(row, Split)]
+    if missing := sorted({*(entry.ours for entry in entries), *(n for row in splits for n in row.ours)} - ours.keys()):
         raise UserError(f"the model lacks parts of this layout: {_listed('missing', missing)}")
     theirs: State = {row.theirs: row.value for row in table if isinstance(row, Constant)}
     for entry in entries:
@@ -118,6 +140,7 @@ def write(table: Iterable[Row], ours: Mapping[str, Tensor]) -> State:
         parts = value.chunk(len(entry.theirs)) if len(entry.theirs) > 1 else (value,)
         theirs |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
         theirs |= dict.fromkeys(entry.also, theirs[entry.theirs[0]])
+    theirs |= {row.theirs: torch.cat([ours[name] for name in row.ours]) for row in splits}
     return theirs
 
 
@@ -126,6 +149,11 @@ def names_of(row: Row) -> tuple[str, ...]:
     if isinstance(row, Entry):
         return (*row.theirs, *row.also)
     return () if isinstance(row, Fresh) else (row.theirs,)
+
+
+def theirs_of(table: Iterable[Row], ours: str) -> str:
+    """The key of theirs that one of our tensors is read from."""
+    return next(row.theirs[0] for row in table if isinstance(row, Entry) and row.ours == ours)
 
 
 def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -6,7 +6,7 @@ file's keys are all used, or dropped by a rule that is said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mmkit.convert.table import Dropped, Entry, Row, State, read
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
+from mmkit.heads.base import Head
 
 TOWERS = {
     "image": ("model.image.",),
@@ -51,6 +52,8 @@ def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Che
     if rows is not None:
         ours = read(rows, state)
     notes = _dropped(rows or [])
+    if tower == "model":
+        ours = _inherited(model, heads, ours)
     wanted = {name: value for name, value in ours.items() if name.startswith(TOWERS[tower])}
     known = set(_places(model, heads))
     foreign = [name for name in wanted if name.startswith("heads.") and name not in known and "queue" not in name]
@@ -59,6 +62,19 @@ def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Che
     wanted = {name: value for name, value in wanted.items() if name in known or name.startswith("model.")}
     wanted, changes = fit(wanted, model, "model.", grid)
     return Filling(state=wanted, notes=(*notes, *changes))
+
+
+def _inherited(model: nn.Module, heads: Mapping[str, nn.Module], state: State) -> State:
+    """The state, and what a model or heads of another architecture make of it, where they have ``inherit``."""
+    found: State = {}
+    for name, head in heads.items():
+        if isinstance(head, Head):
+            found |= {f"heads.{name}.{key}": value for key, value in head.inherit(state).items()}
+    inherit: Callable[[State], State] | None = getattr(model, "inherit", None)
+    if inherit is not None:
+        own = {f"model.{key}": value for key, value in inherit(state).items()}
+        state = {name: value for name, value in state.items() if not name.startswith("model.")} | own
+    return found | state
 
 
 def _places(model: nn.Module, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -101,11 +117,11 @@ def _albef_rows(state: State, tower: str) -> tuple[list[Row], State]:
         return albef.table(parts), state
     start = {"image": "visual_encoder.", "text": "text_encoder."}[tower]
     rows: list[Row] = [
-        row for row in albef.tower(parts, "", "model", "heads.mlm")
+        row for row in albef.tower(parts, "", "model", "heads.")
         if isinstance(row, Entry) and row.ours.startswith(TOWERS[tower])
     ]  # fmt: skip
-    if tower == "text" and parts.position_ids:
-        rows.append(bert.position_ids(f"{start}{parts.bert}embeddings.position_ids", parts.position_ids))
+    if tower == "text" and parts.position_ids[0]:
+        rows.append(bert.position_ids(f"{start}{parts.bert}embeddings.position_ids", parts.position_ids[0]))
     return rows, {name: value for name, value in state.items() if name.startswith(start)}
 
 

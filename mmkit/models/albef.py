@@ -14,21 +14,29 @@ from torch import Tensor, nn
 
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
 from mmkit.encoders.vit import ViT
+from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
 from mmkit.types import ModelSpec, Tokens
 
 
 class ALBEF(nn.Module):
-    """The model protocol over a ViT, a text encoder and a fusion encoder; ``embed_dim`` is E of the joint space."""
+    """The model protocol over a ViT, a text encoder and a fusion encoder.
+
+    ``embed_dim`` is E of the joint space; 0 leaves it out, as in the released models of VQA and visual entailment.
+    """
+
+    image_proj: nn.Linear | None
+    text_proj: nn.Linear | None
 
     def __init__(self, image: ViT, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 256) -> None:
         super().__init__()
         self.image = image
         self.text = text
         self.fusion = fusion
-        self.image_proj = nn.Linear(image.width, embed_dim)
-        self.text_proj = nn.Linear(text.width, embed_dim)
-        self.temperature = Temperature()
+        self.image_proj = nn.Linear(image.width, embed_dim) if embed_dim else None
+        self.text_proj = nn.Linear(text.width, embed_dim) if embed_dim else None
+        if embed_dim:
+            self.temperature = Temperature()
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=fusion.width, embed_dim=embed_dim,
             vocab_size=text.embeddings.words.num_embeddings, fuses=True,
@@ -52,11 +60,11 @@ class ALBEF(nn.Module):
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The class token in the joint space: (B, E) float32, L2-normalised."""
-        return F.normalize(self.image_proj(image.x[:, 0]).float(), dim=-1)
+        return F.normalize(_joint(self.image_proj)(image.x[:, 0]).float(), dim=-1)
 
     def embed_text(self, text: Tokens) -> Tensor:
         """The [CLS] token in the joint space: (B, E) float32, L2-normalised."""
-        return F.normalize(self.text_proj(text.x[:, 0]).float(), dim=-1)
+        return F.normalize(_joint(self.text_proj)(text.x[:, 0]).float(), dim=-1)
 
     def image_context(self, image: Tokens) -> ImageContext:
         """The keys and values of every fusion layer, projected once."""
@@ -65,3 +73,9 @@ class ALBEF(nn.Module):
     def fuse(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Tokens:
         """Texts read the images of the contexts in turn -> (B, L, D), or (B, M, D) at the positions ``keep_BM``."""
         return self.fusion(text, contexts, keep_BM)
+
+
+def _joint(projection: nn.Linear | None) -> nn.Linear:
+    if projection is None:
+        raise UserError("this model has no joint space of image and text; use a matching head")
+    return projection

@@ -18,12 +18,13 @@ def clip(
     vocab_size: int, *, image_size: int | tuple[int, int], max_tokens: int, patch: int = 16, image_depth: int = 12,
     image_width: int = 768, image_heads: int = 12, image_mlp_width: int | None = None, text_depth: int = 12,
     text_width: int = 512, text_heads: int = 8, text_mlp_width: int | None = None, embed_dim: int = 512,
-    activation: str = "gelu", patch_dropout: float = 0.0, checkpointing: bool = False,
+    activation: str = "gelu", text_activation: str | None = None, patch_dropout: float = 0.0,
+    checkpointing: bool = False,
 ) -> Dual:  # fmt: skip
     """A CLIP of any size; ``image_size`` in pixels, one side or (height, width). The defaults are ViT-B/16.
 
-    activation: "quick_gelu" in OpenAI's weights and those trained like them, "gelu" in most others. Raises UserError
-    when the patch does not divide the image size.
+    activation: "quick_gelu" in OpenAI's weights and those trained like them, "gelu" in most others; ``text_activation``
+    only where the text tower's is another. Raises UserError when the patch does not divide the image size.
     """
     image = ViT(
         _sides(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
@@ -32,7 +33,7 @@ def clip(
     )  # fmt: skip
     text = PreNormText(
         vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp_width,
-        activation=activation, checkpointing=checkpointing,
+        activation=text_activation or activation, checkpointing=checkpointing,
     )  # fmt: skip
     return Dual(
         image, text, image_pool=FirstToken(), text_pool=LastToken(), image_proj=_projection(image_width, embed_dim),
@@ -44,7 +45,8 @@ def siglip(
     vocab_size: int, *, image_size: int | tuple[int, int], max_tokens: int, patch: int = 16, image_depth: int = 12,
     image_width: int = 768, image_heads: int = 12, image_mlp_width: int | None = None, text_depth: int = 12,
     text_width: int = 768, text_heads: int = 12, text_mlp_width: int | None = None, activation: str = "gelu",
-    eps: float = 1e-6, fill_id: int | None = None, patch_dropout: float = 0.0, checkpointing: bool = False,
+    text_activation: str | None = None, eps: float = 1e-6, fill_id: int | None = None, patch_dropout: float = 0.0,
+    checkpointing: bool = False,
 ) -> Dual:  # fmt: skip
     """A SigLIP of any size: no class token, attention pooling, a bidirectional text tower. The defaults are ViT-B/16.
 
@@ -58,7 +60,7 @@ def siglip(
     )  # fmt: skip
     text = PreNormText(
         vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp_width,
-        causal=False, activation=activation, eps=eps, fill_id=fill_id, checkpointing=checkpointing,
+        causal=False, activation=text_activation or activation, eps=eps, fill_id=fill_id, checkpointing=checkpointing,
     )  # fmt: skip
     pool = AttentionPool(image_width, image_heads, image_mlp_width, activation=activation, eps=eps)
     return Dual(
@@ -111,20 +113,23 @@ def lit_base(vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 22
 
 
 def dual_mini(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 40, patch_dropout: float = 0.0
-) -> Dual:
+    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12,
+    patch_dropout: float = 0.0,
+) -> Dual:  # fmt: skip
     """What two CPU cores pre-train in minutes, as CLIP: 4 + 4 layers of 128; the quickstart's size."""
     return clip(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, image_depth=4, image_width=128, image_heads=4,
-        text_depth=4, text_width=128, text_heads=4, embed_dim=128, patch_dropout=patch_dropout,
+        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
+        image_heads=4, text_depth=4, text_width=128, text_heads=4, embed_dim=128, patch_dropout=patch_dropout,
     )  # fmt: skip
 
 
-def siglip_mini(vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 40) -> Dual:
+def siglip_mini(
+    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12
+) -> Dual:
     """The same size, as SigLIP."""
     return siglip(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, image_depth=4, image_width=128, image_heads=4,
-        text_depth=4, text_width=128, text_heads=4,
+        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
+        image_heads=4, text_depth=4, text_width=128, text_heads=4,
     )  # fmt: skip
 
 

@@ -10,9 +10,13 @@ from tests.parity.oracle import cases, load, under
 
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
+VQA = cases(lambda names: "sd.text_decoder.cls.predictions.bias" in names)
+ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "ve" in path.stem.split("_")]
 LAYOUTS = [
-    *((path, albef.pretrain, "albef") for path in PRETRAIN),
-    *((path, albef.retrieval, "albef-retrieval") for path in RETRIEVAL),
+    *((path, albef.pretrain, "pretrain") for path in PRETRAIN),
+    *((path, albef.retrieval, "retrieval") for path in RETRIEVAL),
+    *((path, albef.vqa, "vqa") for path in VQA),
+    *((path, albef.entailment, "entailment") for path in ENTAILMENT),
 ]
 
 
@@ -27,8 +31,8 @@ def assert_same(a, b):
         assert torch.equal(a[key], value), key
 
 
-@pytest.mark.parametrize(("path", "table", "layout"), LAYOUTS, ids=lambda x: getattr(x, "stem", ""))
-def test_there_and_back(path, table, layout):
+@pytest.mark.parametrize(("path", "table", "kind"), LAYOUTS, ids=lambda x: getattr(x, "stem", ""))
+def test_there_and_back(path, table, kind):
     state = under(load(path)[1], "sd.")
     stripped = without(state, "position_ids")
     student = without(stripped, "_m.", "queue")
@@ -37,7 +41,7 @@ def test_there_and_back(path, table, layout):
         assert_same(write(rows, read(rows, given)), given)
     meta = load(path)[0]["vit"]
     ours = read(table(state), state)
-    rows = albef.table(albef.parts_of_ours(ours, (meta["patch"], meta["patch"]), layout))
+    rows = albef.table(albef.parts_of_ours(ours, (meta["patch"], meta["patch"]), kind))
     assert_same(write(rows, ours), state)  # by a table that knows our state alone
 
 

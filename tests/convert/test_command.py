@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import mmkit
 from mmkit import hub
 from mmkit.cli.main import main
+from mmkit.heads.answer_decoder import Candidates
 from mmkit.heads.itm import ITM
 from mmkit.models.sizes import albef
 from mmkit.task import Task
@@ -21,54 +22,67 @@ from tests.test_hub import make
 
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
+VQA = cases(lambda names: "sd.text_decoder.cls.predictions.bias" in names)
+ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "ve" in path.stem.split("_")]
 
 
-@pytest.fixture
-def tokenizer(tmp_path):
-    """BERT's tokenizer with as many words as a recorded model knows."""
-
-    def make(words):
-        folder = tmp_path / "words"
-        folder.mkdir()
-        lines = files("vocab/vocab.txt")[0].read_text().splitlines()
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        chosen = special + [line for line in lines if line.isalpha() and line.isascii()][: words - 5]
-        (folder / "vocab.txt").write_text("\n".join(chosen))
-        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
-        return str(folder)
-
-    return make
+LAYOUTS = {"albef": PRETRAIN, "albef-retrieval": RETRIEVAL, "albef-vqa": VQA, "albef-ve": ENTAILMENT}
+FILES = [pytest.param(layout, path, id=path.stem) for layout, paths in LAYOUTS.items() for path in paths]
 
 
-@pytest.mark.parametrize("path", [*PRETRAIN, *RETRIEVAL], ids=lambda p: p.stem)
-@pytest.mark.parametrize("form", ["pth", "bare", "stripped", "parallel"])
+@pytest.mark.parametrize(("layout", "path"), FILES)
+@pytest.mark.parametrize("form", ["pth", "bare", "stripped", "student", "parallel"])
 @torch.no_grad()
-def test_there_and_back(path, form, tokenizer, tmp_path):
+def test_there_and_back(layout, path, form, tokenizer, tmp_path):
     meta, x = load(path)
     state = under(x, "sd.")
     if form == "stripped":
         state = {key: value for key, value in state.items() if "position_ids" not in key}
+    if form == "student":
+        state = {key: value for key, value in state.items() if not any(p in key for p in ("_m.", "queue"))}
     content = {f"module.{key}": value for key, value in state.items()} if form == "parallel" else state
     torch.save(content if form == "bare" else {"model": content, "epoch": 29}, tmp_path / "theirs.pth")
-    layout = "albef" if path in PRETRAIN else "albef-retrieval"
     words = tokenizer(meta["bert"]["vocab_size"])
     heads = ["--image-heads", str(meta["vit"]["heads"]), "--text-heads", str(meta["bert"]["num_attention_heads"])]
+    if layout == "albef-vqa":
+        (tmp_path / "answers.json").write_text(json.dumps(["a dog", "yes", "two"]))
+        heads += ["--answers", str(tmp_path / "answers.json")]
     out = tmp_path / "ours"
     assert main(["convert", "auto", str(tmp_path / "theirs.pth"), str(out), "--tokenizer", words, *heads]) == 0
 
     predictor = mmkit.load(out)
-    embeds = predictor.model.embed_image(
-        predictor.model.encode_image(x["in.image" if "in.image" in x else "step0.in.image"])
-    )
+    tokens = predictor.model.encode_image(x["in.image" if "in.image" in x else "step0.in.image"])
     if "out.image_feat" in x:
-        assert (embeds - x["out.image_feat"]).abs().max() < 5e-6
-    assert predictor.can_match()
-    assert len(predictor.encode_text(["a dog"])) == 1
+        assert (predictor.model.embed_image(tokens) - x["out.image_feat"]).abs().max() < 5e-6
+    if layout in ("albef", "albef-retrieval"):
+        assert predictor.can_match()
+        assert len(predictor.encode_text(["a dog"])) == 1
+    else:
+        says_what_the_file_said(layout, predictor, tokens, x)
 
     back = tmp_path / "back.pth"
     assert main(["convert", layout, str(out), str(back), "--reverse"]) == 0
     written = torch.load(back, weights_only=True)
     assert_same(written if form == "bare" else written["model"], content)
+
+
+def says_what_the_file_said(layout, predictor, tokens, x):
+    model, context = predictor.model, predictor.model.image_context(tokens)
+    if layout == "albef-ve":
+        fused = model.fuse(model.encode_text(x["in.input_ids"], x["in.attention_mask"].bool()), [context])
+        logits = predictor.heads["label"].logits(fused)
+        assert predictor.heads["label"].classes == ("contradiction", "neutral", "entailment")
+        assert (logits - x["eval.prediction"]).abs().max() < 5e-6 * x["eval.prediction"].abs().max()
+    else:
+        head = predictor.heads["answer"]
+        assert head.answers == ("a dog", "yes", "two")
+        mask = x["rank.answer_mask"].bool()
+        answers = Candidates(tuple(map(str, range(len(mask)))), x["rank.answer_ids"], mask[:, 1:])
+        head.top = int(x["rank.k"])
+        fused = model.fuse(model.encode_text(x["in.question_ids"], x["in.question_mask"].bool()), [context])
+        chosen, probability = head.rank(fused, answers, head.top)
+        assert torch.equal(chosen, x["rank.topk_ids"])
+        assert (probability - x["rank.topk_probs"]).abs().max() < 5e-6
 
 
 def test_info_of_a_converted_model_and_of_its_source(tokenizer, tmp_path, capsys):
@@ -149,10 +163,12 @@ def test_the_layouts_of_other_tasks_are_known_and_start_a_training(kind, tmp_pat
     torch.save({"model": under(x, "sd.")}, path)
     assert main(["info", str(path), "--json", str(out)]) == 0
     info = json.loads(out.read_text())
-    assert info["layout"] == ("albef-vqa" if kind == "vqa" else "albef-task")
-    assert f"init={{\"image\": '{path}'}}" in info["use"]
-    assert main(["convert", "auto", str(path), str(tmp_path / "ours")]) == 2
-    assert "no whole model" in capsys.readouterr().err
+    names = {"vqa": "albef-vqa", "ve": "albef-ve", "nlvr": "albef-nlvr2", "nlvr_pretrain": "albef-assignment"}
+    assert info["layout"] == names[kind]
+    assert str(path) in info["use"]
+    if kind.startswith("nlvr"):
+        assert main(["convert", "auto", str(path), str(tmp_path / "ours")]) == 2
+        assert "projects/nlvr2/layout.py:" in capsys.readouterr().err
     sizes, text = meta["vit"], meta["bert"]
     layers = 18 if kind.startswith("nlvr") else text["num_hidden_layers"]
     model = albef(

@@ -35,7 +35,7 @@ def step_of(path):
 
 
 def trainable(task, state):
-    tower = official.tower(official.parts_of(state), "", "model", "heads.mlm")
+    tower = official.tower(official.parts_of(state), "", "model", "heads.")
     return [*tower, same("model.temperature.value", "temp"), *layer("heads.itm.classify", "itm_head")]
 
 

@@ -1,0 +1,127 @@
+"""What a CLIP's or a SigLIP's own config says that its tensors do not: transformers' ``config.json``, or open_clip's.
+
+Weights that are read with another activation, mask or pooling than they were trained with give wrong numbers without a
+word; so a setting that is not known here is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmkit.errors import UserError
+
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+TOKENIZERS = {32_000: "timm/ViT-B-16-SigLIP", 256_000: "timm/ViT-B-16-SigLIP2"}
+PLAIN = {
+    "width", "heads", "layers", "mlp_ratio", "patch_size", "image_size", "head_width", "context_length", "vocab_size",
+    "hf_tokenizer_name", "tokenizer_kwargs", "patch_dropout", "timm_model_name", "timm_model_pretrained",
+}  # fmt: skip
+# What the other settings must be, for CLIP and for SigLIP; a setting that is absent is as these say.
+FIXED: dict[bool, dict[str, tuple[Any, ...]]] = {
+    False: {"no_causal_mask": (False,), "pool_type": ("argmax", "tok"), "proj_type": ("linear",)},
+    True: {
+        "no_causal_mask": (True,), "pool_type": ("last",), "proj_bias": (True,), "timm_pool": ("map",),
+        "timm_proj": ("none",), "norm_kwargs": ({"eps": 1e-6},), "act_kwargs": (None, {"approximate": "tanh"}),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Activations and attention heads of the towers, how pictures and texts are made, SigLIP's padding.
+
+    None where the config says nothing. mean, std: of pictures. squash: whether pictures lose their shape.
+    """
+
+    image_activation: str | None = None
+    text_activation: str | None = None
+    image_heads: int | None = None
+    text_heads: int | None = None
+    image_size: int | None = None
+    fill_id: int = 1
+    tokenizer: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    squash: bool | None = None
+
+
+def told(given: Mapping[str, Any], siglip: bool) -> Told:
+    """Read a config; nothing of an empty one. UserError names a setting that is not known."""
+    if "vision_config" in given:
+        return _of_transformers(given, siglip)
+    model = given.get("model_cfg", given)
+    return _of_open_clip(model, given.get("preprocess_cfg", {}), siglip) if "vision_cfg" in model else Told()
+
+
+def _of_transformers(given: Mapping[str, Any], siglip: bool) -> Told:
+    shared: dict[str, Any] = {
+        "hidden_act": "gelu_pytorch_tanh" if siglip else "quick_gelu", "num_attention_heads": 12,
+        "layer_norm_eps": 1e-6 if siglip else 1e-5,
+    }  # fmt: skip
+    image = shared | dict(given["vision_config"])
+    text = shared | {"num_attention_heads": 12 if siglip else 8, "pad_token_id": 1} | dict(given["text_config"])
+    for tower in (image, text):
+        if (eps := tower["layer_norm_eps"]) != shared["layer_norm_eps"]:
+            raise UserError(f"the config's layer_norm_eps is {eps}; mmkit has {shared['layer_norm_eps']}")
+    return Told(
+        image_activation=_activation(image["hidden_act"]), text_activation=_activation(text["hidden_act"]),
+        image_heads=image["num_attention_heads"], text_heads=text["num_attention_heads"],
+        image_size=image.get("image_size"), fill_id=text["pad_token_id"],
+    )  # fmt: skip
+
+
+def _activation(theirs: str) -> str:
+    if theirs not in ACTIVATIONS:
+        raise UserError(f"the config's hidden_act is {theirs!r}; mmkit knows {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[theirs]
+
+
+def _of_open_clip(model: Mapping[str, Any], pictures: Mapping[str, Any], siglip: bool) -> Told:
+    image, text = model["vision_cfg"], model["text_cfg"]
+    for tower, settings in (("vision_cfg", image), ("text_cfg", text)):
+        _check(tower, settings, FIXED[siglip])
+    plain = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    heads = image.get("width", 768) // image["head_width"] if "head_width" in image else None
+    if "timm_model_name" in image:
+        heads, plain = _of_timm(image["timm_model_name"], plain)
+    words = "gelu" if siglip else plain
+    if (mode := pictures.get("resize_mode", "shortest")) not in ("squash", "shortest"):
+        raise UserError(f"the config's preprocess_cfg.resize_mode is {mode!r}; mmkit knows squash and shortest")
+    return Told(
+        image_activation=plain, text_activation="gelu_tanh" if text.get("act_kwargs") else words, image_heads=heads,
+        text_heads=text.get("heads", 8), image_size=image.get("image_size"), tokenizer=text.get("hf_tokenizer_name"),
+        mean=_triple(pictures.get("mean")), std=_triple(pictures.get("std")),
+        squash=mode == "squash" if "resize_mode" in pictures else None,
+    )  # fmt: skip
+
+
+def _check(tower: str, settings: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]]) -> None:
+    for key, value in settings.items():
+        if key in PLAIN or (key in fixed and value in fixed[key]):
+            continue
+        wanted = f", only {' or '.join(map(str, fixed[key]))}" if key in fixed else ""
+        raise UserError(
+            f"the config's {tower}.{key} = {value!r} is not known to mmkit{wanted}: load it as open_clip:FOLDER"
+        )
+
+
+def _triple(values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    a, b, c = values
+    return float(a), float(b), float(c)
+
+
+def _of_timm(name: str, plain: str) -> tuple[int | None, str]:
+    """The attention heads and the activation of one of timm's towers; built without memory."""
+    import timm
+    import torch
+
+    if not timm.is_model(name):
+        return None, plain
+    with torch.device("meta"):
+        block: Any = timm.create_model(name, num_classes=0).get_submodule("blocks.0")
+    tanh = type(block.mlp.act).__name__ == "GELUTanh" or getattr(block.mlp.act, "approximate", "none") == "tanh"
+    return block.attn.num_heads, "gelu_tanh" if tanh else "gelu"

@@ -1,0 +1,115 @@
+"""What a layout is: how its files are told from others, become a model, and are written again.
+
+A project brings one of its own as a ``Layout`` in a Python file: ``mmkit convert FILE.py:NAME IN OUT``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from mmkit.config_load import make_projects_importable
+from mmkit.convert.table import Row
+from mmkit.data.tokenizer import Framing
+from mmkit.errors import UserError
+
+State = Mapping[str, Tensor]
+HEAD_WIDTH = 64  # of an attention head in every released ALBEF, BERT-base and ViT-B
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What tensors do not tell.
+
+    image_heads, text_heads: attention heads of each tower; None = what the config says, or one for each 64 of its
+    width. activation: None = what the config says. answers: the list that an answering head ranks, or was trained with.
+    config: the weights' own, empty where there is none.
+    """
+
+    image_heads: int | None = None
+    text_heads: int | None = None
+    activation: str | None = None
+    answers: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a file becomes a model: ``model(vocab_size=)``, ``head(spec)``, the table, preprocessing and tokenizer.
+
+    tokenizer: its name, where none lies beside the weights. framing: what it puts around a text. filled: the model
+    fills texts up with the tokenizer's padding, and takes its id as ``fill_id``.
+    """
+
+    model: partial[Any]
+    heads: Mapping[str, partial[Any]]
+    rows: list[Row]
+    vocab_size: int
+    transform: Callable[[Image.Image], Tensor]
+    max_tokens: int
+    tokenizer: str
+    framing: Framing = field(default_factory=Framing)
+    filled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One layout.
+
+    recipe: None where mmkit has no model for the whole of it. back: our state -> rows. use: what to do with ``{path}``.
+    """
+
+    name: str
+    what: str
+    fits: Callable[[State], bool]
+    use: str
+    licence: str = "not stated in the file"
+    recipe: Callable[[State, Choices], Recipe] | None = None
+    back: Callable[[State], list[Row]] | None = None
+
+
+def attention_heads(tower: str, width: int, given: int | None) -> int:
+    """How many; UserError where they cannot be told from the width."""
+    if given is not None:
+        return given
+    if width % HEAD_WIDTH:
+        raise UserError(f"the {tower} tower is {width} wide, no multiple of {HEAD_WIDTH}: give --{tower}-heads N")
+    return width // HEAD_WIDTH
+
+
+def patch_of(ours: State, tower: str = "model.image") -> tuple[int, int]:
+    """The square patch of one of our image towers."""
+    side = math.isqrt(ours[f"{tower}.patch.proj.weight"].shape[1] // 3)
+    return side, side
+
+
+def from_file(spec: str) -> Layout:
+    """The layout ``FILE.py:NAME``. It runs that file's code; UserError where there is none."""
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{spec}: there is no file {file}; a layout of your own is given as FILE.py:NAME")
+    make_projects_importable(path.parent)
+    module_name = f"mmkit_layout_file_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise UserError(f"{path}: cannot be imported ({error})") from error
+    layouts = {key: value for key, value in vars(module).items() if isinstance(value, Layout)}
+    if name not in layouts:
+        raise UserError(f"{path}: has no Layout {name!r}; it has {', '.join(layouts) or 'none'}")
+    return layouts[name]

@@ -1,0 +1,133 @@
+"""The layouts of the relatives: ViLT, CLIP and SigLIP, under either of the names that each is published with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from mmkit.convert import clip, clip_config, vilt
+from mmkit.convert.layout import Choices, Layout, Recipe, State, patch_of
+from mmkit.convert.table import Row, theirs_of
+from mmkit.data.centre_crop import CentreCrop
+from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
+from mmkit.data.tokenizer import Framing
+from mmkit.data.variable_size import HALF, KeepShape
+from mmkit.errors import UserError
+from mmkit.heads.itc import ITC
+from mmkit.heads.itm import ITM
+from mmkit.heads.mlm import MLM
+from mmkit.heads.sigmoid import Sigmoid
+from mmkit.models import sizes_dual
+from mmkit.models.sizes_vilt import vilt as build_vilt
+
+CLIP_LICENCE = "MIT for OpenAI's weights; that of their training for others, not stated in the file"
+WORDS = "model.text.words.weight"
+
+
+def _clip_recipe(state: State, choices: Choices) -> Recipe:
+    known = _told(choices, siglip=False)
+    arguments, rows = clip.arguments(state, known), clip.table(state)
+    shape = EvalTransform if known.squash else CentreCrop
+    return Recipe(
+        model=partial(sizes_dual.clip, **arguments), heads={"itc": partial(ITC, queue_size=0)}, rows=rows,
+        vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
+        transform=shape(size=arguments["image_size"], mean=known.mean or CLIP_MEAN, std=known.std or CLIP_STD),
+        tokenizer=known.tokenizer or "clip", framing=Framing(last=True, grows=False),
+    )  # fmt: skip
+
+
+def _siglip_recipe(state: State, choices: Choices) -> Recipe:
+    known = _told(choices, siglip=True)
+    arguments, rows = clip.arguments(state, known), clip.table(state)
+    words = len(state[theirs_of(rows, WORDS)])
+    shape = CentreCrop if known.squash is False else EvalTransform
+    return Recipe(
+        model=partial(sizes_dual.siglip, **arguments), heads={"sigmoid": partial(Sigmoid)}, rows=rows,
+        vocab_size=words, max_tokens=arguments["max_tokens"],
+        transform=shape(size=arguments["image_size"], mean=known.mean or HALF, std=known.std or HALF),
+        tokenizer=known.tokenizer or clip_config.TOKENIZERS.get(words, clip_config.TOKENIZERS[32_000]),
+        framing=Framing(first=False, last=True, canonical=True, grows=False), filled=True,
+    )  # fmt: skip
+
+
+def _told(choices: Choices, siglip: bool) -> clip_config.Told:
+    """The config, and what was chosen in its place."""
+    known = clip_config.told(choices.config, siglip)
+    return replace(
+        known, image_heads=choices.image_heads or known.image_heads, text_heads=choices.text_heads or known.text_heads,
+        image_activation=choices.activation or known.image_activation,
+        text_activation=choices.activation or known.text_activation,
+    )  # fmt: skip
+
+
+def _dual_back(names: clip.Names, siglip: bool) -> Callable[[State], list[Row]]:
+    def back(ours: State) -> list[Row]:
+        if ("model.image_pool.query" in ours) != siglip:
+            raise UserError(f"this model is no {'SigLIP' if siglip else 'CLIP'}: its image tower has another pooling")
+        return clip.table_of_ours(ours, patch_of(ours), names)
+
+    return back
+
+
+def _dual_fits(names: clip.Names, siglip: bool) -> Callable[[State], bool]:
+    fits = clip.fits_open_clip if names == "open_clip" else clip.fits_transformers
+    return lambda state: fits(state) and clip.parts_of(state).siglip == siglip
+
+
+def _vilt_recipe(state: State, choices: Choices) -> Recipe:
+    """Pictures keep their shape, with a true mask: up to 384 x 639 pixels at the published size."""
+    parts, rows = vilt.parts_of(state), vilt.table(state)
+    arguments = vilt.arguments(state, choices.config, choices.image_heads)
+    heads: dict[str, partial[Any]] = {}
+    if parts.match:
+        heads["itm"] = partial(ITM, negatives="mixed", pooler=True)
+    if parts.mlm_bias:
+        heads["mlm"] = partial(MLM, tied=False)
+    return Recipe(
+        model=partial(build_vilt, **arguments), heads=heads, rows=rows,
+        vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
+        transform=KeepShape(size=arguments["image_size"], multiple=arguments["patch"]),
+        tokenizer="google-bert/bert-base-uncased", framing=Framing(last=True),
+    )  # fmt: skip
+
+
+def _vilt_back(names: vilt.Names) -> Callable[[State], list[Row]]:
+    def back(ours: State) -> list[Row]:
+        if "model.kinds.weight" not in ours:
+            raise UserError("this model is not a ViLT: it does not tell words from patches")
+        return vilt.table_of_ours(ours, patch_of(ours), names)
+
+    return back
+
+
+FAMILY = (
+    Layout(
+        name="vilt", what="official ViLT", licence="Apache-2.0 (the official ViLT release)", fits=vilt.fits_official,
+        recipe=_vilt_recipe, back=_vilt_back("official"), use="mmkit convert vilt {path} OUT",
+    ),
+    Layout(
+        name="vilt-transformers", what="ViLT in the names of transformers", fits=vilt.fits_transformers,
+        recipe=_vilt_recipe, back=_vilt_back("transformers"), use="mmkit convert vilt-transformers {path} OUT",
+    ),
+    Layout(
+        name="clip", what="CLIP with a ViT, in the names of OpenAI and open_clip", licence=CLIP_LICENCE,
+        fits=_dual_fits("open_clip", siglip=False), recipe=_clip_recipe, back=_dual_back("open_clip", siglip=False),
+        use="mmkit convert clip {path} OUT",
+    ),
+    Layout(
+        name="clip-transformers", what="CLIP with a ViT, in the names of transformers", licence=CLIP_LICENCE,
+        fits=_dual_fits("transformers", siglip=False), recipe=_clip_recipe,
+        back=_dual_back("transformers", siglip=False), use="mmkit convert clip-transformers {path} OUT",
+    ),
+    Layout(
+        name="siglip", what="SigLIP, in the names of open_clip", fits=_dual_fits("open_clip", siglip=True),
+        recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True), use="mmkit convert siglip {path} OUT",
+    ),
+    Layout(
+        name="siglip-transformers", what="SigLIP, in the names of transformers",
+        fits=_dual_fits("transformers", siglip=True), recipe=_siglip_recipe,
+        back=_dual_back("transformers", siglip=True), use="mmkit convert siglip-transformers {path} OUT",
+    ),
+)  # fmt: skip

@@ -1,0 +1,55 @@
+"""Started by test_dual.py on each of two processes: losses and gradients of halves of one batch."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from open_clip.loss import ClipLoss, SigLipLoss
+from safetensors.torch import save_file
+
+from tests.models import family
+
+
+def half(b, rank):
+    rows = slice(3 * rank, 3 * rank + 3)
+    return replace(b, **{name: getattr(b, name)[rows] for name in ("pixels", "ids", "mask", "image_id", "caption_id")})
+
+
+def mean(x):
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    losses = {}
+    for kind in ("clip", "siglip"):
+        model, b = family.theirs(kind), half(family.pairs(), rank)
+        task = family.ours(kind, model.state_dict())
+        if kind == "siglip":
+            task.model.text.fill_id = 0
+        loss = task(b, 0).loss
+        loss.backward()
+        grads = {name: mean(p.grad) for name, p in task.named_parameters()}
+        features = model(b.pixels, b.ids)
+        if kind == "siglip":
+            expected = SigLipLoss(rank=rank, world_size=2)(*features)
+        else:
+            expected = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=2)(*features[:3])
+        losses[kind] = {"ours": mean(loss).item(), "theirs": mean(expected).item()}
+        if rank == 0:
+            save_file({name: grad.contiguous() for name, grad in grads.items()}, out / f"{kind}.safetensors")
+    if rank == 0:
+        (out / "losses.json").write_text(json.dumps(losses))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+torch.set_num_threads(1)
+main()
