@@ -1,7 +1,7 @@
 """mmkit: vision-language pre-training with one shared ViT, pluggable heads and a momentum teacher.
 
-``mmkit.load(folder)`` gives a trained model ready for use; everything else lives in the modules. Importing this package
-imports no other, so that the command line starts at once.
+``mmkit.load(folder)`` gives a trained model ready for use, ``mmkit.explain`` shows what in a picture it looked at;
+everything else lives in the modules. Importing this package imports no other, so that the command line starts at once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmkit.predictor import Predictor
+    from mmkit.explanation.maps import Explanation
+    from mmkit.explanation.targets import Target
+    from mmkit.predictor import Picture, Predictor
 
-__all__ = ["load"]
+__all__ = ["explain", "load"]
 
 
 def load(
@@ -29,3 +31,20 @@ def load(
     from mmkit import hub
 
     return hub.load(path, device=device, precision=precision, image_size=image_size, allow=allow)
+
+
+def explain(
+    model: Predictor | str | Path, image: Picture, text: str, *, answer: str | None = None,
+    target: Target | None = None, layer: int | None = None, head: int | None = None, words: bool = True,
+) -> Explanation:  # fmt: skip
+    """Heat maps of a picture and a text, for a loaded model or the folder of one: see ``mmkit.explanation.explain``.
+
+    Many pairs at once: ``mmkit.explanation.explain.explain_pairs``.
+    """
+    from mmkit.explanation import explain as explanation
+    from mmkit.predictor import Predictor
+
+    predictor = model if isinstance(model, Predictor) else load(model)
+    return explanation.explain(
+        predictor, image, text, answer=answer, target=target, layer=layer, head=head, words=words
+    )

@@ -28,7 +28,10 @@ from mmkit.config_json import dump, rebuild
 from mmkit.config_values import parameters_of
 from mmkit.data.image_ops import EvalTransform
 from mmkit.data.tokenizer import load_tokenizer
+from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
+from mmkit.hub_open_clip import CONFIG as OPEN_CLIP_CONFIG
+from mmkit.hub_open_clip import PREFIX, load_open_clip
 from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import GridPositions
 from mmkit.nn.queue import FeatureQueue
@@ -51,7 +54,7 @@ def save(folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any]
     config = {
         "format": FORMAT,
         "mmkit": _version(),
-        "model": parts["model"],
+        "model": _sized(parts["model"], predictor),
         "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
         "resolved": {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id},
         "experiment": dict(experiment),
@@ -77,7 +80,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """The model in a folder, in evaluation mode.
+    """The model in a folder, in evaluation mode; or one of open_clip's, see ``mmkit/hub_open_clip.py``.
 
     device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
     image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, and a
@@ -85,6 +88,8 @@ def load(
     allow: further package names whose classes may be built, for models of your own. UserError names the file that is
     missing, damaged or does not fit, and what to do.
     """
+    if str(path).startswith(PREFIX):
+        return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder = _find(path)
     config = _read_json(folder / CONFIG)
     known = {"format": "unknown", "mmkit": "unknown"} | config
@@ -124,12 +129,27 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
     UserError where the patch does not divide it.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if isinstance(predictor.transform, KeepShape) and isinstance(image_size, int):
+        predictor.transform = replace(predictor.transform, size=image_size)  # its positions fit each picture anyway
+        return
     towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
     if not towers or not isinstance(predictor.transform, EvalTransform):
         raise UserError("the image size of this model cannot be changed when it is loaded")
     for tower in towers:
         tower.positions.resize_(grid_of(size, tower.patch.patch))
     predictor.transform = replace(predictor.transform, size=size)
+
+
+def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
+    """The config of a model with the image size that its positions have now, see ``resize``."""
+    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
+    arguments = dict(part["args"])
+    if towers and "image_size" in arguments:
+        said, grid = arguments["image_size"], zip(towers[0].positions.grid, towers[0].patch.patch, strict=True)
+        size = [cells * side for cells, side in grid]
+        if size != ([said] * len(size) if isinstance(said, int) else said["tuple"]):
+            arguments["image_size"] = {"tuple": size}
+    return {**part, "args": arguments}
 
 
 def weights_of(predictor: Predictor) -> dict[str, Tensor]:
@@ -190,6 +210,8 @@ def _find(path: str | Path) -> Path:
         return folder
     if folder.is_file():
         raise UserError(f"{folder}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        raise UserError(f"{folder}: a model of open_clip; write {PREFIX}{folder}")
     if not folder.is_dir():
         near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{CONFIG}"))
         hint = f"; there is {', '.join(near[:5])}" if near else ""

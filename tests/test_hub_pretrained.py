@@ -1,14 +1,21 @@
 """save_pretrained, from_pretrained and push_to_hub, and what the card says."""
 
+from functools import partial
+
 import huggingface_hub
 import pytest
 import torch
 
 import mmkit
 from mmkit import hub
+from mmkit.config_json import dump
+from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
+from mmkit.heads.itm import ITM
 from mmkit.hub_pretrained import Pretrained
-from tests.evals.parts import COLOURS
+from mmkit.models.sizes_vilt import vilt_tiny
+from mmkit.predictor import Predictor
+from tests.evals.parts import COLOURS, tokenizer
 from tests.test_hub import IMAGES, make
 
 
@@ -92,3 +99,31 @@ def test_another_image_size_when_loaded(run, size, caplog):
     assert larger.encode_image(IMAGES).shape == predictor.encode_image(IMAGES).shape
     with pytest.raises(UserError, match="multiple of the patch"):
         mmkit.load(folder, image_size=50)
+
+
+@pytest.mark.parametrize("size", [64, (64, 48), (32, 32)])
+def test_another_image_size_stays_when_saved_again(run, size, tmp_path):
+    larger = mmkit.load(run[0], image_size=size)
+    Pretrained(larger, run[0]).save_pretrained(tmp_path / "larger")
+    again = mmkit.load(tmp_path / "larger")
+    assert again.model.image.positions.grid == larger.model.image.positions.grid
+    assert again.transform == larger.transform
+    torch.testing.assert_close(again.encode_image(IMAGES), larger.encode_image(IMAGES), atol=0, rtol=0)
+    Pretrained.from_pretrained(tmp_path / "larger").save_pretrained(tmp_path / "copy")
+    assert mmkit.load(tmp_path / "copy").transform == larger.transform
+
+
+def test_a_model_for_pictures_of_any_shape_takes_another_size(tmp_path):
+    words = tokenizer()
+    make_model = partial(vilt_tiny, image_size=32, max_tokens=12)
+    model = make_model(words.vocab_size)
+    heads = {"itm": partial(ITM, negatives="mixed", pooler=True)}
+    built = {name: head(model.spec) for name, head in heads.items()}
+    predictor = Predictor(model, built, words, KeepShape(size=32, multiple=8), 12)
+    parts = {"model": dump(make_model), "heads": {name: dump(head) for name, head in heads.items()}}
+    hub.save(tmp_path / "run", predictor, {"name": "vilt", "args": parts})
+    larger = mmkit.load(tmp_path / "run", image_size=48)
+    assert larger.transform == KeepShape(size=48, multiple=8)
+    assert next(larger.image_tokens([IMAGES[0].resize((60, 30))])).x.shape[1] == 1 + 5 * 9
+    Pretrained(larger, tmp_path / "run").save_pretrained(tmp_path / "larger")
+    assert mmkit.load(tmp_path / "larger").transform == larger.transform

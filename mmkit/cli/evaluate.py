@@ -15,39 +15,68 @@ if TYPE_CHECKING:
     from mmkit.evals.common import Result
     from mmkit.predictor import Predictor
 
+MODEL = "the folder of a run or of a saved model, or open_clip:ARCH/PRETRAINED, open_clip:ARCH@FILE, open_clip:FOLDER"
+
 
 def register(commands: Commands) -> None:
     """Add both commands."""
     command = add_command(
         commands, "retrieval", "find pictures by text and texts by picture: R@1, R@5, R@10", retrieval
     )
-    command.add_argument(
-        "--data", type=Path, required=True, metavar="RECORDS", help="JSON lines with image and caption"
-    )
-    _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
+    add_retrieval_arguments(command)
     command = add_command(commands, "zeroshot", "classify pictures by the names of the classes alone", zeroshot)
+    add_zeroshot_arguments(command)
+
+
+def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
+    """What ``mmkit retrieval`` takes."""
     command.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a folder of class folders, or JSON lines with image and label",
-    )
+        "--data", required=True, metavar="RECORDS",
+        help="JSON lines with image and caption, a published list (dataset_coco.json, coco_karpathy_test.json), "
+        "hf:NAME, openmoji[:LANGUAGE], ...",
+    )  # fmt: skip
+    command.add_argument("--images", metavar="FOLDER", help="the pictures of a published list (default: beside it)")
+    command.add_argument("--split", help="of a published list or a data set: test, val, train+restval")
+    command.add_argument("--columns", metavar="MAP", help="of a data set: image=...,caption=...,image_id=...")
+    _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
+
+
+def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
+    """What ``mmkit zeroshot`` takes."""
     command.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="class names, one per line; or FOLDER<TAB>name (default: the folders' names)",
-    )
+        "--data", required=True, metavar="PATH",
+        help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji, ...",
+    )  # fmt: skip
+    command.add_argument("--columns", metavar="MAP", help="of a table or a data set: image=...,label=...")
+    command.add_argument("--split", help="of a data set (default test)")
     command.add_argument(
-        "--templates", type=Path, metavar="FILE", help='prompts, one per line, {} for the name (default: "{}")'
-    )
+        "--classes", metavar="SET or FILE",
+        help="imagenet, cifar10, cifar100, openmoji[:LANGUAGE]; or names, one per line, or FOLDER<TAB>name (default: "
+        "the folders' or labels' names)",
+    )  # fmt: skip
+    command.add_argument(
+        "--templates", metavar="SET or FILE",
+        help='imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name (default: "{}", '
+        "or those of the class set)",
+    )  # fmt: skip
+    command.add_argument("--confusion", type=Path, metavar="PNG", help="draw which class is taken for which")
+    command.add_argument("--per-class", type=Path, metavar="CSV", help="write the table of all classes")
+    command.add_argument(
+        "--text-bank", type=Path, metavar="FOLDER",
+        help="where the classes' embeddings are kept for next time (default ~/.cache/mmkit/text-banks)",
+    )  # fmt: skip
+    command.add_argument("--no-text-bank", action="store_true", help="make them anew and keep nothing")
     _common(command, "re-rank the best K classes of each picture with the matching head")
 
 
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
-    command.add_argument("--model", required=True, metavar="M", help="the folder of a run or of a saved model")
     command.add_argument("--rerank", type=int, metavar="K", help=rerank)
+    add_model_arguments(command)
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """What ``make_predictor`` reads: --model, --batch-size, --device, --precision."""
+    command.add_argument("--model", required=True, metavar="M", help=MODEL)
     command.add_argument("--batch-size", type=int, default=64, help="pictures per forward (default 64)")
     command.add_argument("--device", help="default: cuda where there is one, else cpu")
     command.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="default float32")
@@ -55,35 +84,45 @@ def _common(command: argparse.ArgumentParser, rerank: str) -> None:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.records import JsonLines
+    from mmkit.data.opening import open_captioned, parse_columns
     from mmkit.evals.retrieval import Retrieval
 
-    evaluator = Retrieval(source=JsonLines(args.data), rerank_top=args.rerank, batch_size=args.batch_size)
-    with _predictor(args) as predictor:
+    columns = parse_columns(args.columns, ("image", "caption", "image_id"))
+    source = open_captioned(args.data, columns=columns, split=args.split, images=args.images)
+    evaluator = Retrieval(source=source, rerank_top=args.rerank, batch_size=args.batch_size)
+    with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     _show(args, result)
 
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.records import JsonLines, Source
-    from mmkit.data.sources import ClassFolder
+    from mmkit.data.opening import open_labelled, parse_columns
+    from mmkit.evals.class_sets import default_templates, templates_named
     from mmkit.evals.classes import with_classes
-    from mmkit.evals.zeroshot import ZeroShot, read_templates
+    from mmkit.evals.confusion import save_confusion
+    from mmkit.evals.text_bank import cache_folder
+    from mmkit.evals.zeroshot import ZeroShot
+    from mmkit.nn.gather import rank
 
-    data: Source = ClassFolder(args.data) if args.data.is_dir() else JsonLines(args.data, needs=("image", "label"))
+    data = open_labelled(args.data, columns=parse_columns(args.columns, ("image", "label")), split=args.split)
     source, names = with_classes(data, args.classes)
     evaluator = ZeroShot(
         source=source, class_names=names, rerank_top=args.rerank, batch_size=args.batch_size,
-        templates=read_templates(args.templates) if args.templates else ("{}",),
+        templates=templates_named(args.templates) if args.templates else default_templates(args.classes),
+        bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(),
     )  # fmt: skip
-    with _predictor(args) as predictor:
+    with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     _show(args, result)
+    if rank() == 0 and args.confusion is not None:
+        save_confusion(args.confusion, result.class_names, result.confusion())
+    if rank() == 0 and args.per_class is not None:
+        result.write_per_class(args.per_class)
 
 
 @contextmanager
-def _predictor(args: argparse.Namespace) -> Iterator[Predictor]:
+def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     """The model where it shall run, with its progress shown; under a launcher, one of several processes."""
     from accelerate import PartialState
 
@@ -97,6 +136,8 @@ def _predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     try:
         predictor = mmkit.load(args.model, device=args.device or str(state.device), precision=args.precision)
     except (RuntimeError, AssertionError) as error:
+        if args.device is None:
+            raise
         raise UserError(f"--device {args.device}: cannot be used ({error})") from error
     with progress(shown=state.is_main_process) as report:
         predictor.progress = report

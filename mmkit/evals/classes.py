@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
+from mmkit.evals.class_sets import CLASS_SETS, ClassSet, built_in_classes
 from mmkit.evals.common import read_lines
 
 log = logging.getLogger(__name__)
@@ -34,45 +37,119 @@ class Relabelled:
                 f'{record.key}: no "{self.label_key}"; zero-shot classification needs the class of each picture'
             )
         label = record.targets[self.label_key]
+        return replace(record, targets={**record.targets, self.label_key: self._number(label, record.key)})
+
+    def target(self, key: str) -> Iterator[Any]:
+        """One target of every record, without opening pictures where the source knows how."""
+        for row, value in enumerate(targets_of(self.source, key)):
+            yield self._number(value, f"record {row}") if key == self.label_key else value
+
+    def _number(self, label: Label, key: str) -> int:
         if label not in self.numbers:
-            raise UserError(f"{record.key}: {self.label_key} {label!r} is none of the {len(self.numbers)} classes")
-        return replace(record, targets={**record.targets, self.label_key: self.numbers[label]})
+            raise UserError(f"{key}: {self.label_key} {label!r} is none of the {len(self.numbers)} classes")
+        return self.numbers[label]
 
 
-def with_classes(source: Source, path: str | Path | None, label_key: str = "label") -> tuple[Source, list[str]]:
+def targets_of(source: Source, key: str) -> Iterator[Any]:
+    """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
+    quick = getattr(source, "target", None)
+    if callable(quick):
+        yield from quick(key)
+        return
+    for row in range(len(source)):
+        yield source[row].targets.get(key)
+
+
+def with_classes(source: Source, classes: str | Path | None, label_key: str = "label") -> tuple[Source, list[str]]:
     """The source with class numbers as labels, and the class names.
 
-    path: a file of class names, one per line. A line may be ``FOLDER<TAB>name``, which says what the pictures of that
-    folder (or with that label) are called. Without tabs the lines are the labels themselves, or names for the sorted
-    folders (or for the numbers 0, 1, ...) in their order. Without a file the labels are the names, ``_`` as a space.
-    UserError where names and labels do not fit.
+    classes: a built-in set (``imagenet``, ``cifar10``, ``cifar100``, ``openmoji:zh``), or a file of class names, one
+    per line. A line may be ``FOLDER<TAB>name``, which says what the pictures of that folder (or with that label) are
+    called. Without tabs the lines are the labels themselves; or, where none of them is, names for the sorted folders
+    (or for the numbers 0, 1, ...) in their order. Without classes the labels are the names, ``_`` as a space.
+    UserError, which names what differs, where names and labels do not fit.
     """
     found = _labels(source, label_key)
-    if path is None:
+    if classes is None:
         if any(isinstance(label, int) for label in found):
             raise UserError("the records' labels are numbers: give the names of the classes with --classes FILE")
         names = [str(label).replace("_", " ") for label in found]
         return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
-    keys, names = _read(path)
-    order = {key: i for i, key in enumerate(keys)}
-    if all(str(label) in order for label in found if isinstance(label, str)) and not _all_numbers(found):
-        return Relabelled(source, _numbers(source, found, [order[str(label)] for label in found]), label_key), names
-    tabs = keys != names
-    if _all_numbers(found) and not tabs:
-        most = max(int(label) for label in found)
-        if most < len(names):
-            return Relabelled(source, {i: i for i in range(len(names))}, label_key), names
+    given = read_classes(classes)
+    chosen = _by_key(found, given) or _by_number(found, given, classes) or _by_order(found, given, classes)
+    if chosen is None:
+        raise UserError(_difference(found, given, classes))
+    unused = len(given.names) - len(set(chosen))
+    if unused:
+        log.info("%s: %d classes, %d of them without pictures", classes, len(given.names), unused)
+    return Relabelled(source, _numbers(source, found, chosen), label_key), list(given.names)
+
+
+def read_classes(classes: str | Path) -> ClassSet:
+    """A built-in set, or the names in a file; UserError for what is neither."""
+    built_in = built_in_classes(str(classes))
+    if built_in is not None:
+        return built_in
+    if not Path(classes).is_file():
+        raise UserError(f"{classes}: cannot read the class names; neither a file nor one of {', '.join(CLASS_SETS)}")
+    keys, names = _read(classes)
+    return ClassSet(tuple(names), (tuple(keys),), ordered=keys == names)
+
+
+def _by_key(found: Sequence[Label], given: ClassSet) -> list[int] | None:
+    """Every label is a key, letter for letter or but for case and ``_``; of equal keys the first is taken."""
+    if not all(isinstance(label, str) for label in found):
+        return None
+    for keys in given.keys:
+        for tidy in (str, _tidy):
+            order: dict[str, int] = {}
+            for number, key in enumerate(keys):
+                order.setdefault(tidy(key), number)
+            labels = [tidy(str(label)) for label in found]
+            if len(set(labels)) == len(labels) and all(label in order for label in labels):
+                return [order[label] for label in labels]
+    return None
+
+
+def _by_number(found: Sequence[Label], given: ClassSet, where: str | Path) -> list[int] | None:
+    """Every label is a number, written as one or not: "10" stands behind "9", not behind "1"."""
+    if not given.ordered or not all(isinstance(label, int) or label.isdecimal() for label in found):
+        return None
+    numbers = [int(label) for label in found]
+    if max(numbers) >= len(given.names):
         raise UserError(
-            f"{path}: {len(names)} classes, but a record has the label {most}; one line for each number from 0"
+            f"{where}: {len(given.names)} classes, but a record has the label {max(numbers)}; "
+            "one line for each number from 0"
         )
-    if len(names) == len(found) and not tabs:
-        log.info("%s: names in the order of the labels: %s is %r, ...", path, found[0], names[0])
-        return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
-    missing = [str(label) for label in found if str(label) not in order]
-    raise UserError(
-        f"{path}: {len(names)} classes do not fit the {len(found)} labels of the pictures; no line for "
-        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Write one line LABEL<TAB>name for each"
+    return numbers
+
+
+def _by_order(found: Sequence[Label], given: ClassSet, where: str | Path) -> list[int] | None:
+    """As many labels as names, and none of them is a key: the names are in the order of the labels."""
+    known = {_tidy(key) for keys in given.keys for key in keys}
+    if not given.ordered or len(given.names) != len(found) or any(_tidy(str(label)) in known for label in found):
+        return None
+    log.info("%s: names in the order of the labels: %s is %r, ...", where, found[0], given.names[0])
+    return list(range(len(found)))
+
+
+def _difference(found: Sequence[Label], given: ClassSet, where: str | Path) -> str:
+    """What the labels have that the classes lack, and the other way round, by the keys that fit best."""
+    keys = max(given.keys, key=lambda keys: len({_tidy(key) for key in keys} & {_tidy(str(x)) for x in found}))
+    known, present = {_tidy(key) for key in keys}, {_tidy(str(label)) for label in found}
+    missing = [str(label) for label in found if _tidy(str(label)) not in known]
+    spare = [key for key in keys if _tidy(key) not in present]
+    near = {label: get_close_matches(label, spare, n=1) for label in missing[:5]}
+    hints = [f"{label} (perhaps {close[0]}?)" if close else label for label, close in near.items()]
+    return (
+        f"{where}: {len(given.names)} classes do not fit the {len(found)} labels of the pictures; no line for "
+        f"{', '.join(hints)}{', ...' if len(missing) > 5 else ''}; no pictures for "
+        f"{', '.join(spare[:5]) or 'none'}{', ...' if len(spare) > 5 else ''}. Write one line LABEL<TAB>name for each"
     )
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.replace("_", " ").casefold().split())
 
 
 def _labels(source: Source, key: str) -> list[Label]:
@@ -81,11 +158,9 @@ def _labels(source: Source, key: str) -> list[Label]:
     if names is not None:
         return list(names)
     found: set[Label] = set()
-    for row in range(len(source)):
-        record = source[row]
-        label = record.targets.get(key)
+    for row, label in enumerate(targets_of(source, key)):
         if not isinstance(label, int | str):
-            raise UserError(f'{record.key}: "{key}" must be a class name or number, not {label!r}')
+            raise UserError(f'{source[row].key}: "{key}" must be a class name or number, not {label!r}')
         found.add(label)
     return sorted(found, key=lambda label: (isinstance(label, str), label))
 
@@ -94,10 +169,6 @@ def _numbers(source: Source, labels: Sequence[Label], numbers: Sequence[int]) ->
     """Label -> class number. The labels of a source with ``class_names`` index those."""
     own = range(len(labels)) if getattr(source, "class_names", None) is not None else labels
     return dict(zip(own, numbers, strict=True))
-
-
-def _all_numbers(labels: Sequence[Label]) -> bool:
-    return all(isinstance(label, int) for label in labels)
 
 
 def _read(path: str | Path) -> tuple[list[str], list[str]]:

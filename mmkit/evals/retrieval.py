@@ -5,6 +5,8 @@ that are equal after lower-casing and joining of white space are relevant to eac
 model can tell them apart. Records with one ``image_id`` are one picture. Re-ranking takes each query's best k by the
 joint space and orders these by the matching head; the others keep their places behind.
 
+A model without a joint space judges every pair by its matching head, which costs pictures x texts passes.
+
 Each picture is read and encoded once. Similarities are made in chunks; nothing of size pictures x texts is held.
 """
 
@@ -30,9 +32,10 @@ from mmkit.evals.common import (
     own_units,
     together,
 )
+from mmkit.evals.held import HeldTokens, Hold
 from mmkit.evals.recall import KS, Relevance, chance_at, first_relevant_rank, recall_at, top_k
-from mmkit.predictor import Predictor, TokenBank, moved
-from mmkit.types import Tokens
+from mmkit.nn.gather import gather
+from mmkit.predictor import Predictor, TokenBank
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +87,10 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult:
-    """recall, rerank: R@k as {"t2i": {1: ...}, "i2t": ...}; chance: of a random order. rates are 0 to 1."""
+    """recall, rerank: R@k as {"t2i": {1: ...}, "i2t": ...}; chance: of a random order. Rates are 0 to 1.
+
+    held_bytes: image tokens that waited for matching, of all processes.
+    """
 
     images: int
     texts: int
@@ -92,6 +98,7 @@ class RetrievalResult:
     chance: Mapping[str, Mapping[int, float]]
     rerank: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     rerank_top: int | None = None
+    held_bytes: int = 0
 
     def metrics(self) -> dict[str, float]:
         """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
@@ -107,6 +114,7 @@ class RetrievalResult:
         found = nested(self.metrics()) | {"chance": _flat(self.chance)}
         if "rerank" in found:
             found["rerank"]["top"] = self.rerank_top
+            found["held_gib"] = self.held_bytes / 2**30
         note = "a query is answered at k when any relevant candidate is among the first k; equal captions are relevant "
         return found | {"relevance": note + "to each other's pictures"}
 
@@ -138,7 +146,8 @@ class Retrieval:
 
     rerank_top: how many candidates of each query the matching head re-orders (published: 128 on Flickr30k, 256 on
     COCO); None = not at all. score: what it orders by, see ``Predictor.match_pairs``; "match_logit" is the official
-    code's. batch_size: pictures per forward; chunk: queries per block of similarities.
+    code's. batch_size: pictures per forward; chunk: queries per block of similarities. hold: how image tokens
+    wait for re-ranking, on the CPU; "auto" is float32, or half where all of them would be more than 2 GiB.
     """
 
     source: partial[Any] | Source
@@ -147,6 +156,7 @@ class Retrieval:
     pair_batch: int = 256
     chunk: int = 512
     score: Literal["log_odds", "match_logit"] = "log_odds"
+    hold: Hold = "auto"
 
     def __post_init__(self) -> None:
         if self.rerank_top is not None and self.rerank_top < 1:
@@ -163,7 +173,9 @@ class Retrieval:
         source = make_source(self.source)
         pairs = Pairs.read(source)
         relevance = pairs.relevance()
-        held, images = self._encode_images(predictor, source, pairs.rows)
+        if not predictor.model.spec.embed_dim:
+            return self._judge_all(predictor, source, pairs, relevance)
+        held, images = self._encode_images(predictor, source, pairs.rows, keep=self.rerank_top is not None)
         texts = encode_texts(predictor, pairs.texts, 4 * self.batch_size)
         ranks, tops = {}, {}
         for way, query, candidate in (("t2i", texts, images), ("i2t", images, texts)):
@@ -174,25 +186,43 @@ class Retrieval:
             rerank = {w: recall_at(reranked(ranks[w], tops[w], scores[w], relevance[w])) for w in NAMES}
         return RetrievalResult(
             images=len(pairs.rows), texts=len(pairs.texts), rerank=rerank, rerank_top=self.rerank_top,
+            held_bytes=total(held.nbytes, predictor),
             recall={w: recall_at(ranks[w]) for w in NAMES},
             chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
         )  # fmt: skip
 
-    def _encode_images(
-        self, predictor: Predictor, source: Source, rows: Sequence[int]
-    ) -> tuple[dict[int, Tokens], Tensor]:
-        """The image tokens of this rank by unit (kept for re-ranking alone, on the CPU), and the embeddings of all."""
+    def _judge_all(
+        self, predictor: Predictor, source: Source, pairs: Pairs, relevance: Mapping[str, Relevance]
+    ) -> RetrievalResult:
+        """Both ways by the matching scores of all pairs; there is nothing to re-rank."""
+        predictor.matcher()
+        held, _ = self._encode_images(predictor, source, pairs.rows, keep=True)
+        images, texts = len(pairs.rows), len(pairs.texts)
+        tops = {"t2i": torch.arange(images).repeat(texts, 1), "i2t": torch.arange(texts).repeat(images, 1)}
+        scores = self._match(predictor, held, pairs.texts, tops, images)
+        ranks = {w: first_relevant_rank(scores[w], relevance[w].mask(range(len(tops[w])))) for w in NAMES}
+        return RetrievalResult(
+            images=images, texts=texts, recall={w: recall_at(ranks[w]) for w in NAMES},
+            held_bytes=total(held.nbytes, predictor),
+            chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
+        )  # fmt: skip
 
-        def share() -> tuple[dict[int, Tokens], Tensor, Tensor]:
-            held: dict[int, Tokens] = {}
+    def _encode_images(
+        self, predictor: Predictor, source: Source, rows: Sequence[int], keep: bool
+    ) -> tuple[HeldTokens, Tensor]:
+        """The image tokens of this rank by unit (kept for matching alone, on the CPU), and the embeddings of all."""
+        joint = bool(predictor.model.spec.embed_dim)
+
+        def share() -> tuple[HeldTokens, Tensor, Tensor]:
+            held = HeldTokens(len(rows), self.hold, predictor.precision == "bf16")
             numbers: list[int] = []
             parts = [torch.empty(0, predictor.model.spec.embed_dim)]
             tokens_of = predictor.image_tokens(own_records(source, rows, self.batch_size), self.batch_size)
             for (unit, items), tokens in zip(own_units(len(rows), self.batch_size), tokens_of, strict=True):
-                parts.append(predictor.embed_image(tokens))
+                parts.append(predictor.embed_image(tokens) if joint else torch.empty(len(items), 0))
                 numbers += items
-                if self.rerank_top is not None:
-                    held[unit] = moved(tokens, "cpu")
+                if keep:
+                    held.put(unit, tokens)
                 predictor.progress("pictures", min(len(rows), (unit + 1) * self.batch_size), len(rows))
             return held, torch.cat(parts), torch.tensor(numbers, dtype=torch.int64)
 
@@ -222,7 +252,7 @@ class Retrieval:
     def _match(
         self,
         predictor: Predictor,
-        held: Mapping[int, Tokens],
+        held: HeldTokens,
         texts: Sequence[str],
         tops: Mapping[str, Tensor],
         images: int,
@@ -241,7 +271,7 @@ class Retrieval:
         return {way: found[torch.searchsorted(pairs, key)] for way, key in keys.items()}
 
     def _match_share(
-        self, predictor: Predictor, held: Mapping[int, Tokens], words: Sequence[str], image: Tensor, text: Tensor
+        self, predictor: Predictor, held: HeldTokens, words: Sequence[str], image: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The scores of the pairs whose pictures are this rank's, and their numbers."""
         bounds = {unit: torch.searchsorted(image, torch.tensor([unit, unit + 1]) * self.batch_size) for unit in held}
@@ -255,11 +285,16 @@ class Retrieval:
         scores, done = [torch.empty(0)], 0
         for unit, part in zip(held, own, strict=True):
             pairs = torch.stack([image[part] - unit * self.batch_size, row[done : done + len(part)]], 1)
-            tokens = moved(held[unit], predictor.device)
+            tokens = held.take(unit, predictor.device)
             scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score=self.score))
             done += len(part)
             predictor.progress("re-ranking pairs", done, len(index))
         return torch.cat(scores), index
+
+
+def total(number: int, predictor: Predictor) -> int:
+    """The sum over the processes."""
+    return int(gather(torch.tensor([number], device=predictor.device)).sum())
 
 
 def reranked(ranks: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -> Tensor:

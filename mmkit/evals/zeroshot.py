@@ -1,11 +1,13 @@
 """Zero-shot classification: the class whose description is nearest to the picture (CLIP, Radford et al. 2021, 3.1).
 
 Each class name goes into every template; the L2-normalised embeddings are averaged and normalised again. The best few
-classes may then be judged by the matching head, which reads picture and prompt together.
+classes may then be judged by the matching head, which reads picture and prompt together; in a model without a joint
+space it judges all of them, on the first templates.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkit.data.records import Source
 from mmkit.errors import UserError
+from mmkit.evals.classes import targets_of
 from mmkit.evals.common import (
-    encode_texts,
     finite,
     gather_by_index,
     make_source,
@@ -28,7 +29,9 @@ from mmkit.evals.common import (
     read_lines,
     together,
 )
+from mmkit.evals.confusion import confused_pairs
 from mmkit.evals.recall import top_k
+from mmkit.evals.text_bank import class_bank, fill
 from mmkit.predictor import Predictor, TokenBank
 from mmkit.types import Tokens
 
@@ -78,11 +81,9 @@ class ZeroShotResult:
         if self.rerank_top1 is not None:
             out["rerank"] = {"top1": self.rerank_top1, "top": self.rerank_top}
         out["per_class"] = self.per_class()
-        matrix = self.confusion()
-        wrong = matrix - matrix.diag().diag()
         out["confusion"] = [
-            {"label": self.class_names[i], "predicted": self.class_names[j], "n": int(wrong[i, j])}
-            for i, j in wrong.nonzero().tolist()
+            {"label": self.class_names[i], "predicted": self.class_names[j], "n": n}
+            for i, j, n in confused_pairs(self.confusion())
         ]
         return out
 
@@ -101,6 +102,18 @@ class ZeroShotResult:
             other = self.class_names[int(row.argmax())] if row.any() else None
             rows.append({"name": self.class_names[i], "n": n, "top1": hits / n, "taken_for": other})
         return rows
+
+    def write_per_class(self, path: Path) -> None:
+        """``per_class`` as CSV; UserError where it cannot be written."""
+        rows = self.per_class()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, ("name", "n", "top1", "taken_for"))
+                writer.writeheader()
+                writer.writerows(rows)
+        except OSError as error:
+            raise UserError(f"{path}: the table cannot be written ({error.strerror})") from error
 
     def table(self) -> Table:
         """The rates with interval and chance, and the worst classes."""
@@ -131,7 +144,8 @@ class ZeroShot:
     source: a Source, or a partial that makes one; each record's target ``label_key`` is a class number from 0, or a
     class name. class_names: the names, a partial that makes them, or None for the source's own ``class_names``.
     templates: texts with {} in the name's place. rerank_top: how many classes of each picture the matching head
-    re-orders; None = not at all; it reads the first ``rerank_templates`` templates and averages.
+    re-orders; None = not at all; it reads the first ``rerank_templates`` templates and averages. bank_folder: where the
+    classes' embeddings are kept between processes; None = nowhere.
     """
 
     source: partial[Any] | Source
@@ -139,6 +153,7 @@ class ZeroShot:
     templates: Sequence[str] = ("{}",)
     rerank_top: int | None = None
     rerank_templates: int = 1
+    bank_folder: str | Path | None = None
     batch_size: int = 64
     label_key: str = "label"
     seed: int = 0
@@ -159,15 +174,46 @@ class ZeroShot:
         source = make_source(self.source)
         names = self._names(source)
         labels = read_labels(source, names, self.label_key)
-        bank = class_bank(predictor, names, self.templates, 4 * self.batch_size)
+        if not predictor.model.spec.embed_dim:
+            return self._judge_all(predictor, source, names, labels)
+        bank = class_bank(predictor, names, self.templates, 4 * self.batch_size, self.bank_folder)
         top, again = self._classify(predictor, source, names, bank)
+        return self._result(names, labels, top, again)
+
+    def _result(
+        self, names: tuple[str, ...], labels: Tensor, top: Tensor, again: Tensor | None = None
+    ) -> ZeroShotResult:
         hits = top == labels[:, None]
         top1 = hits[:, 0].double().mean().item()
         return ZeroShotResult(
             class_names=names, labels=labels, top=top, top1=top1, top5=hits[:, :5].any(1).double().mean().item(),
-            interval=bootstrap(int(hits[:, 0].sum()), len(labels), self.seed), rerank_top=self.rerank_top,
-            reranked=again,
+            interval=bootstrap(int(hits[:, 0].sum()), len(labels), self.seed),
+            rerank_top=None if again is None else self.rerank_top, reranked=again,
         )  # fmt: skip
+
+    def _judge_all(
+        self, predictor: Predictor, source: Source, names: tuple[str, ...], labels: Tensor
+    ) -> ZeroShotResult:
+        """By the matching scores of every picture with every class."""
+        predictor.matcher()
+        texts = [fill(t, name) for t in self.templates[: self.rerank_templates] for name in names]
+
+        def share() -> tuple[Tensor, Tensor]:
+            bank = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
+            rows = [torch.empty(0, min(5, len(names)), dtype=torch.int64)]
+            numbers: list[int] = []
+            tokens_of = predictor.image_tokens(
+                own_records(source, range(len(source)), self.batch_size), self.batch_size
+            )
+            for (_, items), tokens in zip(own_units(len(source), self.batch_size), tokens_of, strict=True):
+                pairs = torch.cartesian_prod(torch.arange(len(items)), torch.arange(len(texts)))
+                scores = finite(predictor.match_pairs(tokens, bank, pairs), "matching scores")
+                rows.append(sorted_top(scores.view(len(items), -1, len(names)).mean(1), 5))
+                numbers += items
+                predictor.progress("pictures", items.stop, len(source))
+            return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
+
+        return self._result(names, labels, gather_by_index(*together(share), len(source), predictor.device))
 
     def _names(self, source: Source) -> tuple[str, ...]:
         given = self.class_names() if isinstance(self.class_names, partial) else self.class_names
@@ -220,13 +266,6 @@ class ZeroShot:
         return chosen.gather(1, sorted_top(scores, 1))[:, 0]
 
 
-def class_bank(predictor: Predictor, names: Sequence[str], templates: Sequence[str], batch_size: int = 256) -> Tensor:
-    """One embedding for each class (C, E) float32, L2-normalised: the normalised mean over the templates."""
-    texts = [fill(template, name) for name in names for template in templates]
-    embeddings = encode_texts(predictor, texts, batch_size, "prompts").view(len(names), len(templates), -1)
-    return F.normalize(F.normalize(embeddings, dim=-1).mean(1), dim=-1)
-
-
 def sorted_top(scores: Tensor, k: int) -> Tensor:
     """(Q, C) -> (Q, min(k, C)) int64, best first; of equals, the lower index first."""
     top = top_k(scores, k)
@@ -238,18 +277,17 @@ def read_labels(source: Source, names: Sequence[str], key: str) -> Tensor:
     """The class number of each record (n,) int64; UserError names the first record that does not fit the classes."""
     number = {name: i for i, name in enumerate(names)}
     labels = []
-    for row in range(len(source)):
-        record = source[row]
-        if key not in record.targets:
-            raise UserError(f'{record.key}: no "{key}"; zero-shot classification needs the class of each picture')
-        label = record.targets[key]
+    for row, label in enumerate(targets_of(source, key)):
+        if label is None:
+            raise UserError(f'{source[row].key}: no "{key}"; zero-shot classification needs the class of each picture')
         if isinstance(label, str):
             if label not in number:
-                raise UserError(f'{record.key}: {key} "{label}" is none of the {len(names)} classes ({_some(names)})')
+                where = f'{source[row].key}: {key} "{label}"'
+                raise UserError(f"{where} is none of the {len(names)} classes ({_some(names)})")
             label = number[label]
         if not isinstance(label, int) or not 0 <= label < len(names):
             raise UserError(
-                f"{record.key}: {key} {label!r} must be a class name, or a number from 0 to {len(names) - 1}"
+                f"{source[row].key}: {key} {label!r} must be a class name, or a number from 0 to {len(names) - 1}"
             )
         labels.append(label)
     return torch.tensor(labels)
@@ -265,11 +303,6 @@ def bootstrap(hits: int, n: int, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) ->
     sums = torch.binomial(torch.full_like(rate, n), rate, generator=generator)
     low, high = (sums / n).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
-
-
-def fill(template: str, name: str) -> str:
-    """The template with the name in the place of {}."""
-    return template.replace("{}", name)
 
 
 def check_templates(templates: Sequence[str], where: str) -> None:

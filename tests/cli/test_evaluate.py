@@ -3,7 +3,10 @@
 import argparse
 import json
 
+import open_clip
 import pytest
+import torch
+from PIL import Image
 
 from mmkit import hub
 from mmkit.cli import evaluate
@@ -29,6 +32,12 @@ def folder(tmp_path_factory):
         lines.append(json.dumps(row) + "\n")
     (root / "records.jsonl").write_text("".join(lines))
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """No text bank of a test outlives it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run(*arguments):
@@ -67,9 +76,105 @@ def test_zeroshot(folder, tmp_path, capsys, data):
     assert "12 pictures, 12 classes" in capsys.readouterr().out
 
 
+def test_an_open_clip_model_on_a_table(folder, open_clip_folder, tmp_path):
+    """Table, built-in templates, text bank, confusion picture, table of classes."""
+    rows = sorted((folder / "classes").rglob("*.png"))
+    lines = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in rows]
+    (folder / "table.csv").write_text("file,class\n" + "".join(lines))
+    arguments = (
+        "zeroshot", "--model", f"open_clip:{open_clip_folder}", "--data", folder / "table.csv",
+        "--columns", "image=file,label=class", "--templates", "imagenet7", "--device", "cpu",
+        "--text-bank", tmp_path / "banks", "--json", tmp_path / "z.json",
+    )  # fmt: skip
+    run(*arguments, "--confusion", tmp_path / "c.png", "--per-class", tmp_path / "c.csv")
+    found = json.loads((tmp_path / "z.json").read_text())
+    assert {"top1", "top5", "n", "classes", "interval", "chance"} <= found.keys()
+    assert (found["n"], found["classes"]) == (12, 11)
+    assert Image.open(tmp_path / "c.png").width > 500
+    table = (tmp_path / "c.csv").read_text().splitlines()
+    assert table[0] == "name,n,top1,taken_for"
+    assert len(table) == 12
+    (bank,) = (tmp_path / "banks").iterdir()
+    before = bank.stat().st_mtime_ns
+    run(*arguments)
+    assert bank.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "z.json").read_text()) == found
+
+
+def test_retrieval_on_a_published_list(folder, tmp_path):
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    entries = [
+        {"filename": row["image"], "split": "test", "sentences": [{"raw": c} for c in row["caption"]]} for row in rows
+    ]
+    (tmp_path / "dataset_x.json").write_text(json.dumps({"images": entries}))
+    for name, data in (("a", folder / "records.jsonl"), ("b", tmp_path / "dataset_x.json")):
+        more = ("--images", folder, "--split", "test") if name == "b" else ()
+        run(
+            "retrieval",
+            "--model",
+            folder / "model",
+            "--data",
+            data,
+            *more,
+            "--json",
+            tmp_path / name,
+            "--device",
+            "cpu",
+        )
+    found = [json.loads((tmp_path / name).read_text()) for name in "ab"]
+    assert found[0] == found[1]
+    assert {"t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "images", "texts", "chance_r1"} <= found[
+        0
+    ].keys()
+
+
+@pytest.fixture(scope="module")
+def open_clip_folder(tmp_path_factory):
+    """A tiny random CLIP as open_clip saves one."""
+    root = tmp_path_factory.mktemp("clip")
+    text = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (root / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.save(open_clip.model.CLIP(**config).state_dict(), root / "open_clip_pytorch_model.bin")
+    return root
+
+
+@pytest.mark.parametrize("command", ["zeroshot", "retrieval"])
+def test_a_model_without_a_matching_head_cannot_re_rank(folder, open_clip_folder, command):
+    with pytest.raises(UserError, match=r"cannot match or re-rank \(its two towers never read each other\)"):
+        run(
+            command, "--model", f"open_clip:{open_clip_folder}", "--data", folder / "records.jsonl", "--rerank", 3,
+            "--device", "cpu",
+        )  # fmt: skip
+
+
+def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.png.*not a picture in a known format"):
+        run("zeroshot", "--model", folder / "model", "--data", tmp_path, "--device", "cpu", "--no-text-bank")
+    (tmp_path / "r.jsonl").write_text('{"image": "red/broken.png", "caption": "a red box"}\n')
+    with pytest.raises(UserError, match=r"broken\.png.*r\.jsonl:1.*not a picture in a known format"):
+        run("retrieval", "--model", folder / "model", "--data", tmp_path / "r.jsonl", "--device", "cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("zeroshot", "--model", "model", "--data", "nowhere"),
+            "nowhere: no such file or folder; give",
+        ),
+        (
+            ("zeroshot", "--model", "model", "--data", "classes", "--templates", "nothing"),
+            "nothing: neither a file",
+        ),
+        (
+            ("zeroshot", "--model", "model", "--data", "classes", "--classes", "cifar10"),
+            "no line for black, blue",
+        ),
+        (("zeroshot", "--model", "open_clip:ViT-B-32/nope", "--data", "classes"), "no weights 'nope' for ViT-B-32"),
         (("retrieval", "--model", "nowhere", "--data", "records.jsonl"), "nowhere: no such folder"),
         (("retrieval", "--model", "model", "--data", "none.jsonl"), r"none\.jsonl: no such file"),
         (("retrieval", "--model", "model", "--data", "records.jsonl", "--rerank", "0"), "rerank_top=0"),

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mmkit.errors import UserError
-from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult, bootstrap, class_bank, read_templates, sorted_top
+from mmkit.evals.text_bank import class_bank
+from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult, bootstrap, read_templates, sorted_top
 from tests.evals.parts import COLOURS, Pictures, predictor
 
 TEMPLATES = ("a {} box", "{}", "the {} square here")

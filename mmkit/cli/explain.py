@@ -1,0 +1,120 @@
+"""``mmkit explain`` and ``mmkit grounding``: heat maps of a picture and a text, and how well such maps find things."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.main import add_command, write_json
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.data.records import Source
+
+
+def register(commands: Commands) -> None:
+    """Add both commands."""
+    command = add_command(
+        commands, "explain", "show where in a picture a text, a word or an answer finds its evidence", explain
+    )
+    command.add_argument("--image", required=True, type=Path, metavar="FILE", help="the picture")
+    command.add_argument("--text", required=True, metavar="TEXT", help="a caption, or a question")
+    command.add_argument("--answer", metavar="TEXT", help="explain this answer to the question")
+    command.add_argument("--out", required=True, type=Path, metavar="PNG", help="where the heat maps go")
+    command.add_argument("--font", type=Path, metavar="FILE", help="a TrueType font, for scripts such as Chinese")
+    _asked(command)
+    command = add_command(
+        commands, "grounding", "measure how well heat maps find what words name: pointing game, IoU", grounding
+    )
+    command.add_argument(
+        "--data", required=True, nargs="+", metavar="RECORDS",
+        help="JSON lines with image, caption and boxes [{name, box: [left, top, right, bottom]}]; openmoji[:LANGUAGE] "
+        "for held-out scenes; or, with --refs, RefCOCO+ lists of expressions (refcoco+_val.json refcoco+_test.json)",
+    )  # fmt: skip
+    command.add_argument("--alone", action="store_true", help="read each name alone, also where a caption says it")
+    command.add_argument("--prompt", default="{}", help='what a name alone becomes (default "{}")')
+    command.add_argument("--images", type=Path, metavar="FOLDER", help="RefCOCO+: where the pictures are")
+    command.add_argument("--refs", type=Path, metavar="FILE", help="RefCOCO+: refs(unc).p")
+    command.add_argument("--instances", type=Path, metavar="FILE", help="RefCOCO+: instances.json")
+    command.add_argument(
+        "--detections", type=Path, metavar="FILE", help="RefCOCO+: dets.json, the boxes to choose from"
+    )
+    _asked(command)
+
+
+def _asked(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--target", choices=("itm", "itc", "answer"),
+        help="what is explained: the match, the similarity, the answer (default: the first that the model has)",
+    )  # fmt: skip
+    command.add_argument(
+        "--layer", type=int, metavar="N", help="which layer's attention, from 0 (default: half way up; itc: the last)"
+    )
+    command.add_argument("--head", type=int, metavar="N", help="which attention head (default: the mean of all)")
+    add_model_arguments(command)
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Writes the picture; shows the score, and each word's share and strongest place."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import mmkit
+    from mmkit.explanation.picture import Style
+
+    with make_predictor(args) as predictor:
+        found = mmkit.explain(
+            predictor, args.image, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
+        )
+    found.save(args.out, Style(font=args.font))
+    words = [{"word": word.text, "share": word.share, "peak": list(word.map.peak)} for word in found.words]
+    numbers = {"explained": found.target, "score": found.score, "layer": found.layer, "peak": list(found.sentence.peak)}
+    write_json(args.json, numbers | {"words": words})
+    table = Table(title=f"{found.target}: {found.score:.3f}", title_justify="left")
+    for name in ("word", "share", "strongest at x, y"):
+        table.add_column(name, justify="left" if name == "word" else "right")
+    for word in found.words:
+        table.add_row(word.text, f"{word.share:.1%}", "{}, {}".format(*word.map.peak))
+    Console().print(table, f"heat maps: {args.out}", sep="\n")
+
+
+def grounding(args: argparse.Namespace) -> None:
+    """Measure and show."""
+    from rich.console import Console
+
+    from mmkit.evals.grounding import Grounding
+    from mmkit.nn.gather import rank
+
+    evaluator = Grounding(
+        source=_source(args), layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
+        prompt=args.prompt, batch_size=args.batch_size,
+    )  # fmt: skip
+    with make_predictor(args) as predictor:
+        result = evaluator.evaluate(predictor)
+    write_json(args.json, result.to_json())
+    if rank() == 0:
+        Console().print(result.table())
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from mmkit.data.opening import open_captioned
+    from mmkit.data.records import JsonLines
+    from mmkit.data.refcoco import RefCoco
+    from mmkit.errors import UserError
+
+    if args.refs is not None:
+        if args.images is None or args.instances is None:
+            raise UserError("--refs goes with --instances and --images: instances.json and the folder of the pictures")
+        return RefCoco(
+            args.data, args.images, refs=args.refs, instances=args.instances, detections=args.detections
+        )  # fmt: skip
+    if len(args.data) != 1 or any(value is not None for value in (args.images, args.instances, args.detections)):
+        raise UserError(
+            "--data: one file of records, or RefCOCO+ lists with --refs, --instances, --detections, --images"
+        )
+    (data,) = args.data
+    if data.partition(":")[0] == "openmoji" and not Path(data).exists():
+        return open_captioned(data)
+    return JsonLines(data, needs=("boxes",))

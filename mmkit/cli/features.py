@@ -1,0 +1,65 @@
+"""``mmkit features``: the embeddings of a folder of pictures, or of records with their captions, in one file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.main import add_command
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "features", "write the embeddings of pictures and captions to a file", run)
+    command.add_argument(
+        "--data", required=True, metavar="FOLDER or RECORDS",
+        help="a folder of pictures (captions from a.txt beside a.jpg, where there are), or JSON lines with image, and "
+        "caption where there is one; or what `mmkit retrieval` reads",
+    )  # fmt: skip
+    command.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.parquet or FILE.safetensors")
+    command.add_argument("--no-texts", action="store_true", help="leave captions out")
+    command.add_argument(
+        "--max-bad", type=float, default=0.1, metavar="SHARE",
+        help="stop when more than this share of the pictures cannot be read (default 0.1)",
+    )  # fmt: skip
+    add_model_arguments(command)
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
+    from mmkit.embed_files import embed_files
+    from mmkit.errors import UserError
+    from mmkit.nn.gather import world_size
+
+    if not 0 <= args.max_bad <= 1:
+        raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
+    with make_predictor(args) as predictor:
+        if world_size() > 1:
+            raise UserError("mmkit features runs in one process; give each process a file of records of its own")
+        found = embed_files(
+            predictor, _source(args.data), args.out, batch_size=args.batch_size, texts=not args.no_texts,
+            max_bad_fraction=args.max_bad,
+        )  # fmt: skip
+    return {
+        "pictures": found.pictures, "texts": found.texts, "width": found.width, "unreadable": len(found.unreadable),
+        "unreadable_files": list(found.unreadable), "resumed": found.resumed, "out": str(args.out),
+    }  # fmt: skip
+
+
+def _source(data: str) -> Any:
+    from mmkit.data.opening import open_captioned
+    from mmkit.data.records import JsonLines
+    from mmkit.embed_files import Pictures
+
+    path = Path(data)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return JsonLines(path, needs=())
+    if path.is_dir() and not any(path.glob("*.arrow")) and not any(path.rglob("*.parquet")):
+        return Pictures(path)
+    return open_captioned(data)

@@ -1,0 +1,80 @@
+"""Boxes and heat maps: overlap, the region under a peak, the box that a map speaks for.
+
+A box is (left, top, right, bottom) in pixels; right and bottom are outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = Sequence[float]
+REGION_SIZE = 96
+"""The longer side, in pixels, at which regions of a map are found."""
+
+
+def area(box: Box) -> float:
+    """In square pixels."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0 to 1.
+
+    As the published evaluation of referring expressions counts pixels, edges included: boxes that share less than two
+    rows or columns have none.
+    """
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = wide * high if wide > 1 and high > 1 else 0.0
+    return shared / (area(a) + area(b) - shared)
+
+
+def points_at(peak: tuple[int, int], box: Box) -> bool:
+    """Whether the pixel (x, y) lies in the box."""
+    return box[0] <= peak[0] < box[2] and box[1] <= peak[1] < box[3]
+
+
+def best_box(heat: Tensor, boxes: Sequence[Box], power: float = 0.5) -> int | None:
+    """Which box a map (height, width) speaks for: the largest sum of the map inside over area ** ``power``.
+
+    Grounding with detected boxes (MAttNet's detections; ALBEF, section 6, power 0.5). None where no box has a positive
+    score.
+    """
+    best, at = 0.0, None
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        size = (right - left) * (bottom - top)
+        score = float(heat[int(top) : int(bottom), int(left) : int(right)].sum()) / size**power if size > 0 else 0.0
+        if score > best:
+            best, at = score, i
+    return at
+
+
+def region_box(heat: Tensor, threshold: float) -> tuple[float, float, float, float]:
+    """The box around the connected region, above ``threshold`` of the maximum, that holds a map's peak.
+
+    heat: (height, width) float, at the picture's resolution (class activation maps, Zhou et al. 2016, section 3.2).
+    Large maps are looked at at ``REGION_SIZE``. A map of zeros gives the whole picture.
+    """
+    size = heat.shape
+    share = min(1.0, REGION_SIZE / max(size))
+    high, wide = (max(1, round(side * share)) for side in size)
+    if not heat.max() > 0:
+        return 0.0, 0.0, float(size[1]), float(size[0])
+    if share < 1:
+        heat = F.interpolate(heat[None, None], size=(high, wide), mode="bilinear", antialias=True)[0, 0]
+    above = (heat >= threshold * heat.max()).float()
+    found = torch.zeros_like(above)
+    found.view(-1)[heat.argmax()] = 1.0
+    while True:
+        grown = F.max_pool2d(found[None], 3, stride=1, padding=1)[0] * above
+        if torch.equal(grown, found):
+            break
+        found = grown
+    rows, columns = found.any(1).nonzero(), found.any(0).nonzero()
+    down, across = size[0] / high, size[1] / wide
+    sides = (columns.min() * across, rows.min() * down, (columns.max() + 1) * across, (rows.max() + 1) * down)
+    left, top, right, bottom = (float(side) for side in sides)
+    return left, top, right, bottom

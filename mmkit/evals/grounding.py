@@ -1,0 +1,239 @@
+"""Weakly supervised grounding: do a model's heat maps find what words name, though it never saw a box?
+
+A record has ``boxes`` in its targets: {name, box (left, top, right, bottom) in pixels}. Each name is an expression.
+Where the record's caption says it, the map is that of these words in the caption (as in Flickr30k Entities); otherwise,
+and always with ``in_caption=False``, the name alone is the text and the map that of the sentence (RefCOCO+: ALBEF,
+section 6). Measured are the pointing game (does the strongest pixel lie in the box; Zhang et al. 2016), the overlap of
+the region around it with the box, and the choice among candidate boxes: the record's ``detections`` where it has them,
+else its own boxes.
+
+Left out: training for it, which is fine-tuning for retrieval on pairs of expression and picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmkit.data.image_io import load_image
+from mmkit.data.records import Record, Source
+from mmkit.errors import UserError
+from mmkit.evals.boxes import Box, area, best_box, overlap, points_at, region_box
+from mmkit.evals.common import gather_by_index, make_source, nested, own_units, together
+from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
+from mmkit.explanation.maps import HeatMap, seen_box
+from mmkit.explanation.targets import Target
+from mmkit.explanation.words import phrase_in, words_of
+from mmkit.predictor import Predictor
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SUMS = ("n", "pointing", "chance", "iou", "iou50", "choice", "choice_chance", "in_caption")
+"""What is summed over expressions; all but ``n`` become means."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What names a box, as the model reads it: a text, and the positions of its tokens that count (None = all)."""
+
+    text: str
+    tokens: tuple[int, ...] | None
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingResult:
+    """rates: the means of ``SUMS`` by name; by_split: the same for each split. layer, head: which were asked."""
+
+    rates: Mapping[str, float]
+    by_split: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layer: int
+    head: int | None
+
+    def metrics(self) -> dict[str, float]:
+        """``n``; ``pointing`` and its ``chance`` (the mean share of the picture that the box takes), both 0 to 1.
+
+        ``iou`` of the map's region and the box, ``iou50``: the share with at least 0.5; ``choice``: how often the best
+        candidate overlaps the box by at least 0.5, ``choice_chance``: a random candidate; ``in_caption``: the share of
+        names that were read in their caption. The same under ``SPLIT.`` where there are splits.
+        """
+        out = dict(self.rates)
+        for split, rates in self.by_split.items():
+            out |= {f"{split}.{name}": value for name, value in rates.items()}
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, nested, with layer and head."""
+        return nested(self.metrics()) | {"layer": self.layer, "head": self.head}
+
+    def table(self) -> Table:
+        """One row for each split, with chance beside."""
+        from rich.table import Table
+
+        heads = "mean of the heads" if self.head is None else f"head {self.head}"
+        table = Table(
+            title=f"grounding without boxes in training: layer {self.layer}, {heads}", title_justify="left"
+        )  # fmt: skip
+        for name in ("", "n", "pointing", "chance", "IoU", "IoU >= 0.5", "choice", "chance "):
+            table.add_column(name, justify="right" if name else "left")
+        for name, rates in {"all": self.rates, **self.by_split}.items():
+            shares = ("pointing", "chance", "iou", "iou50", "choice", "choice_chance")
+            table.add_row(name, f"{rates['n']:.0f}", *(f"{rates[share]:.1%}" for share in shares))
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounding:
+    """Evaluates grounding over the records of ``source`` (a Source, or a partial that makes one).
+
+    layer, head, target: see ``mmkit.explain``; a source's ``splits`` are reported one by one, by ``targets["split"]``.
+    in_caption: whether names are looked for in the record's captions. prompt: what a name alone becomes. threshold: of
+    the region, as a share of the map's maximum. batch_size: pictures per pass.
+    """
+
+    source: partial[Any] | Source
+    layer: int | None = None
+    head: int | None = None
+    target: Target | None = None
+    in_caption: bool = True
+    prompt: str = "{}"
+    threshold: float = 0.25
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.prompt or not 0 < self.threshold < 1 or self.batch_size < 1:
+            raise UserError(
+                f"grounding: prompt={self.prompt!r} must hold {{}} for the name, threshold={self.threshold} lie "
+                f"between 0 and 1, batch_size={self.batch_size} be at least 1"
+            )
+
+    def __call__(self, predictor: Predictor) -> dict[str, float]:
+        """The numbers by dotted name."""
+        return self.evaluate(predictor).metrics()
+
+    def evaluate(self, predictor: Predictor) -> GroundingResult:
+        """Every process calls this and gets the same result. UserError for records without boxes."""
+        asked = ask(predictor, self.target, self.layer, self.head)
+        source = make_source(self.source)
+        splits: tuple[str, ...] = tuple(getattr(source, "splits", ()))
+
+        def share() -> tuple[Tensor, Tensor]:
+            rows, numbers = [torch.zeros(0, len(SUMS) + 1, dtype=torch.float64)], []
+            for _, items in own_units(len(source), self.batch_size):
+                records = [source[i] for i in items]
+                rows.append(self._sums(predictor, asked, records, splits))
+                numbers += list(items)
+                predictor.progress("grounded pictures", numbers[-1] + 1, len(source))
+            return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
+
+        rows = gather_by_index(*together(share), len(source), predictor.device)
+        if not rows[:, 0].sum():
+            raise UserError('grounding: no record has "boxes" with at least one name and box')
+        return GroundingResult(
+            rates=_means(rows),
+            by_split={name: _means(rows[rows[:, -1] == i]) for i, name in enumerate(splits)} if splits else {},
+            layer=asked.layer, head=asked.head,
+        )  # fmt: skip
+
+    def _sums(self, predictor: Predictor, asked: Asked, records: Sequence[Record], splits: Sequence[str]) -> Tensor:
+        """One row for each record: ``SUMS`` over its expressions, and the number of its split."""
+        pictures = [load_image(record) for record in records]
+        pixels = [predictor.transform(picture) for picture in pictures]
+        asks = [self._expressions(record, predictor, asked) for record in records]
+        of = [i for i, expressions in enumerate(asks) for _ in expressions]
+        flat = [expression for expressions in asks for expression in expressions]
+        rows = torch.zeros(len(records), len(SUMS) + 1, dtype=torch.float64)
+        for i, record in enumerate(records):
+            rows[i, -1] = splits.index(record.targets["split"]) if splits else -1
+        if not flat:
+            return rows
+        found = token_maps(predictor, asked, pixels, of, [expression.text for expression in flat])
+        for i, expression, maps in zip(of, flat, found, strict=True):
+            size = (pictures[i].height, pictures[i].width)
+            seen = seen_box(predictor.transform, pictures[i])
+            boxes = records[i].targets.get("detections") or [other.box for other in asks[i]]
+            rows[i, :-1] += torch.tensor(self._score(maps, expression, size, boxes, seen), dtype=torch.float64)
+        return rows
+
+    def _expressions(self, record: Record, predictor: Predictor, asked: Asked) -> list[Expression]:
+        out, by_words = [], self.in_caption and asked.target != "itc"  # the similarity has no maps of words
+        for name, box in named_boxes(record):
+            place = self._in_caption(record, name, predictor) if by_words else None
+            text, tokens = place or (self.prompt.format(name), None)
+            if tokens is None and not words_of(
+                predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
+            ):
+                raise UserError(f"{record.key}: the name {name!r} has no words")
+            out.append(Expression(text, tokens, box))
+        return out
+
+    def _in_caption(self, record: Record, name: str, predictor: Predictor) -> tuple[str, tuple[int, ...]] | None:
+        """(caption, tokens of the name) in the first caption that says it; None where none does, or says no more."""
+        tokenizer = predictor.tokenizer
+        for caption in record.captions:
+            ids = tokenizer.encode(caption, predictor.max_tokens)
+            tokens = phrase_in(ids, tokenizer.encode(name, predictor.max_tokens), tokenizer)
+            if tokens is not None and len(tokens) < sum(len(group) for _, group in words_of(ids, tokenizer)):
+                return caption, tokens
+        return None
+
+    def _score(
+        self,
+        found: TokenMaps,
+        expression: Expression,
+        size: tuple[int, int],
+        boxes: Sequence[Box],
+        seen: tuple[int, int, int, int] | None,
+    ) -> list[float]:
+        """One expression's values, in the order of ``SUMS``."""
+        raw = found.sentence() if expression.tokens is None else found.maps[list(expression.tokens)].mean(0)
+        heat = HeatMap(raw, size, seen)
+        iou = overlap(region_box(heat.pixels, self.threshold), expression.box)
+        fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
+        chosen = best_box(heat.spread(size), boxes)
+        return [
+            1.0,
+            float(raw.max() > 0 and points_at(heat.peak, expression.box)),
+            area(expression.box) / (size[0] * size[1]),
+            iou,
+            float(iou >= 0.5),
+            float(chosen is not None and fits[chosen]),
+            sum(fits) / len(fits),
+            float(expression.tokens is not None),
+        ]
+
+
+def named_boxes(record: Record) -> list[tuple[str, Box]]:
+    """The (name, box) pairs in a record's targets; UserError where they are not as they should be."""
+    boxes = record.targets.get("boxes")
+    if boxes is None:
+        has = ", ".join(record.targets) or "none"
+        raise UserError(
+            f'{record.key}: no "boxes"; grounding needs [{{"name": ..., "box": [left, top, right, bottom]}}, ...]. '
+            f"The record's further keys: {has}"
+        )
+    out: list[tuple[str, Box]] = []
+    for entry in boxes:
+        try:
+            name, box = str(entry["name"]), tuple(float(side) for side in entry["box"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{record.key}: box {entry!r}: needs a name and four numbers") from error
+        if len(box) != 4 or not area(box):
+            raise UserError(
+                f"{record.key}: box {entry['box']!r} of {name!r}: not (left, top, right, bottom) with an area"
+            )
+        out.append((name, box))
+    return out
+
+
+def _means(rows: Tensor) -> dict[str, float]:
+    sums = rows[:, :-1].sum(0)
+    return {"n": float(sums[0])} | {
+        name: float(value / sums[0].clamp(min=1)) for name, value in zip(SUMS[1:], sums[1:], strict=True)
+    }

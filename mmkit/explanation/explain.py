@@ -1,0 +1,152 @@
+"""``mmkit.explain``: what in a picture speaks for a text, word by word (ALBEF, section 6).
+
+The usual question is "why do these match": the matching head's logit, and the attention of the words in a layer half
+way up the fusion. Others are an answer (of a model that answers questions), the similarity of the two embeddings, or
+any function of the fused tokens. Left out: explanations of generated text, and of videos.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmkit.data.image_io import load_image
+from mmkit.data.records import Record
+from mmkit.errors import UserError
+from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
+from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
+from mmkit.explanation.targets import Target, best_answers
+from mmkit.explanation.words import words_of
+from mmkit.predictor import Picture, Predictor, batches, picture_of
+
+log = logging.getLogger(__name__)
+
+
+def explain(
+    predictor: Predictor, image: Picture, text: str, *, answer: str | None = None, target: Target | None = None,
+    layer: int | None = None, head: int | None = None, words: bool = True,
+) -> Explanation:  # fmt: skip
+    """Heat maps of one picture and one text.
+
+    Args:
+        predictor: the model in use, from ``mmkit.load``.
+        text: a caption, or the question that has an answer.
+        image: a path, encoded bytes, a PIL image, a Record, or a tensor as in ``Predictor.encode_image``.
+        answer: explain why this is the answer to the question ``text``, for a model with a head that answers.
+        target: "itm" the match, "itc" the similarity, "answer" the given answer or else the model's own, or a function
+            from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity that the model has;
+            an answer where one is given.
+        layer: which of the layers that look at the picture, from 0; negative from the end. Default: half way up (the
+            third of ALBEF's six), for the similarity the last. In the last layer before the matching head no word but
+            [CLS] has a say, so that the words' maps are empty there.
+        head: which attention head; None = the mean of all.
+        words: whether to make a map for each word.
+
+    UserError: the model cannot be asked this, layer or head out of range, a text without words; BadImage: a picture
+    that cannot be read.
+    """
+    return next(
+        explain_pairs(
+            predictor, [image], [text], answers=None if answer is None else [answer], target=target, layer=layer,
+            head=head, words=words,
+        )
+    )  # fmt: skip
+
+
+def explain_pairs(
+    predictor: Predictor, images: Sequence[Picture], texts: Sequence[str], *,
+    answers: Sequence[str] | None = None, target: Target | None = None, layer: int | None = None,
+    head: int | None = None, words: bool = True, batch_size: int = 32,
+) -> Iterator[Explanation]:  # fmt: skip
+    """The same for many pairs, image i with text i, ``batch_size`` in one pass; in order. See ``explain``.
+
+    What is asked is checked at once; pictures are read as they are needed.
+    """
+    if len(images) != len(texts) or (answers is not None and len(answers) != len(texts)):
+        count = "" if answers is None else f", {len(answers)} answers"
+        raise UserError(f"pairs go one by one: {len(images)} images, {len(texts)} texts{count}")
+    if answers is not None and target not in (None, "answer"):
+        raise UserError("give answers or a target: an answer is a target of its own")
+    asked = ask(predictor, target if answers is None else "answer", layer, head)
+    for text in texts:
+        if not isinstance(text, str) or not words_of(
+            predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
+        ):
+            raise UserError(f"text {text!r}: there is no word in it to explain")
+    if asked.target == "answer" and answers is None:
+        answers = best_answers(predictor, images, texts)
+    return _explained(predictor, asked, images, texts, answers or (), words, max(1, batch_size))
+
+
+def _explained(
+    predictor: Predictor, asked: Asked, images: Sequence[Picture], texts: Sequence[str],
+    answers: Sequence[str], words: bool, batch_size: int,
+) -> Iterator[Explanation]:  # fmt: skip
+    done = 0
+    for numbers in batches(range(len(texts)), batch_size):
+        pictures, pixels, image_of = _read(predictor, [images[i] for i in numbers], numbers[0])
+        found = token_maps(
+            predictor, asked, pixels, image_of, [texts[i] for i in numbers],
+            [answers[i] for i in numbers] if answers else (),
+        )  # fmt: skip
+        for i, at, maps in zip(numbers, image_of, found, strict=True):
+            yield _explanation(predictor, asked, pictures[at], texts[i], maps, words)
+        done += len(numbers)
+        predictor.progress("explained pairs", done, len(texts))
+
+
+def _read(
+    predictor: Predictor, images: Sequence[Picture], first: int
+) -> tuple[list[Image.Image], list[Tensor], list[int]]:
+    """The distinct pictures, what the model sees of them, and which of them each of ``images`` is."""
+    distinct = {id(image): image for image in images}
+    numbers = {key: i for i, key in enumerate(distinct)}
+    with ThreadPoolExecutor(predictor.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pictures = list(pool.map(open_picture, distinct.values(), range(first, first + len(distinct))))
+        pixels = list(pool.map(predictor.transform, pictures))
+    return pictures, pixels, [numbers[id(image)] for image in images]
+
+
+def open_picture(image: Picture, number: int = 0) -> Image.Image:
+    """Any form of a picture as RGB; BadImage or UserError names what cannot be read."""
+    if isinstance(image, Tensor):
+        return picture_of(image, f"picture {number}")
+    if isinstance(image, bytes):
+        image = Record(image=image, captions=(), image_id=str(number), key=f"picture {number}")
+    if not isinstance(image, str | Path | Image.Image | Record):
+        raise UserError(
+            f"picture {number}: a {type(image).__name__} is not a picture; give a path, a PIL image, encoded bytes "
+            "or a tensor (3, h, w)"
+        )
+    return load_image(image)
+
+
+def _explanation(
+    predictor: Predictor, asked: Asked, picture: Image.Image, text: str, found: TokenMaps, words: bool
+) -> Explanation:
+    size, seen = (picture.height, picture.width), seen_box(predictor.transform, picture)
+    parts: tuple[Word, ...] = ()
+    if words and asked.target != "itc":
+        groups = words_of(found.ids, predictor.tokenizer)
+        raws = [found.maps[list(tokens)].mean(0) for _, tokens in groups]
+        weights = torch.stack([found.maps[list(tokens)].sum() for _, tokens in groups]).double()
+        total = float(weights.sum())
+        if not total:
+            log.warning(
+                "layer %d: no word's attention changes the target (in the last layer [CLS] alone does); the words' "
+                "maps are empty. Choose a lower layer", asked.layer,
+            )  # fmt: skip
+        parts = tuple(
+            Word(word, tokens, HeatMap(raw, size, seen), float(weight) / total if total else 0.0)
+            for (word, tokens), raw, weight in zip(groups, raws, weights, strict=True)
+        )
+    return Explanation(
+        picture=picture, text=text, target=found.target, score=found.score, layer=asked.layer, head=asked.head,
+        sentence=HeatMap(found.sentence(), size, seen), words=parts,
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""Grad-CAM on the attention of words to patches (Selvaraju et al. 2017; ALBEF, section 6).
+
+For a number y that the model says of a pair, the map of a token is its attention to each patch times the positive part
+of y's gradient with respect to that attention, averaged over the heads. One backward pass serves a whole batch: rows do
+not depend on each other. Models are asked in evaluation mode and in float32, and left as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmkit.data.variable_size import stack_pixels
+from mmkit.errors import UserError
+from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
+from mmkit.explanation.targets import Goal, Target, answer_head, default_target, goal
+from mmkit.nn.patch import grid_of
+from mmkit.predictor import Predictor
+from mmkit.types import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMaps:
+    """The maps of one pair: (L, rows, columns) float32 >= 0 on the CPU, one for each token of the text.
+
+    For the similarity there is one map alone, L = 1. ids: the text's tokens. score, target: see ``Explanation``.
+    """
+
+    maps: Tensor
+    ids: tuple[int, ...]
+    score: float
+    target: str
+
+    def sentence(self) -> Tensor:
+        """The mean over the tokens, [CLS] included: (rows, columns)."""
+        return self.maps.mean(0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model: the target, and the layer and head whose attention is looked at."""
+
+    target: Target
+    layer: int
+    head: int | None
+    attention: Attention
+
+
+def ask(predictor: Predictor, target: Target | None = None, layer: int | None = None, head: int | None = None) -> Asked:
+    """Looks up what a model shall be asked; UserError where it has no such thing, with what it has.
+
+    target: None for the match where the model can tell, else an answer, else the similarity.
+    """
+    target = default_target(predictor) if target is None else target
+    if not callable(target) and target not in ("itm", "itc", "answer"):
+        raise UserError(f'target={target!r}: must be "itm" (match), "itc" (similarity), "answer", or a function')
+    if target == "itm":
+        predictor.matcher()
+    elif target == "answer":
+        answer_head(predictor)
+    layers = image_layers(predictor.model) if target == "itc" else fusion_layers(predictor.model)
+    vit_of(predictor.model)
+    number, attention = layers.at(layer)
+    if head is not None and not 0 <= head < attention.heads:
+        raise UserError(f"head={head}: layer {number} has {attention.heads} heads, 0 to {attention.heads - 1}")
+    return Asked(target, number, head, attention)
+
+
+def token_maps(
+    predictor: Predictor, asked: Asked, pictures: Sequence[Tensor], image_of: Sequence[int], texts: Sequence[str],
+    answers: Sequence[str] = (),
+) -> list[TokenMaps]:  # fmt: skip
+    """The maps of each text with its picture, in one pass.
+
+    pictures: what the predictor's transform made, (3, h, w) float32 each. image_of: the picture of each text.
+    answers: one for each text, where the target is "answer".
+    """
+    pixels, mask = stack_pixels(pictures)
+    rows = [predictor.tokenizer.encode(text, predictor.max_tokens) for text in texts]
+    width = max(len(row) for row in rows)
+    pad = predictor.tokenizer.pad_id
+    device = predictor.device
+    ids_BL = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+    mask_BL = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
+    images = _Images(
+        pixels.to(device), None if mask is None else mask.to(device), torch.tensor(image_of, device=device)
+    )
+    wanted = None if asked.target == "itc" else goal(predictor, asked.target, answers, len(texts))
+    with (
+        predictor.inference(),
+        torch.autocast(device.type, enabled=False),
+        all_patches(predictor.model),
+        watched([asked.attention]) as seen,
+    ):
+        if wanted is None:
+            value, score = _similarity(predictor, images, ids_BL, mask_BL)
+        else:
+            value, score = _fused(predictor, images, ids_BL, mask_BL, wanted)
+        weights = seen[0].only()
+        cams = _cams(value, weights, asked.head)
+    patch = vit_of(predictor.model).patch.patch
+    grid = grid_of(pixels.shape[2:], patch)
+    names = ("similarity",) * len(texts) if wanted is None else wanted.names
+    found = []
+    for i, row in enumerate(rows):
+        tall, wide = grid_of(pictures[image_of[i]].shape[1:], patch)
+        length = 1 if wanted is None else len(row)
+        maps = cams[i, :length, -grid[0] * grid[1] :].unflatten(-1, grid)[:, :tall, :wide]
+        found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), names[i]))
+    return found
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The distinct pictures of a batch, (n, 3, h, w), where they are picture, and which one each pair reads."""
+
+    pixels: Tensor
+    mask: Tensor | None
+    of: Tensor
+
+    def encoded(self, predictor: Predictor, chosen: Tensor | None = None) -> Tokens:
+        pixels, mask = self.pixels, self.mask
+        if chosen is not None:
+            pixels, mask = pixels[chosen], None if mask is None else mask[chosen]
+        tokens: Tokens = predictor.model.encode_image(pixels, *(() if mask is None else (mask,)))
+        return tokens
+
+
+def _fused(
+    predictor: Predictor, images: _Images, ids_BL: Tensor, mask_BL: Tensor, wanted: Goal
+) -> tuple[Tensor, Tensor]:
+    """What the target says of each pair (B,), with gradient, and what is shown of it (B,)."""
+    model = predictor.model
+    image = images.encoded(predictor)
+    text = model.encode_text(ids_BL, mask_BL)
+    with torch.enable_grad():
+        context = model.image_context(Tokens(image.x[images.of], None if image.mask is None else image.mask[images.of]))
+        return wanted.of(model.fuse(text, [context]))
+
+
+def _similarity(predictor: Predictor, images: _Images, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine of each pair (B,), twice; each pair has its own pass through the image tower."""
+    model = predictor.model
+    text = model.embed_text(model.encode_text(ids_BL, mask_BL))
+    with torch.enable_grad():
+        cosine = (model.embed_image(images.encoded(predictor, images.of)) * text).sum(1)
+        return cosine, cosine
+
+
+def _cams(value: Tensor, weights: Tensor, head: int | None) -> Tensor:
+    """Attention x relu(gradient), (B, H, N, N) -> (B, N, N): the mean over the heads, or one of them.
+
+    All zero where the target does not depend on this layer's attention.
+    """
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value, weights, torch.ones_like(value), allow_unused=True)
+    if gradient is None:
+        return torch.zeros_like(weights[:, 0])
+    cams = weights.detach() * gradient.relu()
+    return cams.mean(1) if head is None else cams[:, head]

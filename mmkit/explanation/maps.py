@@ -1,0 +1,151 @@
+"""Heat maps as values: one map, one word, one explanation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from mmkit.data.centre_crop import CentreCrop
+from mmkit.data.image_ops import height_width
+
+if TYPE_CHECKING:
+    from mmkit.explanation.picture import Style
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Where in a picture the evidence is.
+
+    raw: (rows, columns) float32 >= 0, one value a patch: attention x positive gradient. size: (height, width) of the
+    picture in pixels. seen: (left, top, right, bottom), what the model saw of it; None = all.
+    """
+
+    raw: Tensor
+    size: tuple[int, int]
+    seen: tuple[int, int, int, int] | None = None
+
+    @property
+    def grid(self) -> Tensor:
+        """(rows, columns) float32, 0 to 1: the largest value is 1; all 0 where there is no evidence."""
+        return self.raw / self.raw.max().clamp(min=1e-30)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """(height, width) float32, 0 to 1, at the picture's own resolution (bicubic)."""
+        return self.resized(self.size)
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """(height, width) float32, 0 to 1, at any resolution."""
+        return self.spread(size).clamp(0.0, 1.0)
+
+    def spread(self, size: tuple[int, int]) -> Tensor:
+        """The same before it is cut to 0..1: the interpolation overshoots a little."""
+        if self.seen is None:
+            return upsampled(self.grid, size)
+        down, across = size[0] / self.size[0], size[1] / self.size[1]
+        left, top = round(self.seen[0] * across), round(self.seen[1] * down)
+        right, bottom = max(left + 1, round(self.seen[2] * across)), max(top + 1, round(self.seen[3] * down))
+        whole = torch.zeros(size)
+        part = whole[top:bottom, left:right]
+        part.copy_(upsampled(self.grid, (bottom - top, right - left))[: part.shape[0], : part.shape[1]])
+        return whole
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the strongest pixel."""
+        y, x = divmod(int(self.spread(self.size).argmax()), self.size[1])
+        return x, y
+
+
+def seen_box(transform: object, picture: Image.Image) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of a picture that a transform shows to the model; None for all of it."""
+    if not isinstance(transform, CentreCrop):
+        return None
+    height, width = height_width(transform.size)
+    share = min(picture.width / width, picture.height / height)
+    wide, high = round(width * share), round(height * share)
+    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+    return left, top, left + wide, top + high
+
+
+def upsampled(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., rows, columns) -> (..., height, width), bicubic; it may overshoot."""
+    lead = grid.shape[:-2]
+    flat = grid.reshape(-1, 1, *grid.shape[-2:])
+    return F.interpolate(flat, size=size, mode="bicubic", align_corners=False).reshape(*lead, *size)
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """One word of the text: how it reads, the tokens that it is made of, its map, and its share of all words' evidence.
+
+    tokens: their positions in the model's text. share: 0 to 1.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    map: HeatMap
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """What in ``picture`` spoke for ``text``.
+
+    target: what was explained: "match", "similarity", "answer: ...", "target". score: its value: the match probability
+    (0 to 1), the cosine (-1 to 1), the probability of the answer, or what the given target returned. layer, head:
+    which were asked; head None = the mean of all. sentence: the mean of all tokens' maps, [CLS] included. words: one
+    map each, without punctuation; empty where they were not asked for, or where the target is the similarity.
+    """
+
+    picture: Image.Image
+    text: str
+    target: str
+    score: float
+    layer: int
+    head: int | None
+    sentence: HeatMap
+    words: tuple[Word, ...] = ()
+
+    def word(self, text: str) -> Word:
+        """The first word that reads so, in any case; KeyError where there is none."""
+        for word in self.words:
+            if word.text.lower() == text.lower():
+                return word
+        raise KeyError(f"no word {text!r}; there are: {', '.join(word.text for word in self.words)}")
+
+    def phrase(self, text: str) -> HeatMap:
+        """The map of several words in a row, the mean over their tokens; KeyError where they do not stand there."""
+        wanted, found = text.lower().split(), [word.text.lower() for word in self.words]
+        for start in range(len(found) - len(wanted) + 1):
+            if wanted and found[start : start + len(wanted)] == wanted:
+                words = self.words[start : start + len(wanted)]
+                counts = [len(word.tokens) for word in words]
+                total = torch.stack([word.map.raw * count for word, count in zip(words, counts, strict=True)]).sum(0)
+                return HeatMap(total / sum(counts), words[0].map.size, words[0].map.seen)
+        raise KeyError(f"no {text!r} in a row among the words: {' '.join(found)}")
+
+    def figure(self, style: Style | None = None) -> Image.Image:
+        """The picture, the sentence's heat map over it, and one tile for each word, as one RGB picture."""
+        from mmkit.explanation.picture import figure
+
+        return figure(self, style)
+
+    def overlay(self, word: str | None = None, size: int | None = None) -> Image.Image:
+        """The heat map of the sentence, or of a word, over the picture: RGB; ``size``: its longer side in pixels."""
+        from mmkit.explanation.picture import overlay
+
+        return overlay(self.picture, self.sentence if word is None else self.word(word).map, size)
+
+    def save(self, path: str | Path, style: Style | None = None) -> None:
+        """Write ``figure`` as a PNG; UserError where it cannot be written."""
+        from mmkit.explanation.picture import save
+
+        save(self.figure(style), path)

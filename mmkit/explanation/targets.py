@@ -1,0 +1,138 @@
+"""What is explained: a number for each pair that the heat maps are the gradient of.
+
+A target takes the fused tokens (B, N, D) of B pairs and returns (B,) float; ``Goal`` adds a name and the score that
+people are shown. Any function will do; the matching head and answers are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmkit.errors import UserError
+from mmkit.predictor import Predictor
+from mmkit.types import Tokens
+
+Target = Literal["itm", "itc", "answer"] | Callable[[Tokens], Tensor]
+"""Explain the match, the similarity, an answer, or a function: fused tokens (B, N, D) -> (B,), with gradient."""
+
+
+Pair = Callable[[Tokens], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``of(fused)`` -> ((B,) to differentiate, (B,) to show); names: what was explained, one for each pair."""
+
+    of: Pair
+    names: tuple[str, ...]
+
+
+def goal(predictor: Predictor, target: Target, answers: Sequence[str], pairs: int) -> Goal:
+    """For the pairs of one batch. answers: one for each, where the target is "answer"."""
+    if target == "answer":
+        return _answers(predictor, answers)
+    if callable(target):
+        return Goal(_twice(target), ("target",) * pairs)
+    matcher = predictor.matcher()
+
+    def match(fused: Tokens) -> tuple[Tensor, Tensor]:
+        logits = matcher.match_logits(fused.x[:, 0]).float()
+        return logits[:, 1], logits.softmax(1)[:, 1]
+
+    return Goal(match, ("match",) * pairs)
+
+
+def default_target(predictor: Predictor) -> Target:
+    """The match where the model can tell, else an answer, else the similarity; UserError where it has none."""
+    if predictor.can_match():
+        return "itm"
+    if any(_answers_by(head) for head in predictor.heads.values()):
+        return "answer"
+    if predictor.model.spec.embed_dim:
+        return "itc"
+    raise UserError("this model has no head that matches or answers, and no joint space; give a function as target")
+
+
+def answer_head(predictor: Predictor) -> Any:
+    """The head that answers: it writes words, or its logits stand for ``answers`` or ``classes``; or UserError."""
+    for head in predictor.heads.values():
+        if _answers_by(head):
+            return head
+    has = ", ".join(predictor.heads) or "none"
+    raise UserError(
+        f"this model has no head that answers (its heads are: {has}); leave the answer out, or fine-tune one"
+    )
+
+
+def best_answers(predictor: Predictor, images: Sequence[Any], texts: Sequence[str]) -> list[str]:
+    """What the model itself answers to each text about its picture."""
+    answer_head(predictor)
+    return [found[0][0] for found in predictor.answer(images, texts, top=1)]
+
+
+def _answers_by(head: Any) -> Literal["", "writing", "choosing"]:
+    if hasattr(head, "token_logits") and hasattr(head, "candidates"):
+        return "writing"
+    return "choosing" if hasattr(head, "logits") and _names(head) else ""
+
+
+def _names(head: Any) -> tuple[str, ...]:
+    return tuple(getattr(head, "answers", ()) or getattr(head, "classes", ()))
+
+
+def _answers(predictor: Predictor, answers: Sequence[str]) -> Goal:
+    head = answer_head(predictor)
+    of = _written(predictor, head, answers) if _answers_by(head) == "writing" else _chosen(head, answers)
+    return Goal(of, tuple(f"answer: {answer}" for answer in answers))
+
+
+def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Pair:
+    """The log-probability of writing each row's answer; shown as the probability."""
+    words = head.candidates(predictor.tokenizer, answers)
+    real = words.real
+
+    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
+        ids, device = words.ids.to(fused.x.device), fused.x.device
+        places = real.flatten().nonzero()[:, 0].to(device)
+        logits = head.token_logits(fused, ids[:, :-1], torch.arange(len(ids), device=device), places)
+        each = logits.float().log_softmax(-1).gather(1, ids[:, 1:].flatten()[places][:, None])[:, 0]
+        rows = places // real.shape[1]
+        log_probability = torch.zeros(len(ids), device=device).index_add(0, rows, each)
+        return log_probability, log_probability.exp()
+
+    return of
+
+
+def _chosen(head: Any, answers: Sequence[str]) -> Pair:
+    """The logit of each row's answer; shown as its probability, by itself where several answers can be right."""
+    names = _names(head)
+    unknown = sorted({answer for answer in answers if answer not in names})
+    if unknown:
+        some = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+        raise UserError(f"answer {unknown[0]!r}: not among the answers of this model, which are {some}")
+    columns = torch.tensor([[names.index(answer)] for answer in answers])
+
+    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
+        logits = head.logits(fused).float()
+        shares = logits.softmax(1) if hasattr(head, "classes") else logits.sigmoid()
+        at = columns.to(logits.device)
+        return logits.gather(1, at)[:, 0], shares.gather(1, at)[:, 0]
+
+    return of
+
+
+def _twice(target: Callable[[Tokens], Tensor]) -> Pair:
+    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
+        value = target(fused)
+        if value.shape != fused.x.shape[:1]:
+            raise UserError(
+                f"the target returned {tuple(value.shape)} for {len(fused.x)} pairs; it must return one number for each"
+            )
+        return value, value
+
+    return of

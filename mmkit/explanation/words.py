@@ -1,0 +1,45 @@
+"""From tokens to words: which tokens make up a word, and how the word reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmkit.data.tokenizer import Tokenizer
+
+
+def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:
+    """(word, positions of its tokens) in order; special tokens and what has no letter or digit are left out.
+
+    Commas and the like that a tokenizer glues to a word count as part of it, but are not shown.
+    """
+    groups: list[list[int]] = []
+    starts = tokenizer.starts_word(ids)
+    for position, (token, begins) in enumerate(zip(ids, starts, strict=True)):
+        if token in tokenizer.special_ids and token != tokenizer.unk_id:
+            continue
+        if begins or not groups or groups[-1][-1] != position - 1:
+            groups.append([])
+        groups[-1].append(position)
+    named = ((_reading([ids[i] for i in group], tokenizer), tuple(group)) for group in groups)
+    return [(name, group) for name, group in named if name]
+
+
+def _reading(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The word without punctuation at its ends; the pieces where they cannot be decoded; "" where nothing is left."""
+    text = tokenizer.decode(ids).strip() or "".join(tokenizer.pieces(ids))
+    first = next((i for i, char in enumerate(text) if char.isalnum()), None)
+    if first is None:
+        return ""
+    last = next(i for i in range(len(text), 0, -1) if text[i - 1].isalnum())
+    return text[first:last]
+
+
+def phrase_in(ids: Sequence[int], phrase: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """The positions in the text ``ids`` of a phrase's words, where these stand in a row; None where they do not."""
+    words = words_of(ids, tokenizer)
+    wanted = [word.lower() for word, _ in words_of(phrase, tokenizer)]
+    found = [word.lower() for word, _ in words]
+    for start in range(len(found) - len(wanted) + 1):
+        if wanted and found[start : start + len(wanted)] == wanted:
+            return tuple(position for _, group in words[start : start + len(wanted)] for position in group)
+    return None

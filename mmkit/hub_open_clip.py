@@ -1,0 +1,225 @@
+"""open_clip models by name or from local files, as predictors: ``mmkit.load("open_clip:ViT-B-32/laion2b_s34b_b79k")``.
+
+    open_clip:ARCH/TAG           one of open_clip's own names; fetched once, then kept where open_clip keeps it
+    open_clip:ARCH/TAG@FILE      the same, its weights from a local file
+    open_clip:ARCH@FILE          weights of one's own training
+    open_clip:FOLDER             a local folder with open_clip_config.json, weights and, where it has one, a tokenizer
+    open_clip:hf-hub:OWNER/NAME  such a folder on the Hugging Face hub
+
+The tag says what the weights alone do not: the activation, the normalisation and how pictures are resized. Everything
+else is open_clip's: architecture, tokenizer, preprocessing. No weights are ever left at random.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast
+
+import torch
+
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
+from mmkit.errors import UserError
+from mmkit.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+PREFIX = "open_clip:"
+HUB = "hf-hub:"
+CONFIG = "open_clip_config.json"
+FORMS = (
+    "open_clip:ARCH/TAG (see open_clip.list_pretrained()), open_clip:ARCH@FILE, open_clip:ARCH/TAG@FILE, "
+    f"open_clip:FOLDER with {CONFIG}, or open_clip:hf-hub:OWNER/NAME"
+)
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ImportError)
+OF_A_TAG = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name:
+    """What follows ``open_clip:``. Either ``place`` ("local-dir:..." or "hf-hub:...") or ``arch`` with tag or file."""
+
+    spec: str
+    place: str = ""
+    arch: str = ""
+    tag: str = ""
+    file: Path | None = None
+
+
+def load_open_clip(
+    spec: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None,
+) -> Predictor:
+    """A predictor without heads. UserError names what is missing, and which file to fetch where there is no network."""
+    import open_clip
+
+    name = parse(spec)
+    options: dict[str, Any] = {} if image_size is None else {"force_image_size": image_size}
+    weights = name.file
+    if name.arch:
+        tag = _tag_of(name)
+        weights = weights or _fetched(name, tag)
+        options |= _options_of(tag, name)
+    with _as_user_error(spec, weights), torch.random.fork_rng(devices=[]):
+        clip = open_clip.create_model(
+            name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
+            **options,
+        )  # fmt: skip
+        words = open_clip.get_tokenizer(name.place or name.arch)
+        preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+        height, width = open_clip.utils.to_2tuple(preprocess.size)
+        embed_dim = embed_dim_of(clip, (height, width))
+    vocab_size = getattr(clip, "vocab_size", None) or getattr(words, "vocab_size", None) or len(words.tokenizer)
+    model = OpenClip(clip, embed_dim, int(vocab_size)).eval()
+    tokenizer = OpenClipTokenizer(words, model.spec.vocab_size)
+    transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
+    return Predictor(
+        model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision
+    ).to(device)
+
+
+def parse(spec: str) -> Name:
+    """``open_clip:...`` taken apart; UserError, with the nearest names, for what open_clip does not know."""
+    import open_clip
+
+    text = spec.removeprefix(PREFIX)
+    if text.startswith(HUB):
+        return Name(spec=spec, place=text)
+    arch, at, file = text.partition("@")
+    if not at and Path(text).is_dir():
+        if not (Path(text) / CONFIG).is_file():
+            raise UserError(f"{text}: holds no {CONFIG}; give a folder as open_clip saves it, or {PREFIX}ARCH@FILE")
+        return Name(spec=spec, place=f"local-dir:{text}")
+    if not at and (Path(text).is_file() or text.startswith((".", "/", "~"))):
+        what = "is a file" if Path(text).is_file() else "no such folder"
+        raise UserError(f"{text}: {what}. An open_clip model is one of: {FORMS}")
+    known = open_clip.list_models()
+    arch, tag = _split(arch, known)
+    if arch not in known:
+        near = get_close_matches(arch, known, n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UserError(f"{spec}: open_clip knows no architecture {arch!r}{hint}. Forms: {FORMS}")
+    if at and not Path(file).is_file():
+        raise UserError(f"{file}: no such file; {PREFIX}ARCH@FILE needs the weights of an open_clip model there")
+    if not at and not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
+        raise UserError(f"{spec}: which weights? Write {PREFIX}{arch}/TAG with one of: {tags}; or {PREFIX}{arch}@FILE")
+    return Name(spec=spec, arch=arch, tag=tag, file=Path(file) if at else None)
+
+
+def _split(text: str, known: list[str]) -> tuple[str, str]:
+    """ARCH[/TAG]; open_clip itself also writes "ViT-B/32" for "ViT-B-32"."""
+    whole = text.replace("/", "-")
+    if whole in known:
+        return whole, ""
+    arch, _, tag = text.rpartition("/")
+    return (arch.replace("/", "-"), tag) if arch else (whole, "")
+
+
+def _tag_of(name: Name) -> Mapping[str, Any]:
+    """What open_clip knows of the weights; of a file without a tag what all weights of its architecture share."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name.arch)
+    if name.tag:
+        found: Mapping[str, Any] = open_clip.get_pretrained_cfg(name.arch, name.tag)
+        if not found:
+            raise UserError(
+                f"{name.spec}: no weights {name.tag!r} for {name.arch} in open_clip; it has {', '.join(tags) or 'none'}"
+            )
+        return found
+    keys = (*OF_A_TAG, "quick_gelu")
+    ways = [
+        {key: value for key, value in open_clip.get_pretrained_cfg(name.arch, t).items() if key in keys} for t in tags
+    ]
+    if all(way == ways[0] for way in ways[1:]):
+        return ways[0] if ways else {}
+    log.warning(
+        "%s: a file does not say with which activation and normalisation it was trained, and those of %s differ; "
+        "taken: open_clip's defaults of the architecture. If it is one of %s, write %s%s/TAG@%s",
+        name.spec, name.arch, ", ".join(tags), PREFIX, name.arch, name.file,
+    )  # fmt: skip
+    return {}
+
+
+def _options_of(tag: Mapping[str, Any], name: Name) -> dict[str, Any]:
+    """For ``open_clip.create_model``: preprocessing and activation as the weights were trained."""
+    import open_clip
+
+    wants, has = bool(tag.get("quick_gelu")), bool(open_clip.get_model_config(name.arch).get("quick_gelu"))
+    if wants and not has:
+        log.info("%s: QuickGELU, as these weights were trained", name.spec)
+    return {
+        "force_quick_gelu": wants,
+        "force_preprocess_cfg": {key: tag[key] for key in OF_A_TAG if tag.get(key) is not None},
+    }
+
+
+def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
+    """The file of a tag, from open_clip's cache or the network."""
+    import open_clip
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it repeats each failure many times
+    log.info("%s: looking for its weights in the cache, then at %s", name.spec, _address(tag))
+    try:
+        return Path(open_clip.download_pretrained(dict(tag)))
+    except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
+        url = _address(tag)
+        raise UserError(
+            f"{name.spec}: its weights are not on this machine and cannot be fetched ({_first_line(error)}). Where "
+            f"there is a network, fetch {url}, put it where you like, and write "
+            f"{PREFIX}{name.arch}/{name.tag}@PATH/{PurePosixPath(url).name}"
+        ) from error
+
+
+def _address(tag: Mapping[str, Any]) -> str:
+    if not tag.get("hf_hub"):
+        return str(tag["url"])
+    path = PurePosixPath(tag["hf_hub"])
+    owner, repository, *inside = path.parts
+    file = "/".join(inside) or "open_clip_model.safetensors"
+    return f"https://huggingface.co/{owner}/{repository}/resolve/main/{file}"
+
+
+@contextmanager
+def _as_user_error(spec: str, weights: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{weights or spec}: refused, this pickle holds more than tensors; ask for a safetensors file"
+        ) from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ImportError,
+    ) as error:
+        if isinstance(error, UserError):
+            raise
+        hint = (
+            "Its configuration or its tokenizer come from the Hugging Face hub: where there is a network, fetch the "
+            f"whole repository (hf download OWNER/NAME --local-dir FOLDER), and write {PREFIX}FOLDER"
+            if weights is None or isinstance(error, OSError)
+            else f"Are these weights of that architecture? Forms: {FORMS}"
+        )
+        raise UserError(f"{spec}: cannot be loaded ({_first_line(error)}). {hint}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:160] if lines else type(error).__name__

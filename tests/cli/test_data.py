@@ -1,0 +1,76 @@
+"""``mmkit data import`` and ``build-answers``: files, numbers, and clear refusals."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mmkit.cli.main import main
+
+
+@pytest.fixture
+def vqa(tmp_path):
+    """Twelve questions in VQA's published form: ten answered "yes" by all, one "no", one "red"."""
+    asked = [{"image_id": 1, "question_id": i, "question": f"number {i}?"} for i in range(12)]
+    given = ["yes"] * 10 + ["no", "red"]
+    answered = [
+        {"question_id": i, "answers": [{"answer": a}] * 10, "multiple_choice_answer": a, "answer_type": "other"}
+        for i, a in enumerate(given)
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"data_subtype": "val2014", "questions": asked}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": answered}))
+    (tmp_path / "val2014").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "val2014" / "COCO_val2014_000000000001.jpg")
+    return tmp_path
+
+
+def test_import_then_build_answers(vqa, capsys):
+    out = vqa / "vqa.jsonl"
+    arguments = ["vqa", str(vqa / "q.json"), str(out), "--annotations", str(vqa / "a.json")]
+    assert main(["data", "import", *arguments, "--json", str(vqa / "n.json")]) == 0
+    assert json.loads((vqa / "n.json").read_text())["records"] == 12
+    assert json.loads(out.read_text().splitlines()[10])["answers"] == ["no"] * 10
+    assert main(["data", "import", *arguments]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+    answers = vqa / "answers.txt"
+    build = ["data", "build-answers", "--data", str(out), "--out", str(answers), "--json", str(vqa / "b.json")]
+    assert main(build) == 0
+    assert answers.read_text() == "yes\n"  # nine times or more
+    found = json.loads((vqa / "b.json").read_text())
+    assert (found["answers"], found["questions"]) == (1, 12)
+    assert found["covered"] == pytest.approx(10 / 12)
+    assert main([*build, "--min-count", "1"]) == 0
+    assert answers.read_text() == "yes\nno\nred\n"
+    assert main([*build, "--top", "2"]) == 0
+    assert answers.read_text() == "yes\nno\n"
+    assert main([*build, "--min-count", "11"]) == 2
+    assert "no answer occurs 11 times; the most frequent is 'yes', 10 times" in capsys.readouterr().err
+
+
+def test_build_answers_from_the_published_files(vqa, capsys):
+    answers = vqa / "answers.txt"
+    twice = ["--data", str(vqa / "q.json"), "--annotations", str(vqa / "a.json")] * 2
+    assert main(["data", "build-answers", *twice, "--out", str(answers), "--min-count", "2"]) == 0
+    assert answers.read_text() == "yes\nno\nred\n"
+    assert main(["data", "build-answers", "--data", str(vqa / "q.json"), "--out", str(answers)]) == 2
+    assert '"answers" must be a list of strings' in capsys.readouterr().err
+    assert main(["data", "build-answers", *twice[:2], *twice[:4], "--out", str(answers)]) == 2
+    assert "2 --data but 1 --annotations" in capsys.readouterr().err
+    assert main(["data", "build-answers", *twice, "--out", str(answers), "--top", "2", "--min-count", "2"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_show_questions(tmp_path, monkeypatch):
+    assert main(["data", "show", "easy-vqa:test", "--out", str(tmp_path / "sheet.png"), "--n", "2"]) == 0
+    assert Image.open(tmp_path / "sheet.png").width == 2 * (220 + 14) + 14
+
+
+def test_import_refuses(tmp_path, capsys):
+    assert main(["data", "import", "csv", str(tmp_path / "no.csv"), str(tmp_path / "o.jsonl")]) == 2
+    assert "no such file; expected a table" in capsys.readouterr().err
+    assert main(["data", "import", "builtin", "openmoji", str(tmp_path / "o.jsonl"), "--limit", "0"]) == 2
+    assert "--limit 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "import", "voc", "a", "b"])
+    assert "karpathy" in capsys.readouterr().err

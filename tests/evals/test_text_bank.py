@@ -1,0 +1,65 @@
+import logging
+
+import pytest
+import torch
+
+from mmkit.evals import text_bank
+from mmkit.evals.text_bank import class_bank, fingerprint
+from mmkit.evals.zeroshot import ZeroShot
+from tests.evals.parts import COLOURS, Pictures, predictor
+
+TEMPLATES = ("a {} box", "{}")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A model, and how many texts it has encoded."""
+    model, seen = predictor(), []
+    encode = model.model.encode_text
+    model.model.encode_text = lambda ids, mask: seen.append(len(ids)) or encode(ids, mask)
+    return model, seen
+
+
+def test_it_is_made_once_and_read_again(counted, tmp_path):
+    model, seen = counted
+    first = class_bank(model, COLOURS, TEMPLATES, folder=tmp_path)
+    assert sum(seen) == len(COLOURS) * len(TEMPLATES)
+    second = class_bank(model, COLOURS, TEMPLATES, folder=tmp_path)
+    assert sum(seen) == len(COLOURS) * len(TEMPLATES)
+    assert torch.equal(first, second)
+    assert torch.equal(first, class_bank(model, COLOURS, TEMPLATES))
+    results = [ZeroShot(source=Pictures(9), templates=TEMPLATES, bank_folder=f)(model) for f in (None, tmp_path)]
+    assert results[0] == results[1]
+
+
+def test_whatever_changes_it_gives_it_another_name():
+    model = predictor()
+    keys = {fingerprint(model, COLOURS, TEMPLATES), fingerprint(predictor(), COLOURS, TEMPLATES)}
+    assert len(keys) == 1
+    keys |= {fingerprint(model, COLOURS[:-1], TEMPLATES), fingerprint(model, COLOURS, TEMPLATES[::-1])}
+    model.precision = "bf16"
+    keys.add(fingerprint(model, COLOURS, TEMPLATES))
+    model.precision = "float32"
+    with torch.no_grad():
+        model.model.text_proj.weight[0, 0] += 1
+    keys.add(fingerprint(model, COLOURS, TEMPLATES))
+    assert len(keys) == 5
+
+
+def test_a_damaged_file_is_made_anew_and_an_unwritable_folder_is_only_a_warning(counted, tmp_path, caplog):
+    model, seen = counted
+    logging.getLogger("mmkit").propagate = True
+    first = class_bank(model, COLOURS, TEMPLATES, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"damaged")
+    assert torch.equal(class_bank(model, COLOURS, TEMPLATES, folder=tmp_path), first)
+    assert sum(seen) == 2 * len(COLOURS) * len(TEMPLATES)
+    assert "made anew" in caplog.text
+    (tmp_path / "file").write_text("in the way")
+    assert torch.equal(class_bank(model, COLOURS, TEMPLATES, folder=tmp_path / "file"), first)
+    assert "cannot be kept" in caplog.text
+
+
+def test_the_folder_of_the_commands(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert text_bank.cache_folder() == tmp_path / "mmkit" / "text-banks"
