@@ -33,7 +33,7 @@ from mmkit.models.sizes import albef_mini
 from mmkit.report.answers import AnswersReport
 from mmkit.report.make import Report
 
-TOKENS = 24
+TOKENS = 32
 ASKED = ("yes/no", "object")
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 PROMPTS = ("a {}", "an {}")
@@ -87,9 +87,9 @@ def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
 
 
 def questions(
-    start: str | None = "runs/quickstart", steps: int = 1500, size: int = 96, kinds: int = 200, seed: int = 42
+    start: str = "runs/quickstart", steps: int = 1500, size: int = 96, kinds: int = 200, seed: int = 42
 ) -> Experiment:
-    """Fine-tuning on questions about scenes, from the model in the folder ``start``, or from nothing (None)."""
+    """Fine-tuning on questions about scenes, from the model in the folder ``start``, or from "scratch"."""
     asked = partial(Questions, kinds=kinds, size=size, plain=True, people=0.05)
     test = partial(asked, split="test", n=1000, types=ASKED)
     known = tuple(answers(kinds, types=ASKED))
@@ -97,8 +97,8 @@ def questions(
         name="quickstart-questions",
         model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
         heads={"answer": partial(AnswerDecoder, answers=known, depth=2, heads=4, max_tokens=16, dropout=0.0)},
-        init={"model": start} if start is not None else {},
-        tokenizer=partial(saved, path=f"{start}/tokenizer") if start is not None else _tokenizer(size, kinds),
+        init={} if start == "scratch" else {"model": start},
+        tokenizer=_tokenizer(size, kinds) if start == "scratch" else partial(saved, path=f"{start}/tokenizer"),
         data=Data(
             train=partial(asked, split="train", n=40_000, types=ASKED),
             image_size=size,
@@ -116,7 +116,7 @@ def questions(
 
 def quickstart(steps: int = 1400, question_steps: int = 1500, size: int = 96, kinds: int = 200) -> Experiment:
     """Both, one after the other: the pre-trained model in the run's folder, the one that answers in ``vqa`` there."""
-    answering = questions(None, question_steps, size, kinds)
+    answering = questions("scratch", question_steps, size, kinds)
     report = partial(answering.report, page="../report.html") if answering.report else None
     return replace(answering, first=pretrain(steps, size, kinds), tokenizer=None, folder="vqa", report=report)
 

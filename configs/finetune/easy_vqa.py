@@ -30,24 +30,24 @@ from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef_mini
 
 SIZE, TOKENS = 64, 16
-PLAIN = partial(TrainTransform, scale=(1.0, 1.0), flip=0.0, randaugment=None)
+FLIPPED = partial(TrainTransform, scale=(1.0, 1.0), flip=0.5, randaugment=None)
 MODEL = partial(albef_mini, image_size=SIZE, patch=8, max_tokens=TOKENS)
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
 
-def pretrain(steps: int = 300) -> Experiment:
+def pretrain(steps: int = 400) -> Experiment:
     """ITC, ITM and MLM on the pictures with captions of their colour and shape."""
     test = partial(EasyVQAPairs, split="test", hold_out=HOLD_OUT)
     return Experiment(
         name="easy-vqa-pretrain",
         model=MODEL,
         heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
-        tokenizer=partial(sentencepiece, vocab_size=160),
+        tokenizer=partial(sentencepiece, vocab_size=160, more=(partial(EasyVQA, split="train"),)),
         data=Data(
             train=partial(EasyVQAPairs, split="train", hold_out=HOLD_OUT),
             image_size=SIZE,
             max_tokens=TOKENS,
-            transform=PLAIN,
+            transform=FLIPPED,
             masking=partial(Masking, probability=0.3, whole_word=True),
             global_batch=64,
         ),
@@ -61,7 +61,7 @@ def pretrain(steps: int = 300) -> Experiment:
     )
 
 
-def classifier(steps: int = 1500, pretrain_steps: int = 300) -> Experiment:
+def classifier(steps: int = 2200, pretrain_steps: int = 400) -> Experiment:
     """The 13 answers as classes."""
     known = tuple(answers())
     return _finetune(
@@ -70,7 +70,7 @@ def classifier(steps: int = 1500, pretrain_steps: int = 300) -> Experiment:
     )  # fmt: skip
 
 
-def decoder(steps: int = 1500, pretrain_steps: int = 300) -> Experiment:
+def decoder(steps: int = 2200, pretrain_steps: int = 400) -> Experiment:
     """The answers written by a decoder, and ranked among the 13."""
     head = partial(AnswerDecoder, answers=tuple(answers()), depth=2, heads=4, max_tokens=8, dropout=0.0)
     return _finetune("easy-vqa-decoder", head, partial(AnswerTokens, max_tokens=8), steps, pretrain_steps)
@@ -89,11 +89,11 @@ def _finetune(
             train=partial(EasyVQA, split="train"),
             image_size=SIZE,
             max_tokens=TOKENS,
-            transform=PLAIN,
+            transform=FLIPPED,
             targets=targets,
             global_batch=128,
         ),
-        optim=Optim(lr=5e-4, min_lr=1e-6, warmup_frac=0.05, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
-        run=Run(steps=steps, save_every_steps=500, log_every_steps=50, eval_every_steps=500),
+        optim=Optim(lr=1e-3, min_lr=1e-6, warmup_frac=0.05, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
+        run=Run(steps=steps, save_every_steps=500, log_every_steps=100),
         evals={"vqa": partial(VQA, source=partial(EasyVQA, split="test"))},
     )

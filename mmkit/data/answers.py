@@ -115,10 +115,18 @@ def summary(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]:
 
 def given_answers(record: Record) -> list[str]:
     """The annotators' answers of a record; UserError names the record that has none, or something else there."""
-    found = record.targets.get("answers")
+    try:
+        return answers_in(record.targets)
+    except UserError as error:
+        raise UserError(f"{record.key}: {error}") from error
+
+
+def answers_in(targets: Mapping[str, Any]) -> list[str]:
+    """The same from a record's targets: a list of strings, or one string; UserError for anything else."""
+    found = targets.get("answers")
     found = [found] if isinstance(found, str) else found
-    if not isinstance(found, Sequence) or not found or not all(isinstance(a, str) for a in found):
-        raise UserError(f'{record.key}: "answers" must be a list of strings, one for each annotator, not {found!r:.80}')
+    if not isinstance(found, Sequence) or not found or not all(isinstance(a, str) and a.strip() for a in found):
+        raise UserError(f'"answers" must be a list of strings, one for each annotator, not {found!r:.80}')
     return list(found)
 
 

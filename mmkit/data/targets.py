@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from mmkit.data.answers import normalize
+from mmkit.data.answers import answers_in, normalize
 from mmkit.data.tokenizer import Tokenizer
-from mmkit.errors import UserError
 
 
 class TargetEncoder(Protocol):
@@ -75,11 +74,7 @@ def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def answers_of(targets: Mapping[str, Any]) -> tuple[str, ...]:
     """The answers that annotators gave to one question, normalised, repeats kept; UserError where there is none."""
-    answers = targets.get("answers")
-    if not answers or isinstance(answers, str) or not all(isinstance(a, str) and a.strip() for a in answers):
-        name = targets.get("question_id", targets.get("question"))
-        raise UserError(f"question {name!r}: answers = {answers!r}; give a list of strings, one for each annotator")
-    return tuple(plain(answer) for answer in answers)
+    return tuple(plain(answer) for answer in answers_in(targets))
 
 
 def plain(answer: str) -> str:
