@@ -27,11 +27,14 @@ from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_mini
+from mmkit.models.sizes import albef
 
 SIZE, TOKENS = 64, 16
 FLIPPED = partial(TrainTransform, scale=(1.0, 1.0), flip=0.5, randaugment=None)
-MODEL = partial(albef_mini, image_size=SIZE, patch=8, max_tokens=TOKENS)
+MODEL = partial(
+    albef, image_size=SIZE, max_tokens=TOKENS, patch=8, image_depth=2, image_width=128, image_heads=4, text_depth=1,
+    fusion_depth=2, text_width=128, text_heads=4, embed_dim=128, dropout=0.0,
+)  # fmt: skip
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
 
@@ -61,7 +64,7 @@ def pretrain(steps: int = 400) -> Experiment:
     )
 
 
-def classifier(steps: int = 2200, pretrain_steps: int = 400) -> Experiment:
+def classifier(steps: int = 2000, pretrain_steps: int = 400) -> Experiment:
     """The 13 answers as classes."""
     known = tuple(answers())
     return _finetune(
@@ -70,7 +73,7 @@ def classifier(steps: int = 2200, pretrain_steps: int = 400) -> Experiment:
     )  # fmt: skip
 
 
-def decoder(steps: int = 2200, pretrain_steps: int = 400) -> Experiment:
+def decoder(steps: int = 2000, pretrain_steps: int = 400) -> Experiment:
     """The answers written by a decoder, and ranked among the 13."""
     head = partial(AnswerDecoder, answers=tuple(answers()), depth=2, heads=4, max_tokens=8, dropout=0.0)
     return _finetune("easy-vqa-decoder", head, partial(AnswerTokens, max_tokens=8), steps, pretrain_steps)
