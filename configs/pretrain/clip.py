@@ -18,7 +18,7 @@ from pathlib import Path
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import huggingface
+from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.models.sizes_dual import clip_base, dual_mini, lit_base
@@ -30,14 +30,14 @@ HEADS = {"itc": partial(ITC, queue_size=0)}
 def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout: float = 0.0) -> Experiment:
     """The paper's recipe for ViT-B/16: 32,768 pairs a step, 32 epochs, crops and nothing else.
 
-    Texts end with their last word, not with CLIP's end-of-text token. Negatives are those of all processes; to hold so
-    many at once takes many of them. Equal captions are positives of each other's pictures.
+    Negatives are those of all processes; to hold so many at once takes many of them. Equal captions are positives of each
+    other's pictures.
     """
     return Experiment(
         name="clip-base",
         model=partial(clip_base, image_size=res, max_tokens=77, patch_dropout=patch_dropout),
         heads=HEADS,
-        tokenizer=partial(huggingface, name="openai/clip-vit-base-patch32"),
+        tokenizer=partial(huggingface, name="clip", framing=Framing(last=True, grows=False)),
         data=Data(
             train=partial(JsonLines, path=records),
             image_size=res,
@@ -80,7 +80,9 @@ def mini(steps: int = 1400, size: int = 96, kinds: int = 200, patch_dropout: flo
     return replace(
         same,
         name="clip-mini",
-        model=partial(dual_mini, image_size=size, max_tokens=same.model.keywords["max_tokens"], patch_dropout=patch_dropout),
+        model=partial(
+            dual_mini, image_size=size, max_tokens=same.model.keywords["max_tokens"], patch_dropout=patch_dropout
+        ),
         heads=HEADS,
         data=replace(same.data, masking=None),
         teacher=None,

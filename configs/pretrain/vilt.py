@@ -17,7 +17,7 @@ from pathlib import Path
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.masking import Masking
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import huggingface
+from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.data.variable_size import KeepShapeTrain
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itm import ITM
@@ -37,15 +37,15 @@ WEIGHTS = {"wpa": 0.1}
 def base(records: str, res: int = 384) -> Experiment:
     """The paper's recipe: ViT-B/32, pictures with their own shape and at most 200 patches, 4,096 pairs a step.
 
-    The learning rate falls along a cosine here, along a line in the official code. Its tokenizer ends texts with [SEP]
-    and leaves that out of the alignment; mmkit's texts have none.
+    Texts end with [SEP], which the alignment leaves out. The learning rate falls along a cosine here, along a line in
+    the official code.
     """
     return Experiment(
         name="vilt-base",
         model=partial(vilt_base, image_size=res, max_tokens=40),
-        heads=HEADS,
+        heads=HEADS | {"wpa": partial(WPA, drop_last=True)},
         weights=WEIGHTS,
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(last=True)),
         init={"image": "timm:vit_base_patch32_384.augreg_in21k_ft_in1k"},
         data=Data(
             train=partial(JsonLines, path=records),

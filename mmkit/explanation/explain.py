@@ -78,7 +78,7 @@ def explain_pairs(
         if not isinstance(text, str) or not words_of(
             predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
         ):
-            raise UserError(f"text {text!r}: there is no word in it to explain")
+            raise UserError(f"text {text!r}: there is no word in it that the model knows")
     if asked.target == "answer" and answers is None:
         answers = best_answers(predictor, images, texts)
     return _explained(predictor, asked, images, texts, answers or (), words, max(1, batch_size))

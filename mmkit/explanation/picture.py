@@ -181,7 +181,7 @@ def _tiles(explanation: Explanation, shown: Sequence[Word], wide: int) -> list[I
     """The words' maps over the picture, ``wide`` pixels each, on one scale: the root, so that the weak can be seen."""
     picture = explanation.picture
     peaks = [float(word.map.raw.max()) for word in explanation.words]
-    most = max(*peaks, 1e-30)
+    most = max([*peaks, 1e-30])
     size = max(1, round(wide * max(picture.size) / picture.width))
     return [overlay(picture, word.map, size, (peak / most) ** 0.5) for word, peak in zip(shown, peaks, strict=False)]
 
@@ -205,8 +205,14 @@ def _font(text: str, size: int, file: str | Path | None) -> ImageFont.FreeTypeFo
             continue
         if _draws(font, text):
             return font
-    log.warning("no font of this machine draws %r; give one with font=, or --font FILE", text)
+    _warn()
     return own
+
+
+@lru_cache(maxsize=1)
+def _warn() -> None:
+    """Once is enough."""
+    log.warning("no font of this machine draws all characters of the text; give one with font=, or --font FILE")
 
 
 def _draws(font: ImageFont.FreeTypeFont, text: str) -> bool:

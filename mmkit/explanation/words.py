@@ -8,14 +8,14 @@ from mmkit.data.tokenizer import Tokenizer
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:
-    """(word, positions of its tokens) in order; special tokens and what has no letter or digit are left out.
+    """(word, positions of its tokens) in order; special and unknown tokens, and all without letter or digit, left out.
 
     Commas and the like that a tokenizer glues to a word count as part of it, but are not shown.
     """
     groups: list[list[int]] = []
     starts = tokenizer.starts_word(ids)
     for position, (token, begins) in enumerate(zip(ids, starts, strict=True)):
-        if token in tokenizer.special_ids and token != tokenizer.unk_id:
+        if token in tokenizer.special_ids:
             continue
         if begins or not groups or groups[-1][-1] != position - 1:
             groups.append([])

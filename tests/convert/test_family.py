@@ -1,6 +1,7 @@
 """``mmkit convert`` of the relatives, from picture and words to numbers, against what they were published with."""
 
 import json
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -16,17 +17,16 @@ import mmkit
 from mmkit.cli.main import main
 from mmkit.convert import vilt as vilt_table
 from mmkit.convert.table import read, write
-from tests.convert.test_albef import assert_same
 from tests.models import family
+from tests.parity.measure import assert_near
+from tests.parity.measure import assert_same_state as assert_same
 
 OUTPUT = 1e-5
 TEXTS = ["A photo of a dog, isn't it?", "two_cats", "x", "a very long caption about many things and more of them still"]
 CLIP_WORDS = 49_408
 
 
-def close(a, b):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= OUTPUT * b.abs().max(), f"off by {(a - b).abs().max() / b.abs().max():.1e}"
+close = partial(assert_near, bound=OUTPUT)
 
 
 def pictures():
@@ -69,6 +69,7 @@ def words(tmp_path_factory):
     return {"siglip": (root / "siglip", len(pieces)), "bert": (root / "bert", len(bert))}
 
 
+@pytest.mark.parity("CLIP, pictures and texts", "open_clip")
 @pytest.mark.parametrize("quick", [False, True])
 @torch.no_grad()
 def test_clip_of_open_clip(quick, tmp_path):
@@ -92,6 +93,7 @@ def test_clip_of_open_clip(quick, tmp_path):
     assert_same(load_file(tmp_path / "back.safetensors"), state)
 
 
+@pytest.mark.parity("CLIP, float16 as OpenAI's", "the file")
 def test_openai_files_come_back_with_their_own_numbers_and_precision(tmp_path, capsys):
     config = json.loads(json.dumps(family.CONFIGS["clip"]))
     config["text_cfg"]["vocab_size"] = CLIP_WORDS
@@ -116,6 +118,7 @@ def tower(**more):
     return {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 72, **more}
 
 
+@pytest.mark.parity("CLIP, pictures and texts", "transformers")
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 @torch.no_grad()
 def test_clip_of_transformers(act, tmp_path):
@@ -141,6 +144,7 @@ def siglip_text(folder, texts, length):
     return tokenizer(texts)
 
 
+@pytest.mark.parity("SigLIP, pictures and texts", "open_clip")
 @torch.no_grad()
 def test_siglip_of_open_clip(words, tmp_path):
     folder, count = words["siglip"]
@@ -162,6 +166,7 @@ def test_siglip_of_open_clip(words, tmp_path):
     assert_same(load_file(tmp_path / "back.safetensors"), model.state_dict())
 
 
+@pytest.mark.parity("SigLIP, pictures and texts", "transformers")
 @torch.no_grad()
 def test_siglip_of_transformers(words, tmp_path):
     folder, count = words["siglip"]
@@ -181,6 +186,7 @@ def test_siglip_of_transformers(words, tmp_path):
     assert_same(load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "theirs/model.safetensors"))
 
 
+@pytest.mark.parity("ViLT, pictures of any shape and texts", "transformers")
 @pytest.mark.parametrize("layout", ["vilt", "vilt-transformers"])
 @torch.no_grad()
 def test_vilt_at_the_shapes_of_the_pictures(layout, words, tmp_path):

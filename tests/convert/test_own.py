@@ -11,7 +11,8 @@ from mmkit.convert.layout import from_file
 from mmkit.errors import UserError
 from mmkit.train.checkpoint import latest, load_state, read_state
 from mmkit.train.loop import train
-from tests.convert.test_albef import PRETRAIN, assert_same
+from tests.convert.test_albef import PRETRAIN
+from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import load, under
 from tests.test_configs import ROOT, SMALL
 

@@ -1,5 +1,7 @@
 """ViT checkpoints against timm at tiny random sizes: the same tokens, and back to the same file."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from mmkit.convert.fit import fit
 from mmkit.convert.table import read, write
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
+from tests.parity.measure import assert_near
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 
@@ -29,10 +32,10 @@ def ours(state, image_size=(32, 32), patch=8) -> ViT:
     return model
 
 
-def agree(a, b):
-    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+agree = partial(assert_near, bound=1e-5)
 
 
+@pytest.mark.parity("ViT", "timm")
 @pytest.mark.parametrize("patch", [8, 16])
 @torch.no_grad()
 def test_same_tokens_as_timm(patch):
@@ -41,6 +44,7 @@ def test_same_tokens_as_timm(patch):
     agree(ours(other.state_dict(), patch=patch)(pixels).x, other.forward_features(pixels))
 
 
+@pytest.mark.parity("ViT, other sizes", "timm")
 @torch.no_grad()
 def test_same_tokens_as_timm_at_another_and_a_non_square_size():
     other = theirs()
@@ -57,6 +61,7 @@ def test_same_tokens_as_timm_at_another_and_a_non_square_size():
         agree(ours(state)(pixels).x, expected)  # resized when run
 
 
+@pytest.mark.parity("DeiT, distilled", "timm, without that token")
 @torch.no_grad()
 def test_the_distillation_token_is_dropped_to_start_from_and_refused_otherwise():
     state = theirs("deit_base_distilled_patch16_224").state_dict()
@@ -70,6 +75,7 @@ def test_the_distillation_token_is_dropped_to_start_from_and_refused_otherwise()
     agree(ours(state)(pixels).x, without.forward_features(pixels))
 
 
+@pytest.mark.parity("MAE", "timm")
 @torch.no_grad()
 def test_mae_leaves_its_decoder_behind():
     encoder = theirs("vit_base_patch16_224", num_classes=0)

@@ -1,10 +1,6 @@
 """The dual encoder against open_clip's and transformers' CLIP and SigLIP at tiny random sizes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,15 +18,16 @@ from mmkit.nn.temperature import LogScale
 from mmkit.task import Task
 from tests.examples import VOCAB, batch
 from tests.models import family
+from tests.parity.measure import assert_near as close
 
 OUTPUT, GRADIENT = 1e-5, 5e-5
-KINDS = ["clip", "quick_clip", "siglip"]
-ROOT = Path(__file__).parents[2]
 
 
-def close(a, b, limit, name=""):
-    assert a.shape == b.shape, name
-    assert (a - b).abs().max() <= limit * b.abs().max(), f"{name} off by {(a - b).abs().max() / b.abs().max():.1e}"
+def marked(kind, layout, against="open_clip"):
+    return pytest.param(kind, marks=pytest.mark.parity(layout, against))
+
+
+KINDS = [marked("clip", "CLIP"), marked("quick_clip", "CLIP, quick-GELU"), marked("siglip", "SigLIP")]
 
 
 def their_loss(kind, model, b):
@@ -52,7 +49,7 @@ def gradients_agree(kind, model, task):
             keys = slice(len(expected) // 3, -(len(expected) // 3)) if "qkv" in row.ours else slice(len(expected) // 2)
             expected = expected.clone()
             expected[keys] = found[row.ours].grad[keys]
-        close(found[row.ours].grad, expected, GRADIENT, row.ours)
+        close(found[row.ours].grad, expected, GRADIENT, row.ours, "gradients")
     assert all(p.grad is not None for p in task.parameters())
 
 
@@ -79,34 +76,24 @@ def test_loss_and_gradients_equal_those_of_open_clip(kind):
     if kind == "siglip":
         task.model.text.fill_id = 0  # the batch's own padding
     loss, expected = task(b, 0).loss, their_loss(kind, model, b)
-    close(loss.detach(), expected.detach(), OUTPUT)
+    close(loss.detach(), expected.detach(), OUTPUT, "loss", "loss")
     loss.backward()
     expected.backward()
     gradients_agree(kind, model, task)
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What two gloo processes compute: the mean of their losses and of their gradients, for each kind."""
-    out = tmp_path_factory.mktemp("two")
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), GLOO_SOCKET_IFNAME="lo")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module",
-               "tests.models.two_processes", str(out)]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_two_processes_give_the_loss_and_gradients_of_open_clip(two, kind):
+@pytest.mark.parametrize(
+    "kind", [marked("clip", "CLIP, on two processes"), marked("siglip", "SigLIP, on two processes")]
+)
+def test_two_processes_give_the_loss_and_gradients_of_open_clip(two_processes, kind):
     model, b = family.theirs(kind), family.pairs()
     expected = their_loss(kind, model, b)
     expected.backward()
-    losses = json.loads((two / "losses.json").read_text())[kind]
-    assert losses["ours"] == pytest.approx(expected.item(), rel=OUTPUT)
+    losses = json.loads((two_processes / "losses.json").read_text())[kind]
+    close(torch.tensor(losses["ours"]), expected.detach(), OUTPUT, "loss", "loss")
     assert losses["theirs"] == pytest.approx(expected.item(), rel=OUTPUT)
     task = family.ours(kind, model.state_dict())
-    grads = load_file(two / f"{kind}.safetensors")
+    grads = load_file(two_processes / f"{kind}.safetensors")
     for name, parameter in task.named_parameters():
         parameter.grad = grads[name]
     gradients_agree(kind, model, task)
@@ -127,7 +114,7 @@ def transformers_model(siglip):
     return model.eval()
 
 
-@pytest.mark.parametrize("siglip", [False, True])
+@pytest.mark.parametrize("siglip", [marked(i, ("CLIP", "SigLIP")[i], "transformers") for i in (False, True)])
 @torch.no_grad()
 def test_embeddings_equal_those_of_transformers(siglip):
     model, b = transformers_model(siglip), family.pairs()

@@ -1,12 +1,12 @@
 """The one-stream model against transformers' ViLT at tiny random sizes, in both directions; and what it adds."""
 
+import json
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import nn
-from transformers import ViltConfig, ViltForMaskedLM
+from safetensors.torch import load_file, save_file
 
 from mmkit.convert import vilt as convert
 from mmkit.convert.read_file import read_checkpoint
@@ -14,47 +14,26 @@ from mmkit.convert.table import Constant, Dropped, Entry, read, write
 from mmkit.convert.towers import copy_into, fill
 from mmkit.encoders.joint import sample_patches
 from mmkit.errors import UserError
-from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes_vilt import vilt, vilt_base, vilt_tiny
-from mmkit.task import Task
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
+from tests.models import one_stream
+from tests.parity.measure import assert_near as close
 
 OUTPUT, GRADIENT = 1e-5, 5e-5
+parity = pytest.mark.parity("ViLT", "transformers")
 SIZES = [(40, 64), (64, 24), (16, 16), (64, 64)]  # of pictures, in pixels; 32 is learned
-
-
-def close(a, b, limit):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= limit * b.abs().max(), f"off by {(a - b).abs().max() / b.abs().max():.1e}"
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    torch.manual_seed(0)
-    config = ViltConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=72,
-        image_size=32, patch_size=8, max_position_embeddings=16, max_image_length=-1, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = ViltForMaskedLM(config)
-    decoder = model.mlm_score.decoder
-    decoder.weight = nn.Parameter(decoder.weight.detach().clone())  # the released weights are untied
-    model.rank_output = nn.Linear(32, 1)  # as in ViltForImageAndTextRetrieval
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return one_stream.theirs()
 
 
 @pytest.fixture
 def ours(theirs):
-    state = theirs.state_dict()
-    model = vilt(VOCAB, **convert.arguments(state, theirs.config.to_dict()), dropout=0.0)
-    heads = {"itm": ITM(model.spec, negatives="random", pooler=True), "mlm": MLM(model.spec, tied=False)}
-    task = Task(model, heads, momentum=None).eval()
-    task.load_state_dict(read(convert.table(state), state))
-    return task
+    return one_stream.ours(theirs)
 
 
 def uneven(b):
@@ -67,11 +46,7 @@ def uneven(b):
     return pixels, mask
 
 
-def read_by(theirs, ids, mask, pixels, pixel_mask):
-    out = theirs.vilt(input_ids=ids, attention_mask=mask, pixel_values=pixels, pixel_mask=pixel_mask)
-    return out.last_hidden_state, out.pooler_output
-
-
+@parity
 @pytest.mark.parametrize("pictures", ["equal", "larger", "uneven"])
 def test_outputs_equal_those_of_transformers(theirs, ours, pictures):
     b, model = batch(4), ours.model
@@ -79,7 +54,7 @@ def test_outputs_equal_those_of_transformers(theirs, ours, pictures):
     if pictures == "larger":
         pixels, pixel_mask = torch.randn(4, 3, 40, 56), None
     whole = torch.ones(4, *pixels.shape[2:], dtype=torch.bool)
-    states, pooled = read_by(theirs, b.ids, b.mask, pixels, whole if pixel_mask is None else pixel_mask)
+    states, pooled = one_stream.read_by(theirs, b.ids, b.mask, pixels, whole if pixel_mask is None else pixel_mask)
     fused = model.fuse(model.encode_text(b.ids, b.mask), [model.image_context(model.encode_image(pixels, pixel_mask))])
     close(fused.x[:, :10][b.mask], states[:, :10][b.mask], OUTPUT)
     close(ours.heads["itm"].pool(fused.x[:, 0]).tanh(), pooled, OUTPUT)
@@ -92,14 +67,9 @@ def test_outputs_equal_those_of_transformers(theirs, ours, pictures):
         close(torch.stack([a.sum(0), a.square().sum(0)]), torch.stack([b_.sum(0), b_.square().sum(0)]), OUTPUT)
 
 
-def gradients_agree(theirs, ours, ours_loss, theirs_loss):
-    close(ours_loss, theirs_loss, OUTPUT)
-    for module in (theirs, ours):
-        module.zero_grad()
-    theirs_loss.backward()
-    ours_loss.backward()
+def gradients_agree(theirs, found):
+    """Each gradient of ours, by name, against that of the tensor it was read from; how many there are."""
     wanted = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    found = dict(ours.named_parameters())
     compared = 0
     for row in convert.table(theirs.state_dict()):
         if not isinstance(row, Entry) or row.theirs[0] not in wanted or row.ours.startswith("heads.itm.classify"):
@@ -108,36 +78,44 @@ def gradients_agree(theirs, ours, ours_loss, theirs_loss):
         expected = row.read(expected) if row.read else expected
         if row.ours.endswith("qkv.bias"):  # the gradient of keys' biases is 0, and rounding in both
             expected, width = expected.clone(), 32
-            expected[width : 2 * width] = found[row.ours].grad[width : 2 * width]
-        close(found[row.ours].grad, expected, GRADIENT)
+            expected[width : 2 * width] = found[row.ours][width : 2 * width]
+        close(found[row.ours], expected, GRADIENT, row.ours, "gradients")
         compared += 1
     return compared
 
 
+def agree(theirs, ours, ours_loss, theirs_loss):
+    close(ours_loss.detach(), theirs_loss.detach(), OUTPUT, "loss", "loss")
+    for module in (theirs, ours):
+        module.zero_grad()
+    theirs_loss.backward()
+    ours_loss.backward()
+    return gradients_agree(theirs, {name: p.grad for name, p in ours.named_parameters()})
+
+
+@parity
 def test_the_mlm_loss_and_its_gradients_equal_those_of_transformers(theirs, ours):
     b = batch(4)
-    labels = torch.full_like(b.ids, -100)
-    labels.scatter_(1, b.masked.positions, b.masked.labels.view(4, 2))
-    out = theirs(
-        input_ids=b.masked.ids, attention_mask=b.mask, pixel_values=b.pixels,
-        pixel_mask=torch.ones(4, 32, 32, dtype=torch.bool),
-    )  # fmt: skip
-    expected = F.cross_entropy(out.logits.flatten(0, 1), labels.flatten())
     loss = ours.heads["mlm"](ours.features(b, 0)).loss
-    assert gradients_agree(theirs, ours, loss, expected) >= 40
+    assert agree(theirs, ours, loss, one_stream.their_mlm_loss(theirs, b)) >= 40
 
 
+@parity
 def test_the_matching_loss_and_its_gradients_equal_those_of_transformers(theirs, ours):
     b = batch(4)
-    head = ours.heads["itm"]
-    image_B, text_B, _ = head._choose(ours.features(b, 3))
-    rows = torch.arange(4)
-    texts, images = torch.cat([rows, rows, text_B]), torch.cat([rows, image_B, rows])
-    whole = torch.ones(12, 32, 32, dtype=torch.bool)
-    _, pooled = read_by(theirs, b.ids[texts], b.mask[texts], b.pixels[images], whole)
-    logits = F.linear(pooled, head.classify.weight.detach(), head.classify.bias.detach())
-    expected = F.cross_entropy(logits, torch.tensor([1] * 4 + [0] * 8))
-    assert gradients_agree(theirs, ours, head(ours.features(b, 3)).loss, expected) >= 35
+    loss = ours.heads["itm"](ours.features(b, one_stream.STEP)).loss
+    assert agree(theirs, ours, loss, one_stream.their_matching_loss(theirs, ours, b)) >= 35
+
+
+@pytest.mark.parity("ViLT, on two processes", "transformers")
+def test_two_processes_give_the_losses_and_gradients_of_transformers(two_processes, theirs, ours):
+    b = batch(4)
+    expected = one_stream.their_mlm_loss(theirs, b) + one_stream.their_matching_loss(theirs, ours, b)
+    theirs.zero_grad()
+    expected.backward()
+    loss = json.loads((two_processes / "losses.json").read_text())["vilt"]["ours"]
+    close(torch.tensor(loss), expected.detach(), OUTPUT, "loss", "loss")
+    assert gradients_agree(theirs, load_file(two_processes / "vilt.safetensors")) >= 45
 
 
 def test_there_and_back_under_either_name(theirs):

@@ -1,4 +1,4 @@
-"""Started by test_dual.py on each of two processes: losses and gradients of halves of one batch."""
+"""Started on each of two processes: losses and gradients of halves of one batch."""
 
 import json
 import sys
@@ -10,12 +10,20 @@ import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
 from safetensors.torch import save_file
 
-from tests.models import family
+from mmkit.types import MaskedText
+from tests.examples import batch
+from tests.models import family, one_stream
 
 
 def half(b, rank):
-    rows = slice(3 * rank, 3 * rank + 3)
-    return replace(b, **{name: getattr(b, name)[rows] for name in ("pixels", "ids", "mask", "image_id", "caption_id")})
+    size = len(b) // 2
+    rows = slice(size * rank, size * (rank + 1))
+    parts = {name: getattr(b, name)[rows] for name in ("pixels", "ids", "mask", "image_id", "caption_id")}
+    if b.masked is not None:
+        labels = b.masked.labels.view(len(b), 2)[rows].flatten()
+        hidden, index = (b.masked.ids[rows], b.masked.positions[rows]), torch.arange(2 * size)
+        parts["masked"] = MaskedText(ids=hidden[0], positions=hidden[1], index=index, labels=labels)
+    return replace(b, **parts)
 
 
 def mean(x):
@@ -45,7 +53,13 @@ def main() -> None:
         losses[kind] = {"ours": mean(loss).item(), "theirs": mean(expected).item()}
         if rank == 0:
             save_file({name: grad.contiguous() for name, grad in grads.items()}, out / f"{kind}.safetensors")
+    task = one_stream.ours(one_stream.theirs())
+    loss = task(half(batch(4), rank), one_stream.STEP).loss
+    loss.backward()
+    grads = {name: mean(p.grad) for name, p in task.named_parameters() if p.grad is not None}
+    losses["vilt"] = {"ours": mean(loss).item()}
     if rank == 0:
+        save_file({name: grad.contiguous() for name, grad in grads.items()}, out / "vilt.safetensors")
         (out / "losses.json").write_text(json.dumps(losses))
     dist.barrier()
     dist.destroy_process_group()

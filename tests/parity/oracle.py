@@ -23,6 +23,7 @@ from mmkit.models.albef import ALBEF
 from mmkit.models.sizes import albef
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
+from tests.parity.measure import assert_near
 
 FOLDERS = [Path(__file__).parent.parent / "oracles", *(Path(p) for p in [os.environ.get("MMKIT_ORACLES")] if p)]
 OUTPUT, GRADIENT = 5e-6, 5e-5
@@ -54,11 +55,10 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def assert_close(ours: Tensor, theirs: Tensor, bound: float, name: str) -> None:
-    """The largest difference, relative to the largest value."""
-    difference = (ours.float() - theirs.float()).abs().max().item()
-    scale = theirs.float().abs().max().item()
-    assert difference <= bound * scale + 1e-12, f"{name}: differs by {difference:.2e}, largest value {scale:.2e}"
+def assert_close(ours: Tensor, theirs: Tensor, bound: float, name: str, what: str | None = None) -> None:
+    """The largest difference, relative to the largest value. ``what``: its kind, for the table of parity."""
+    kind = "gradients" if bound >= GRADIENT else "loss" if name.startswith("loss") else "outputs"
+    assert_near(ours, theirs, bound, name, what or kind)
 
 
 def state_of(tensors: dict[str, Tensor], prefix: str = "sd.") -> dict[str, Tensor]:

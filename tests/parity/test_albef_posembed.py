@@ -9,6 +9,7 @@ from tests.parity.oracle import OUTPUT, assert_close, cases, load, under
 
 FILES = cases(lambda names: any(re.fullmatch(r"in\.\d+to\d+", name) for name in names))
 CASES = [(path, name) for path in FILES for name in under(load(path)[1], "in.")]
+pytestmark = pytest.mark.parity("ALBEF, resized positions", "the official code, recorded")
 
 
 @pytest.mark.parametrize(("path", "name"), CASES, ids=lambda x: getattr(x, "stem", x))

@@ -23,6 +23,7 @@ from tests.parity.oracle import (
 
 STEPS = cases(lambda names: "out.loss_mlm" in names)
 RUNS = cases(lambda names: "out.losses" in names)
+pytestmark = pytest.mark.parity("ALBEF, pre-training", "the official code, recorded")
 
 
 def step_of(path):
@@ -96,7 +97,7 @@ def test_gradients_teacher_and_queue(path):
     task.after_step([out.carry])
     ours = write(official.pretrain(state), task.state_dict())
     for name, theirs in under(x, "post.").items():
-        assert_close(ours[name], theirs, OUTPUT, name)
+        assert_close(ours[name], theirs, OUTPUT, name, "teacher and queues")
 
 
 @pytest.mark.parametrize("path", [path for path in STEPS if under(load(path)[1], "step.")], ids=lambda p: p.stem)

@@ -19,6 +19,7 @@ from tests.parity.oracle import GRADIENT, OUTPUT, assert_close, cases, drawn, lo
 from tests.parity.test_albef_pretrain import without_shift
 
 FILES = cases(lambda names: "out.sim_targets" in names and "in.idx" in names)
+pytestmark = pytest.mark.parity("ALBEF, retrieval", "the official code, recorded")
 
 
 def task_of(path, alpha=None):
@@ -86,7 +87,7 @@ def test_gradients_teacher_and_queue(path):
     task.heads["itc"].after_step([out.carry["itc"]])
     after = write(rows, task.state_dict())
     for name, theirs in under(x, "post.").items():
-        assert_close(after[name], theirs, OUTPUT, name)
+        assert_close(after[name], theirs, OUTPUT, name, "teacher and queues")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -1,0 +1,37 @@
+"""The table of parity: ``pytest --parity-table FILE`` writes what the comparisons with other code measured."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.parity import measure
+
+NOTES: list[dict] = []
+
+
+def pytest_addoption(parser):
+    parser.addoption("--parity-table", metavar="FILE", type=Path, help="write what the comparisons measured")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "parity(layout, against): what it measures goes into docs/parity.md")
+
+
+@pytest.fixture(autouse=True)
+def _measured(request):
+    measure.start()
+    yield
+    marker = request.node.get_closest_marker("parity")
+    if marker is not None:
+        request.node.user_properties.append((measure.PROPERTY, measure.noted(*marker.args)))
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        NOTES.extend(note for name, notes in report.user_properties if name == measure.PROPERTY for note in notes)
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--parity-table")
+    if path is not None and not hasattr(session.config, "workerinput"):
+        measure.write_table(path, NOTES)

@@ -1,0 +1,272 @@
+"""Embeddings of many pictures and their captions, written to one file (Parquet or safetensors).
+
+The work is done in parts that are kept beside the result until it is whole, so that a run that was stopped goes on
+where it was; the result itself appears at once or not at all. A picture that cannot be read is named and left out.
+Left out: tokens before pooling, and work shared between processes (give each a part of the records).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.records import Record, Source
+from mmkit.data.sources import pictures_in
+from mmkit.data.variable_size import stack_pixels
+from mmkit.errors import UserError
+from mmkit.evals.text_bank import fingerprint
+from mmkit.predictor import Predictor, batches
+
+log = logging.getLogger(__name__)
+
+FORMATS = (".parquet", ".safetensors")
+PART_BATCHES = 32
+"""How many batches make a part."""
+
+
+class Pictures:
+    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.paths = pictures_in(self.folder)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        path, captions = self.paths[index], ()
+        name, text = str(path.relative_to(self.folder)), path.with_suffix(".txt")
+        if text.is_file():
+            lines = text.read_text("utf-8-sig", errors="replace").splitlines()
+            return Record(image=path, captions=tuple(x.strip() for x in lines if x.strip()), image_id=name, key=name)
+        return Record(image=path, captions=captions, image_id=name, key=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What was written. unreadable: messages, one for each picture that was left out; resumed: rows from before."""
+
+    pictures: int
+    texts: int
+    width: int
+    unreadable: tuple[str, ...]
+    resumed: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of the result: what each picture is called, its embedding, its captions and theirs."""
+
+    keys: tuple[str, ...]
+    paths: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    images: Tensor
+    texts: Tensor
+    unreadable: tuple[str, ...]
+
+
+def embed_files(
+    predictor: Predictor, source: Source, out: str | Path, *, batch_size: int = 64, texts: bool = True,
+    max_bad_fraction: float = 0.1,
+) -> Embedded:  # fmt: skip
+    """Embed every record's picture, and with ``texts`` its captions, and write ``out`` (.parquet or .safetensors).
+
+    Parquet has the columns ``key``, ``image`` (path, where there is one), ``image_id``, ``embedding`` (E float32),
+    ``captions`` and ``caption_embeddings``. Safetensors has ``image`` (n, E) and ``text`` (m, E) float32,
+    ``text_image`` (m,) int64, the picture's row of each text, and in its metadata, as JSON: ``keys``, ``images``,
+    ``image_ids``, ``captions``.
+
+    UserError where the model has no joint space, more than ``max_bad_fraction`` of the pictures (and more than one)
+    cannot be read, or the file cannot be written; what is done so far is kept for the next call.
+    """
+    out = Path(out)
+    if out.suffix not in FORMATS:
+        raise UserError(f"{out}: the name must end in {' or '.join(FORMATS)}")
+    if not predictor.model.spec.embed_dim:
+        raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
+    folder = out.with_name(f".{out.name}.parts")
+    kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}", str(len(source))], ["{}"])
+    size, total, resumed = PART_BATCHES * batch_size, len(source), 0
+    bad: list[str] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = range(-(-total // size))
+        for number in numbers:
+            path = folder / f"{number:06d}.safetensors"
+            records = [source[i] for i in range(number * size, min(total, (number + 1) * size))]
+            part = _read(path, kind, records)
+            if part is None:
+                part = _made(predictor, records, batch_size, texts, number * size, total)
+                _write(path, kind, records, part)
+            else:
+                resumed += len(records)
+                predictor.progress("pictures", number * size + len(records), total)
+            bad += part.unreadable
+            _check(bad, total, max_bad_fraction)
+        parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
+        width = predictor.model.spec.embed_dim
+        written = (_parquet if out.suffix == ".parquet" else _safetensors)(out, parts, width)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})") from error
+    return Embedded(pictures=written[0], texts=written[1], width=width, unreadable=tuple(bad), resumed=resumed)
+
+
+def _made(
+    predictor: Predictor, records: Sequence[Record], batch_size: int, texts: bool, done: int, total: int
+) -> _Part:
+    good: list[Record] = []
+    bad: list[str] = []
+    images: list[Tensor] = [torch.empty(0, predictor.model.spec.embed_dim)]
+    for chunk, found in _opened(predictor, records, batch_size):
+        read = [pixels for pixels in found if isinstance(pixels, Tensor)]
+        good += [record for record, pixels in zip(chunk, found, strict=True) if isinstance(pixels, Tensor)]
+        bad += [pixels for pixels in found if isinstance(pixels, str)]
+        if read:
+            pixels, mask = stack_pixels(read)
+            beside = () if mask is None else (mask.to(predictor.device),)
+            with predictor.inference():
+                tokens = predictor.model.encode_image(pixels.to(predictor.device), *beside)
+            images.append(predictor.embed_image(tokens))
+        done += len(chunk)
+        predictor.progress("pictures", done, total)
+    for message in bad:
+        log.warning("left out: %s", message)
+    captions = tuple(record.captions if texts else () for record in good)
+    flat = [caption for group in captions for caption in group]
+    return _Part(
+        keys=tuple(record.key for record in good),
+        paths=tuple(str(record.image) if isinstance(record.image, Path) else "" for record in good),
+        image_ids=tuple(record.image_id for record in good), captions=captions, images=torch.cat(images),
+        texts=predictor.encode_text(flat, batch_size), unreadable=tuple(bad),
+    )  # fmt: skip
+
+
+def _opened(
+    predictor: Predictor, records: Sequence[Record], batch_size: int
+) -> Iterator[tuple[tuple[Record, ...], list[Tensor | str]]]:
+    """Each batch with its pixels, or the message where there are none. Reads ahead by one batch."""
+
+    def opened(record: Record) -> Tensor | str:
+        try:
+            pixels: Tensor = predictor.transform(load_image(record))
+            return pixels
+        except BadImage as error:
+            return str(error)
+
+    with ThreadPoolExecutor(predictor.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[tuple[tuple[Record, ...], list[Future[Tensor | str]]]] = deque()
+        for chunk in batches(records, batch_size):
+            waiting.append((chunk, [pool.submit(opened, record) for record in chunk]))
+            if len(waiting) > 1:
+                before, jobs = waiting.popleft()
+                yield before, [job.result() for job in jobs]
+        for before, jobs in waiting:
+            yield before, [job.result() for job in jobs]
+
+
+def _check(bad: Sequence[str], total: int, max_bad_fraction: float) -> None:
+    if len(bad) == total or len(bad) > max(1.0, max_bad_fraction * total):
+        some = "\n".join(f"  {message}" for message in bad[:5])
+        raise UserError(
+            f"{len(bad)} of {total} pictures cannot be read, {max_bad_fraction:.0%} at most may be left out:\n{some}\n"
+            "Repair or remove them, or allow more (max_bad_fraction, --max-bad)"
+        )
+
+
+def _write(path: Path, kind: str, records: Sequence[Record], part: _Part) -> None:
+    about = {
+        "kind": kind, "records": [record.key for record in records], "keys": part.keys, "paths": part.paths,
+        "image_ids": part.image_ids, "captions": part.captions, "unreadable": part.unreadable,
+    }  # fmt: skip
+    half = path.with_suffix(".half")
+    save_file({"images": part.images, "texts": part.texts}, half, metadata={"about": json.dumps(about)})
+    half.replace(path)
+
+
+def _read(path: Path, kind: str, records: Sequence[Record]) -> _Part | None:
+    """A part that was made before, of the same model, settings and records; else None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    same = about["kind"] == kind and about["records"] == [record.key for record in records]
+    return _kept(path) if same else None
+
+
+def _kept(path: Path) -> _Part:
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["about"])
+        images, texts = file.get_tensor("images"), file.get_tensor("texts")
+    captions = tuple(tuple(group) for group in about["captions"])
+    keys, paths, image_ids, unreadable = (tuple(about[name]) for name in ("keys", "paths", "image_ids", "unreadable"))
+    return _Part(keys, paths, image_ids, captions, images, texts, unreadable)
+
+
+def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vector = pa.list_(pa.float32(), width)
+    schema = pa.schema(
+        {
+            "key": pa.string(), "image": pa.string(), "image_id": pa.string(), "embedding": vector,
+            "captions": pa.list_(pa.string()), "caption_embeddings": pa.list_(vector),
+        }
+    )  # fmt: skip
+    half, pictures, texts = out.with_name(f".{out.name}.half"), 0, 0
+    with pq.ParquetWriter(half, schema) as writer:
+        for part in parts:
+            counts = [len(group) for group in part.captions]
+            ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
+            columns: list[Any] = [
+                pa.array(part.keys, pa.string()),
+                pa.array([path or None for path in part.paths], pa.string()),
+                pa.array(part.image_ids, pa.string()),
+                pa.FixedSizeListArray.from_arrays(pa.array(part.images.flatten().numpy()), width),
+                pa.array([list(group) for group in part.captions], pa.list_(pa.string())),
+                pa.ListArray.from_arrays(
+                    pa.array(ends.numpy()),
+                    pa.FixedSizeListArray.from_arrays(pa.array(part.texts.flatten().numpy()), width),
+                ),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+            pictures, texts = pictures + len(part.keys), texts + sum(counts)
+    half.replace(out)
+    return pictures, texts
+
+
+def _safetensors(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
+    found = list(parts)
+    groups = [group for part in found for group in part.captions]
+    rows = [row for row, group in enumerate(groups) for _ in group]
+    tensors = {
+        "image": torch.cat([part.images for part in found]), "text": torch.cat([part.texts for part in found]),
+        "text_image": torch.tensor(rows, dtype=torch.int64),
+    }  # fmt: skip
+    about = {
+        "keys": [key for part in found for key in part.keys],
+        "images": [path for part in found for path in part.paths],
+        "image_ids": [name for part in found for name in part.image_ids],
+        "captions": [caption for group in groups for caption in group],
+    }
+    half = out.with_name(f".{out.name}.half")
+    save_file(tensors, half, metadata={name: json.dumps(value, ensure_ascii=False) for name, value in about.items()})
+    half.replace(out)
+    return len(tensors["image"]), len(rows)

@@ -1,0 +1,1 @@
+"""Ideas on top of mmkit, one folder each; see README.md."""

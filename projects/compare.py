@@ -1,0 +1,69 @@
+"""Fine-tuning from a pre-trained model against the same from scratch: equal steps, several seeds, one table.
+
+    python -m projects.compare projects/nlvr2/config.py --start runs/quickstart --seeds 0 1 2 --out runs/compare/nlvr2
+
+Trains ``openmoji(start=..., seed=...)`` of the config file for each start and seed, leaves out what is done already,
+and prints mean and range of the test accuracy as Markdown. ``--args`` are further arguments of the function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+
+from mmkit.config import load_experiment, override
+from mmkit.hub import save
+from mmkit.train.folder import read_numbers
+from mmkit.train.stages import train_stages
+
+METRIC = "test.accuracy"
+
+
+def main() -> None:
+    """Train what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="FILE.py")
+    parser.add_argument("--start", required=True, help="the folder of a pre-trained ALBEF, or `pretraining`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--args", default="", help="such as steps=500, sentences=('both',)")
+    parser.add_argument("--set", nargs="*", default=[], dest="changes", metavar="path=value")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    found: dict[str, list[dict[str, float]]] = {"scratch": [], args.start: []}
+    for seed in args.seeds:
+        for start, numbers in found.items():
+            call = ", ".join(part for part in (f"start={start!r}, seed={seed}", args.args) if part)
+            folder = args.out / f"{'scratch' if start == 'scratch' else 'pretrained'}-{seed}"
+            numbers.append(run(f"{args.config}:openmoji({call})", args.changes, folder))
+    Console(soft_wrap=True).print(table(found, args.seeds), markup=False, highlight=False)
+    (args.out / "compare.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def run(spec: str, changes: list[str], folder: Path) -> dict[str, float]:
+    """The last metrics of one run, trained unless they are there."""
+    done = read_numbers(folder)
+    return done or train_stages(override(load_experiment(spec), changes), folder, resume=True, save_model=save)
+
+
+def table(found: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
+    """Markdown: one row a start, the seeds' accuracies, their mean, and what guessing gives."""
+    lines = [
+        f"| start | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | chance |",
+        f"| --- |{' --- |' * (len(seeds) + 2)}",
+    ]
+    for start, numbers in found.items():
+        values = [one[METRIC] for one in numbers]
+        chance = numbers[0]["test.chance"]
+        cells = " | ".join(f"{value:.3f}" for value in (*values, mean(values), chance))
+        lines.append(f"| {start} | {cells} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

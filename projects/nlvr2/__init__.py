@@ -1,0 +1,1 @@
+"""True or false of two pictures (NLVR2)."""

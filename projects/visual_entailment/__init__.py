@@ -1,0 +1,1 @@
+"""A sentence entailed, contradicted or left open by a picture (SNLI-VE)."""

@@ -1,0 +1,114 @@
+"""SNLI-VE's published files (Xie et al. 2019, https://arxiv.org/abs/1901.06706): does the picture entail the sentence?
+
+``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl``, ``snli_ve_test.jsonl``: one JSON object per line, of which are read
+``Flickr30K_ID`` (the picture is ID.jpg of Flickr30k), ``sentence2`` (the hypothesis) and ``gold_label``. Left out: the
+text premise ``sentence1``, as the picture stands in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.records import Problems, Record
+from mmkit.data.text_ops import clean_caption
+from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CLASSES = ("contradiction", "neutral", "entailment")
+KEYS = ("Flickr30K_ID", "sentence2", "gold_label")
+UNDECIDED = "-"  # where the annotators of SNLI did not agree
+
+
+class SNLIVE:
+    """Hypotheses about pictures; ``targets``: ``label``, which indexes ``CLASSES``.
+
+    Args:
+        path: a published file, UTF-8.
+        images: the folder with the pictures of Flickr30k, ID.jpg.
+        words: hypotheses are cleaned as ALBEF does and cut to so many words; None = left as they are.
+
+    Raises:
+        UserError: for lines that cannot be used and pictures that are missing, with file and line.
+    """
+
+    def __init__(self, path: str | Path, *, images: str | Path, words: int | None = 30) -> None:
+        self.path, self.images = Path(path), Path(images)
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file; SNLI-VE's are snli_ve_train.jsonl, _dev.jsonl and _test.jsonl")
+        self.pictures: list[str] = []
+        self.hypotheses: list[str] = []
+        self.labels, self.lines = array("b"), array("q")
+        self._exists: dict[str, bool] = {}
+        problems = Problems(self.path)
+        rows = undecided = 0
+        for number, row in _rows(self.path, problems):
+            rows += 1
+            if row["gold_label"] == UNDECIDED:
+                undecided += 1
+            elif self._is_usable(number, row, problems):
+                self.pictures.append(str(row["Flickr30K_ID"]))
+                self.hypotheses.append(clean_caption(row["sentence2"], words) if words else row["sentence2"].strip())
+                self.labels.append(CLASSES.index(row["gold_label"]))
+                self.lines.append(number)
+        problems.raise_if_any(rows)
+        if undecided:
+            log.info("%s: %d of %d rows left out, whose annotators did not agree", self.path, undecided, rows)
+        if not self.lines:
+            raise UserError(f"{self.path}: the file holds no hypotheses")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(
+            image=self._picture(self.pictures[index]),
+            captions=(self.hypotheses[index],),
+            image_id=self.pictures[index],
+            key=f"{self.path}:{self.lines[index]}",
+            targets={"label": self.labels[index]},
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every hypothesis, without opening pictures."""
+        return iter(self.hypotheses)
+
+    def _picture(self, name: str) -> Path:
+        return self.images / (name if name.endswith(".jpg") else f"{name}.jpg")
+
+    def _is_usable(self, number: int, row: Mapping[str, Any], problems: Problems) -> bool:
+        name, hypothesis, label = str(row["Flickr30K_ID"]), row["sentence2"], row["gold_label"]
+        if label not in CLASSES:
+            problems.add(number, "bad label", f'"gold_label" must be one of {", ".join(CLASSES)}, not {label!r}')
+            return False
+        if not isinstance(hypothesis, str) or not hypothesis.strip():
+            problems.add(number, "no hypothesis", '"sentence2" must be some words')
+            return False
+        if name not in self._exists:
+            self._exists[name] = self._picture(name).is_file()
+        if not self._exists[name]:
+            problems.add(number, "missing picture", f"no picture {self._picture(name)}")
+        return self._exists[name]
+
+
+def _rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, object) of each line that holds the keys."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
+                continue
+            missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
+            if missing:
+                problems.add(number, "missing key", f"no {', '.join(missing)}; one object per line, as published")
+                continue
+            yield number, row

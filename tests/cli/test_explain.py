@@ -1,0 +1,120 @@
+"""``mmkit explain``, ``mmkit grounding`` and ``mmkit features`` as a user calls them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import mmkit
+from mmkit import hub
+from mmkit.cli.main import main
+from mmkit.evals.grounding import Grounding
+from tests.evals.test_grounding import Boxes
+from tests.test_hub import make
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved model, pictures, and records with boxes."""
+    root = tmp_path_factory.mktemp("explain")
+    predictor, experiment = make()
+    hub.save(root / "model", predictor, experiment)
+    lines = []
+    (root / "pictures").mkdir()
+    for i in range(5):
+        record = Boxes()[i]
+        record.image.save(root / f"pictures/{i}.png")
+        row = {"image": f"pictures/{i}.png", "caption": record.captions[0], "boxes": record.targets["boxes"]}
+        lines.append(json.dumps(row) + "\n")
+    (root / "records.jsonl").write_text("".join(lines))
+    return root
+
+
+def run(*arguments):
+    return main([str(argument) for argument in (*arguments, "--device", "cpu")])
+
+
+def test_explain(folder, tmp_path, capsys):
+    out, file = tmp_path / "a.png", tmp_path / "a.json"
+    picture = folder / "pictures/1.png"
+    code = run(
+        "explain",
+        "--model",
+        folder / "model",
+        "--image",
+        picture,
+        "--text",
+        "a green box",
+        "--out",
+        out,
+        "--json",
+        file,
+    )
+    assert code == 0
+    found, wanted = json.loads(file.read_text()), mmkit.explain(folder / "model", picture, "a green box")
+    assert found["score"] == pytest.approx(wanted.score)
+    assert found["explained"] == "match"
+    assert [word["word"] for word in found["words"]] == ["a", "green", "box"]
+    assert Image.open(out).width > 400
+    shown = capsys.readouterr().out
+    assert "green" in shown
+    assert "match" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "5"], "layer=5: this model has 1"),
+        (["--head", "2"], "head=2: layer 0 has 2 heads"),
+        (["--answer", "yes"], "no head that answers"),
+        (["--text", "!"], "no word in it"),
+        (["--image", "none.png"], "none.png: no such picture"),
+        (["--model", "none"], "none: no such folder"),
+        (["--font", "none.ttf"], "font none.ttf: cannot be read"),
+    ],
+)
+def test_explain_fails_clearly(folder, tmp_path, capsys, arguments, message):
+    usual = {
+        "--model": folder / "model",
+        "--image": folder / "pictures/1.png",
+        "--text": "a",
+        "--out": tmp_path / "a.png",
+    }
+    given = usual | dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert run("explain", *(part for pair in given.items() for part in pair)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_grounding(folder, tmp_path, capsys):
+    model, file = folder / "model", tmp_path / "g.json"
+    assert run("grounding", "--model", model, "--data", folder / "records.jsonl", "--json", file) == 0
+    found = json.loads(file.read_text())
+    rows = [Boxes()[i] for i in range(5)]
+    wanted = Grounding(source=rows)(mmkit.load(model))
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert found["n"] == 9
+    assert found["layer"] == 0
+    assert 0 < found["chance"] < 1
+    assert "pointing" in capsys.readouterr().out
+    assert run("grounding", "--model", model, "--data", folder / "records.jsonl", "--images", "x") == 2
+    assert "--refs" in capsys.readouterr().err
+    assert run("grounding", "--model", model, "--data", "a.json", "--refs", "refs(unc).p") == 2
+    assert "--instances" in capsys.readouterr().err
+
+
+def test_features(folder, tmp_path, capsys):
+    model, file = folder / "model", tmp_path / "f.json"
+    for data, texts in [(folder / "pictures", 0), (folder / "records.jsonl", 5)]:
+        out = tmp_path / f"{texts}.parquet"
+        assert run("features", "--model", model, "--data", data, "--out", out, "--json", file) == 0
+        found = json.loads(file.read_text())
+        assert (found["pictures"], found["texts"], found["unreadable"], found["width"]) == (5, texts, 0, 16)
+        assert out.is_file()
+    capsys.readouterr()
+    for arguments, message in [
+        (["--data", folder / "none"], "none: no such file or folder"),
+        (["--data", folder / "pictures", "--max-bad", 2], "--max-bad 2.0"),
+    ]:
+        assert run("features", "--model", model, "--out", tmp_path / "x.parquet", *arguments) == 2
+        assert message in capsys.readouterr().err

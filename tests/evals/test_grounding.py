@@ -1,0 +1,197 @@
+"""Grounding: boxes, the measures, names in captions, and the same numbers on any number of processes."""
+
+import json
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+
+from mmkit.data.records import Record
+from mmkit.errors import UserError
+from mmkit.evals import grounding
+from mmkit.evals.boxes import best_box, overlap, region_box
+from mmkit.evals.grounding import Grounding
+from mmkit.explanation.gradcam import TokenMaps
+from tests.evals.parts import COLOURS, predictor
+
+SIZE = (32, 48)  # width and height
+
+
+class Boxes:
+    """``n`` pictures of one to three named boxes, with a caption that says the names or, for each third, does not."""
+
+    splits = ("even", "odd")
+
+    def __init__(self, n: int = 17, **targets) -> None:
+        self.n, self.more = n, targets
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Record:
+        image = Image.new("RGB", SIZE, (9 * i % 256, 70, 200))
+        names = [f"{COLOURS[(i + j) % len(COLOURS)]} box" for j in range(1 + i % 3)]
+        boxes = [{"name": name, "box": (8 * j, 4, 8 * j + 12, 30)} for j, name in enumerate(names)]
+        for j, (name, entry) in enumerate(zip(names, boxes, strict=True)):
+            image.paste(name.split()[0], (8 * j, 4, 8 * j + 12, 30))
+            entry["box"] = tuple(float(side) for side in entry["box"])
+        caption = "a tile" if i % 3 == 2 else " a ".join(["a", *names])
+        return Record(
+            image=image, captions=(caption,), image_id=str(i), key=f"row {i}",
+            targets={"boxes": boxes, "split": self.splits[i % 2], **self.more},
+        )  # fmt: skip
+
+
+def evaluate():
+    return Grounding(source=Boxes(), batch_size=3)(predictor(2))
+
+
+def work(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    found = evaluate()
+    try:
+        Grounding(source=Boxes(4, boxes=[{"name": "red"}]), batch_size=2)(predictor())
+        message = "no error"
+    except UserError as error:
+        message = str(error)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump([found, message], file)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
+    wanted = evaluate()
+    method = "fork" if sys.platform == "linux" else "spawn"
+    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
+    for rank in range(world):
+        found, message = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == wanted
+        assert "needs a name and four numbers" in message
+    assert wanted["n"] == 33 == wanted["even.n"] + wanted["odd.n"]
+
+
+def pointing(monkeypatch, place):
+    """A model whose maps are hot in the cell ``place(text, number of the token)`` of 6 x 4."""
+
+    def maps(predictor, asked, pictures, image_of, texts, answers=()):
+        out = []
+        for text in texts:
+            ids = predictor.tokenizer.encode(text, predictor.max_tokens)
+            heat = torch.zeros(len(ids), 6, 4)
+            for token in range(len(ids)):
+                row, column = place(text, token)
+                heat[token, row, column] = 1.0
+            out.append(TokenMaps(heat, tuple(ids), 0.5, "match"))
+        return out
+
+    monkeypatch.setattr(grounding, "token_maps", maps)
+
+
+def one(box, caption="a red box", name="red box", **more):
+    class One:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            targets = {"boxes": [{"name": name, "box": box}], **more}
+            return Record(image=Image.new("RGB", (32, 48)), captions=(caption,), image_id="0", key="0", targets=targets)
+
+    return One()
+
+
+def test_measures(monkeypatch):
+    pointing(monkeypatch, lambda text, token: (1, 2))  # x 16 to 24, y 8 to 16
+    right, wrong = (16, 8, 24, 16), (0, 24, 8, 48)
+    found = Grounding(source=one(right, detections=[wrong, right, (0, 0, 32, 48)]), threshold=0.5)(predictor())
+    assert found["pointing"] == found["choice"] == found["iou50"] == 1
+    assert found["iou"] > 0.6
+    assert found["chance"] == pytest.approx(64 / (32 * 48))
+    assert found["choice_chance"] == pytest.approx(1 / 3)
+    missed = Grounding(source=one(wrong, detections=[wrong, right]))(predictor())
+    assert missed["pointing"] == missed["choice"] == missed["iou"] == 0
+    assert Grounding(source=one(right, detections=[]))(predictor())["choice"] == 1  # its own box, then
+
+
+def test_names_are_read_in_captions(monkeypatch):
+    model = predictor()
+    tokens = len(model.tokenizer.encode("a green tile a", 12))
+    # hot where the box is for the words after "a green tile a", elsewhere for all others
+    pointing(monkeypatch, lambda text, token: (1, 2) if text.startswith("a green") and token >= tokens else (5, 0))
+    source = one((16, 8, 24, 16), caption="a green tile a red box")
+    assert Grounding(source=source)(model)["pointing"] == 1
+    found = Grounding(source=source, in_caption=False)(model)
+    assert found["pointing"] == 0
+    assert found["in_caption"] == 0
+    # not said there: the name alone; said and nothing more: the whole sentence
+    for caption in ("a green tile", "red box"):
+        assert Grounding(source=one((16, 8, 24, 16), caption=caption))(model)["in_caption"] == 0
+    assert Grounding(source=source, target="itc")(model)["in_caption"] == 0  # the similarity has no words
+
+
+def test_no_evidence_is_no_hit(monkeypatch):
+    zero = TokenMaps(torch.zeros(3, 6, 4), (2, 5, 6), 0.5, "match")
+    monkeypatch.setattr(grounding, "token_maps", lambda *args: [zero])
+    found = Grounding(source=one((0, 0, 32, 48), name="a red box"))(predictor())
+    assert found["pointing"] == 0
+    assert found["choice"] == 0
+
+
+def test_problems():
+    for boxes, message in [
+        (None, 'no "boxes"'),
+        ([{"name": "red", "box": (3, 3, 3, 9)}], "with an area"),
+        ([{"name": "red", "box": (3, 3, 9)}], "not .left, top, right, bottom."),
+        ([{"box": (3, 3, 9, 9)}], "needs a name and four numbers"),
+        ([{"name": ",", "box": (3, 3, 9, 9)}], "has no words"),
+        ([], "no record has"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Grounding(source=Boxes(2, boxes=boxes))(predictor())
+    with pytest.raises(UserError, match="prompt='a'"):
+        Grounding(source=Boxes(2), prompt="a")
+    with pytest.raises(UserError, match="0 to 0"):
+        Grounding(source=Boxes(2), layer=1)(predictor())
+
+
+def test_overlap_counts_pixels():
+    def counted(a, b):
+        cells = [{(x, y) for x in range(int(r[0]), int(r[2])) for y in range(int(r[1]), int(r[3]))} for r in (a, b)]
+        return len(cells[0] & cells[1]) / len(cells[0] | cells[1])
+
+    generator = torch.manual_seed(0)
+    seen = set()
+    for _ in range(300):
+        sides = torch.randint(0, 12, (2, 4), generator=generator)
+        a, b = ((int(r[0]), int(r[1]), int(r[0] + r[2] + 1), int(r[1] + r[3] + 1)) for r in sides)
+        wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        assert overlap(a, b) == (pytest.approx(counted(a, b)) if wide > 1 and high > 1 else 0)
+        seen.add(overlap(a, b) > 0)
+    assert seen == {True, False}
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
+
+
+def test_best_box():
+    heat = torch.zeros(10, 20)
+    heat[2:6, 3:7] = 1.0
+    # sums 16, 16, 4, 0 over the roots of 16, 200, 4, 9
+    assert best_box(heat, [(0, 0, 20, 10), (3, 2, 7, 6), (3, 2, 5, 4), (12, 6, 15, 9)]) == 1
+    assert best_box(heat, [(12, 6, 15, 9)]) is None
+    assert best_box(heat, []) is None
+    assert best_box(heat, [(0, 0, 20, 10), (3, 2, 7, 6)], power=0.0) == 0  # the first of equals
+
+
+def test_region_of_the_peak():
+    heat = torch.zeros(40, 60)
+    heat[5:15, 10:30] = 0.6
+    heat[8, 20] = 1.0
+    heat[30:38, 40:50] = 0.9  # another one, apart
+    assert region_box(heat, 0.5) == (10, 5, 30, 15)
+    assert region_box(heat, 0.7) == (20, 8, 21, 9)
+    large = heat.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    assert region_box(large, 0.5) == pytest.approx((80, 40, 240, 120), abs=8)
+    assert region_box(torch.zeros(4, 6), 0.5) == (0, 0, 6, 4)
