@@ -87,7 +87,7 @@ def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
 
 
 def questions(
-    start: str = "runs/quickstart", steps: int = 1500, size: int = 96, kinds: int = 200, seed: int = 42
+    start: str = "runs/quickstart", steps: int = 1100, size: int = 96, kinds: int = 200, seed: int = 42
 ) -> Experiment:
     """Fine-tuning on questions about scenes, from the model in the folder ``start``, or from "scratch"."""
     asked = partial(Questions, kinds=kinds, size=size, plain=True, people=0.05)
@@ -114,7 +114,7 @@ def questions(
     )
 
 
-def quickstart(steps: int = 1400, question_steps: int = 1500, size: int = 96, kinds: int = 200) -> Experiment:
+def quickstart(steps: int = 1400, question_steps: int = 1100, size: int = 96, kinds: int = 200) -> Experiment:
     """Both, one after the other: the pre-trained model in the run's folder, the one that answers in ``vqa`` there."""
     answering = questions("scratch", question_steps, size, kinds)
     report = partial(answering.report, page="../report.html") if answering.report else None

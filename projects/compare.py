@@ -2,8 +2,10 @@
 
     python -m projects.compare projects/nlvr2/config.py --start runs/quickstart --seeds 0 1 2 --out runs/compare/nlvr2
 
-Trains ``openmoji(start=..., seed=...)`` of the config file for each start and seed, leaves out what is done already,
-and prints mean and range of the test accuracy as Markdown. ``--args`` are further arguments of the function.
+    python -m projects.compare configs/quickstart.py:questions --start runs/quickstart --out runs/compare/questions
+
+Trains ``openmoji(start=..., seed=...)``, or the function that is named, for each start and seed, leaves out what is done
+already, and prints the accuracies and their mean as Markdown. ``--args`` are further arguments of the function.
 """
 
 from __future__ import annotations
@@ -18,16 +20,13 @@ from rich.console import Console
 
 from mmkit.config import load_experiment, override
 from mmkit.hub import save
-from mmkit.train.folder import read_numbers
 from mmkit.train.stages import train_stages
-
-METRIC = "test.accuracy"
 
 
 def main() -> None:
     """Train what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", metavar="FILE.py")
+    parser.add_argument("config", metavar="FILE.py[:function]")
     parser.add_argument("--start", required=True, help="the folder of a pre-trained ALBEF, or `pretraining`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--args", default="", help="such as steps=500, sentences=('both',)")
@@ -40,27 +39,27 @@ def main() -> None:
         for start, numbers in found.items():
             call = ", ".join(part for part in (f"start={start!r}, seed={seed}", args.args) if part)
             folder = args.out / f"{'scratch' if start == 'scratch' else 'pretrained'}-{seed}"
-            numbers.append(run(f"{args.config}:openmoji({call})", args.changes, folder))
+            function = args.config if ":" in args.config else f"{args.config}:openmoji"
+            numbers.append(run(f"{function}({call})", args.changes, folder))
     Console(soft_wrap=True).print(table(found, args.seeds), markup=False, highlight=False)
     (args.out / "compare.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def run(spec: str, changes: list[str], folder: Path) -> dict[str, float]:
     """The last metrics of one run, trained unless they are there."""
-    done = read_numbers(folder)
-    return done or train_stages(override(load_experiment(spec), changes), folder, resume=True, save_model=save)
+    return train_stages(override(load_experiment(spec), changes), folder, resume=True, save_model=save)
 
 
 def table(found: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
-    """Markdown: one row a start, the seeds' accuracies, their mean, and what guessing gives."""
+    """Markdown: one row a start, the seeds' accuracies, their mean, and what guessing gives, where it is known."""
     lines = [
         f"| start | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | chance |",
         f"| --- |{' --- |' * (len(seeds) + 2)}",
     ]
     for start, numbers in found.items():
-        values = [one[METRIC] for one in numbers]
-        chance = numbers[0]["test.chance"]
-        cells = " | ".join(f"{value:.3f}" for value in (*values, mean(values), chance))
+        values = [one["accuracy"] for one in numbers]
+        chance = f"{numbers[0]['chance']:.3f}" if "chance" in numbers[0] else ""
+        cells = " | ".join([*(f"{value:.3f}" for value in (*values, mean(values))), chance])
         lines.append(f"| {start} | {cells} |")
     return "\n".join(lines)
 

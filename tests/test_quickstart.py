@@ -50,6 +50,7 @@ def test_the_report_stands_alone(run):
     assert 'href="http' not in page
     assert page.count("data:image/") > 10
     assert "Questions about held-out scenes" in page
+    assert "of 60 questions are answered right" in page
 
 
 def test_the_model_is_the_same_in_another_process(run, tmp_path):

@@ -90,7 +90,7 @@ def mini(start: str | None = "runs/quickstart", steps: int = 300, size: int = 12
             transform=partial(TrainTransform, scale=(1.0, 1.0), randaugment=None),
             global_batch=64,
         ),
-        optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.05, betas=(0.9, 0.98)),
+        optim=Optim(lr=2e-4, min_lr=1e-6, warmup_frac=0.05, betas=(0.9, 0.98)),
         run=Run(steps=steps, save_every_steps=0, log_every_steps=50),
         evals={"retrieval": partial(Retrieval, source=partial(scenes, split="test", n=500), rerank_top=16)},
     )

@@ -30,8 +30,8 @@ HEADS = {"itc": partial(ITC, queue_size=0)}
 def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout: float = 0.0) -> Experiment:
     """The paper's recipe for ViT-B/16: 32,768 pairs a step, 32 epochs, crops and nothing else.
 
-    Negatives are those of all processes; to hold so many at once takes many of them. Equal captions are positives of each
-    other's pictures.
+    Negatives are those of all processes; to hold so many at once takes many of them. Equal captions are positives of
+    each other's pictures.
     """
     return Experiment(
         name="clip-base",

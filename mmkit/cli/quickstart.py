@@ -1,4 +1,4 @@
-"""``mmkit quickstart``: pre-train a small ALBEF on the built-in scenes and show what it learned."""
+"""``mmkit quickstart``: pre-train a small ALBEF on the built-in scenes, let it answer questions, and show both."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The experiment of configs/quickstart.py, and where its report is."""
     from mmkit.cli.train import run_experiment
     from mmkit.config import load_experiment, override
+    from mmkit.train.throughput import peak_memory
 
     started = time.perf_counter()
     experiment = override(load_experiment(str(config_file())), [change for group in args.changes for change in group])
     numbers = run_experiment(experiment, args.out, args.resume)
     log.info("open %s in a browser", args.out / "report.html")
-    return {**numbers, "seconds": time.perf_counter() - started}
+    return {**numbers, **peak_memory(), "seconds": time.perf_counter() - started}
 
 
 def config_file() -> Path:

@@ -65,8 +65,8 @@ class AnswersReport:
         path = folder / self.page
         if not path.is_file():
             path = write_report(folder, Page(name=self.name, attribution=self.attribution))
-        numbers = run_folder.groups(run_folder.last_metrics(run_folder.read_events(folder)))
-        rates = next((found for found in numbers.values() if "accuracy" in found and "n" in found), {})
+        found = run_folder.groups(run_folder.last_metrics(run_folder.read_events(folder)), ("accuracy",))
+        rates = next(iter(found.values()), {})
         types = {name.removeprefix("by_type."): rate for name, rate in rates.items() if name.startswith("by_type.")}
         section = environment().get_template("answers.html.j2").render(
             title=self.title, rates=rates, types=types, asked=collect(predictor, self.source, self.shown, self.layer)

@@ -86,14 +86,14 @@ def _evaluations(events: Sequence[Mapping[str, Any]], titles: Mapping[str, str])
     return out
 
 
-def groups(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """``{"retrieval.t2i_r1": x, ...}`` as ``{"retrieval": {"t2i_r1": x}}``, those with a rate that the page shows."""
+def groups(metrics: Mapping[str, Any], rates: Sequence[str] = ("t2i_r1", "top1")) -> dict[str, dict[str, float]]:
+    """``{"retrieval.t2i_r1": x, ...}`` as ``{"retrieval": {"t2i_r1": x}}``, those with one of the ``rates``."""
     out: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         name, _, metric = key.partition(".")
         if metric and isinstance(value, int | float):
             out.setdefault(name, {})[metric] = value
-    return {name: found for name, found in out.items() if "t2i_r1" in found or "top1" in found}
+    return {name: found for name, found in out.items() if any(rate in found for rate in rates)}
 
 
 def last_metrics(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:

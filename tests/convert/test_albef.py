@@ -12,7 +12,7 @@ from tests.parity.oracle import cases, load, under
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
 VQA = cases(lambda names: "sd.text_decoder.cls.predictions.bias" in names)
-ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "ve" in path.stem.split("_")]
+ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "shared" not in load(path)[0]]
 KINDS = {
     "pretrain": (albef.pretrain, PRETRAIN, "ALBEF, pre-training"),
     "retrieval": (albef.retrieval, RETRIEVAL, "ALBEF, retrieval"),

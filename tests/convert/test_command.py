@@ -24,7 +24,7 @@ from tests.test_hub import make
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
 VQA = cases(lambda names: "sd.text_decoder.cls.predictions.bias" in names)
-ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "ve" in path.stem.split("_")]
+ENTAILMENT = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "shared" not in load(path)[0]]
 
 
 LAYOUTS = {"albef": PRETRAIN, "albef-retrieval": RETRIEVAL, "albef-vqa": VQA, "albef-ve": ENTAILMENT}

@@ -82,7 +82,13 @@ def test_clip_of_open_clip(quick, tmp_path):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     save_file(state, source / "open_clip_model.safetensors")
     (source / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    assert main(["info", str(source), "--json", str(tmp_path / "info.json")]) == 0
+    info = json.loads((tmp_path / "info.json").read_text())
+    assert info["layout"] == "clip"
+    assert info["use"] == f"mmkit convert clip {source} OUT"
     convert("auto", source, tmp_path / "ours")
+    assert main(["info", str(tmp_path / "ours"), "--json", str(tmp_path / "info.json")]) == 0
+    assert json.loads((tmp_path / "info.json").read_text())["model"] == "mmkit.models.sizes_dual:clip"
     predictor = mmkit.load(tmp_path / "ours")
     ids = open_clip.SimpleTokenizer()(TEXTS, context_length=family.LENGTH)
     close(predictor.encode_text(TEXTS), model.encode_text(ids, normalize=True))

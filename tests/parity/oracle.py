@@ -55,10 +55,12 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def assert_close(ours: Tensor, theirs: Tensor, bound: float, name: str, what: str | None = None) -> None:
-    """The largest difference, relative to the largest value. ``what``: its kind, for the table of parity."""
+def assert_close(
+    ours: Tensor, theirs: Tensor, bound: float, name: str, what: str | None = None, largest: float = 0.0
+) -> None:
+    """The largest difference, relative to the largest value. what: its kind, for the table; largest: see there."""
     kind = "gradients" if bound >= GRADIENT else "loss" if name.startswith("loss") else "outputs"
-    assert_near(ours, theirs, bound, name, what or kind)
+    assert_near(ours, theirs, bound, name, what or kind, largest)
 
 
 def state_of(tensors: dict[str, Tensor], prefix: str = "sd.") -> dict[str, Tensor]:
