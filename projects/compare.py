@@ -4,8 +4,8 @@
 
     python -m projects.compare configs/quickstart.py:questions --start runs/quickstart --out runs/compare/questions
 
-Trains ``openmoji(start=..., seed=...)``, or the function that is named, for each start and seed, leaves out what is done
-already, and prints the accuracies and their mean as Markdown. ``--args`` are further arguments of the function.
+Trains ``openmoji(start=..., seed=...)``, or the function that is named, for each start and seed, leaves out what is
+done already, and prints the accuracies and their mean as Markdown. ``--args`` are further arguments of the function.
 """
 
 from __future__ import annotations

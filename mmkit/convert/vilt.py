@@ -1,7 +1,7 @@
 """ViLT checkpoints: the official ones (https://github.com/dandelin/ViLT) and those of transformers.
 
 Our joint ViT takes the place of theirs, name by name; the pooler and the matching layer are our ITM head, the
-vocabulary head our untied MLM head. A retrieval file ranks by one number, which becomes the logit of "match" beside a 0.
+vocabulary head our untied MLM head. A retrieval file ranks by one number: the logit of "match", beside a 0.
 Sizes are read off the tensors. Left out: files for two images (NLVR2), and the classifiers of other tasks, dropped row
 by row.
 """
