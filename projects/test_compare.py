@@ -7,8 +7,8 @@ import pytest
 from projects import compare
 
 FOUND = {
-    "scratch": [{"test.accuracy": 0.5, "test.chance": 0.4}, {"test.accuracy": 0.6, "test.chance": 0.4}],
-    "runs/x": [{"test.accuracy": 0.9, "test.chance": 0.4}, {"test.accuracy": 0.7, "test.chance": 0.4}],
+    "scratch": [{"accuracy": 0.5, "chance": 0.4}, {"accuracy": 0.6, "chance": 0.4}],
+    "runs/x": [{"accuracy": 0.9, "chance": 0.4}, {"accuracy": 0.7, "chance": 0.4}],
 }
 
 
@@ -20,12 +20,16 @@ def test_the_table_has_a_column_for_each_seed():
     assert {line.count("|") for line in lines} == {6}
 
 
+def test_chance_is_left_open_where_it_is_not_known():
+    assert compare.table({"scratch": [{"accuracy": 0.25}]}, [0]).endswith("| scratch | 0.250 | 0.250 |  |")
+
+
 def test_every_start_and_seed_is_trained_with_the_same_arguments(monkeypatch, tmp_path, capsys):
     specs = []
 
     def run(spec, changes, folder):
         specs.append((spec, folder.name))
-        return {"test.accuracy": 0.5, "test.chance": 0.5}
+        return {"accuracy": 0.5, "chance": 0.5}
 
     monkeypatch.setattr(compare, "run", run)
     arguments = [
@@ -53,10 +57,11 @@ def test_every_start_and_seed_is_trained_with_the_same_arguments(monkeypatch, tm
 
 
 @pytest.mark.parametrize("config", ["nlvr2", "visual_entailment"])
-def test_a_run_that_is_done_is_not_trained_again(config, monkeypatch, tmp_path):
+def test_a_run_that_is_done_is_not_trained_again(config, tmp_path):
     spec = f"projects/{config}/config.py:openmoji(start='scratch', steps=1, size=36, kinds=40)"
     small = ["data.global_batch=2", "data.train.n=8", "evals.test.source.n=4", "run.tensorboard=false",
              "tokenizer.vocab_size=120", "run.precision=no"]  # fmt: skip
     first = compare.run(spec, small, tmp_path / "run")
-    monkeypatch.setattr(compare, "train_stages", None)
-    assert compare.run(spec, small, tmp_path / "run")["test.accuracy"] == first["test.accuracy"]
+    written = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert compare.run(spec, small, tmp_path / "run")["accuracy"] == first["accuracy"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == written

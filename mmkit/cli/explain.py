@@ -46,11 +46,15 @@ def register(commands: Commands) -> None:
 
 def _asked(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--target", choices=("itm", "itc", "answer"),
-        help="what is explained: the match, the similarity, the answer (default: the first that the model has)",
+        "--target", choices=("itm", "itc", "answer", "mlm"),
+        help="what is explained: the match, the similarity, the answer, each word as guessed when it is hidden (default: "
+        "what the model has of these; grounding prefers mlm for names in captions)",
     )  # fmt: skip
     command.add_argument(
-        "--layer", type=int, metavar="N", help="which layer's attention, from 0 (default: half way up; itc: the last)"
+        "--layer",
+        type=int,
+        metavar="N",
+        help="which layer's attention, from 0 (default: half way up; itc, mlm: the last)",
     )
     command.add_argument("--head", type=int, metavar="N", help="which attention head (default: the mean of all)")
     add_model_arguments(command)

@@ -145,7 +145,7 @@ def _cached(name: str):  # type: ignore[no-untyped-def]
 
 
 def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes are imported late
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, SiglipTokenizer, T5Tokenizer
 
     if name == CLIP:
         return _clip()
@@ -163,6 +163,8 @@ def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes a
             "Without a network, put its tokenizer.json and tokenizer_config.json in a folder and give that folder. "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
+    if isinstance(wrapped, SiglipTokenizer):  # T5's reads the same file, and is fast; cleaning is the framing's
+        wrapped = T5Tokenizer.from_pretrained(name, extra_ids=0)
     if not wrapped.is_fast:
         raise UserError(f"tokenizer {name!r} has no fast version (tokenizer.json); mmkit uses fast tokenizers only")
     return wrapped

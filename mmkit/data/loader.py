@@ -62,10 +62,9 @@ class PairDataset(Dataset[Sample]):
             record = self.source[(index + step) % len(self.source)]
             try:
                 image = load_image(record)
-            except BadImage as error:
+                return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
+            except BadImage as error:  # of the record, or of a further picture among its targets
                 skipped.append(str(error))
-                continue
-            return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
         raise UserError(
             f"{len(skipped)} pictures in a row cannot be read, the first: {skipped[0]}. See `mmkit data check`"
         )
@@ -93,6 +92,8 @@ class PairDataset(Dataset[Sample]):
     def _targets(self, record: Record, rng: Random) -> Mapping[str, Any]:
         try:
             return self.targets.encode(record.targets, rng)
+        except BadImage:
+            raise
         except UserError as error:
             raise UserError(f"{record.key}: {error}") from error
 

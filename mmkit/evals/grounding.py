@@ -1,9 +1,10 @@
 """Weakly supervised grounding: do a model's heat maps find what words name, though it never saw a box?
 
 A record has ``boxes`` in its targets: {name, box (left, top, right, bottom) in pixels}. Each name is an expression.
-Where the record's caption says it, the map is that of these words in the caption (as in Flickr30k Entities); otherwise,
-and always with ``in_caption=False``, the name alone is the text and the map that of the sentence (RefCOCO+: ALBEF,
-section 6). Measured are the pointing game (does the strongest pixel lie in the box; Zhang et al. 2016), the overlap of
+Where the record's caption says it, the map is that of these words in the caption (as in Flickr30k Entities): a model
+that has learned to guess hidden words is asked for these, which the quickstart's models locate best with; another for
+the match. Otherwise, and always with ``in_caption=False``, the name alone is the text and the map that of the sentence,
+for the match (RefCOCO+: ALBEF, section 6). Measured are the pointing game (does the strongest pixel lie in the box; Zhang et al. 2016), the overlap of
 the region around it with the box, and the choice among candidate boxes: the record's ``detections`` where it has them,
 else its own boxes.
 
@@ -12,7 +13,7 @@ Left out: training for it, which is fine-tuning for retrieval on pairs of expres
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
 from mmkit.explanation.targets import Target
 from mmkit.explanation.words import phrase_in, words_of
+from mmkit.heads.mlm import MLM
 from mmkit.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -49,11 +51,14 @@ class Expression:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingResult:
-    """rates: the means of ``SUMS`` by name; by_split: the same for each split. layer, head: which were asked."""
+    """rates: the means of ``SUMS`` by name; by_split: the same for each split.
+
+    asked: (what was explained, the layer) for names in captions and for names alone. head: which was asked, None = mean.
+    """
 
     rates: Mapping[str, float]
     by_split: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    layer: int
+    asked: Mapping[str, tuple[str, int]]
     head: int | None
 
     def metrics(self) -> dict[str, float]:
@@ -69,17 +74,17 @@ class GroundingResult:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """The same, nested, with layer and head."""
-        return nested(self.metrics()) | {"layer": self.layer, "head": self.head}
+        """The same, nested, with what was asked: target and layer for names in captions and alone, head."""
+        asked = {place: {"target": target, "layer": layer} for place, (target, layer) in self.asked.items()}
+        return nested(self.metrics()) | {"asked": asked, "head": self.head}
 
     def table(self) -> Table:
         """One row for each split, with chance beside."""
         from rich.table import Table
 
-        heads = "mean of the heads" if self.head is None else f"head {self.head}"
-        table = Table(
-            title=f"grounding without boxes in training: layer {self.layer}, {heads}", title_justify="left"
-        )  # fmt: skip
+        asked = "; ".join(f"{place} by {target}, layer {layer}" for place, (target, layer) in self.asked.items())
+        heads = "" if self.head is None else f"; head {self.head}"
+        table = Table(title=f"grounding ({asked}{heads})", title_justify="left")
         for name in ("", "n", "pointing", "chance", "IoU", "IoU >= 0.5", "choice", "chance "):
             table.add_column(name, justify="right" if name else "left")
         for name, rates in {"all": self.rates, **self.by_split}.items():
@@ -92,8 +97,8 @@ class GroundingResult:
 class Grounding:
     """Evaluates grounding over the records of ``source`` (a Source, or a partial that makes one).
 
-    layer, head, target: see ``mmkit.explain``; a source's ``splits`` are reported one by one, by ``targets["split"]``.
-    in_caption: whether names are looked for in the record's captions. prompt: what a name alone becomes. threshold: of
+    layer, head, target: see ``mmkit.explain``; target None = as above. A source's ``splits`` are reported one by one, by
+    ``targets["split"]``. in_caption: whether names are looked for in the record's captions. prompt: what a name alone becomes. threshold: of
     the region, as a share of the map's maximum. batch_size: pictures per pass.
     """
 
@@ -119,7 +124,7 @@ class Grounding:
 
     def evaluate(self, predictor: Predictor) -> GroundingResult:
         """Every process calls this and gets the same result. UserError for records without boxes."""
-        asked = ask(predictor, self.target, self.layer, self.head)
+        asked = self._asked(predictor)
         source = make_source(self.source)
         splits: tuple[str, ...] = tuple(getattr(source, "splits", ()))
 
@@ -138,14 +143,24 @@ class Grounding:
         return GroundingResult(
             rates=_means(rows),
             by_split={name: _means(rows[rows[:, -1] == i]) for i, name in enumerate(splits)} if splits else {},
-            layer=asked.layer, head=asked.head,
+            asked={place: (_called(which.target), which.layer) for place, which in asked.items()}, head=self.head,
         )  # fmt: skip
 
-    def _sums(self, predictor: Predictor, asked: Asked, records: Sequence[Record], splits: Sequence[str]) -> Tensor:
+    def _asked(self, predictor: Predictor) -> dict[str, Asked]:
+        """For names "in captions", where these are looked for, and "alone"."""
+        alone = ask(predictor, self.target, self.layer, self.head)
+        if not self.in_caption or alone.target in ("itc", "mlm"):  # the similarity has no words
+            return {"alone": alone} if alone.target != "mlm" else {"in captions": alone, "alone": alone}
+        guesses = self.target is None and any(isinstance(head, MLM) for head in predictor.heads.values())
+        return {"in captions": ask(predictor, "mlm", self.layer, self.head) if guesses else alone, "alone": alone}
+
+    def _sums(
+        self, predictor: Predictor, asked: Mapping[str, Asked], records: Sequence[Record], splits: Sequence[str]
+    ) -> Tensor:
         """One row for each record: ``SUMS`` over its expressions, and the number of its split."""
         pictures = [load_image(record) for record in records]
         pixels = [predictor.transform(picture) for picture in pictures]
-        asks = [self._expressions(record, predictor, asked) for record in records]
+        asks = [self._expressions(record, predictor, "in captions" in asked) for record in records]
         of = [i for i, expressions in enumerate(asks) for _ in expressions]
         flat = [expression for expressions in asks for expression in expressions]
         rows = torch.zeros(len(records), len(SUMS) + 1, dtype=torch.float64)
@@ -153,22 +168,42 @@ class Grounding:
             rows[i, -1] = splits.index(record.targets["split"]) if splits else -1
         if not flat:
             return rows
-        found = token_maps(predictor, asked, pixels, of, [expression.text for expression in flat])
-        for i, expression, maps in zip(of, flat, found, strict=True):
+        for i, expression, maps in self._maps(predictor, asked, pixels, of, flat):
             size = (pictures[i].height, pictures[i].width)
             seen = seen_box(predictor.transform, pictures[i])
             boxes = records[i].targets.get("detections") or [other.box for other in asks[i]]
             rows[i, :-1] += torch.tensor(self._score(maps, expression, size, boxes, seen), dtype=torch.float64)
         return rows
 
-    def _expressions(self, record: Record, predictor: Predictor, asked: Asked) -> list[Expression]:
-        out, by_words = [], self.in_caption and asked.target != "itc"  # the similarity has no maps of words
+    def _maps(
+        self, predictor: Predictor, asked: Mapping[str, Asked], pixels: Sequence[Tensor], of: Sequence[int],
+        expressions: Sequence[Expression],
+    ) -> Iterator[tuple[int, Expression, TokenMaps]]:  # fmt: skip
+        """Each expression with the number of its picture and its maps; first those in captions, then those alone."""
+        for place, which in asked.items():
+            own = [
+                (i, expression) for i, expression in zip(of, expressions, strict=True)
+                if (expression.tokens is not None) == (place == "in captions")
+            ]  # fmt: skip
+            if not own:
+                continue
+            texts = [expression.text for _, expression in own]
+            hidden: list[Sequence[int]] = []
+            if which.target == "mlm":
+                hidden = [expression.tokens or self._words(expression.text, predictor) for _, expression in own]
+            found = token_maps(predictor, which, pixels, [i for i, _ in own], texts, hidden=hidden)
+            yield from ((i, expression, maps) for (i, expression), maps in zip(own, found, strict=True))
+
+    def _words(self, text: str, predictor: Predictor) -> tuple[int, ...]:
+        ids = predictor.tokenizer.encode(text, predictor.max_tokens)
+        return tuple(place for _, places in words_of(ids, predictor.tokenizer) for place in places)
+
+    def _expressions(self, record: Record, predictor: Predictor, by_words: bool) -> list[Expression]:
+        out = []
         for name, box in named_boxes(record):
             place = self._in_caption(record, name, predictor) if by_words else None
             text, tokens = place or (self.prompt.format(name), None)
-            if tokens is None and not words_of(
-                predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
-            ):
+            if tokens is None and not self._words(text, predictor):
                 raise UserError(f"{record.key}: the name {name!r} has no words")
             out.append(Expression(text, tokens, box))
         return out
@@ -230,6 +265,10 @@ def named_boxes(record: Record) -> list[tuple[str, Box]]:
             )
         out.append((name, box))
     return out
+
+
+def _called(target: Target) -> str:
+    return target if isinstance(target, str) else "target"
 
 
 def _means(rows: Tensor) -> dict[str, float]:

@@ -39,11 +39,12 @@ def explain(
         text: a caption, or the question that has an answer.
         image: a path, encoded bytes, a PIL image, a Record, or a tensor as in ``Predictor.encode_image``.
         answer: explain why this is the answer to the question ``text``, for a model with a head that answers.
-        target: "itm" the match, "itc" the similarity, "answer" the given answer or else the model's own, or a function
-            from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity that the model has;
+        target: "itm" the match, "itc" the similarity, "answer" the given answer or else the model's own, "mlm" each
+            word by itself, as the model guesses it from the picture and the other words when it is hidden, or a
+            function from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity that the model has;
             an answer where one is given.
         layer: which of the layers that look at the picture, from 0; negative from the end. Default: half way up (the
-            third of ALBEF's six), for the similarity the last. In the last layer before the matching head no word but
+            third of ALBEF's six), for the similarity and for hidden words the last. In the last layer before the matching head no word but
             [CLS] has a say, so that the words' maps are empty there.
         head: which attention head; None = the mean of all.
         words: whether to make a map for each word.
@@ -91,14 +92,45 @@ def _explained(
     done = 0
     for numbers in batches(range(len(texts)), batch_size):
         pictures, pixels, image_of = _read(predictor, [images[i] for i in numbers], numbers[0])
-        found = token_maps(
-            predictor, asked, pixels, image_of, [texts[i] for i in numbers],
-            [answers[i] for i in numbers] if answers else (),
-        )  # fmt: skip
-        for i, at, maps in zip(numbers, image_of, found, strict=True):
-            yield _explanation(predictor, asked, pictures[at], texts[i], maps, words)
+        part = [texts[i] for i in numbers]
+        if asked.target == "mlm":
+            guesses = _guessed(predictor, asked, pixels, image_of, part, batch_size)
+            for at, text, (found, chances) in zip(image_of, part, guesses, strict=True):
+                yield _explanation(predictor, asked, pictures[at], text, found, words, chances)
+        else:
+            given = [answers[i] for i in numbers] if answers else ()
+            maps = token_maps(predictor, asked, pixels, image_of, part, given)
+            for at, text, found in zip(image_of, part, maps, strict=True):
+                yield _explanation(predictor, asked, pictures[at], text, found, words)
         done += len(numbers)
         predictor.progress("explained pairs", done, len(texts))
+
+
+def _guessed(
+    predictor: Predictor, asked: Asked, pixels: Sequence[Tensor], image_of: Sequence[int], texts: Sequence[str],
+    batch_size: int,
+) -> Iterator[tuple[TokenMaps, list[float]]]:  # fmt: skip
+    """For each pair the maps of its words, each from a pass in which it is hidden, and their probabilities.
+
+    A token that belongs to no word has no map: its values are zero, and the sentence is the mean of the others.
+    """
+    rows = []
+    for number, text in enumerate(texts):
+        ids = predictor.tokenizer.encode(text, predictor.max_tokens)
+        rows += [(number, places) for _, places in words_of(ids, predictor.tokenizer)]
+    found: list[TokenMaps] = []
+    for part in batches(rows, batch_size):
+        found += token_maps(
+            predictor, asked, pixels, [image_of[number] for number, _ in part], [texts[number] for number, _ in part],
+            hidden=[places for _, places in part],
+        )  # fmt: skip
+    for number in range(len(texts)):
+        own = [(maps, places) for maps, (row, places) in zip(found, rows, strict=True) if row == number]
+        whole = torch.zeros_like(own[0][0].maps)
+        for maps, places in own:
+            whole[list(places)] = maps.maps[list(places)]
+        chances = [maps.score for maps, _ in own]
+        yield TokenMaps(whole, own[0][0].ids, sum(chances) / len(chances), "words"), chances
 
 
 def _read(
@@ -128,8 +160,9 @@ def open_picture(image: Picture, number: int = 0) -> Image.Image:
 
 
 def _explanation(
-    predictor: Predictor, asked: Asked, picture: Image.Image, text: str, found: TokenMaps, words: bool
-) -> Explanation:
+    predictor: Predictor, asked: Asked, picture: Image.Image, text: str, found: TokenMaps, words: bool,
+    chances: Sequence[float | None] = (),
+) -> Explanation:  # fmt: skip
     size, seen = (picture.height, picture.width), seen_box(predictor.transform, picture)
     parts: tuple[Word, ...] = ()
     if words and asked.target != "itc":
@@ -143,8 +176,10 @@ def _explanation(
                 "maps are empty. Choose a lower layer", asked.layer,
             )  # fmt: skip
         parts = tuple(
-            Word(word, tokens, HeatMap(raw, size, seen), float(weight) / total if total else 0.0)
-            for (word, tokens), raw, weight in zip(groups, raws, weights, strict=True)
+            Word(word, tokens, HeatMap(raw, size, seen), float(weight) / total if total else 0.0, chance)
+            for (word, tokens), raw, weight, chance in zip(
+                groups, raws, weights, chances or [None] * len(groups), strict=True
+            )
         )
     return Explanation(
         picture=picture, text=text, target=found.target, score=found.score, layer=asked.layer, head=asked.head,

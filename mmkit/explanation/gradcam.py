@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
-from mmkit.explanation.targets import Goal, Target, answer_head, default_target, goal
+from mmkit.explanation.targets import Goal, Target, answer_head, default_target, goal, hidden_words, word_head
 from mmkit.nn.patch import grid_of
 from mmkit.predictor import Predictor
 from mmkit.types import Tokens
@@ -55,15 +56,19 @@ def ask(predictor: Predictor, target: Target | None = None, layer: int | None = 
     target: None for the match where the model can tell, else an answer, else the similarity.
     """
     target = default_target(predictor) if target is None else target
-    if not callable(target) and target not in ("itm", "itc", "answer"):
-        raise UserError(f'target={target!r}: must be "itm" (match), "itc" (similarity), "answer", or a function')
+    if not callable(target) and target not in ("itm", "itc", "answer", "mlm"):
+        raise UserError(
+            f'target={target!r}: must be "itm" (match), "itc" (similarity), "mlm" (words), "answer", or a function'
+        )
     if target == "itm":
         predictor.matcher()
     elif target == "answer":
         answer_head(predictor)
+    elif target == "mlm":
+        word_head(predictor)
     layers = image_layers(predictor.model) if target == "itc" else fusion_layers(predictor.model)
     vit_of(predictor.model)
-    number, attention = layers.at(layer)
+    number, attention = layers.at(-1 if layer is None and target == "mlm" else layer)
     if head is not None and not 0 <= head < attention.heads:
         raise UserError(f"head={head}: layer {number} has {attention.heads} heads, 0 to {attention.heads - 1}")
     return Asked(target, number, head, attention)
@@ -71,24 +76,26 @@ def ask(predictor: Predictor, target: Target | None = None, layer: int | None = 
 
 def token_maps(
     predictor: Predictor, asked: Asked, pictures: Sequence[Tensor], image_of: Sequence[int], texts: Sequence[str],
-    answers: Sequence[str] = (),
+    answers: Sequence[str] = (), hidden: Sequence[Sequence[int]] = (),
 ) -> list[TokenMaps]:  # fmt: skip
     """The maps of each text with its picture, in one pass.
 
     pictures: what the predictor's transform made, (3, h, w) float32 each. image_of: the picture of each text.
-    answers: one for each text, where the target is "answer".
+    answers: one for each text, where the target is "answer". hidden: the positions that each text hides from the
+    model, which guesses what stood there, where the target is "mlm".
     """
     pixels, mask = stack_pixels(pictures)
     rows = [predictor.tokenizer.encode(text, predictor.max_tokens) for text in texts]
-    width = max(len(row) for row in rows)
-    pad = predictor.tokenizer.pad_id
     device = predictor.device
-    ids_BL = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-    mask_BL = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
+    ids_BL, mask_BL = (part.to(device) for part in _padded(rows, predictor.tokenizer, hidden))
     images = _Images(
         pixels.to(device), None if mask is None else mask.to(device), torch.tensor(image_of, device=device)
     )
-    wanted = None if asked.target == "itc" else goal(predictor, asked.target, answers, len(texts))
+    wanted = None
+    if asked.target == "mlm":
+        wanted = hidden_words(predictor, rows, hidden)
+    elif asked.target != "itc":
+        wanted = goal(predictor, asked.target, answers, len(texts))
     with (
         predictor.inference(),
         torch.autocast(device.type, enabled=False),
@@ -111,6 +118,18 @@ def token_maps(
         maps = cams[i, :length, -grid[0] * grid[1] :].unflatten(-1, grid)[:, :tall, :wide]
         found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), names[i]))
     return found
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], tokenizer: Tokenizer, hidden: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, L) int64, those at ``hidden`` replaced by the mask, and (B, L) bool where a token is."""
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max())
+    ids_BL = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in rows])
+    for row, places in enumerate(hidden):
+        ids_BL[row, list(places)] = tokenizer.mask_id
+    return ids_BL, torch.arange(width) < lengths[:, None]
 
 
 @dataclass(frozen=True)

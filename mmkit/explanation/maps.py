@@ -86,21 +86,24 @@ def upsampled(grid: Tensor, size: tuple[int, int]) -> Tensor:
 class Word:
     """One word of the text: how it reads, the tokens that it is made of, its map, and its share of all words' evidence.
 
-    tokens: their positions in the model's text. share: 0 to 1.
+    tokens: their positions in the model's text. share: 0 to 1. probability: of the word where it was hidden from the
+    model and guessed from picture and other words (target "mlm"), else None.
     """
 
     text: str
     tokens: tuple[int, ...]
     map: HeatMap
     share: float
+    probability: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
     """What in ``picture`` spoke for ``text``.
 
-    target: what was explained: "match", "similarity", "answer: ...", "target". score: its value: the match probability
-    (0 to 1), the cosine (-1 to 1), the probability of the answer, or what the given target returned. layer, head:
+    target: what was explained: "match", "similarity", "answer: ...", "words", "target". score: its value: the match
+    probability (0 to 1), the cosine (-1 to 1), the probability of the answer, the mean of the words', or what the given
+    target returned. layer, head:
     which were asked; head None = the mean of all. sentence: the mean of all tokens' maps, [CLS] included. words: one
     map each, without punctuation; empty where they were not asked for, or where the target is the similarity.
     """

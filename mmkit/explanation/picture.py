@@ -76,7 +76,10 @@ def scaled(picture: Image.Image, size: int) -> Image.Image:
 
 
 def figure(explanation: Explanation, style: Style | None = None) -> Image.Image:
-    """The text and what was asked; the picture and the sentence's map; a tile for each word with its share."""
+    """The text and what was asked; the picture and the sentence's map; a tile for each word.
+
+    The number of a word is its share of the evidence, or the probability with which it was guessed when hidden.
+    """
     style = style or Style()
     shown = list(explanation.words[: style.max_words])
     pair = [scaled(explanation.picture, style.large), overlay(explanation.picture, explanation.sentence, style.large)]
@@ -152,7 +155,8 @@ def _framed(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, at
 
 
 def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int, style: Style) -> None:
-    share = f"{word.share:.0%}"
+    number = word.share if word.probability is None else word.probability
+    share = f"{number:.0%}"
     small = _font(share, 13, None)
     room = wide - small.getlength(share) - 8
     font, text = _font(word.text, 17, style.font), word.text
@@ -164,8 +168,8 @@ def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int,
     pen.text((at[0] + wide - small.getlength(share), at[1] + 4), share, PALE, small)
     y = at[1] + 26
     pen.rectangle((at[0], y, at[0] + wide - 1, y + 3), fill=(232, 235, 239))
-    if word.share > 0:
-        pen.rectangle((at[0], y, at[0] + max(0, round(wide * word.share) - 1), y + 3), fill=STOPS[3])
+    if number > 0:
+        pen.rectangle((at[0], y, at[0] + max(0, round(wide * number) - 1), y + 3), fill=STOPS[3])
 
 
 def _scale(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:

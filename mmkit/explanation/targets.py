@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from mmkit.errors import UserError
+from mmkit.heads.mlm import MLM
 from mmkit.predictor import Predictor
 from mmkit.types import Tokens
 
-Target = Literal["itm", "itc", "answer"] | Callable[[Tokens], Tensor]
-"""Explain the match, the similarity, an answer, or a function: fused tokens (B, N, D) -> (B,), with gradient."""
-
+Target = Literal["itm", "itc", "answer", "mlm"] | Callable[[Tokens], Tensor]
+"""The match, the similarity, an answer, each word as guessed when it is hidden; or fused tokens (B, N, D) -> (B,)."""
 
 Pair = Callable[[Tokens], tuple[Tensor, Tensor]]
 
@@ -45,6 +45,35 @@ def goal(predictor: Predictor, target: Target, answers: Sequence[str], pairs: in
         return logits[:, 1], logits.softmax(1)[:, 1]
 
     return Goal(match, ("match",) * pairs)
+
+
+def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Sequence[Sequence[int]]) -> Goal:
+    """The log-probability of what stood in each text at the positions ``hidden``; shown as the probability.
+
+    ids: the texts before anything was hidden.
+    """
+    head, words = word_head(predictor), predictor.model.word_embeddings
+    rows = torch.tensor([row for row, places in enumerate(hidden) for _ in places])
+    places = torch.tensor([place for found in hidden for place in found])
+    labels = torch.tensor([ids[row][place] for row, found in enumerate(hidden) for place in found])
+
+    def guessed(fused: Tokens) -> tuple[Tensor, Tensor]:
+        device = fused.x.device
+        logits = head.logits(fused.x[rows.to(device), places.to(device)], words).float()
+        each = logits.log_softmax(-1).gather(1, labels.to(device)[:, None])[:, 0]
+        total = torch.zeros(len(ids), device=device).index_add(0, rows.to(device), each)
+        return total, total.exp()
+
+    return Goal(guessed, ("words",) * len(ids))
+
+
+def word_head(predictor: Predictor) -> MLM:
+    """The head that guesses hidden words; UserError where the model has none."""
+    for head in predictor.heads.values():
+        if isinstance(head, MLM):
+            return head
+    has = ", ".join(predictor.heads) or "none"
+    raise UserError(f'target="mlm" needs a head that guesses hidden words (MLM); the heads of this model are: {has}')
 
 
 def default_target(predictor: Predictor) -> Target:

@@ -116,7 +116,6 @@ class ITM(Head):
             },
         )
 
-    @torch.no_grad()
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
         """For each text an image, for each image a text, as rows of all ranks (B,); whether there is one (2, B)."""
         noise = f.gumbel(2)

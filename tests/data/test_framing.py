@@ -3,7 +3,9 @@
 import numpy as np
 import open_clip
 import pytest
+import sentencepiece
 import torch
+import transformers
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -48,6 +50,23 @@ def test_without_a_beginning_and_without_punctuation():
     assert tokenizer.encode("two cats", 30)[-1] == tokenizer.sep_id
     assert len(tokenizer.encode("many words " * 30, 8)) == 8
     assert tokenizer.encode("many words " * 30, 8)[-1] == tokenizer.sep_id
+
+
+def test_siglip_texts_are_those_of_transformers(tmp_path):
+    """As SigLIP is published: a sentencepiece file that only a slow tokenizer reads."""
+    lines = ["a photo of a dog", "two cats on the mat", "many more things and words here in text"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "spiece"), vocab_size=34, model_type="unigram",
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=3,
+    )  # fmt: skip
+    theirs = transformers.SiglipTokenizer(vocab_file=str(tmp_path / "spiece.model"))
+    theirs.save_pretrained(tmp_path)
+    framing = Framing(first=False, last=True, canonical=True, grows=False)
+    ours = huggingface(name=str(tmp_path), framing=framing, folder=tmp_path / "saved")
+    assert (ours.vocab_size, ours.pad_id) == (34, theirs.pad_token_id)
+    for tokenizer in (ours, load_tokenizer(tmp_path / "saved")):
+        for text in ("A photo of a dog, isn't it?", "two cats  on the Mat", "unknown 你好", ""):
+            assert tokenizer.encode(text, 30) == theirs(text).input_ids
 
 
 def test_a_damaged_framing_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 A test whose differences belong in the table has the marker ``parity(layout, against)``. The table is made by
 
-    pytest tests projects --parity-table docs/parity.md
+    pytest tests/parity tests/convert tests/models projects --parity-table docs/parity.md
 
 Differences are relative to the tensor's largest value.
 """
@@ -23,10 +23,11 @@ CANCELLED = "gradients that cancel"
 ORDER = ("outputs", "loss", "gradients", CANCELLED, "teacher and queues", "there and back")
 HEAD = """# How far mmkit is from the original implementations
 
-Measured, not typed: `pytest tests projects --parity-table docs/parity.md` runs the comparisons below and writes this
-page.
+Measured, not typed. This page is written by the comparisons themselves:
 
-Each number is the largest difference over all tensors that were compared, relative to the largest value of each; beside
+    pytest tests/parity tests/convert tests/models projects --parity-table docs/parity.md
+
+Each difference is the largest difference over all tensors that were compared, relative to the largest value of each; beside
 it stands what the test allows. Models are of tiny random sizes, in float32 on one CPU core; "recorded" are the tensors
 of the official code in `tests/oracles/`, and in the folder that `MMKIT_ORACLES` names. "There and back" is a file that
 was converted and written again: the same keys, shapes and bits. "Gradients that cancel" are those of queries and keys
