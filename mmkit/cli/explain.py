@@ -47,7 +47,7 @@ def register(commands: Commands) -> None:
 def _asked(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target", choices=("itm", "itc", "answer", "mlm"),
-        help="what is explained: the match, the similarity, the answer, each word as guessed when it is hidden (default: "
+        help="explain the match, the similarity, the answer, or each word as guessed when hidden (default: "
         "what the model has of these; grounding prefers mlm for names in captions)",
     )  # fmt: skip
     command.add_argument(

@@ -4,7 +4,8 @@ A record has ``boxes`` in its targets: {name, box (left, top, right, bottom) in 
 Where the record's caption says it, the map is that of these words in the caption (as in Flickr30k Entities): a model
 that has learned to guess hidden words is asked for these, which the quickstart's models locate best with; another for
 the match. Otherwise, and always with ``in_caption=False``, the name alone is the text and the map that of the sentence,
-for the match (RefCOCO+: ALBEF, section 6). Measured are the pointing game (does the strongest pixel lie in the box; Zhang et al. 2016), the overlap of
+for the match (RefCOCO+: ALBEF, section 6). Measured are the pointing game (does the strongest pixel lie in the box;
+Zhang et al. 2016), the overlap of
 the region around it with the box, and the choice among candidate boxes: the record's ``detections`` where it has them,
 else its own boxes.
 
@@ -53,7 +54,8 @@ class Expression:
 class GroundingResult:
     """rates: the means of ``SUMS`` by name; by_split: the same for each split.
 
-    asked: (what was explained, the layer) for names in captions and for names alone. head: which was asked, None = mean.
+    asked: (what was explained, the layer) for names in captions and for names alone. head: which was asked, None =
+    mean.
     """
 
     rates: Mapping[str, float]
@@ -97,8 +99,10 @@ class GroundingResult:
 class Grounding:
     """Evaluates grounding over the records of ``source`` (a Source, or a partial that makes one).
 
-    layer, head, target: see ``mmkit.explain``; target None = as above. A source's ``splits`` are reported one by one, by
-    ``targets["split"]``. in_caption: whether names are looked for in the record's captions. prompt: what a name alone becomes. threshold: of
+    layer, head, target: see ``mmkit.explain``; target None = as above. A source's ``splits`` are reported one by one,
+    by
+    ``targets["split"]``. in_caption: whether names are looked for in the record's captions. prompt: what a name alone
+    becomes. threshold: of
     the region, as a share of the map's maximum. batch_size: pictures per pass.
     """
 

@@ -16,12 +16,19 @@ from mmkit.types import Batch
 from projects.nlvr2.head import Assigned, PairClassify, TextAssignment
 from projects.nlvr2.layout import ASSIGNMENT, NLVR2, table_of
 from projects.nlvr2.model import pair_albef
+from tests.parity.measure import assert_same_state
 from tests.parity.oracle import GRADIENT, OUTPUT, assert_close, cases, load, under
 from tests.parity.test_albef_pretrain import without_shift
 
 PAIRS = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "shared" in load(path)[0]]
 ASSIGNMENTS = cases(lambda names: "sd.ta_head.weight" in names)
-pytestmark = pytest.mark.parity("ALBEF, NLVR2", "the official code, recorded")
+RECORDED = "the official code, recorded"
+pytestmark = pytest.mark.parity("ALBEF, NLVR2", RECORDED)
+assigned = pytest.mark.parity("ALBEF, text assignment", RECORDED)
+EVERY = [
+    *(pytest.param(path, id=path.stem) for path in PAIRS),
+    *(pytest.param(path, id=path.stem, marks=assigned) for path in ASSIGNMENTS),
+]
 
 
 def model_of(meta, embed_dim=0):
@@ -123,7 +130,7 @@ def assignment(path):
     return meta, x, task, batch_of(x, x["in.image"]), chosen
 
 
-@pytest.mark.parity("ALBEF, text assignment", "the official code, recorded")
+@assigned
 @pytest.mark.parametrize("path", ASSIGNMENTS, ids=lambda p: p.stem)
 def test_text_assignment(path):
     meta, x, task, batch, chosen = assignment(path)
@@ -143,19 +150,17 @@ def test_text_assignment(path):
     assert without == {rows[name] for name in meta["params_without_grad"]}
 
 
-@pytest.mark.parametrize("path", [*PAIRS, *ASSIGNMENTS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVERY)
 def test_a_file_goes_both_ways_bit_for_bit(path):
     state = under(load(path)[1], "sd.")
     layout, other = (ASSIGNMENT, NLVR2) if path in ASSIGNMENTS else (NLVR2, ASSIGNMENT)
     assert layout.fits(state)
     assert not other.fits(state)
     ours = read(table_of(state), state)
-    back = write(layout.back(ours), ours)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], state[name]) for name in state)
+    assert_same_state(write(layout.back(ours), ours), state)
 
 
-@pytest.mark.parametrize("path", [*PAIRS, *ASSIGNMENTS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVERY)
 def test_the_command_converts_a_file_and_writes_it_again(path, tmp_path):
     meta, x = load(path)
     state = under(x, "sd.")
@@ -173,9 +178,7 @@ def test_the_command_converts_a_file_and_writes_it_again(path, tmp_path):
             f = Features(predictor.model, batch_of(x, left, second=right))
             assert_close(predictor.heads["label"].predict(f), x["eval.prediction"], OUTPUT, "eval.prediction")
     assert main(["convert", layout, str(tmp_path / "ours"), str(tmp_path / "again.pth"), "--reverse"]) == 0
-    again = torch.load(tmp_path / "again.pth")["model"]
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[name], state[name]) for name in state)
+    assert_same_state(torch.load(tmp_path / "again.pth")["model"], state)
 
 
 @pytest.mark.parametrize("path", ASSIGNMENTS, ids=lambda p: p.stem)

@@ -27,7 +27,8 @@ Measured, not typed. This page is written by the comparisons themselves:
 
     pytest tests/parity tests/convert tests/models projects --parity-table docs/parity.md
 
-Each difference is the largest difference over all tensors that were compared, relative to the largest value of each; beside
+Each difference is the largest difference over all tensors that were compared, relative to the largest value of each;
+beside
 it stands what the test allows. Models are of tiny random sizes, in float32 on one CPU core; "recorded" are the tensors
 of the official code in `tests/oracles/`, and in the folder that `MMKIT_ORACLES` names. "There and back" is a file that
 was converted and written again: the same keys, shapes and bits. "Gradients that cancel" are those of queries and keys
