@@ -24,10 +24,10 @@ PAIRS = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) i
 ASSIGNMENTS = cases(lambda names: "sd.ta_head.weight" in names)
 RECORDED = "the official code, recorded"
 pytestmark = pytest.mark.parity("ALBEF, NLVR2", RECORDED)
-assigned = pytest.mark.parity("ALBEF, text assignment", RECORDED)
+of_assignment = pytest.mark.parity("ALBEF, text assignment", RECORDED)
 EVERY = [
     *(pytest.param(path, id=path.stem) for path in PAIRS),
-    *(pytest.param(path, id=path.stem, marks=assigned) for path in ASSIGNMENTS),
+    *(pytest.param(path, id=path.stem, marks=of_assignment) for path in ASSIGNMENTS),
 ]
 
 
@@ -130,7 +130,7 @@ def assignment(path):
     return meta, x, task, batch_of(x, x["in.image"]), chosen
 
 
-@assigned
+@of_assignment
 @pytest.mark.parametrize("path", ASSIGNMENTS, ids=lambda p: p.stem)
 def test_text_assignment(path):
     meta, x, task, batch, chosen = assignment(path)

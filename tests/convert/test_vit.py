@@ -11,7 +11,7 @@ from mmkit.convert.fit import fit
 from mmkit.convert.table import read, write
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
-from tests.parity.measure import assert_near
+from tests.parity.measure import assert_near, assert_same_state
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 
@@ -91,12 +91,11 @@ def test_mae_leaves_its_decoder_behind():
     agree(ours(state)(pixels).x, encoder.forward_features(pixels))
 
 
+@pytest.mark.parity("ViT", "timm")
 def test_there_and_back():
     state = {k: v for k, v in theirs(num_classes=0).state_dict().items()}
     read_in = read(vit.table(state), state)
-    back = write(vit.table_of_ours(read_in, (8, 8)), read_in)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) and back[key].shape == state[key].shape for key in state)
+    assert_same_state(write(vit.table_of_ours(read_in, (8, 8)), read_in), state)
 
 
 @pytest.mark.parametrize(

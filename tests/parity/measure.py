@@ -27,12 +27,11 @@ Measured, not typed. This page is written by the comparisons themselves:
 
     pytest tests/parity tests/convert tests/models projects --parity-table docs/parity.md
 
-Each difference is the largest difference over all tensors that were compared, relative to the largest value of each;
-beside
-it stands what the test allows. Models are of tiny random sizes, in float32 on one CPU core; "recorded" are the tensors
-of the official code in `tests/oracles/`, and in the folder that `MMKIT_ORACLES` names. "There and back" is a file that
-was converted and written again: the same keys, shapes and bits. "Gradients that cancel" are those of queries and keys
-that are less than a thousandth of the model's largest gradient; their differences are relative to that one.
+The largest difference is that of all tensors that were compared, relative to the largest value of each; beside it
+stands what the test allows. Models are of tiny random sizes, in float32 on one CPU core; "recorded" are the tensors of
+the official code in `tests/oracles/`, and in the folder that `MMKIT_ORACLES` names. "There and back" is a file that was
+converted and written again: the same keys, shapes and bits. "Gradients that cancel" are those of queries and keys that
+are less than a thousandth of the model's largest gradient; their differences are relative to that one.
 
 | layout | compared with | what | largest difference | allowed | tensors |
 |---|---|---|---|---|---|
