@@ -73,14 +73,20 @@ def explain(args: argparse.Namespace) -> None:
             predictor, args.image, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
         )
     found.save(args.out, Style(font=args.font))
-    words = [{"word": word.text, "share": word.share, "peak": list(word.map.peak)} for word in found.words]
+    words = [
+        {"word": word.text, "share": word.share, "peak": list(word.map.peak)}
+        | ({} if word.probability is None else {"probability": word.probability})
+        for word in found.words
+    ]
     numbers = {"explained": found.target, "score": found.score, "layer": found.layer, "peak": list(found.sentence.peak)}
     write_json(args.json, numbers | {"words": words})
     table = Table(title=f"{found.target}: {found.score:.3f}", title_justify="left")
-    for name in ("word", "share", "strongest at x, y"):
+    guessed = found.target == "words"
+    for name in ("word", "probability" if guessed else "share", "strongest at x, y"):
         table.add_column(name, justify="left" if name == "word" else "right")
-    for word in found.words:
-        table.add_row(word.text, f"{word.share:.1%}", "{}, {}".format(*word.map.peak))
+    for word, entry in zip(found.words, words, strict=True):
+        number = entry["probability" if guessed else "share"]
+        table.add_row(word.text, f"{number:.1%}", "{}, {}".format(*word.map.peak))
     Console().print(table, f"heat maps: {args.out}", sep="\n")
 
 

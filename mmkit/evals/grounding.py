@@ -4,9 +4,10 @@ A record has ``boxes`` in its targets: {name, box (left, top, right, bottom) in 
 Where the record's caption says it, the map is that of these words in the caption (as in Flickr30k Entities): a model
 that has learned to guess hidden words is asked for these, which the quickstart's models locate best with; another for
 the match. Otherwise, and always with ``in_caption=False``, the name alone is the text and the map that of the sentence,
-for the match (RefCOCO+: ALBEF, section 6). Measured are the pointing game (does the strongest pixel lie in the box;
-Zhang et al. 2016), the overlap of
-the region around it with the box, and the choice among candidate boxes: the record's ``detections`` where it has them,
+for the match (RefCOCO+: ALBEF, section 6).
+
+Measured are the pointing game (does the strongest pixel lie in the box; Zhang et al. 2016), the overlap of the region
+around that pixel with the box, and the choice among candidate boxes: the record's ``detections`` where it has them,
 else its own boxes.
 
 Left out: training for it, which is fine-tuning for retrieval on pairs of expression and picture.
@@ -54,8 +55,7 @@ class Expression:
 class GroundingResult:
     """rates: the means of ``SUMS`` by name; by_split: the same for each split.
 
-    asked: (what was explained, the layer) for names in captions and for names alone. head: which was asked, None =
-    mean.
+    asked: (what was explained, the layer) for names in captions and alone. head: which was asked; None = the mean.
     """
 
     rates: Mapping[str, float]
@@ -99,11 +99,9 @@ class GroundingResult:
 class Grounding:
     """Evaluates grounding over the records of ``source`` (a Source, or a partial that makes one).
 
-    layer, head, target: see ``mmkit.explain``; target None = as above. A source's ``splits`` are reported one by one,
-    by
-    ``targets["split"]``. in_caption: whether names are looked for in the record's captions. prompt: what a name alone
-    becomes. threshold: of
-    the region, as a share of the map's maximum. batch_size: pictures per pass.
+    layer, head, target: see ``mmkit.explain``; target None = as the module says. A source's ``splits`` are reported one
+    by one, by ``targets["split"]``. in_caption: whether names are looked for in the record's captions. prompt: what a
+    name alone becomes. threshold: of the region, as a share of the map's maximum. batch_size: pictures per pass.
     """
 
     source: partial[Any] | Source
@@ -153,9 +151,9 @@ class Grounding:
     def _asked(self, predictor: Predictor) -> dict[str, Asked]:
         """For names "in captions", where these are looked for, and "alone"."""
         alone = ask(predictor, self.target, self.layer, self.head)
-        if not self.in_caption or alone.target in ("itc", "mlm"):  # the similarity has no words
-            return {"alone": alone} if alone.target != "mlm" else {"in captions": alone, "alone": alone}
         guesses = self.target is None and any(isinstance(head, MLM) for head in predictor.heads.values())
+        if not self.in_caption or (alone.target == "itc" and not guesses):  # the similarity has no words
+            return {"alone": alone}
         return {"in captions": ask(predictor, "mlm", self.layer, self.head) if guesses else alone, "alone": alone}
 
     def _sums(

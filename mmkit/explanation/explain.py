@@ -41,13 +41,11 @@ def explain(
         answer: explain why this is the answer to the question ``text``, for a model with a head that answers.
         target: "itm" the match, "itc" the similarity, "answer" the given answer or else the model's own, "mlm" each
             word by itself, as the model guesses it from the picture and the other words when it is hidden, or a
-            function from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity that the
-            model has;
-            an answer where one is given.
+            function from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity, words that
+            the model has; an answer where one is given.
         layer: which of the layers that look at the picture, from 0; negative from the end. Default: half way up (the
             third of ALBEF's six), for the similarity and for hidden words the last. In the last layer before the
-            matching head no word but
-            [CLS] has a say, so that the words' maps are empty there.
+            matching head no word but [CLS] has a say, so that the words' maps are empty there.
         head: which attention head; None = the mean of all.
         words: whether to make a map for each word.
 

@@ -120,7 +120,7 @@ def save(picture: Image.Image, path: str | Path) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(part, "PNG")
+        picture.save(part, "PNG", optimize=True)
         part.replace(path)
     except OSError as error:
         raise UserError(f"{path}: the picture cannot be written ({error})") from error
@@ -146,7 +146,8 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide:
 
 def _asked(explanation: Explanation) -> str:
     heads = "mean of the heads" if explanation.head is None else f"head {explanation.head}"
-    return f"{explanation.target}: {explanation.score:.3f}   layer {explanation.layer}, {heads}"
+    what = "each word guessed when hidden, mean probability" if explanation.target == "words" else explanation.target
+    return f"{what}: {explanation.score:.3f}   layer {explanation.layer}, {heads}"
 
 
 def _framed(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, at: tuple[int, int]) -> None:
@@ -182,12 +183,15 @@ def _scale(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], 
 
 
 def _tiles(explanation: Explanation, shown: Sequence[Word], wide: int) -> list[Image.Image]:
-    """The words' maps over the picture, ``wide`` pixels each, on one scale: the root, so that the weak can be seen."""
+    """The words' maps over the picture, ``wide`` pixels each, on one scale: a root, so that the weak can be seen.
+
+    Words that were guessed one by one differ more, by how sure the model was; so they get the fourth root.
+    """
     picture = explanation.picture
     peaks = [float(word.map.raw.max()) for word in explanation.words]
-    most = max([*peaks, 1e-30])
-    size = max(1, round(wide * max(picture.size) / picture.width))
-    return [overlay(picture, word.map, size, (peak / most) ** 0.5) for word, peak in zip(shown, peaks, strict=False)]
+    most, size = max([*peaks, 1e-30]), max(1, round(wide * max(picture.size) / picture.width))
+    power = 0.5 if all(word.probability is None for word in shown) else 0.25
+    return [overlay(picture, word.map, size, (peak / most) ** power) for word, peak in zip(shown, peaks, strict=False)]
 
 
 @lru_cache(maxsize=64)

@@ -77,14 +77,16 @@ def word_head(predictor: Predictor) -> MLM:
 
 
 def default_target(predictor: Predictor) -> Target:
-    """The match where the model can tell, else an answer, else the similarity; UserError where it has none."""
+    """The match where the model can tell, else an answer, the similarity, hidden words; UserError where it has none."""
     if predictor.can_match():
         return "itm"
     if any(_answers_by(head) for head in predictor.heads.values()):
         return "answer"
     if predictor.model.spec.embed_dim:
         return "itc"
-    raise UserError("this model has no head that matches or answers, and no joint space; give a function as target")
+    if any(isinstance(head, MLM) for head in predictor.heads.values()):
+        return "mlm"
+    raise UserError("this model neither matches nor answers nor guesses words, and has no joint space; give a function")
 
 
 def answer_head(predictor: Predictor) -> Any:

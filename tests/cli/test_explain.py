@@ -94,7 +94,7 @@ def test_grounding(folder, tmp_path, capsys):
     wanted = Grounding(source=rows)(mmkit.load(model))
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     assert found["n"] == 9
-    assert found["layer"] == 0
+    assert found["asked"]["alone"] == {"target": "itm", "layer": 0}
     assert 0 < found["chance"] < 1
     assert "pointing" in capsys.readouterr().out
     assert run("grounding", "--model", model, "--data", folder / "records.jsonl", "--images", "x") == 2

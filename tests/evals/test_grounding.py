@@ -15,6 +15,7 @@ from mmkit.evals import grounding
 from mmkit.evals.boxes import best_box, overlap, region_box
 from mmkit.evals.grounding import Grounding
 from mmkit.explanation.gradcam import TokenMaps
+from mmkit.heads.mlm import MLM
 from tests.evals.parts import COLOURS, predictor
 
 SIZE = (32, 48)  # width and height
@@ -78,7 +79,7 @@ def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
 def pointing(monkeypatch, place):
     """A model whose maps are hot in the cell ``place(text, number of the token)`` of 6 x 4."""
 
-    def maps(predictor, asked, pictures, image_of, texts, answers=()):
+    def maps(predictor, asked, pictures, image_of, texts, answers=(), hidden=()):
         out = []
         for text in texts:
             ids = predictor.tokenizer.encode(text, predictor.max_tokens)
@@ -133,9 +134,34 @@ def test_names_are_read_in_captions(monkeypatch):
     assert Grounding(source=source, target="itc")(model)["in_caption"] == 0  # the similarity has no words
 
 
+def test_hidden_words_where_the_model_can_guess_them(monkeypatch):
+    model, asked_of = predictor(), []
+    model.heads["mlm"] = MLM(model.model.spec)
+    source = one((16, 8, 24, 16), caption="a green tile a red box")
+
+    def maps(predictor, asked, pictures, image_of, texts, answers=(), hidden=()):
+        asked_of.append((asked.target, list(texts), [list(places) for places in hidden]))
+        return [TokenMaps(torch.ones(12, 6, 4), (2,), 0.5, "words")] * len(texts)
+
+    monkeypatch.setattr(grounding, "token_maps", maps)
+    places = list(
+        range(*(len(model.tokenizer.encode(text, 12)) for text in ("a green tile a", "a green tile a red box")))
+    )
+    result = Grounding(source=source).evaluate(model)
+    assert asked_of.pop() == ("mlm", ["a green tile a red box"], [places])
+    assert result.asked == {"in captions": ("mlm", 0), "alone": ("itm", 0)}
+    assert result.to_json()["asked"]["in captions"] == {"target": "mlm", "layer": 0}
+    Grounding(source=source, target="itm")(model)
+    assert asked_of.pop() == ("itm", ["a green tile a red box"], [])
+    Grounding(source=source, in_caption=False)(model)
+    assert asked_of.pop() == ("itm", ["red box"], [])
+    Grounding(source=source, in_caption=False, target="mlm")(model)  # all of it is hidden
+    assert asked_of.pop() == ("mlm", ["red box"], [list(range(1, len(model.tokenizer.encode("red box", 12))))])
+
+
 def test_no_evidence_is_no_hit(monkeypatch):
     zero = TokenMaps(torch.zeros(3, 6, 4), (2, 5, 6), 0.5, "match")
-    monkeypatch.setattr(grounding, "token_maps", lambda *args: [zero])
+    monkeypatch.setattr(grounding, "token_maps", lambda *args, **kwargs: [zero])
     found = Grounding(source=one((0, 0, 32, 48), name="a red box"))(predictor())
     assert found["pointing"] == 0
     assert found["choice"] == 0

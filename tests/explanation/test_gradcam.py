@@ -13,6 +13,7 @@ from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.explanation.explain import explain, explain_pairs
 from mmkit.explanation.gradcam import ask, token_maps
+from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef, albef_tiny
 from mmkit.models.sizes_dual import dual_tiny, siglip_tiny
 from mmkit.models.sizes_vilt import vilt_tiny
@@ -180,6 +181,46 @@ def test_a_joint_transformer_reads_every_patch():
     assert model.model.image.max_patches == 5
 
 
+def test_hidden_words(monkeypatch):
+    model = predictor(3, model=three)
+    with pytest.raises(UserError, match='target="mlm" needs a head that guesses hidden words'):
+        explain(model, noise(1), TEXTS[0], target="mlm")
+    head = model.heads["mlm"] = MLM(model.model.spec)
+    ids = model.tokenizer.encode(TEXTS[0], 12)
+    found = explain(model, noise(1), TEXTS[0], target="mlm", layer=1)
+    inner, pixels = model.model, model.transform(noise(1))[None]
+    for word in found.words:
+        masked = torch.tensor([[model.tokenizer.mask_id if i in word.tokens else token for i, token in enumerate(ids)]])
+
+        def run(masked=masked, word=word):
+            with torch.no_grad():
+                image, text = inner.encode_image(pixels), inner.encode_text(masked, None)
+            states = inner.fuse(text, [inner.image_context(image)]).x[0, list(word.tokens)]
+            guesses = head.logits(states, inner.word_embeddings).log_softmax(-1)
+            return guesses.gather(1, torch.tensor([[ids[i]] for i in word.tokens]))
+
+        kept = gradients_of_plain_run(model, run, monkeypatch)
+        (weights, gradient) = [pair for pair in kept if pair[0].shape[-1] == 17][1]
+        wanted = (weights * gradient.clamp(min=0)).mean(1)[0, list(word.tokens), 1:].mean(0).view(4, 4)
+        assert torch.allclose(word.map.raw, wanted, atol=1e-9, rtol=1e-3)
+        assert wanted.sum() > 0
+        assert word.probability == pytest.approx(float(run().detach().sum().exp()), rel=1e-3)
+    assert (found.target, found.layer) == ("words", 1)
+    assert found.score == pytest.approx(sum(word.probability for word in found.words) / len(found.words))
+    assert explain(model, noise(1), TEXTS[0], target="mlm").layer == 2  # the last
+    # many pairs, few rows in a pass
+    several = list(
+        explain_pairs(model, [noise(0), noise(1)], [TEXTS[3], TEXTS[0]], target="mlm", layer=1, batch_size=2)
+    )
+    for one, other in zip(several[1].words, found.words, strict=True):
+        assert torch.allclose(one.map.raw, other.map.raw, atol=1e-9, rtol=1e-3)
+        assert one.probability == pytest.approx(other.probability, rel=1e-3)
+    assert several[1].figure().width > 400
+    only = predictor(heads=(), model=vilt_tiny)
+    only.heads = {"mlm": MLM(only.model.spec)}
+    assert explain(only, noise(1), "red box").target == "words"
+
+
 def test_any_function_of_the_fused_tokens():
     model = predictor(3, model=three)
     match = model.matcher().match_logits
@@ -278,7 +319,7 @@ def test_problems_are_named(tmp_path):
 def test_default_targets():
     assert explain(predictor(), noise(1), "red").target == "match"
     assert explain(predictor(heads=("itc",), model=dual_tiny), noise(1), "red").target == "similarity"
-    with pytest.raises(UserError, match="no head that matches or answers"):
+    with pytest.raises(UserError, match="neither matches nor answers"):
         explain(predictor(heads=(), model=vilt_tiny), noise(1), "red")
 
 
