@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmkit.convert import albef as official
-from mmkit.convert.table import read
+from mmkit.convert.table import Entry, Row, read, write
+from mmkit.features import Features
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -127,3 +129,61 @@ def drawn(tensors: dict[str, Tensor], prefix: str = "in."):
 
     draw.prefix = prefix
     return draw
+
+
+def without_shift(name: str, tensor: Tensor) -> Tensor | None:
+    """Softmax ignores what a key's bias adds: such a gradient is rounding noise around 0, so it is left out."""
+    if name.endswith(".self.key.bias"):
+        return None
+    if name.endswith("attn.qkv.bias"):
+        q, _, v = tensor.chunk(3)
+        return torch.cat([q, v])
+    return tensor
+
+
+def compare_gradients(x: dict[str, Tensor], task: Task, rows: Sequence[Row], to_the_largest: bool = False) -> int:
+    """The task's gradients against those below "grad.": how many were compared. rows: the official file's table.
+
+    to_the_largest: relative to the largest of all gradients. Those of queries and keys of the last layers cancel to a
+    millionth of the others, and the recorded ones differ from float64's by as much as ours do: by others' rounding.
+    """
+    grads = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    ours = write([row for row in rows if isinstance(row, Entry) and row.ours in grads], grads)
+    recorded = under(x, "grad.")
+    assert set(recorded) <= set(ours)
+    largest = max(gradient.abs().max().item() for gradient in recorded.values()) if to_the_largest else 0.0
+    compared = 0
+    for name, theirs in recorded.items():
+        if (wanted := without_shift(name, theirs)) is not None:
+            assert_close(without_shift(name, ours[name]), wanted, GRADIENT, name, "gradients", largest)
+            compared += 1
+    return compared
+
+
+def compare_after_step(x: dict[str, Tensor], task: Task, rows: Sequence[Row]) -> None:
+    """The teacher and the queues against those below "post."."""
+    after = write(rows, task.state_dict())
+    for name, theirs in under(x, "post.").items():
+        assert_close(after[name], theirs, OUTPUT, name, "teacher and queues")
+
+
+def compare_distilled(x: dict[str, Tensor], task: Task, batch: Batch) -> None:
+    """A distilled label head: the predictions of student and teacher, the loss, and the prediction in evaluation."""
+    head, f = task.heads["label"], task.features(batch, 0)
+    assert_close(head.predict(f), x["out.prediction"], OUTPUT, "prediction")
+    assert_close(f.twin(head).predict(f.teacher), x["out.prediction_m"], OUTPUT, "prediction_m")
+    assert_close(task(batch, 0).loss, x["out.loss"], OUTPUT, "loss")
+    with torch.no_grad():
+        task.eval()
+        assert_close(head.predict(task.features(batch, 0)), x["eval.prediction"], OUTPUT, "eval.prediction")
+
+
+def compare_embeddings(x: dict[str, Tensor], f: Features) -> None:
+    """Both towers' states and embeddings, of student and teacher."""
+    views = {
+        "image_embeds": f.image.x, "image_embeds_m": f.teacher.image.x, "text_embeds": f.text.x,
+        "image_feat": f.image_embed, "text_feat": f.text_embed,
+        "image_feat_m": f.teacher.image_embed, "text_feat_m": f.teacher.text_embed,
+    }  # fmt: skip
+    for name, view in views.items():
+        assert_close(view, x[f"out.{name}"], OUTPUT, name)
