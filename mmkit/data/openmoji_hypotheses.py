@@ -14,18 +14,18 @@ picture alone gives 50 % for ``presence`` (without a card nothing is open) and 3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any, ClassVar
 
 from PIL import Image, ImageDraw
 
-from mmkit.data.openmoji import Drawn, Scenes
+from mmkit.data.openmoji import Drawn
 from mmkit.data.openmoji_draw import Box, background, relation, sprite
 from mmkit.data.openmoji_kinds import is_absent, is_vague
-from mmkit.data.openmoji_tell import PLACES, WHERE, an, check_english, find, is_are, relations, the
-from mmkit.data.records import Record
+from mmkit.data.openmoji_tell import PLACES, WHERE, Told, ToldScenes, an, check_kinds, find, is_are, relations, the
 from mmkit.errors import UserError
 
 __all__ = ["CLASSES", "KINDS_OF_HYPOTHESIS", "Hypotheses"]
@@ -38,16 +38,14 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A composed picture, which of its emoji a card covers (or None), and a sentence."""
+class _Case(Told):
+    """A sentence about a composed picture, and which of its emoji a card covers (or None)."""
 
-    drawn: Drawn
     covered: int | None
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hypotheses(Scenes):
+class Hypotheses(ToldScenes[_Case]):
     """``n`` scenes with a hypothesis each, which is the record's one caption; each label as often.
 
     The arguments are those of ``Scenes``. hypotheses: which kinds to make, all as often; None = all that fit
@@ -55,14 +53,12 @@ class Hypotheses(Scenes):
     and ``card``, its box or None.
     """
 
+    what: ClassVar[str] = "hypotheses"
     hypotheses: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_english(self.language, "hypotheses")
-        unknown = [kind for kind in self.kinds_of_hypothesis if kind not in KINDS_OF_HYPOTHESIS]
-        if unknown or not self.kinds_of_hypothesis:
-            raise UserError(f"openmoji: hypotheses={self.hypotheses}; there are {', '.join(KINDS_OF_HYPOTHESIS)}")
+        check_kinds("hypotheses", self.kinds_of_hypothesis, KINDS_OF_HYPOTHESIS)
         needs = 3 if "relation" in self.kinds_of_hypothesis else 2
         if self.max_emoji < needs:
             raise UserError(f"openmoji: these hypotheses need max_emoji={needs}, not {self.max_emoji}")
@@ -79,32 +75,14 @@ class Hypotheses(Scenes):
         """What the labels mean."""
         return list(CLASSES)
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        kind, label, case = self._make(index)
-        key = f"openmoji:hypotheses/{self.split}/{self.seed}/{index}"
-        boxes = self._targets(case.drawn)["boxes"]
-        return Record(
-            image=self._paint_covered(case),
-            captions=(case.text,),
-            image_id=key,
-            key=key,
-            targets={
-                "label": label,
-                "kind": kind,
-                "boxes": [box for i, box in enumerate(boxes) if i != case.covered],
-                "card": None if case.covered is None else tuple(card_over(case.drawn.boxes[case.covered], self.size)),
-            },
-        )
-
-    def captions(self) -> Iterator[str]:
-        """Every hypothesis, without painting."""
-        for index in range(self.n):
-            yield self._make(index)[2].text
-
-    def _compose(self, index: int) -> Drawn:
-        return self._make(index)[2].drawn
+    def _about(self, index: int, kind: str, label: int | str, told: _Case) -> Mapping[str, Any]:
+        boxes = self._targets(told.drawn)["boxes"]
+        return {
+            "label": label,
+            "kind": kind,
+            "boxes": [box for i, box in enumerate(boxes) if i != told.covered],
+            "card": None if told.covered is None else tuple(card_over(told.drawn.boxes[told.covered], self.size)),
+        }
 
     def _make(self, index: int) -> tuple[str, int, _Case]:
         rng = Random(f"{self.seed} {self.split} hypothesis {index}")
@@ -126,7 +104,7 @@ class Hypotheses(Scenes):
             others = [i for i, emoji in enumerate(drawn.scene.emoji) if not (seen and emoji == asked)]
             no = "" if affirms else "no "
             thing = an(asked) if affirms else an(asked).removeprefix("an ").removeprefix("a ")
-            return _Case(drawn, rng.choice(others) if card else None, f"there {is_are(asked)} {no}{thing}")
+            return _Case(drawn, f"there {is_are(asked)} {no}{thing}", rng.choice(others) if card else None)
 
         return find(attempt, self.kinds, self.split)
 
@@ -145,7 +123,7 @@ class Hypotheses(Scenes):
                 return None
             if label == 1:
                 return self._half_covered(drawn, both, place, rng)
-            return _Case(drawn, third, f"{the(names[0])} {is_are(names[0])} {WHERE[place]} {the(names[1])}")
+            return _Case(drawn, f"{the(names[0])} {is_are(names[0])} {WHERE[place]} {the(names[1])}", third)
 
         return find(attempt, self.kinds, self.split)
 
@@ -158,9 +136,9 @@ class Hypotheses(Scenes):
         # what is seen is as clearly placed as in the other cases, so that the picture alone tells nothing
         if not is_absent(other, drawn.scene.emoji) or relation(*boxes) != place or seen not in relations(drawn):
             return None
-        return _Case(drawn, both[role], f"{the(names[0])} {is_are(names[0])} {WHERE[place]} {the(names[1])}")
+        return _Case(drawn, f"{the(names[0])} {is_are(names[0])} {WHERE[place]} {the(names[1])}", both[role])
 
-    def _paint_covered(self, case: _Case) -> Image.Image:
+    def _show(self, case: _Case) -> Image.Image:
         canvas = background(case.drawn.scene.colour or "white", case.drawn.texture, self.size).copy()
         if case.covered is not None:
             lay_card(canvas, card_over(case.drawn.boxes[case.covered], self.size))

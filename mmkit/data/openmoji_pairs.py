@@ -15,16 +15,16 @@ picture tells more: 75 %. English only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any, ClassVar
 
-from mmkit.data.openmoji import Drawn, Scenes
+from mmkit.data.openmoji import Drawn
 from mmkit.data.openmoji_draw import COLOURS
 from mmkit.data.openmoji_kinds import is_absent, is_vague
-from mmkit.data.openmoji_tell import PLACES, an, check_english, find, relations, the
-from mmkit.data.records import Record
+from mmkit.data.openmoji_tell import PLACES, Told, ToldScenes, an, check_kinds, find, relations, the
 from mmkit.errors import UserError
 
 __all__ = ["CLASSES", "SENTENCES", "Pairs"]
@@ -36,16 +36,14 @@ NEED_TWO = ("count", "place", "color")
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Two composed pictures, and a sentence about them."""
+class _Pair(Told):
+    """A sentence about two composed pictures, ``drawn`` and the one to its right."""
 
-    left: Drawn
     right: Drawn
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs(Scenes):
+class Pairs(ToldScenes[_Pair]):
     """``n`` pairs of scenes with a sentence, which is the record's one caption; half of them are true.
 
     The arguments are those of ``Scenes``, and both pictures are of its split. sentences: which kinds to make, all as
@@ -53,14 +51,12 @@ class Pairs(Scenes):
     one), ``label`` (1 = true), ``kind``, and ``boxes`` and ``second_boxes`` of the pictures.
     """
 
+    what: ClassVar[str] = "pairs"
     sentences: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_english(self.language, "sentences about pairs")
-        unknown = [kind for kind in self.kinds_of_sentence if kind not in SENTENCES]
-        if unknown or not self.kinds_of_sentence:
-            raise UserError(f"openmoji: sentences={self.sentences}; there are {', '.join(SENTENCES)}")
+        check_kinds("sentences", self.kinds_of_sentence, SENTENCES)
         if self.plain and "color" in self.kinds_of_sentence:
             raise UserError(
                 "openmoji: sentences of color tell backgrounds apart, and plain=True makes all of them white"
@@ -82,32 +78,14 @@ class Pairs(Scenes):
         """What the labels mean."""
         return list(CLASSES)
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        kind, label, pair = self._make(index)
-        key = f"openmoji:pairs/{self.split}/{self.seed}/{index}"
-        return Record(
-            image=self._paint(pair.left),
-            captions=(pair.text,),
-            image_id=key,
-            key=key,
-            targets={
-                "second": self._paint(pair.right),
-                "label": label,
-                "kind": kind,
-                "boxes": self._targets(pair.left)["boxes"],
-                "second_boxes": self._targets(pair.right)["boxes"],
-            },
-        )
-
-    def captions(self) -> Iterator[str]:
-        """Every sentence, without painting."""
-        for index in range(self.n):
-            yield self._make(index)[2].text
-
-    def _compose(self, index: int) -> Drawn:
-        return self._make(index)[2].left
+    def _about(self, index: int, kind: str, label: int | str, told: _Pair) -> Mapping[str, Any]:
+        return {
+            "second": self._paint(told.right),
+            "label": label,
+            "kind": kind,
+            "boxes": self._targets(told.drawn)["boxes"],
+            "second_boxes": self._targets(told.right)["boxes"],
+        }
 
     def _make(self, index: int) -> tuple[str, int, _Pair]:
         rng = Random(f"{self.seed} {self.split} pair {index}")
@@ -129,13 +107,13 @@ class Pairs(Scenes):
         left = rng.random() < 0.5
         pictures, asked = self._with_and_without((left, left == same), rng)
         if says_same:
-            return _Pair(*pictures, f"either both pictures show {an(asked)} or neither does")
-        return _Pair(*pictures, f"exactly one picture shows {an(asked)}")
+            return _pair(*pictures, f"either both pictures show {an(asked)} or neither does")
+        return _pair(*pictures, f"exactly one picture shows {an(asked)}")
 
     def _both(self, true: bool, rng: Random) -> _Pair:
         has = (True, True) if true else rng.choice(((True, False), (False, True)))
         pictures, asked = self._with_and_without(has, rng)
-        return _Pair(*pictures, f"both pictures show {an(asked)}")
+        return _pair(*pictures, f"both pictures show {an(asked)}")
 
     def _shared(self, says_same: bool, same: bool, rng: Random) -> _Pair:
         text = f"{'one' if says_same else 'no'} emoji is in both pictures"
@@ -145,7 +123,7 @@ class Pairs(Scenes):
             left = self._invent(rng, first)
             right = self._with(rng.choice(left.scene.emoji), second, rng) if same else self._invent(rng, second)
             fits = right is not None and len({*left.scene.emoji} & {*right.scene.emoji}) == same
-            return _Pair(left, right, text) if right is not None and fits else None
+            return _pair(left, right, text) if right is not None and fits else None
 
         return find(attempt, self.kinds, self.split)
 
@@ -153,7 +131,7 @@ class Pairs(Scenes):
         count = rng.randint(1, self.max_emoji)
         other = count if same else rng.choice([n for n in range(1, self.max_emoji + 1) if n != count])
         told = "both pictures show equally many emoji" if says_same else "one picture shows more emoji than the other"
-        return _Pair(self._invent(rng, count), self._invent(rng, other), told)
+        return _pair(self._invent(rng, count), self._invent(rng, other), told)
 
     def _same_place(self, says_same: bool, same: bool, rng: Random) -> _Pair:
         left = self._invent(rng, 2, people=0.0)
@@ -162,7 +140,7 @@ class Pairs(Scenes):
         one, two = (self._placed(left, where, rng) for where in (place, other))
         a, b = left.scene.emoji
         sides = "on the same side" if says_same else "on different sides"
-        return _Pair(one, two, f"the pictures show {the(a)} {sides} of {the(b)}")
+        return _pair(one, two, f"the pictures show {the(a)} {sides} of {the(b)}")
 
     def _same_colour(self, says_same: bool, same: bool, rng: Random) -> _Pair:
         # one emoji alone is a combination with its colour, so these scenes have several
@@ -170,7 +148,7 @@ class Pairs(Scenes):
         colour = left.scene.colour
         other = colour if same else rng.choice([c for c in COLOURS if c != colour])
         text = "both backgrounds have the same color" if says_same else "the backgrounds have different colors"
-        return _Pair(left, self._place(right.scene.emoji, other, rng), text)
+        return _pair(left, self._place(right.scene.emoji, other, rng), text)
 
     def _with_and_without(self, has: tuple[bool, bool], rng: Random) -> tuple[tuple[Drawn, Drawn], str]:
         """Two pictures, and an emoji that they have or have not."""
@@ -196,3 +174,7 @@ class Pairs(Scenes):
             return drawn if relations(drawn)[0, 1] == place else None
 
         return find(attempt, self.kinds, self.split)
+
+
+def _pair(left: Drawn, right: Drawn, text: str) -> _Pair:
+    return _Pair(left, text, right)

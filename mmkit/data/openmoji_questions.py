@@ -15,16 +15,15 @@ shark, asked for a fish) the question is not asked. English only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any, ClassVar
 
-from mmkit.data.openmoji import Drawn, Scenes
 from mmkit.data.openmoji_draw import COLOURS
 from mmkit.data.openmoji_kinds import emoji_name, emoji_names, first_kinds, is_absent, is_vague, people
-from mmkit.data.openmoji_tell import PLACES, WHERE, an, check_english, find, is_are, relations, the
-from mmkit.data.records import Record
+from mmkit.data.openmoji_tell import PLACES, WHERE, Told, ToldScenes, an, check_kinds, find, is_are, relations, the
 from mmkit.errors import UserError
 
 __all__ = ["TYPES", "Questions", "answers"]
@@ -34,16 +33,14 @@ NEED_TWO = ("number", "place", "relation")
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question and its answer about one composed picture."""
+class _Asked(Told):
+    """A question about one composed picture."""
 
-    drawn: Drawn
-    text: str
     answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions(Scenes):
+class Questions(ToldScenes[_Asked]):
     """``n`` questions, each about a scene of its own; the question is the record's one caption.
 
     The arguments are those of ``Scenes``, and scenes of one split never occur in another one, here or there. types:
@@ -53,14 +50,12 @@ class Questions(Scenes):
     ``targets``: ``question``, ``answers`` (one), ``answer_type``, ``question_id``, and those of ``Scenes``.
     """
 
+    what: ClassVar[str] = "questions"
     types: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_english(self.language, "questions")
-        unknown = [kind for kind in self.asked_types if kind not in TYPES]
-        if unknown or not self.asked_types:
-            raise UserError(f"openmoji: types={self.types}; there are {', '.join(TYPES)}")
+        check_kinds("types", self.asked_types, TYPES)
         if self.plain and "color" in self.asked_types:
             raise UserError("openmoji: the type color asks for the background, and plain=True makes all of them white")
         single = [kind for kind in self.asked_types if kind in NEED_TWO]
@@ -79,34 +74,16 @@ class Questions(Scenes):
         """Every answer there can be."""
         return answers(self.kinds, self.asked_types, people_too=self.people > 0)
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        kind, asked = self._ask(index)
-        key = f"openmoji:questions/{self.split}/{self.seed}/{index}"
-        return Record(
-            image=self._paint(asked.drawn),
-            captions=(asked.text,),
-            image_id=key,
-            key=key,
-            targets={
-                "question": asked.text,
-                "answers": [asked.answer],
-                "answer_type": kind,
-                "question_id": index,
-                **self._targets(asked.drawn),
-            },
-        )
+    def _about(self, index: int, kind: str, label: int | str, told: _Asked) -> Mapping[str, Any]:
+        return {
+            "question": told.text,
+            "answers": [label],
+            "answer_type": kind,
+            "question_id": index,
+            **self._targets(told.drawn),
+        }
 
-    def captions(self) -> Iterator[str]:
-        """Every question, without painting."""
-        for index in range(self.n):
-            yield self._ask(index)[1].text
-
-    def _compose(self, index: int) -> Drawn:
-        return self._ask(index)[1].drawn
-
-    def _ask(self, index: int) -> tuple[str, _Asked]:
+    def _make(self, index: int) -> tuple[str, str, _Asked]:
         rng = Random(f"{self.seed} {self.split} question {index}")
         kind = rng.choice(self.asked_types)
         ask: Callable[[Random], _Asked] = {
@@ -117,7 +94,8 @@ class Questions(Scenes):
             "relation": self._neighbour,
             "color": self._colour,
         }[kind]
-        return kind, ask(rng)
+        asked = ask(rng)
+        return kind, asked.answer, asked
 
     def _presence(self, rng: Random) -> _Asked:
         answer = rng.choice(("yes", "no"))

@@ -1,20 +1,87 @@
-"""What can be told of a built-in scene in English, for questions, statements and hypotheses about it."""
+"""Built-in scenes with an English sentence made for each: the base of questions, statements and hypotheses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
-from mmkit.data.openmoji import Drawn
+from PIL import Image
+
+from mmkit.data.openmoji import Drawn, Scenes
 from mmkit.data.openmoji_draw import relation
 from mmkit.data.openmoji_kinds import emoji_name
 from mmkit.data.openmoji_text import is_plural, named, with_the
+from mmkit.data.records import Record
 from mmkit.errors import UserError
 
 Found = TypeVar("Found")
 
 PLACES = ("left", "right", "above", "below")
 WHERE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A composed picture and the sentence that was made for it."""
+
+    drawn: Drawn
+    text: str
+
+
+ToldT = TypeVar("ToldT", bound=Told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldScenes(Scenes, Generic[ToldT]):
+    """``n`` scenes, each with one sentence, which is the record's caption."""
+
+    what: ClassVar[str]
+    """The sentences, in the plural."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.language not in ("en", ("en",)):
+            raise UserError(f"openmoji: language={self.language!r}; {self.what} are in English (en) only")
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        kind, label, told = self._make(index)
+        key = f"openmoji:{self.what}/{self.split}/{self.seed}/{index}"
+        return Record(
+            image=self._show(told),
+            captions=(told.text,),
+            image_id=key,
+            key=key,
+            targets=self._about(index, kind, label, told),
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every sentence, without painting."""
+        for index in range(self.n):
+            yield self._make(index)[2].text
+
+    def _make(self, index: int) -> tuple[str, int | str, ToldT]:
+        """The kind of sentence, its label or answer, and both parts."""
+        raise NotImplementedError
+
+    def _about(self, index: int, kind: str, label: int | str, told: ToldT) -> Mapping[str, Any]:
+        """The record's targets."""
+        raise NotImplementedError
+
+    def _show(self, told: ToldT) -> Image.Image:
+        return self._paint(told.drawn)
+
+    def _compose(self, index: int) -> Drawn:
+        return self._make(index)[2].drawn
+
+
+def check_kinds(argument: str, kinds: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """UserError where none is given, or one that is not known."""
+    unknown = [kind for kind in kinds if kind not in known]
+    if unknown or not kinds:
+        raise UserError(f"openmoji: {argument}={kinds}; there are {', '.join(known)}")
 
 
 def relations(drawn: Drawn) -> dict[tuple[int, int], str]:
@@ -50,9 +117,3 @@ def the(emoji: str) -> str:
 def is_are(emoji: str) -> str:
     """The verb for it."""
     return "are" if is_plural(emoji_name(emoji)) else "is"
-
-
-def check_english(language: str | tuple[str, ...], what: str) -> None:
-    """UserError for other languages."""
-    if language not in ("en", ("en",)):
-        raise UserError(f"openmoji: language={language!r}; {what} are in English (en) only")

@@ -60,7 +60,7 @@ def test_sentences_are_true_as_labelled(kind):
     for i in range(len(source)):
         record = source[i]
         pair = source._make(i)[2]
-        backgrounds = (pair.left.scene.colour, pair.right.scene.colour)
+        backgrounds = (pair.drawn.scene.colour, pair.right.scene.colour)
         assert is_true(record, backgrounds) == (record.targets["label"] == 1), record.captions
         labels[record.targets["label"]] += 1
     assert min(labels.values()) > 35
@@ -68,7 +68,7 @@ def test_sentences_are_true_as_labelled(kind):
 
 def clues(pair):
     """What one sees of one picture with the sentence."""
-    for side, drawn in (("left", pair.left), ("right", pair.right)):
+    for side, drawn in (("left", pair.drawn), ("right", pair.right)):
         asked = any(an(e) in pair.text or the(e) in pair.text for e in drawn.scene.emoji)
         first = relation(drawn.boxes[0], drawn.boxes[1]) if len(drawn.boxes) == 2 else None
         yield side, (pair.text.split(" show")[0], len(drawn.scene.emoji), asked)
@@ -94,7 +94,7 @@ def test_sentence_and_one_picture_are_chance(split):
 def test_of_one_split_and_deterministic():
     source = Pairs(split="test", n=80, size=48)
     for i in range(40):
-        for drawn in (source._make(i)[2].left, source._make(i)[2].right):
+        for drawn in (source._make(i)[2].drawn, source._make(i)[2].right):
             if source._make(i)[0] != "color" or len(drawn.scene.emoji) > 1:
                 assert len(drawn.scene.emoji) == 1 or combination_split(drawn.scene.emoji, "") == "test"
     again = Pairs(split="test", n=3, size=48)

@@ -96,7 +96,7 @@ def test_a_blank_picture_scores_as_stated():
     source = Questions(n=2400, plain=True, people=0.05)
     given = defaultdict(Counter)
     for i in range(len(source)):
-        kind, asked = source._ask(i)
+        kind, _, asked = source._make(i)
         given[kind][asked.answer] += 1
     majority = {kind: counts.most_common(1)[0][1] / counts.total() for kind, counts in given.items()}
     assert majority["yes/no"] < 0.56
@@ -112,7 +112,7 @@ def test_asking_says_nothing_of_the_answer():
     source = Questions(n=4000, kinds=10, plain=True, people=0.0, types=("yes/no",))
     yes, all_ = Counter(), Counter()
     for i in range(len(source)):
-        asked = source._ask(i)[1]
+        asked = source._make(i)[2]
         name = asked.text.split(maxsplit=3)[-1]
         all_[name] += 1
         yes[name] += asked.answer == "yes"
