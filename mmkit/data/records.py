@@ -71,6 +71,7 @@ class Problems:
         self.where, self.unit, self.show = where, unit, show
         self.counts: Counter[str] = Counter()
         self.first: list[str] = []
+        self.rows = 0
 
     def add(self, number: int | str, kind: str, detail: str) -> None:
         """Row ``number`` has a problem of this kind ("missing picture")."""
@@ -78,19 +79,53 @@ class Problems:
         if len(self.first) < self.show:
             self.first.append(f"  {self.where}:{number}: {detail}")
 
-    def raise_if_any(self, rows: int) -> None:
-        """UserError with the first few rows and the counts by kind, or nothing."""
+    def raise_if_any(self, rows: int | None = None) -> None:
+        """UserError with the first few rows and the counts by kind, or nothing. rows: of how many; None = ``rows``."""
         total = sum(self.counts.values())
         if not total:
             return
         kinds = ", ".join(f"{n} x {kind}" for kind, n in self.counts.most_common())
         more = f"\n  ... and {total - len(self.first)} more" if total > len(self.first) else ""
         raise UserError(
-            f"{self.where}: {total} of {rows} {self.unit}s cannot be used ({kinds}):\n"
+            f"{self.where}: {total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds}):\n"
             + "\n".join(self.first)
             + more
             + f"\nCorrect or remove these {self.unit}s. Nothing was trained."
         )
+
+
+def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems) -> dict[str, Any] | None:
+    """The JSON object of one line, or None with the problem noted. needs: the keys that it must have."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        problems.add(number, "not UTF-8", f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
+        return None
+    except json.JSONDecodeError as error:
+        problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
+        return None
+    if not isinstance(row, dict):
+        problems.add(number, "not an object", f"expected a JSON object {{...}}, found {type(row).__name__}")
+        return None
+    missing = [key for key in needs if key not in row]
+    if missing:
+        names = ", ".join(f'"{key}"' for key in missing)
+        has = ", ".join(f'"{key}"' for key in row) or "nothing"
+        problems.add(number, "missing key", f"no key {names}; the line has {has}")
+        return None
+    return row
+
+
+def rows_of(path: Path, needs: Sequence[str], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of each line of a JSON-lines file that holds the keys; the others are noted in ``problems``."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            problems.rows += 1
+            row = parse_row(number, line, needs, problems)
+            if row is not None:
+                yield number, row
 
 
 def tidy_captions(value: object) -> tuple[str, ...]:
@@ -187,22 +222,8 @@ class JsonLines:
 
     def _check_line(self, number: int, line: bytes, problems: Problems) -> str | None:
         """The picture that the line names, or None with the problem noted."""
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            problems.add(number, "not UTF-8", f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
-            return None
-        except json.JSONDecodeError as error:
-            problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
-            return None
-        if not isinstance(row, dict):
-            problems.add(number, "not an object", f"expected a JSON object {{...}}, found {type(row).__name__}")
-            return None
-        missing = [key for key in self.needs if key not in row]
-        if missing:
-            names = ", ".join(f'"{key}"' for key in missing)
-            has = ", ".join(f'"{key}"' for key in row) or "nothing"
-            problems.add(number, "missing key", f"no key {names}; the line has {has}")
+        row = parse_row(number, line, self.needs, problems)
+        if row is None:
             return None
         image = row.get("image")
         if "image" in row and (not isinstance(image, str) or not image.strip()):

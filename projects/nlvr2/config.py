@@ -13,24 +13,18 @@ of emoji and a sentence that the words alone do not decide. Time and result: see
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher
 from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
 from mmkit.data.openmoji import Scenes
 from mmkit.data.openmoji_pairs import Pairs
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import huggingface, saved, sentencepiece
+from mmkit.data.tokenizer import huggingface
 from mmkit.evals.classify import Classification
-from mmkit.evals.retrieval import Retrieval
-from mmkit.heads.itc import ITC
-from mmkit.heads.itm import ITM
-from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_mini
 from projects.nlvr2.data import NLVR2, PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_base, pair_mini
+from projects.start import start_from
 
 TOKENS, JOINT = 32, 128
 PLAIN = partial(TrainTransform, scale=(1.0, 1.0), flip=0.0, randaugment=None)
@@ -47,7 +41,7 @@ def openmoji(
     those about a difference of the two pictures need far more steps.
     """
     pairs = partial(Pairs, sentences=sentences, kinds=kinds, size=size, plain=True, people=0.0)
-    stages = _stages(start, size, kinds)
+    stages = start_from(start, size, kinds)
     if assignment_steps and start != "scratch":
         stages = {"first": assignment_openmoji(start, seed, assignment_steps, size=size, kinds=kinds)}
     return Experiment(
@@ -79,7 +73,7 @@ def assignment_openmoji(
 ) -> Experiment:
     """Which of two scenes does the caption describe: the stage between pre-training and ``openmoji``."""
     return Experiment(
-        **_stages(start, size, kinds),
+        **start_from(start, size, kinds),
         name="nlvr2-assignment-openmoji",
         model=partial(pair_mini, image_size=size, max_tokens=TOKENS, embed_dim=JOINT),
         heads={"assignment": partial(TextAssignment)},
@@ -93,30 +87,6 @@ def assignment_openmoji(
         optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.1, betas=(0.9, 0.98)),
         run=Run(steps=steps, seed=seed, save_every_steps=0, log_every_steps=50),
         folder="assignment",
-    )
-
-
-def pretraining(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
-    """ITC, ITM and MLM on scenes with captions, as in the quickstart but in English alone."""
-    scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
-    return Experiment(
-        name="nlvr2-pretraining",
-        model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
-        heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
-        teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(sentencepiece, vocab_size=1000),
-        data=Data(
-            train=partial(scenes, split="train", n=60_000, people=0.05),
-            image_size=size,
-            max_tokens=TOKENS,
-            transform=PLAIN,
-            masking=partial(Masking, probability=0.3, whole_word=True),
-            global_batch=64,
-        ),
-        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98)),
-        run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
-        evals={"retrieval": partial(Retrieval, source=partial(scenes, split="test", n=500), rerank_top=16)},
-        folder="pretraining",
     )
 
 
@@ -169,12 +139,3 @@ def nlvr2_assignment(start: str, records: str = "train.jsonl", res: int = 256) -
         optim=Optim(lr=2e-5, min_lr=2e-5, warmup_lr=1e-5, warmup_steps=100, weight_decay=0.02, clip_norm=None),
         run=Run(epochs=1, save_every_steps=1000, log_every_steps=50),
     )
-
-
-def _stages(start: str, size: int, kinds: int) -> dict[str, Any]:
-    """What a run starts from, as arguments of its ``Experiment``."""
-    if start == "pretraining":
-        return {"first": pretraining(size=size, kinds=kinds)}
-    if start == "scratch":
-        return {"tokenizer": partial(sentencepiece, vocab_size=1000)}
-    return {"init": {"model": start}, "tokenizer": partial(saved, path=f"{start}/tokenizer")}

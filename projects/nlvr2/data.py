@@ -19,7 +19,7 @@ import torch
 
 from mmkit.data.image_io import load_image
 from mmkit.data.loader import Transform
-from mmkit.data.records import Problems, Record
+from mmkit.data.records import Problems, Record, rows_of
 from mmkit.data.text_ops import clean_caption
 from mmkit.errors import UserError
 
@@ -58,9 +58,8 @@ class NLVR2:
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file; NLVR2's are train.json, dev.json, test1.json")
         problems = Problems(self.path)
-        rows = list(_rows(self.path, problems))
-        pairs = [self._pair(number, row, problems) for number, row in rows]
-        problems.raise_if_any(len(rows))
+        pairs = [self._pair(number, row, problems) for number, row in rows_of(self.path, KEYS, problems)]
+        problems.raise_if_any()
         self.pairs = [pair for pair in pairs if pair is not None]
         if not self.pairs:
             raise UserError(f"{self.path}: the file is empty")
@@ -115,24 +114,6 @@ class NLVR2:
 def right_of(left: Path) -> Path:
     """The right picture of a pair by the left one."""
     return left.with_name(left.name.replace("-img0.", "-img1."))
-
-
-def _rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, object) of each line that holds the keys."""
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
-                continue
-            missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
-            if missing:
-                problems.add(number, "missing key", f"no {', '.join(missing)}; one object per line, as published")
-                continue
-            yield number, row
 
 
 class PairTargets:

@@ -14,21 +14,15 @@ of which a card may hide, and a sentence whose label the words alone do not tell
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
-from mmkit.data.openmoji import Scenes
 from mmkit.data.openmoji_hypotheses import Hypotheses
-from mmkit.data.tokenizer import huggingface, saved, sentencepiece
+from mmkit.data.tokenizer import huggingface
 from mmkit.evals.classify import Classification
-from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.classify import Classify
-from mmkit.heads.itc import ITC
-from mmkit.heads.itm import ITM
-from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef_base, albef_mini
+from projects.start import start_from
 from projects.visual_entailment.data import CLASSES, SNLIVE
 
 TOKENS = 32
@@ -46,7 +40,7 @@ def openmoji(
     """
     scenes = partial(Hypotheses, hypotheses=hypotheses, kinds=kinds, size=size, plain=True)
     return Experiment(
-        **_stages(start, size, kinds),
+        **start_from(start, size, kinds),
         name="entailment-openmoji",
         model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
         heads={"label": partial(Classify, classes=CLASSES)},
@@ -61,30 +55,6 @@ def openmoji(
         optim=Optim(lr=lr, min_lr=lr / 100, warmup_frac=0.1, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
         run=Run(steps=steps, seed=seed, save_every_steps=0, log_every_steps=50),
         evals={"test": partial(Classification, source=partial(scenes, split="test", n=1000))},
-    )
-
-
-def pretraining(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
-    """ITC, ITM and MLM on scenes with captions, as in the quickstart but in English alone."""
-    scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
-    return Experiment(
-        name="entailment-pretraining",
-        model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
-        heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
-        teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(sentencepiece, vocab_size=1000),
-        data=Data(
-            train=partial(scenes, split="train", n=60_000, people=0.05),
-            image_size=size,
-            max_tokens=TOKENS,
-            transform=PLAIN,
-            masking=partial(Masking, probability=0.3, whole_word=True),
-            global_batch=64,
-        ),
-        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98)),
-        run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
-        evals={"retrieval": partial(Retrieval, source=partial(scenes, split="test", n=500), rerank_top=16)},
-        folder="pretraining",
     )
 
 
@@ -121,12 +91,3 @@ def snli_ve(
         run=Run(epochs=5, eval_every_steps=2000, save_every_steps=2000, best="dev.accuracy"),
         evals={"dev": partial(Classification, source=dev), "test": partial(Classification, source=test)},
     )  # fmt: skip
-
-
-def _stages(start: str, size: int, kinds: int) -> dict[str, Any]:
-    """What a run starts from, as arguments of its ``Experiment``."""
-    if start == "pretraining":
-        return {"first": pretraining(size=size, kinds=kinds)}
-    if start == "scratch":
-        return {"tokenizer": partial(sentencepiece, vocab_size=1000)}
-    return {"init": {"model": start}, "tokenizer": partial(saved, path=f"{start}/tokenizer")}

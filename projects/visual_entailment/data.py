@@ -7,14 +7,13 @@ text premise ``sentence1``, as the picture stands in its place.
 
 from __future__ import annotations
 
-import json
 import logging
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import Problems, Record
+from mmkit.data.records import Problems, Record, rows_of
 from mmkit.data.text_ops import clean_caption
 from mmkit.errors import UserError
 
@@ -46,9 +45,8 @@ class SNLIVE:
         self.labels, self.lines = array("b"), array("q")
         self._exists: dict[str, bool] = {}
         problems = Problems(self.path)
-        rows = undecided = 0
-        for number, row in _rows(self.path, problems):
-            rows += 1
+        undecided = 0
+        for number, row in rows_of(self.path, KEYS, problems):
             if row["gold_label"] == UNDECIDED:
                 undecided += 1
             elif self._is_usable(number, row, problems):
@@ -56,9 +54,9 @@ class SNLIVE:
                 self.hypotheses.append(clean_caption(row["sentence2"], words) if words else row["sentence2"].strip())
                 self.labels.append(CLASSES.index(row["gold_label"]))
                 self.lines.append(number)
-        problems.raise_if_any(rows)
+        problems.raise_if_any()
         if undecided:
-            log.info("%s: %d of %d rows left out, whose annotators did not agree", self.path, undecided, rows)
+            log.info("%s: %d of %d rows left out, whose annotators did not agree", self.path, undecided, problems.rows)
         if not self.lines:
             raise UserError(f"{self.path}: the file holds no hypotheses")
 
@@ -94,21 +92,3 @@ class SNLIVE:
         if not self._exists[name]:
             problems.add(number, "missing picture", f"no picture {self._picture(name)}")
         return self._exists[name]
-
-
-def _rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, object) of each line that holds the keys."""
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
-                continue
-            missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
-            if missing:
-                problems.add(number, "missing key", f"no {', '.join(missing)}; one object per line, as published")
-                continue
-            yield number, row
