@@ -102,7 +102,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) pairs of one rank's micro-batches, for steps ``start_step`` up to ``steps``.
 
     Micro-batch a of rank r is chunk ``a * world + r`` of the step, so that n accumulation steps on one rank see the
-    same samples in the same order as n ranks with one.
+    same samples in the same order as n ranks with one. Both steps count from the run's first one.
     """
 
     def __init__(
@@ -144,39 +144,19 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def make_loader(
-    dataset: PairDataset,
-    *,
-    rank_batch: int,
-    steps: int,
-    accumulation: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    seed: int = 0,
-    start_step: int = 0,
-    workers: int = 0,
-    prefetch: int = 4,
+    dataset: PairDataset, sampler: StepSampler, *, workers: int = 0, prefetch: int = 4
 ) -> DataLoader[Batch]:
-    """One pass over the micro-batches of steps ``start_step`` up to ``steps`` (both count from the run's first step).
+    """One pass over the micro-batches of the sampler.
 
     Does not touch the global random state. Texts are padded to ``max_tokens``, and unequal pictures to one canvas, when
     there are several ranks.
     """
-    sampler = StepSampler(
-        len(dataset),
-        rank_batch=rank_batch,
-        steps=steps,
-        accumulation=accumulation,
-        rank=rank,
-        world=world,
-        seed=seed,
-        start_step=start_step,
-    )
-    transform = dataset.transform
+    transform, several = dataset.transform, sampler.world > 1
     collator = Collator(
         pad_id=dataset.tokenizer.pad_id,
         max_tokens=dataset.max_tokens,
-        pad_to_max=world > 1,
-        canvas=transform.canvas if world > 1 and isinstance(transform, KeepShapeTrain) else None,
+        pad_to_max=several,
+        canvas=transform.canvas if several and isinstance(transform, KeepShapeTrain) else None,
         targets=dataset.targets,
     )
     return DataLoader(
@@ -185,5 +165,5 @@ def make_loader(
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
-        generator=Generator().manual_seed(seed),  # the base seed of workers would come from the global state
+        generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
     )

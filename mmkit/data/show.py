@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
 from mmkit.data.importing import built_in
-from mmkit.data.loader import PairDataset, make_loader
+from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.masking import Masking
 from mmkit.data.records import JsonLines, Source, captions_of
 from mmkit.data.show_text import LINE, WHITE, chips, legend, wrap, write
@@ -70,7 +70,7 @@ def sample_batch(
         masking=masking or Masking(whole_word=True),
         seed=seed,
     )
-    return next(iter(make_loader(dataset, rank_batch=n, steps=1, seed=seed))), tokenizer
+    return next(iter(make_loader(dataset, StepSampler(len(dataset), rank_batch=n, steps=1, seed=seed)))), tokenizer
 
 
 def grid(

@@ -15,7 +15,7 @@ from torch import nn
 from mmkit.config import BatchPlan, Experiment
 from mmkit.config_values import parameters_of
 from mmkit.data.image_ops import Blank, BlankTrain, TrainTransform
-from mmkit.data.loader import PairDataset, make_loader
+from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.records import captions_of
 from mmkit.data.targets import make_targets
 from mmkit.data.tokenizer import load_tokenizer
@@ -75,10 +75,11 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     )  # fmt: skip
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
-        return make_loader(
-            dataset, rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
-            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps, workers=exp.data.workers,
+        sampler = StepSampler(
+            len(dataset), rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
+            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps,
         )  # fmt: skip
+        return make_loader(dataset, sampler, workers=exp.data.workers)
 
     def predictor() -> Any:
         from mmkit.predictor import Predictor

@@ -1,7 +1,6 @@
 """The loader: what a sample depends on, who gets which records, resuming, broken pictures, and collation."""
 
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
@@ -33,6 +32,10 @@ def dataset(tokenizer, source=None, **options):
     )
 
 
+def load(data, workers=0, **plan):
+    return make_loader(data, StepSampler(len(data), **plan), workers=workers)
+
+
 def same(one, other):
     one, other = list(one), list(other)
     assert len(one) == len(other) > 0
@@ -46,14 +49,14 @@ def same(one, other):
 
 
 def test_workers_change_nothing(words):
-    load = partial(make_loader, dataset(words), rank_batch=8, steps=7)
-    assert same(load(workers=0), load(workers=2))
+    data = dataset(words)
+    assert same(load(data, rank_batch=8, steps=7), load(data, rank_batch=8, steps=7, workers=2))
 
 
 def test_resume_continues_in_the_middle_of_an_epoch(words):
     data = dataset(words)
-    whole = list(make_loader(data, rank_batch=8, steps=15, accumulation=2))
-    rest = make_loader(data, rank_batch=8, steps=15, accumulation=2, start_step=10)
+    whole = list(load(data, rank_batch=8, steps=15, accumulation=2))
+    rest = load(data, rank_batch=8, steps=15, accumulation=2, start_step=10)
     assert len(rest) == 10
     assert same(rest, whole[20:])
 
@@ -67,15 +70,15 @@ def test_resuming_opens_nothing_to_skip_it(words):
             return super().__getitem__(index)
 
     data = dataset(words, Counting(n=50, size=48))
-    assert len(list(make_loader(data, rank_batch=5, steps=103, start_step=101))) == 2
+    assert len(list(load(data, rank_batch=5, steps=103, start_step=101))) == 2
     assert Counting.seen == 10
 
 
 def test_the_global_random_state_is_left_alone(words):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    list(make_loader(dataset(words), rank_batch=8, steps=2))
-    list(make_loader(dataset(words), rank_batch=8, steps=2, workers=1))
+    list(load(dataset(words), rank_batch=8, steps=2))
+    list(load(dataset(words), rank_batch=8, steps=2, workers=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -145,11 +148,11 @@ def test_a_broken_picture_is_replaced_and_named(pictures, tokenizer):
     assert "2.png" in sample.skipped[0]
     assert "3.png" in sample.skipped[1]
     assert torch.equal(sample.pixels, data[0, 2].pixels)
-    [batch] = make_loader(data, rank_batch=6, steps=1)
+    [batch] = load(data, rank_batch=6, steps=1)
     assert len(batch) == 6
     assert len(batch.skipped) == 3
     for workers in (0, 1):
-        assert same(make_loader(data, rank_batch=6, steps=1, workers=workers), [batch])
+        assert same(load(data, rank_batch=6, steps=1, workers=workers), [batch])
 
 
 def test_nothing_but_broken_pictures(pictures, tokenizer):
@@ -210,9 +213,9 @@ def test_nothing_masked_and_no_masking():
 
 
 def test_several_ranks_pad_to_the_full_length(words):
-    [batch] = make_loader(dataset(words), rank_batch=4, steps=1, world=2)
+    [batch] = load(dataset(words), rank_batch=4, steps=1, world=2)
     assert batch.ids.shape[1] == 24
-    [batch] = make_loader(dataset(words, Scenes(n=50, max_emoji=1, size=48)), rank_batch=4, steps=1)
+    [batch] = load(dataset(words, Scenes(n=50, max_emoji=1, size=48)), rank_batch=4, steps=1)
     assert batch.ids.shape[1] == -(-int(batch.mask.sum(1).max()) // 8) * 8
 
 
