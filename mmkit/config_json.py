@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmkit.config_load import make_projects_importable
 from mmkit.config_values import arguments_of
 from mmkit.errors import UserError
 
@@ -119,10 +120,13 @@ def find(name: Any, allow: tuple[str, ...] = ()) -> Any:
     module_name, _, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not qualname or not _allowed(module_name, allow):
         raise UserError(f"config: {name!r} may not be rebuilt; only parts under mmkit., projects. and torch.nn are")
+    if module_name.startswith("projects."):
+        make_projects_importable(Path.cwd())
     try:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(f"config: cannot import {module_name!r} ({error})") from error
+        hint = "; go to the folder that holds projects/" if module_name.startswith("projects.") else ""
+        raise UserError(f"config: cannot import {module_name!r} ({error}){hint}") from error
     for step in qualname.split("."):
         if step.startswith("__") or not hasattr(found, step):
             raise UserError(f"config: {module_name!r} has no {qualname!r}; was it written by another version?")

@@ -25,7 +25,7 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
     path = Path(match["file"])
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    module = _import_file(path)
+    module = import_file(path)
     functions = _config_functions(module, returns)
     if not functions:
         raise UserError(f"{path}: holds no function annotated '-> {returns}'")
@@ -47,9 +47,10 @@ def make_projects_importable(start: Path) -> None:
             return
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path, kind: str = "config") -> ModuleType:
+    """The module in a file, whose code this runs; UserError where it cannot be. kind: for the module's name."""
     make_projects_importable(path.parent)
-    name = f"mmkit_config_file_{path.stem}"
+    name = f"mmkit_{kind}_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: cannot be imported")
@@ -59,6 +60,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        raise UserError(f"{path}: cannot be imported ({error})") from error
     return module
 
 

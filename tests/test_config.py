@@ -1,5 +1,6 @@
 import json
 import pickle
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 import pytest
 import torch
 
+from mmkit import config_json
 from mmkit.config import (
     Data,
     Experiment,
@@ -301,6 +303,22 @@ def test_rebuild_refuses_foreign_code(target, form):
     data["args"]["model"] = {form: target, "args": {}}
     with pytest.raises(UserError):
         rebuild(data, ("tests",))
+
+
+def test_parts_of_projects_are_found_from_the_folder_that_holds_them_and_below(tmp_path, monkeypatch):
+    (tmp_path / "projects" / "mine").mkdir(parents=True)
+    (tmp_path / "projects" / "mine" / "head.py").write_text("class Mine: pass\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "projects"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / "projects").is_dir()])
+    data = {"reference": "projects.mine.head:Mine"}
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserError, match="go to the folder that holds projects/"):
+        config_json.rebuild(data)
+    monkeypatch.chdir(tmp_path / "projects" / "mine")
+    assert config_json.rebuild(data).__name__ == "Mine"
+    for name in [name for name in sys.modules if name.split(".")[0] == "projects"]:
+        del sys.modules[name]
 
 
 def test_rebuild_takes_torch_modules_and_odd_values():

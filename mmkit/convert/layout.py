@@ -5,9 +5,7 @@ A project brings one of its own as a ``Layout`` in a Python file: ``mmkit conver
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mmkit.config_load import make_projects_importable
+from mmkit.config_load import import_file
 from mmkit.convert.table import Row
 from mmkit.data.tokenizer import Framing
 from mmkit.errors import UserError
@@ -98,18 +96,7 @@ def from_file(spec: str) -> Layout:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{spec}: there is no file {file}; a layout of your own is given as FILE.py:NAME")
-    make_projects_importable(path.parent)
-    module_name = f"mmkit_layout_file_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise UserError(f"{path}: cannot be imported ({error})") from error
-    layouts = {key: value for key, value in vars(module).items() if isinstance(value, Layout)}
+    layouts = {key: value for key, value in vars(import_file(path, "layout")).items() if isinstance(value, Layout)}
     if name not in layouts:
         raise UserError(f"{path}: has no Layout {name!r}; it has {', '.join(layouts) or 'none'}")
     return layouts[name]
