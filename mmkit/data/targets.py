@@ -14,14 +14,16 @@ from typing import Any, Protocol
 
 import torch
 
-from mmkit.data.answers import answers_in, normalize
+from mmkit.data.answers import answers_in, check_coverage, normalize
+from mmkit.data.records import Source
 from mmkit.data.tokenizer import Tokenizer
 
 
 class TargetEncoder(Protocol):
-    """Made by ``Data.targets`` with those of ``tokenizer=`` and ``transform=`` that it accepts.
+    """Made by ``Data.targets`` with those of ``tokenizer=``, ``transform=`` and ``source=`` that it accepts.
 
-    ``transform`` is the run's: (RGB picture, text, Random) -> (pixels (3, h, w), text).
+    ``transform`` is the run's: (RGB picture, text, Random) -> (pixels (3, h, w), text). ``source``: the training data,
+    where the encoder is made for training.
     """
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
@@ -31,12 +33,14 @@ class TargetEncoder(Protocol):
         """A batch's; tensors go to the device with it."""
 
 
-def make_targets(part: partial[Any] | None, tokenizer: Tokenizer, transform: Any) -> TargetEncoder:
+def make_targets(
+    part: partial[Any] | None, tokenizer: Tokenizer, transform: Any, source: Source | None = None
+) -> TargetEncoder:
     """The encoder that a config asks for, given what it accepts."""
     if part is None:
         return RawTargets()
     known = inspect.signature(part.func).parameters
-    given = {"tokenizer": tokenizer, "transform": transform}
+    given = {"tokenizer": tokenizer, "transform": transform, "source": source}
     made: TargetEncoder = part(**{name: value for name, value in given.items() if name in known})
     return made
 
@@ -125,10 +129,12 @@ class AnswerScores:
     """Answers as a soft score for each of a fixed list (ViLT's and Pythia's: 0.3, 0.6, 0.9, 1 for 1 to 4 annotators).
 
     A question with one annotator scores 1. The batch gets ``answer_scores`` (B, C) float32; a row without any of the
-    list's answers is all zero, and teaches nothing.
+    list's answers is all zero, and teaches nothing; where that is most rows of ``source``, it is a UserError.
     """
 
-    def __init__(self, answers: Sequence[str]) -> None:
+    def __init__(self, answers: Sequence[str], source: Source | None = None) -> None:
+        if source is not None:
+            check_coverage(source, answers, where="the answers of the classifier")
         self.number = {plain(answer): i for i, answer in enumerate(answers)}
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

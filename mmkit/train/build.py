@@ -71,7 +71,7 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     dataset = PairDataset(
         source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
         masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
-        targets=make_targets(exp.data.targets, tokenizer, transform),
+        targets=make_targets(exp.data.targets, tokenizer, transform, source),
     )  # fmt: skip
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:

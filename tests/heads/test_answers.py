@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 
+from mmkit.data.records import Record
 from mmkit.data.targets import AnswerScores, AnswerTokens, answer_ids, make_targets
 from mmkit.data.tokenizer import SentencePieceTokenizer
 from mmkit.errors import UserError
@@ -90,6 +91,16 @@ def test_answers_that_are_none(tokenizer, answers):
 def test_make_targets_gives_what_is_accepted(tokenizer):
     assert make_targets(partial(AnswerTokens, max_tokens=4), tokenizer, None).tokenizer is tokenizer
     assert make_targets(partial(AnswerScores, answers=["a"]), tokenizer, None).number == {"a": 0}
+
+
+def test_answers_that_the_training_data_never_have_are_refused_before_training(tokenizer):
+    questions = [
+        Record(image=b"", captions=("what?",), image_id="1", key=str(i), targets={"answers": [WORDS[i % 2]]})
+        for i in range(50)
+    ]
+    with pytest.raises(UserError, match=r"0\.0% of 50 questions; missing, for example: 'red' \(25\)"):
+        make_targets(partial(AnswerScores, answers=["cat", "dog"]), tokenizer, None, questions)
+    make_targets(partial(AnswerScores, answers=WORDS), tokenizer, None, questions)
 
 
 def test_decoder_loss_is_that_of_each_answer_alone(tokenizer, model):
