@@ -74,3 +74,12 @@ def test_what_the_model_lacks_is_said():
         ITM(ModelSpec(embed_dim=4, fuses=False, **spec))
     with pytest.raises(UserError, match="random"):
         ITM(ModelSpec(embed_dim=0, fuses=True, **spec))
+
+
+def test_gradients_reach_both_towers_when_negatives_are_drawn_first():
+    t = task(["itm"])
+    f = t.features(batch(4), 0)
+    t.heads["itm"](f).loss.backward()
+    assert t.model.image.cls.grad.abs().sum() > 0
+    assert t.model.text.embeddings.words.weight.grad.abs().sum() > 0
+    assert f.image_embed.requires_grad  # for an objective that asks after it
