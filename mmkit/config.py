@@ -238,7 +238,7 @@ class Experiment:
     callable on a ``Predictor``.
     report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
     first: a run to do before, from whose model and tokenizer this one starts. folder: where in the folder of the whole
-    its results go, "" for that folder itself; each of several runs has its own.
+    its results go, "" for that folder itself. Each of several runs has its own; of a run alone this says nothing.
     """
 
     name: str

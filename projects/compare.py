@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], dest="changes", metavar="path=value")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.start != "pretraining" and not (Path(args.start) / "model.safetensors").is_file():
+        parser.error(f"--start {args.start}: no model.safetensors there; name the folder of a trained model")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found: dict[str, list[dict[str, float]]] = {"scratch": [], args.start: []}
     for seed in args.seeds:
@@ -42,6 +44,7 @@ def main() -> None:
             function = args.config if ":" in args.config else f"{args.config}:openmoji"
             numbers.append(run(f"{function}({call})", args.changes, folder))
     Console(soft_wrap=True).print(table(found, args.seeds), markup=False, highlight=False)
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "compare.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

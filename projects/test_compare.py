@@ -1,6 +1,7 @@
 """The table of two starts: trained once, read again afterwards."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,20 +33,14 @@ def test_every_start_and_seed_is_trained_with_the_same_arguments(monkeypatch, tm
         return {"accuracy": 0.5, "chance": 0.5}
 
     monkeypatch.setattr(compare, "run", run)
-    arguments = [
-        "compare",
-        "c.py",
-        "--start",
-        "runs/x",
-        "--seeds",
-        "0",
-        "5",
-        "--args",
-        "steps=3",
-        "--out",
-        str(tmp_path),
-    ]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compare", "c.py", "--start", "runs/x", "--seeds", "0", "5", "--args", "steps=3", "--out", "table"]
     monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--start runs/x: no model.safetensors there" in capsys.readouterr().err
+    Path("runs/x").mkdir(parents=True)
+    Path("runs/x/model.safetensors").touch()
     compare.main()
     assert specs == [
         (f"c.py:openmoji(start={start!r}, seed={seed}, steps=3)", f"{name}-{seed}")
@@ -53,7 +48,7 @@ def test_every_start_and_seed_is_trained_with_the_same_arguments(monkeypatch, tm
         for start, name in (("scratch", "scratch"), ("runs/x", "pretrained"))
     ]
     assert "| runs/x | 0.500 | 0.500 | 0.500 | 0.500 |" in capsys.readouterr().out
-    assert (tmp_path / "compare.json").is_file()
+    assert Path("table/compare.json").is_file()
 
 
 @pytest.mark.parametrize("config", ["nlvr2", "visual_entailment"])

@@ -31,8 +31,10 @@ def train_stages(
     experiment.validate()
     numbers: dict[str, float] = {}
     before: Path | None = None
-    for stage in experiment.stages():
-        folder = out / stage.folder
+    stages = experiment.stages()
+    for stage in stages:
+        name = stage.folder if len(stages) > 1 else ""
+        folder = out / name
         if before is not None:
             tokenizer = partial(saved, path=str(before / "tokenizer"))
             stage = replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
@@ -44,7 +46,7 @@ def train_stages(
             found = done
             if rank() == 0:
                 logger.info("%s: done already, in %s", stage.name, folder)
-        numbers |= {f"{stage.folder}.{name}".lstrip("."): value for name, value in _short(stage, found).items()}
+        numbers |= {f"{name}.{key}".lstrip("."): value for key, value in _short(stage, found).items()}
         if done is None:
             break
         before = folder

@@ -72,6 +72,12 @@ def test_numbers_of_both(run):
     assert "before.losses.itc" in numbers
 
 
+def test_a_run_alone_is_in_the_folder_itself(tmp_path):
+    numbers = train_stages(two_stages().first, tmp_path / "run", save_model=hub.save)
+    assert numbers["step"] == 3
+    assert set(hub.load(tmp_path / "run").heads) == {"itm", "mlm"}
+
+
 def test_resume_does_what_is_missing(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_stages(two_stages(), whole, save_model=hub.save)
