@@ -38,7 +38,7 @@ MODEL = partial(
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
 
-def pretrain(steps: int = 1000) -> Experiment:
+def pretrain(steps: int = 800) -> Experiment:
     """ITC, ITM and MLM on the pictures with captions of their colour and shape."""
     test = partial(EasyVQAPairs, split="test", hold_out=HOLD_OUT)
     return Experiment(
@@ -64,7 +64,7 @@ def pretrain(steps: int = 1000) -> Experiment:
     )
 
 
-def classifier(steps: int = 2200, pretrain_steps: int = 1000) -> Experiment:
+def classifier(steps: int = 1700, pretrain_steps: int = 800) -> Experiment:
     """The 13 answers as classes."""
     known = tuple(answers())
     return _finetune(
@@ -73,7 +73,7 @@ def classifier(steps: int = 2200, pretrain_steps: int = 1000) -> Experiment:
     )  # fmt: skip
 
 
-def decoder(steps: int = 2200, pretrain_steps: int = 1000) -> Experiment:
+def decoder(steps: int = 1700, pretrain_steps: int = 800) -> Experiment:
     """The answers written by a decoder, and ranked among the 13."""
     head = partial(AnswerDecoder, answers=tuple(answers()), depth=2, heads=4, max_tokens=8, dropout=0.0)
     return _finetune("easy-vqa-decoder", head, partial(AnswerTokens, max_tokens=8), steps, pretrain_steps)
