@@ -53,8 +53,9 @@ def register(commands: Commands) -> None:
         "--activation", choices=("gelu", "quick_gelu", "gelu_tanh"), help="of CLIP weights without a config beside them"
     )
     parser.add_argument(
-        "--answers", metavar="FILE", type=Path, help="what a VQA model chooses from: one a line, or a JSON list"
-    )
+        "--answers", metavar="FILE", type=Path,
+        help="what a VQA model chooses from: one a line, or JSON (a list, or {number: answer})",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _answers(file: Path) -> tuple[str, ...]:
-    from mmkit.data.answers import read_answers
+    from mmkit.data.answers import in_order, read_answers
 
     if file.suffix != ".json":
         return tuple(read_answers(file))
@@ -79,8 +80,10 @@ def _answers(file: Path) -> tuple[str, ...]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error})") from error
+    if isinstance(found, dict) and found:
+        return in_order(found, where=str(file))
     if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-        raise UserError(f"{file}: should hold one JSON list of texts, the answers")
+        raise UserError(f"{file}: should hold a JSON list of texts, the answers, or one text for each number")
     return tuple(found)
 
 

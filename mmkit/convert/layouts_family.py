@@ -15,6 +15,7 @@ from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
 from mmkit.data.tokenizer import Framing
 from mmkit.data.variable_size import HALF, KeepShape
 from mmkit.errors import UserError
+from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -83,6 +84,10 @@ def _vilt_recipe(state: State, choices: Choices) -> Recipe:
     heads: dict[str, partial[Any]] = {}
     if parts.match:
         heads["itm"] = partial(ITM, negatives="mixed", pooler=True)
+    if parts.answer:
+        count = len(state[theirs_of(rows, "heads.answer.out.weight")])
+        answers = vilt.answers(count, choices.config, choices.answers)
+        heads["answer"] = partial(AnswerClassifier, answers=answers, pooler=True)
     if parts.mlm_bias:
         heads["mlm"] = partial(MLM, tied=False)
     return Recipe(

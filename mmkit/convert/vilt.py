@@ -1,9 +1,9 @@
 """ViLT checkpoints: the official ones (https://github.com/dandelin/ViLT) and those of transformers.
 
-Our joint ViT takes the place of theirs, name by name; the pooler and the matching layer are our ITM head, the
-vocabulary head our untied MLM head. A retrieval file ranks by one number: the logit of "match", beside a 0.
-Sizes are read off the tensors. Left out: files for two images (NLVR2), and the classifiers of other tasks, dropped row
-by row.
+Our joint ViT takes the place of theirs, name by name; the pooler and the matching layer are our ITM head, the pooler
+and the classifier of VQA our answer classifier, the vocabulary head our untied MLM head. A retrieval file ranks by one
+number: the logit of "match", beside a 0. Sizes are read off the tensors. Left out: files that tell two images apart
+(NLVR2), which are refused, and the classifiers of other tasks, dropped row by row.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from mmkit.convert import bert, vit
-from mmkit.convert.table import Dropped, Entry, Row, depth_of, joined, layer, same
+from mmkit.convert.table import Dropped, Entry, Row, depth_of, joined, layer, same, theirs_of
+from mmkit.data.answers import in_order
 from mmkit.errors import UserError
 
 Names = Literal["official", "transformers"]
+Answer = Literal["vqa_classifier", "classifier"]
 BESIDE = {
-    "vqa_classifier.": "the classifier of VQA",
-    "classifier.": "the classifier of a task",
+    "vqa_classifier.": "a classifier of another shape than that of VQA",
+    "classifier.": "the classifier of another task than VQA",
     "mpp_score.": "the head of masked patch prediction",
 }
 
@@ -32,8 +34,9 @@ BESIDE = {
 class Parts:
     """What a state holds. names: whose. match: where the matching layer comes from, None for nowhere.
 
-    prefix: what stands before the encoder's names. mlm_bias: the names of the vocabulary head's bias, none without a
-    head. position_ids: text positions counted in a buffer, 0 where there is none.
+    answer: the same of the classifier of VQA. prefix: what stands before the encoder's names. mlm_bias: the names of
+    the vocabulary head's bias, none without a head. position_ids: text positions counted in a buffer, 0 where there is
+    none.
     """
 
     names: Names
@@ -41,6 +44,7 @@ class Parts:
     patch: tuple[int, ...]
     prefix: str = ""
     match: Literal["itm_score.fc", "rank_output"] | None = None
+    answer: Answer | None = None
     mlm_bias: tuple[str, ...] = ()
     position_ids: int = 0
 
@@ -75,19 +79,36 @@ def parts_of(state: Mapping[str, Tensor]) -> Parts:
         names=names, depth=depth_of(state, layers), patch=tuple(state[f"{projection}.weight"].shape[2:]), prefix=prefix,
         match="rank_output" if "rank_output.weight" in state
         else "itm_score.fc" if "itm_score.fc.weight" in state else None,
+        answer=_answer(state, names, state[f"{text}.word_embeddings.weight"].shape[1]),
         mlm_bias=tuple(name for name in ("mlm_score.bias", "mlm_score.decoder.bias") if name in state),
         position_ids=state[ids].shape[-1] if ids in state else 0,
     )  # fmt: skip
 
 
+def _answer(state: Mapping[str, Tensor], names: Names, width: int) -> Answer | None:
+    """What the classifier of VQA is called; None without one. That of two images has more inputs."""
+    name: Answer = "vqa_classifier" if names == "official" else "classifier"
+    first, last = f"{name}.0.weight", f"{name}.3.weight"
+    return name if {first, last} <= state.keys() and state[first].shape == (2 * width, width) else None
+
+
 def table(state: Mapping[str, Tensor]) -> list[Row]:
-    """The rows of a whole foreign file; our names are those of a ``Task`` with heads named itm and mlm."""
+    """The rows of a whole foreign file; our names are those of a ``Task`` with heads named itm, answer and mlm.
+
+    UserError for a file that tells two images apart.
+    """
     parts = parts_of(state)
     rows = rows_of(parts)
+    kinds = theirs_of(rows, "model.kinds.weight")
+    if kinds in state and len(state[kinds]) != 2:
+        raise UserError(
+            f"{kinds}: {len(state[kinds])} rows, not one for words and one for a picture; mmkit reads no ViLT for two "
+            "pictures (NLVR2)"
+        )
     for key in state:
-        why = next((why for start, why in BESIDE.items() if key.startswith(start)), None)
-        if why is None and parts.match is None and key.startswith(f"{parts.prefix}pooler."):
-            why = "the pooler, as there is no matching layer to read it"
+        why = next((BESIDE[start] for start in BESIDE if key.startswith(start) and start != f"{parts.answer}."), None)
+        if why is None and not (parts.match or parts.answer) and key.startswith(f"{parts.prefix}pooler."):
+            why = "the pooler, as there is no head to read it"
         if why is None and parts.match == "rank_output" and key.startswith("itm_score."):
             why = "the matching layer, whose place the ranking layer takes"
         if why is not None:
@@ -96,11 +117,18 @@ def table(state: Mapping[str, Tensor]) -> list[Row]:
 
 
 def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], names: Names) -> list[Row]:
-    """The rows to write our state under foreign names. UserError where our MLM head shares the word embedding."""
+    """The rows to write our state under foreign names.
+
+    UserError where our MLM head shares the word embedding, and where the heads have not the one pooler of a ViLT.
+    """
     mlm = "heads.mlm.dense.weight" in state
     if mlm and "heads.mlm.words" not in state:
         raise UserError("a ViLT's vocabulary head has a matrix of its own; this model's MLM head is tied")
     official = names == "official"
+    answer: Answer | None = None
+    if {"heads.answer.norm.weight", "heads.answer.out.weight"} <= state.keys():
+        _check_pooler(state)
+        answer = "vqa_classifier" if official else "classifier"
     match: Literal["itm_score.fc", "rank_output"] | None = None
     if "heads.itm.pool.weight" in state:
         ranks = not official or not state["heads.itm.classify.weight"][0].any()  # as a ranking layer is read
@@ -108,8 +136,19 @@ def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], names: Na
     bias = ("mlm_score.bias",) if official else ("mlm_score.decoder.bias",)
     return rows_of(Parts(
         names=names, depth=depth_of(state, "model.image.blocks."), patch=patch, prefix="" if official else "vilt.",
-        match=match, mlm_bias=bias if mlm else (), position_ids=len(state["model.text.positions.weight"]),
+        match=match, answer=answer, mlm_bias=bias if mlm else (),
+        position_ids=len(state["model.text.positions.weight"]),
     ))  # fmt: skip
+
+
+def _check_pooler(state: Mapping[str, Tensor]) -> None:
+    """UserError unless the answer classifier of our state has a pooler, the same as the matching head's."""
+    if "heads.answer.pool.weight" not in state:
+        raise UserError("a ViLT's classifier reads a pooled state: this model's is no AnswerClassifier(pooler=True)")
+    for part in ("weight", "bias"):
+        matching = f"heads.itm.pool.{part}"
+        if matching in state and not torch.equal(state[matching], state[f"heads.answer.pool.{part}"]):
+            raise UserError("a ViLT has one pooler; this model's matching and answering heads have learned two")
 
 
 def rows_of(parts: Parts) -> list[Row]:
@@ -133,6 +172,10 @@ def rows_of(parts: Parts) -> list[Row]:
         ]
     elif parts.match:
         rows += layer("heads.itm.classify", parts.match)
+    if parts.answer:
+        rows += layer("heads.answer.pool", f"{p}pooler.dense")
+        for ours, place in (("dense", 0), ("norm", 1), ("out", 3)):
+            rows += layer(f"heads.answer.{ours}", f"{parts.answer}.{place}")
     if parts.mlm_bias:
         rows += [
             *layer("heads.mlm.dense", "mlm_score.transform.dense"),
@@ -193,3 +236,24 @@ def arguments(state: Mapping[str, Tensor], config: Mapping[str, Any], heads: int
         "mlp_width": len(state[ours["model.image.blocks.0.mlp.fc1.weight"]]), "eps": known["layer_norm_eps"],
         "text_types": len(state[ours["model.text.types.weight"]]), "max_patches": most if most > 0 else None,
     }  # fmt: skip
+
+
+def answers(count: int, config: Mapping[str, Any], given: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Those of a classifier with ``count`` classes: the ones given, else by number the ``id2label`` of a config.
+
+    UserError where there are neither (LABEL_0, LABEL_1, ... only hold places), or not as many as classes.
+    """
+    found, where = given, "--answers"
+    if not given and "id2label" in config and config["id2label"]:
+        where = "config.json: id2label"
+        found = in_order(config["id2label"], where=where)
+        if all(answer == f"LABEL_{i}" for i, answer in enumerate(found)):
+            found = ()
+    if not found:
+        raise UserError(
+            f"the classifier tells {count} answers apart, and no config.json beside it says which (id2label): give "
+            "them in the order of its classes by --answers FILE"
+        )
+    if len(found) != count:
+        raise UserError(f"{where}: {len(found)} answers, and the classifier tells {count} apart; give one for each")
+    return found

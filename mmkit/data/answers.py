@@ -225,6 +225,18 @@ def read_answers(path: str | Path) -> list[str]:
     return list(numbers)
 
 
+def in_order(numbered: Any, *, where: str) -> tuple[str, ...]:
+    """Answers that stand under their numbers, as JSON has them: {"0": "yes", "1": "no"}.
+
+    UserError that begins with ``where`` unless the numbers are 0, 1, 2, ..., each with a text.
+    """
+    found = numbered if isinstance(numbered, Mapping) else {}
+    numbers = [str(i) for i in range(len(found))]
+    if not found or found.keys() != set(numbers) or not all(isinstance(answer, str) for answer in found.values()):
+        raise UserError(f"{where}: should hold the answers under the numbers 0, 1, 2, ..., one text for each")
+    return tuple(found[number] for number in numbers)
+
+
 def majority_share(source: Source | Iterable[Record]) -> dict[str, float]:
     """What always giving one answer scores at best, by answer type: what a blank picture and no words would."""
     by_type: defaultdict[str, list[list[str]]] = defaultdict(list)

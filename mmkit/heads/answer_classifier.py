@@ -1,6 +1,7 @@
 """Answers as classes: one score for each of a fixed list (ViLT, section 4.3; soft targets of Teney et al. 2017).
 
-A perceptron on the fused [CLS] state and binary cross-entropy, as several answers to one question can be right.
+A perceptron on the fused [CLS] state, which ViLT pools first, and binary cross-entropy, as several answers to one
+question can be right.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class Choices:
 class AnswerClassifier(Head):
     """Binary cross-entropy with ``batch.targets["answer_scores"]`` (B, C), summed over the C answers.
 
-    answers: the list, in the order of the targets' columns. With a teacher, its probabilities soften the targets.
+    answers: the list, in the order of the targets' columns. pooler: a tanh layer before the perceptron (ViLT, as in
+    BERT). With a teacher, its probabilities soften the targets.
     """
 
     distilled = True
 
-    def __init__(self, spec: ModelSpec, answers: Sequence[str]) -> None:
+    def __init__(self, spec: ModelSpec, answers: Sequence[str], pooler: bool = False) -> None:
         super().__init__()
         if not spec.fuses:
             raise UserError("AnswerClassifier reads fused states; this model has no fuse")
@@ -46,6 +48,7 @@ class AnswerClassifier(Head):
             raise UserError(f"AnswerClassifier: {len(answers)} answers; give at least two, each once")
         self.answers = tuple(answers)
         width = spec.fused_width
+        self.pool = nn.Linear(width, width) if pooler else None
         self.dense = nn.Linear(width, 2 * width)
         self.norm = nn.LayerNorm(2 * width)
         self.out = nn.Linear(2 * width, len(self.answers))
@@ -53,7 +56,8 @@ class AnswerClassifier(Head):
 
     def logits(self, fused: Tokens) -> Tensor:
         """The fused tokens (B, N, D), of which the first is read -> (B, C) float32."""
-        return self.out(F.gelu(self.norm(self.dense(fused.x[:, 0])))).float()
+        cls_BD = fused.x[:, 0] if self.pool is None else self.pool(fused.x[:, 0]).tanh()
+        return self.out(F.gelu(self.norm(self.dense(cls_BD)))).float()
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the questions with a known answer. Logs: the chance level C ln 2, and the mean score of the best."""

@@ -1,8 +1,8 @@
 """ViLT: one transformer for words and patches (Kim et al. 2021, https://arxiv.org/abs/2102.03334, section 3.1).
 
 Words and patches are embedded and no more, then read each other in every layer of one ViT. There is no joint space:
-what can be asked is how well a pair matches, and which word is hidden. The pooler that the matching reads belongs to
-the matching head (``ITM(pooler=True)``).
+what can be asked is how well a pair matches, which word is hidden, and which of some answers is right. The pooler
+belongs to the heads that read it (``ITM(pooler=True)``, ``AnswerClassifier(pooler=True)``).
 """
 
 from __future__ import annotations

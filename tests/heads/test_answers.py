@@ -233,6 +233,25 @@ def test_classifier_ranks_only_what_it_knows(tokenizer, model):
     assert numbers.shape == (3, 2)
 
 
+def test_a_classifier_with_a_pooler_reads_a_pooled_state(tokenizer, model):
+    torch.manual_seed(3)
+    plain = AnswerClassifier(model.spec, WORDS)
+    pooled = AnswerClassifier(model.spec, WORDS, pooler=True)
+    names = {name for name, _ in plain.named_parameters()}
+    assert {name for name, _ in pooled.named_parameters()} - names == {"pool.weight", "pool.bias"}
+    assert pooled.pool.bias.count_nonzero() == 0
+    assert pooled.pool.weight.std() > 0.01
+    torch.nn.init.normal_(pooled.pool.bias)
+    fused = fused_of(model)
+    plain.load_state_dict({name: value for name, value in pooled.state_dict().items() if not name.startswith("pool.")})
+    states = torch.tanh(fused.x @ pooled.pool.weight.T + pooled.pool.bias)
+    torch.testing.assert_close(pooled.logits(fused), plain.logits(Tokens(states, fused.mask)))
+    assert not torch.allclose(pooled.logits(fused), plain.logits(fused), atol=1e-3)
+    answers = encoded(AnswerScores(WORDS), [["red"], ["big dogs"], ["no"]])
+    pooled(Features(model, batch_of(tokenizer, answers))).loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in pooled.parameters())
+
+
 @pytest.mark.parametrize("kind", ["decoder", "classifier", "classes"])
 def test_a_task_with_a_teacher_learns_eight_samples(tokenizer, kind):
     torch.manual_seed(9)
