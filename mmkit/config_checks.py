@@ -65,6 +65,8 @@ def _check_heads(exp: Experiment, world: int) -> None:
             _positive(f"weights.{name}", weight, ("steps",), or_zero=True)
     side_by_side = exp.data.batch_plan(world).rank_batch * world
     for name, head in exp.heads.items():
+        if exp.data.masking is None and getattr(head.func, "needs_masking", False):
+            raise UserError(f"heads.{name} learns from hidden words, and data.masking is None; give it a Masking")
         if side_by_side < 2 and getattr(head.func, "needs_negatives", False):
             raise UserError(
                 f"heads.{name} learns from the other samples of its batch as negatives, but the batch has "

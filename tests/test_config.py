@@ -29,6 +29,7 @@ from mmkit.data.tokenizer import sentencepiece
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
+from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef_mini
 
 
@@ -197,6 +198,7 @@ def changed(*changes, **fields):
         (changed("run.best=retrieval.t2i"), ["run.best"]),
         (changed("data.accumulation_steps=3"), ["global_batch = 8"]),
         (experiment(heads={}), ["at least one objective"]),
+        (changed("data.masking=None", heads={"mlm": partial(MLM)}), ["heads.mlm", "data.masking is None"]),
         (experiment(heads={"itc": partial(ITC, queue=4)}), ["heads.itc.queue", "'queue_size'"]),
         (experiment(heads={"itc": partial(ITC, queue_size="4")}), ["heads.itc.queue_size", "must be int"]),
         (experiment(teacher=Teacher(momentum=2)), ["teacher.momentum"]),

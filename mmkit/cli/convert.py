@@ -160,6 +160,7 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
     for prefix, module in {"model": model, **{f"heads.{name}": head for name, head in heads.items()}}.items():
         own = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
         if own:
+            _check_shapes(prefix, own, module.state_dict())
             module.load_state_dict(own)
             rest -= {f"{prefix}.{name}" for name in own if "queue" not in name}
     out.mkdir(parents=True, exist_ok=True)
@@ -170,6 +171,16 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
     parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
     hub.save(out, predictor, {"name": layout.name, "args": parts})
     return sorted(rest)
+
+
+def _check_shapes(prefix: str, found: State, expected: State) -> None:
+    for name, value in found.items():
+        if name in expected and value.shape != expected[name].shape:
+            shapes = " x ".join(map(str, value.shape)), " x ".join(map(str, expected[name].shape))
+            raise UserError(
+                f"{prefix}.{name} would be {shapes[0]}, and by the other tensors of the file it should be {shapes[1]}: "
+                "the file is damaged, or its picture is not square"
+            )
 
 
 def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, rest: list[str]) -> None:

@@ -44,6 +44,8 @@ class ViT(nn.Module):
         patch_bias: bool = True, patch_dropout: float = 0.0, checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        if not 0.0 <= patch_dropout < 1.0:
+            raise UserError(f"patch_dropout={patch_dropout}: the share of patches to leave out is in 0..1, without 1")
         self.width = width
         self.checkpointing = checkpointing
         self.patch = PatchEmbed(patch, width, channels, patch_bias)

@@ -15,11 +15,13 @@ class Head(nn.Module):
     """One objective. ``forward`` changes no state; what must change does so in ``after_step``.
 
     ``distilled``: whether the teacher keeps an averaged copy of this head, for ``Features.twin``.
-    ``needs_negatives``: whether a batch of one sample teaches it nothing.
+    ``needs_negatives``: whether a batch of one sample teaches it nothing. ``needs_masking``: whether it learns from
+    words that ``data.masking`` hides.
     """
 
     distilled = False
     needs_negatives = False
+    needs_masking = False
 
     def forward(self, f: Features) -> HeadOutput:
         """The loss over one rank's batch."""

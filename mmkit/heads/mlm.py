@@ -23,6 +23,7 @@ class MLM(Head, Vocabulary):
     """The word that stood at each hidden position. ``tied=False``: with a vocabulary matrix of its own (ViLT)."""
 
     distilled = True
+    needs_masking = True
 
     def __init__(self, spec: ModelSpec, tied: bool = True) -> None:
         if not spec.fuses:

@@ -135,6 +135,21 @@ def test_what_cannot_be_converted_is_said(tokenizer, tmp_path, capsys):
     assert main(["info", str(b)]) == 0
 
 
+def test_a_tensor_of_another_shape_is_named(tokenizer, tmp_path, capsys):
+    meta, x = load(PRETRAIN[0])
+    state = {key: value.clone() for key, value in under(x, "sd.").items()}
+    name = "visual_encoder.blocks.0.mlp.fc1.bias"
+    size = len(state[name])
+    save_file(state | {name: state[name][1:].clone()}, tmp_path / "c.safetensors")
+    words = tokenizer(meta["bert"]["vocab_size"])
+    heads = ["--tokenizer", words, "--image-heads", "2", "--text-heads", "2"]
+    assert main(["convert", "albef", str(tmp_path / "c.safetensors"), str(tmp_path / "out"), *heads]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"model.image.blocks.0.mlp.fc1.bias would be {size - 1}, and" in said
+    assert f"should be {size}" in said
+    assert not (tmp_path / "out").exists()
+
+
 @torch.no_grad()
 def test_our_towers_are_read_by_timm_and_transformers(tmp_path):
     predictor, experiment = make()

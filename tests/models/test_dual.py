@@ -183,6 +183,12 @@ def test_a_frozen_image_tower_gets_no_gradient_and_stays_in_evaluation():
     assert all(p.grad is not None for name, p in task.named_parameters() if not name.startswith("model.image."))
 
 
+@pytest.mark.parametrize("share", [1.0, -0.1, 1.5])
+def test_patch_dropout_is_a_share(share):
+    with pytest.raises(UserError, match=f"patch_dropout={share}"):
+        sizes_dual.dual_tiny(VOCAB, patch_dropout=share)
+
+
 def test_patch_dropout_reads_fewer_patches_in_training_alone():
     torch.manual_seed(0)
     model = sizes_dual.dual_tiny(VOCAB, patch_dropout=0.5)

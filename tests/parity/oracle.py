@@ -141,18 +141,18 @@ def without_shift(name: str, tensor: Tensor) -> Tensor | None:
     return tensor
 
 
-def compare_gradients(x: dict[str, Tensor], task: Task, rows: Sequence[Row], to_the_largest: bool = False) -> None:
+def compare_gradients(x: dict[str, Tensor], task: Task, rows: Sequence[Row]) -> None:
     """The task's gradients against those below "grad.". rows: the official file's table.
 
-    to_the_largest: relative to the largest of all gradients. Those of queries and keys of the last layers cancel to a
-    millionth of the others, and the recorded ones differ from float64's by as much as ours do: by others' rounding.
+    Those of queries and keys of the last layers can cancel to a millionth of the others, and the recorded ones then
+    differ from float64's by as much as ours do: by the rounding of the others, which such are held against.
     """
     grads = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
     ours = write([row for row in rows if isinstance(row, Entry) and row.ours in grads], grads)
     recorded = under(x, "grad.")
     tied = {name for name in ours if ".cls.predictions.decoder." in name}  # recorded once, with what they are tied to
     assert set(recorded) == set(ours) - tied
-    largest = max(gradient.abs().max().item() for gradient in recorded.values()) if to_the_largest else 0.0
+    largest = max(gradient.abs().max().item() for gradient in recorded.values())
     for name, theirs in recorded.items():
         if (wanted := without_shift(name, theirs)) is not None:
             assert_close(without_shift(name, ours[name]), wanted, GRADIENT, name, "gradients", largest)

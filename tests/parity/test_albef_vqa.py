@@ -75,7 +75,7 @@ def test_gradients_and_teacher(path):
     task.ema.update()
     task(batch_of(x), 0).loss.backward()
     rows = official.vqa(under(x, "sd."))
-    compare_gradients(x, task, rows, to_the_largest=True)
+    compare_gradients(x, task, rows)
     compare_after_step(x, task, rows)
 
 
