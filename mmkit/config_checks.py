@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmkit.config_values import arguments_of, nearest
+from mmkit.data.size import height_width
 from mmkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,29 +77,23 @@ def _check_heads(exp: Experiment, world: int) -> None:
 
 def _check_image_size(exp: Experiment) -> None:
     size = exp.data.image_size
-    sides = _pair(size)
-    if min(sides) < 1:
-        raise UserError(f"data.image_size = {size}: must be positive")
+    sides = height_width(size, "data.image_size")
     arguments = arguments_of(exp.model)
     if "max_tokens" in arguments and arguments["max_tokens"] < exp.data.max_tokens:
         raise UserError(
             f"data.max_tokens = {exp.data.max_tokens} is more than model.max_tokens = {arguments['max_tokens']}"
         )
-    if "image_size" in arguments and _pair(arguments["image_size"]) != sides:
+    if "image_size" in arguments and height_width(arguments["image_size"], "model.image_size") != sides:
         raise UserError(
             f"model.image_size = {arguments['image_size']} but data.image_size = {size}: they must be equal; set both"
         )
     for name in {"patch", "patch_size"} & arguments.keys():
-        patch = _pair(arguments[name])
+        patch = height_width(arguments[name], f"model.{name}")
         if any(side % p for side, p in zip(sides, patch, strict=True)):
             fits = tuple(max(1, round(side / p)) * p for side, p in zip(sides, patch, strict=True))
             raise UserError(
                 f"data.image_size = {size} is not a multiple of model.{name} = {arguments[name]}; nearest: {fits}"
             )
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _check_warmup(exp: Experiment) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmkit.config_json import dump, rebuild
 from mmkit.config_values import parameters_of
 from mmkit.data.image_ops import EvalTransform
+from mmkit.data.size import height_width
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
@@ -128,7 +129,7 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
 
     UserError where the patch does not divide it.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = height_width(image_size)
     if isinstance(predictor.transform, KeepShape) and isinstance(image_size, int):
         predictor.transform = replace(predictor.transform, size=image_size)  # its positions fit each picture anyway
         return

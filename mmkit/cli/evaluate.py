@@ -75,11 +75,25 @@ def _common(command: argparse.ArgumentParser, rerank: str) -> None:
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
-    """What ``make_predictor`` reads: --model, --batch-size, --device, --precision."""
+    """What ``make_predictor`` reads: --model, --image-size, --batch-size, --device, --precision."""
     command.add_argument("--model", required=True, metavar="M", help=MODEL)
+    command.add_argument(
+        "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
+    )
     command.add_argument("--batch-size", type=int, default=64, help="pictures per forward (default 64)")
     command.add_argument("--device", help="default: cuda where there is one, else cpu")
     command.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="default float32")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """384, or 256x384 as (height, width)."""
+    try:
+        height, *width = map(int, text.split("x"))
+        if len(width) > 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give one side, 384, or HEIGHTxWIDTH, 256x384") from None
+    return (height, width[0]) if width else height
 
 
 def retrieval(args: argparse.Namespace) -> None:
@@ -134,7 +148,9 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
         raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
     state = PartialState(cpu=args.device == "cpu")
     try:
-        predictor = mmkit.load(args.model, device=args.device or str(state.device), precision=args.precision)
+        predictor = mmkit.load(
+            args.model, device=args.device or str(state.device), precision=args.precision, image_size=args.image_size
+        )
     except (RuntimeError, AssertionError) as error:
         if args.device is None:
             raise

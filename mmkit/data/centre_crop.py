@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_ops import EvalTransform, height_width, to_pixels
+from mmkit.data.image_ops import EvalTransform, to_pixels
+from mmkit.data.size import height_width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.randaugment import RandAugment
+from mmkit.data.size import Size, height_width
 from mmkit.data.text_ops import swap_left_right
 from mmkit.errors import UserError
 
@@ -37,16 +38,7 @@ __all__ = [
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-Size = int | tuple[int, int]
 Triple = tuple[float, float, float]
-
-
-def height_width(size: Size) -> tuple[int, int]:
-    """A size as (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise UserError(f"image size {size}: must be at least one pixel")
-    return height, width
 
 
 def to_pixels(image: Image.Image, mean: Triple, std: Triple) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.data.centre_crop import CentreCrop
-from mmkit.data.image_ops import height_width
+from mmkit.data.size import height_width
 
 if TYPE_CHECKING:
     from mmkit.explanation.picture import Style

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkit.data.size import height_width
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.models.albef import ALBEF
@@ -18,10 +19,9 @@ def albef(
     The defaults are the paper's: ViT-B/16 with a BERT-base cut into 6 + 6 layers. ``checkpointing`` recomputes every
     block in the backward pass. Raises UserError when the patch does not divide the image size.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     image = ViT(
-        size, (patch, patch), depth=image_depth, width=image_width, heads=image_heads, drop_path=drop_path,
-        checkpointing=checkpointing,
+        height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
+        drop_path=drop_path, checkpointing=checkpointing,
     )  # fmt: skip
     text = TextEncoder(
         vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp_width,

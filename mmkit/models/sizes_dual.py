@@ -6,6 +6,7 @@ import math
 
 from torch import nn
 
+from mmkit.data.size import height_width
 from mmkit.encoders.prenorm_text import PreNormText
 from mmkit.encoders.text import TextEncoder
 from mmkit.encoders.vit import ViT
@@ -27,7 +28,7 @@ def clip(
     only where the text tower's is another. Raises UserError when the patch does not divide the image size.
     """
     image = ViT(
-        _sides(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
+        height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
         mlp_width=image_mlp_width, activation=activation, eps=1e-5, first_norm=True, patch_bias=False,
         patch_dropout=patch_dropout, checkpointing=checkpointing,
     )  # fmt: skip
@@ -54,7 +55,7 @@ def siglip(
     fill_id: see ``PreNormText``; texts are masked where it is None.
     """
     image = ViT(
-        _sides(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
+        height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
         mlp_width=image_mlp_width, activation=activation, eps=eps, class_token=False, patch_dropout=patch_dropout,
         checkpointing=checkpointing,
     )  # fmt: skip
@@ -79,7 +80,7 @@ def lit(
     Give the run an ``init`` for the image tower: what is frozen must have come from somewhere. With
     ``frozen_image=False`` it is a dual encoder that starts from a ViT and a BERT.
     """
-    image = ViT(_sides(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads)
+    image = ViT(height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads)
     text = TextEncoder(vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, dropout=dropout)
     return Dual(
         image, text, image_pool=FirstToken(), text_pool=FirstToken(), image_proj=_projection(image_width, embed_dim),
@@ -161,10 +162,6 @@ def lit_tiny(vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tok
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, image_depth=2, image_width=32,
         image_heads=2, text_depth=2, text_width=32, text_heads=2, embed_dim=16, dropout=0.0,
     )  # fmt: skip
-
-
-def _sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:

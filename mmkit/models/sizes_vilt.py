@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkit.data.size import height_width
 from mmkit.encoders.joint import JointViT
 from mmkit.encoders.text import TextEmbeddings
 from mmkit.models.vilt import ViLT
@@ -18,10 +19,9 @@ def vilt(
     The defaults are the paper's ViT-B/32. ``max_patches``: see ``JointViT``. ``eps`` of the ViT's norms: 1e-6, but
     1e-12 in transformers' copy of the weights. Raises UserError when the patch does not divide the image size.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     image = JointViT(
-        size, (patch, patch), depth=depth, width=width, heads=heads, mlp_width=mlp_width, dropout=dropout,
-        drop_path=drop_path, eps=eps, max_patches=max_patches, checkpointing=checkpointing,
+        height_width(image_size), (patch, patch), depth=depth, width=width, heads=heads, mlp_width=mlp_width,
+        dropout=dropout, drop_path=drop_path, eps=eps, max_patches=max_patches, checkpointing=checkpointing,
     )  # fmt: skip
     text = TextEmbeddings(vocab_size, max_tokens, width, types=text_types, dropout=dropout)
     initialise(text, width)

@@ -16,8 +16,10 @@ from mmkit.errors import UserError
 
 def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     """How many patches fit along each axis; a UserError when they do not fit evenly."""
-    if len(size) != len(patch) or any(s % p or s < p for s, p in zip(size, patch, strict=True)):
-        shape, unit = "x".join(map(str, size)), "x".join(map(str, patch))
+    shape, unit = "x".join(map(str, size)), "x".join(map(str, patch))
+    if len(size) != len(patch):
+        raise UserError(f"an input of {shape} has {len(size)} axes, and the patch {unit} cuts {len(patch)}")
+    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
         raise UserError(f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides")
     return tuple(s // p for s, p in zip(size, patch, strict=True))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from mmkit.convert.locate import FORMS, locate
@@ -23,11 +24,11 @@ logger = logging.getLogger("mmkit.train")
 
 
 def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
-    """Fill the towers of a task, in place; for each part that got something, from where, and what share of it.
+    """Fill the towers of a task, in place; for each part, from where, what share of it, and what of it starts fresh.
 
-    To be called by all processes. UserError where a source is missing, does not fit, or leaves a tower empty.
+    To be called by all processes. Empty where nothing is filled. UserError where a source is missing, does not fit, or
+    leaves a tower empty; and for a frozen part that nothing filled, which would stay random.
     """
-    origins: dict[str, str] = {}
     written: dict[str, str] = {}
     heads = dict(task.heads.items())
     for tower, source in sorted(init.items(), key=lambda item: item[0] != "model"):
@@ -41,24 +42,56 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
         if rank() == 0:
             for note in filling.notes:
                 logger.info("init.%s from %s: %s", tower, source, note)
-    for part, (count, total, sources) in _shares(task, written).items():
-        origins[part] = f"{' and '.join(sources)} ({100 * count / total:.0f} %)"
+    shares = _shares(task, written)
+    _refuse_frozen(shares)
     if written and task.ema is not None:
         task.ema.reset()
     task.constrain()
-    return origins
+    return {part: share.describe() for part, share in shares.items()} if written else {}
 
 
-def _shares(task: Task, written: Mapping[str, str]) -> dict[str, tuple[int, int, tuple[str, ...]]]:
-    """Part -> (values filled, values, from where), for the parts of the model and the heads that got something."""
-    found: dict[str, tuple[int, int, tuple[str, ...]]] = {}
+@dataclass
+class _Share:
+    """What of a part was filled: values, of how many, from where; which parameters start fresh, and if any learns."""
+
+    filled: int = 0
+    total: int = 0
+    sources: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    trains: bool = False
+
+    def describe(self) -> str:
+        if not self.filled:
+            return "at random"
+        fresh = f"; fresh: {', '.join(self.fresh)}" if self.fresh else ""
+        return f"{' and '.join(self.sources)} ({100 * self.filled / self.total:.0f} %{fresh})"
+
+
+def _shares(task: Task, written: Mapping[str, str]) -> dict[str, _Share]:
+    """The parts of the model and the heads, by name."""
+    found: dict[str, _Share] = {}
     for name, parameter in task.named_parameters():
         if not name.startswith(("model.", "heads.")):
             continue
-        part = ".".join(name.split(".")[:2])
-        count, total, sources = found.get(part, (0, 0, ()))
+        first, second, *rest = name.split(".")
+        share = found.setdefault(f"{first}.{second}", _Share())
+        share.total += parameter.numel()
+        share.trains |= parameter.requires_grad
         if name in written:
-            count += parameter.numel()
-            sources = sources if written[name] in sources else (*sources, written[name])
-        found[part] = (count, total + parameter.numel(), sources)
-    return {part: share for part, share in found.items() if share[0]}
+            share.filled += parameter.numel()
+            share.sources += [] if written[name] in share.sources else [written[name]]
+        else:
+            layer = ".".join("*" if step.isdigit() else step for step in rest[:-1] or rest)
+            share.fresh += [] if layer in share.fresh else [layer]
+    return found
+
+
+def _refuse_frozen(shares: Mapping[str, _Share]) -> None:
+    for part, share in shares.items():
+        if not share.trains and share.filled < share.total:
+            tower = part.removeprefix("model.")
+            key = tower if tower in TOWERS else "model"
+            raise UserError(
+                f"{part} is frozen, and {share.filled:,} of its {share.total:,} values come from a checkpoint: the "
+                f"rest would stay random. Give init={{{key!r}: ...}} what fills it ({FORMS})"
+            )

@@ -60,6 +60,26 @@ def test_retrieval(folder, tmp_path, capsys):
     assert "text to image" in capsys.readouterr().out
 
 
+def test_another_image_size(folder, tmp_path, caplog):
+    caplog.set_level("INFO", "mmkit")
+    arguments = ("retrieval", "--model", folder / "model", "--data", folder / "records.jsonl", "--device", "cpu")
+    run(*arguments, "--image-size", "48x32", "--json", tmp_path / "r.json")
+    assert "positions of a 4x4 grid resized to 6x4" in caplog.text
+    larger = hub.load(folder / "model", image_size=(48, 32))
+    assert json.loads((tmp_path / "r.json").read_text())["t2i_r5"] == Retrieval(source=Pictures(12))(larger)["t2i_r5"]
+    with pytest.raises(UserError, match="50x50 is not a multiple of the patch 8x8"):
+        run(*arguments, "--image-size", "50")
+    for wrong in ("large", "3x4x5", "4x"):
+        with pytest.raises(SystemExit):
+            run(*arguments, "--image-size", wrong)
+
+
+@pytest.mark.parametrize("size", ["48", (1, 2, 3), 0, (32, -8), 32.0])
+def test_what_is_no_image_size(folder, size):
+    with pytest.raises(UserError, match=r"image size = .*give pixels, one side"):
+        hub.load(folder / "model", image_size=size)
+
+
 @pytest.mark.parametrize("data", ["classes", "records.jsonl"])
 def test_zeroshot(folder, tmp_path, capsys, data):
     (tmp_path / "names.txt").write_text("".join(f"{c}\tthe colour {c}\n" for c in (*COLOURS, "mauve")))

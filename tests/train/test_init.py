@@ -17,7 +17,7 @@ from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef
-from mmkit.models.sizes_dual import lit
+from mmkit.models.sizes_dual import lit, lit_tiny
 from mmkit.models.sizes_vilt import vilt
 from mmkit.task import Task
 from mmkit.train.init import initialise
@@ -74,8 +74,9 @@ def test_towers_shares_teacher_and_log(deit, bert, caplog):
     assert origins["model.image"] == f"{deit} (100 %)"
     assert origins["model.text"] == f"{bert} (100 %)"
     assert origins["heads.mlm"] == f"{bert} (100 %)"
-    assert "model.image_proj" not in origins
+    assert origins["model.image_proj"] == origins["heads.itm"] == "at random"
     assert 50 < float(origins["model.fusion"].split("(")[1].split(" ")[0]) < 90
+    assert "fresh: blocks.*.cross" in origins["model.fusion"]
     for name, p in made.named_parameters():
         fresh = "cross" in name or not name.startswith(("model.image.", "model.text.", "model.fusion.", "heads.mlm"))
         assert name.startswith("ema.") or torch.equal(p, before[name]) == fresh or p.eq(0).all() or p.eq(1).all(), name
@@ -91,7 +92,8 @@ def test_the_real_bert_of_a_package():
     made.model.text.blocks[0].attn.heads = 12
     origins = initialise(made, {"text": str(MINILM)})
     assert "99 %" in origins["model.text"] or "100 %" in origins["model.text"]
-    assert origins.keys() == {"model.text", "model.fusion"}  # it has no vocabulary head
+    assert {part for part, origin in origins.items() if origin != "at random"} == {"model.text", "model.fusion"}
+    assert origins["heads.mlm"] == "at random"  # it has no vocabulary head
     assert huggingface(name=str(MINILM)).vocab_size == made.model.spec.vocab_size
 
 
@@ -191,6 +193,7 @@ def test_a_run_says_its_start_and_resumes_without_the_file(tmp_path, deit, bert,
     )  # fmt: skip
     train(exp, tmp_path / "run")
     assert f"initialised: model.image from {deit} (100 %)" in caplog.text
+    assert "; model.fusion at random;" in caplog.text
     deit.unlink()
     train(change(exp, run={"stop_after_steps": None}), tmp_path / "run", resume=True)
     assert "initialised: every part from the checkpoint" in caplog.text
@@ -219,16 +222,25 @@ def test_both_towers_of_a_dual_encoder(deit, tmp_path):
     )  # fmt: skip
     made = Task(model, {"itc": ITC(model.spec, 0)}, momentum=None, alpha=0.0)
     origins = initialise(made, {"image": str(deit), "text": str(tmp_path / "tower")})
-    assert origins == {"model.image": f"{deit} (100 %)", "model.text": f"{tmp_path / 'tower'} (100 %)"}
+    assert origins["model.image"] == f"{deit} (100 %)"
+    assert origins["model.text"] == f"{tmp_path / 'tower'} (100 %)"
+    assert origins["model.text_proj"] == "at random"
     ids = torch.arange(7)[None] + 5
     expected = other(ids).last_hidden_state
     assert (model.eval().encode_text(ids, None).x - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_a_frozen_tower_that_nothing_fills_is_refused(bert):
+    model = lit_tiny(60)
+    made = Task(model, {"itc": ITC(model.spec, 0)}, momentum=None, alpha=0.0)
+    with pytest.raises(UserError, match=r"model\.image is frozen, and 0 of its .* init=\{'image': "):
+        initialise(made, {})
+
+
 def test_the_one_stream_of_vilt(deit):
     model = vilt(60, image_size=(48, 32), max_tokens=16, patch=8, depth=3, width=32, heads=4)
     made = Task(model, {"itm": ITM(model.spec, negatives="random")}, momentum=None, alpha=0.0)
-    assert initialise(made, {"image": str(deit)}) == {"model.image": f"{deit} (100 %)"}
+    assert initialise(made, {"image": str(deit)})["model.image"] == f"{deit} (100 %)"
     theirs = torch.load(deit, weights_only=True)["model"]
     assert torch.equal(model.image.blocks[2].mlp.fc1.weight, theirs["blocks.2.mlp.fc1.weight"])
     assert len(model.image.positions.table) == 1 + 6 * 4
