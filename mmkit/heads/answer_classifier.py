@@ -6,7 +6,7 @@ question can be right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -53,6 +53,13 @@ class AnswerClassifier(Head):
         self.norm = nn.LayerNorm(2 * width)
         self.out = nn.Linear(2 * width, len(self.answers))
         initialise(self, width)
+
+    def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The pooler of the matching head that was pre-trained, where both have one."""
+        if self.pool is None:
+            return {}
+        found = {f"pool.{name}": f"heads.itm.pool.{name}" for name in self.pool.state_dict()}
+        return {own: state[source] for own, source in found.items() if source in state}
 
     def logits(self, fused: Tokens) -> Tensor:
         """The fused tokens (B, N, D), of which the first is read -> (B, C) float32."""

@@ -208,6 +208,17 @@ def test_the_decoder_inherits_the_fusion_stack(model):
     assert len(found["decoder.embeddings.positions.weight"]) == 8
 
 
+def test_the_classifier_inherits_the_pooler_of_the_matching_head(model):
+    from mmkit.heads.itm import ITM
+
+    state = {f"heads.itm.{k}": v for k, v in ITM(model.spec, pooler=True).state_dict().items()}
+    head = AnswerClassifier(model.spec, ["red", "blue"], pooler=True)
+    found = head.inherit(state)
+    assert found.keys() == {"pool.weight", "pool.bias"}
+    assert found["pool.weight"] is state["heads.itm.pool.weight"]
+    assert head.inherit({}) == AnswerClassifier(model.spec, ["red", "blue"]).inherit(state) == {}
+
+
 def test_classifier_loss_leaves_out_unknown_answers(tokenizer, model):
     torch.manual_seed(8)
     head = AnswerClassifier(model.spec, ["red", "blue"])
