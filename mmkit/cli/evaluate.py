@@ -76,13 +76,18 @@ def _common(command: argparse.ArgumentParser, rerank: str) -> None:
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What ``make_predictor`` reads: --model, --image-size, --batch-size, --device, --precision."""
+    add_model_choice(command)
+    command.add_argument("--batch-size", type=int, default=64, help="pictures per forward (default 64)")
+    command.add_argument("--device", help="default: cuda where there is one, else cpu")
+    command.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="default float32")
+
+
+def add_model_choice(command: argparse.ArgumentParser) -> None:
+    """Which model: --model, --image-size."""
     command.add_argument("--model", required=True, metavar="M", help=MODEL)
     command.add_argument(
         "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
     )
-    command.add_argument("--batch-size", type=int, default=64, help="pictures per forward (default 64)")
-    command.add_argument("--device", help="default: cuda where there is one, else cpu")
-    command.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="default float32")
 
 
 def _size(text: str) -> int | tuple[int, int]:

@@ -75,8 +75,8 @@ class JointViT(ViT):
         x_BPD = x_BPD + positions
         if self.max_patches is not None and self.max_patches < x_BPD.shape[1]:
             x_BPD, mask_BP = sample_patches(x_BPD, mask_BP, self.max_patches, at_random=self.training)
-        cls_B1D = (self.cls + class_position).expand(len(x_BPD), -1, -1).to(x_BPD.dtype)
-        mask_BN = None if mask_BP is None else torch.cat([mask_BP.new_ones(len(mask_BP), 1), mask_BP], 1)
+        cls_B1D = (self.cls + class_position).expand(x_BPD.shape[0], -1, -1).to(x_BPD.dtype)
+        mask_BN = None if mask_BP is None else torch.cat([mask_BP.new_ones(mask_BP.shape[0], 1), mask_BP], 1)
         return Tokens(self.dropout(torch.cat([cls_B1D, x_BPD], 1)), mask_BN)
 
     def forward(  # type: ignore[override]  # it reads what is embedded

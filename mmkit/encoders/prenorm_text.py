@@ -57,7 +57,7 @@ class PreNormText(nn.Module):
         if self.fill_id is not None:
             if mask_BL is not None:
                 ids_BL = ids_BL.masked_fill(~mask_BL, self.fill_id)
-            ids_BL = torch.cat([ids_BL, ids_BL.new_full((len(ids_BL), limit - length), self.fill_id)], 1)
+            ids_BL = torch.cat([ids_BL, ids_BL.new_full((ids_BL.shape[0], limit - length), self.fill_id)], 1)
             mask_BL = None
         x_BLD = self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
         for block in self.blocks:

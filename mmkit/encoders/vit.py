@@ -108,7 +108,7 @@ class ViT(nn.Module):
     def _with_class(self, patches_BPD: Tensor) -> Tensor:
         if self.cls is None:
             return patches_BPD
-        return torch.cat([self.cls.expand(len(patches_BPD), -1, -1).to(patches_BPD.dtype), patches_BPD], 1)
+        return torch.cat([self.cls.expand(patches_BPD.shape[0], -1, -1).to(patches_BPD.dtype), patches_BPD], 1)
 
 
 def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:

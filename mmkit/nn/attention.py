@@ -141,7 +141,7 @@ class CrossAttention(_Attention):
         Rows that read the same source become one row with more queries, so that keys and values are never copied.
         """
         q = self._split(self.q(x_BND))
-        rows = [len(source.k) * fold for source, fold in zip(sources, folds, strict=True)]
+        rows = [source.k.shape[0] * fold for source, fold in zip(sources, folds, strict=True)]
         parts = [
             self._read(part, source, fold) for part, source, fold in zip(q.split(rows), sources, folds, strict=True)
         ]

@@ -26,7 +26,7 @@ class DropPath(nn.Module):
         """(B, N, D) -> (B, N, D): whole samples are zero, the others scaled up to keep the mean."""
         if not self.rate or not self.training:
             return x_BND
-        keep = torch.rand(len(x_BND), 1, 1, device=x_BND.device) >= self.rate
+        keep = torch.rand(x_BND.shape[0], 1, 1, device=x_BND.device) >= self.rate
         return x_BND * keep / (1.0 - self.rate)
 
 

@@ -47,6 +47,6 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(B, N, D) -> (B, D)."""
-        query_B1D = self.query.expand(len(tokens.x), -1, -1).to(tokens.x.dtype)
+        query_B1D = self.query.expand(tokens.x.shape[0], -1, -1).to(tokens.x.dtype)
         x_B1D = self.cross(query_B1D, [self.cross.project(*tokens)], [1])
         return (x_B1D + self.mlp(self.norm(x_B1D)))[:, 0]
