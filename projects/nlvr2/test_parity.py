@@ -16,17 +16,15 @@ from mmkit.types import Batch
 from projects.nlvr2.head import Assigned, PairClassify, TextAssignment
 from projects.nlvr2.layout import ASSIGNMENT, NLVR2, table_of
 from projects.nlvr2.model import pair_albef
-from tests.parity.measure import assert_same_state
-from tests.parity.oracle import (
+from tests.parity.compare import (
     OUTPUT,
     assert_close,
-    cases,
     compare_after_step,
     compare_distilled,
     compare_gradients,
-    load,
-    under,
 )
+from tests.parity.measure import assert_same_state
+from tests.parity.oracle import cases, for_each, load, under
 
 PAIRS = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "shared" in load(path)[0]]
 ASSIGNMENTS = cases(lambda names: "sd.ta_head.weight" in names)
@@ -70,7 +68,7 @@ def nlvr2(path, alpha=None):
     return x, task, batch_of(x, left, label=x["in.targets"], second=right)
 
 
-@pytest.mark.parametrize("path", PAIRS, ids=lambda p: p.stem)
+@for_each(PAIRS, "sd.*", "in.*", "out.*", "eval.*")
 def test_nlvr2_outputs(path):
     x, task, batch = nlvr2(path)
     task.ema.update()  # the official forward begins with it
@@ -82,7 +80,7 @@ def test_nlvr2_outputs(path):
     compare_distilled(x, task, batch)
 
 
-@pytest.mark.parametrize("path", PAIRS, ids=lambda p: p.stem)
+@for_each(PAIRS, "grad.*", "post.*")
 def test_nlvr2_gradients_and_teacher(path):
     x, task, batch = nlvr2(path)
     task.ema.update()
@@ -92,7 +90,7 @@ def test_nlvr2_gradients_and_teacher(path):
     compare_after_step(x, task, rows)
 
 
-@pytest.mark.parametrize("path", PAIRS, ids=lambda p: p.stem)
+@for_each(PAIRS, "nodistill.*")
 def test_nlvr2_without_distillation(path):
     x, task, batch = nlvr2(path, alpha=0.0)
     assert_close(task(batch, 0).loss, x["nodistill.loss"], OUTPUT, "loss")
@@ -115,7 +113,7 @@ def assignment(path):
 
 
 @of_assignment
-@pytest.mark.parametrize("path", ASSIGNMENTS, ids=lambda p: p.stem)
+@for_each(ASSIGNMENTS, "*")
 def test_text_assignment(path):
     meta, x, task, batch, chosen = assignment(path)
     out, f = task(batch, 0), task.features(batch, 0)

@@ -9,17 +9,15 @@ from mmkit.heads.classify import Classify
 from mmkit.task import Task
 from mmkit.types import Batch
 from projects.visual_entailment.data import CLASSES
-from tests.parity.oracle import (
+from tests.parity.compare import (
     OUTPUT,
     assert_close,
-    cases,
     compare_after_step,
     compare_distilled,
     compare_gradients,
-    load,
     model_of,
-    under,
 )
+from tests.parity.oracle import cases, for_each, load, under
 
 FILES = [path for path in cases(lambda names: "sd.cls_head.0.weight" in names) if "shared" not in load(path)[0]]
 pytestmark = pytest.mark.parity("ALBEF, visual entailment", "the official code, recorded")
@@ -41,7 +39,7 @@ def task_of(path, alpha=None):
     return x, task, batch
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "sd.*", "in.*", "out.*", "eval.*")
 def test_outputs(path):
     x, task, batch = task_of(path)
     task.ema.update()  # the official forward begins with it
@@ -51,7 +49,7 @@ def test_outputs(path):
     compare_distilled(x, task, batch)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "grad.*", "post.*")
 def test_gradients_and_teacher(path):
     x, task, batch = task_of(path)
     task.ema.update()
@@ -61,7 +59,7 @@ def test_gradients_and_teacher(path):
     compare_after_step(x, task, rows)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "nodistill.*")
 def test_without_distillation(path):
     x, task, batch = task_of(path, alpha=0.0)
     assert_close(task(batch, 0).loss, x["nodistill.loss"], OUTPUT, "loss")

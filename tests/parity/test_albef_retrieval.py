@@ -15,19 +15,22 @@ from mmkit.heads.itm import ITM
 from mmkit.predictor import Predictor, TokenBank
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
-from tests.parity.oracle import (
+from tests.parity.compare import (
     GRADIENT,
     OUTPUT,
     assert_close,
-    cases,
     compare_after_step,
+    compare_contrast,
+    compare_draws,
     compare_embeddings,
     compare_gradients,
+    compare_matching,
     drawn,
-    load,
+    gradients_of,
     model_of,
-    under,
+    watch,
 )
+from tests.parity.oracle import cases, for_each, load, under
 
 FILES = cases(lambda names: "out.sim_targets" in names and "in.idx" in names)
 pytestmark = pytest.mark.parity("ALBEF, retrieval", "the official code, recorded")
@@ -56,25 +59,23 @@ def batch_of(x):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_outputs(path):
+@for_each(FILES, "sd.*", "in.*", "out.*")
+def test_outputs(path, monkeypatch):
     _, x, task, draw, _ = task_of(path)
     task.ema.update()  # the official forward begins with it
-    batch = batch_of(x)
+    seen, batch = watch(task, monkeypatch), batch_of(x)
     out, f = task(batch, 0), task.features(batch, 0)
-    assert_close(out.losses["itc"], x["out.loss_ita"], OUTPUT, "loss_ita")
-    assert_close(out.losses["itm"], x["out.loss_itm"], OUTPUT, "loss_itm")
-    assert_close(out.loss, x["out.loss"], OUTPUT, "loss")
     compare_embeddings(x, f)
+    assert_close(out.losses["itc"], x["out.loss_ita"], OUTPUT, "loss_ita")
+    compare_contrast(x, seen, f, task.heads["itc"])
     hard = task.heads["itc"]._hard_targets(f)
     assert_close(hard / hard.sum(1, keepdim=True), x["out.sim_targets"], OUTPUT, "sim_targets")
-    for ours, name in zip(draw.weights, ("weights_t2i", "weights_i2t"), strict=True):
-        recorded = x[f"out.{name}"]
-        assert ((ours == -torch.inf) == (recorded == 0)).all()
-        assert_close(ours.softmax(-1), recorded / recorded.sum(1, keepdim=True), OUTPUT, name)
+    compare_matching(x, seen, out.losses["itm"])
+    compare_draws(x, draw.weights, batch.image_id[:, None] == batch.image_id)
+    assert_close(out.loss, x["out.loss"], OUTPUT, "loss")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "grad.*", "post.*")
 def test_gradients_teacher_and_queue(path):
     _, x, task, _, rows = task_of(path)
     task.ema.update()
@@ -82,24 +83,24 @@ def test_gradients_teacher_and_queue(path):
     out.loss.backward()
     compare_gradients(x, task, rows)
     task.ema.momentum = 1.0  # it was updated before the forward, as officially
-    task.heads["itc"].after_step([out.carry["itc"]])
+    task.after_step([out.carry])
     compare_after_step(x, task, rows)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "nodistill.*")
 def test_without_distillation(path):
-    _, x, task, _, _ = task_of(path, alpha=0.0)
+    _, x, task, _, rows = task_of(path, alpha=0.0)
     task.ema.update()
     out = task(batch_of(x), 0)
     out.loss.backward()
     assert_close(out.losses["itc"], x["nodistill.loss_ita"], OUTPUT, "loss_ita")
     assert_close(out.losses["itm"], x["nodistill.loss_itm"], OUTPUT, "loss_itm")
-    grads = {"temp": task.model.temperature.value.grad, "vision_proj.weight": task.model.image_proj.weight.grad}
-    for name, ours in grads.items():
-        assert_close(ours, x[f"nodistill.grad.{name}"], GRADIENT, name)
+    grads = gradients_of(task, rows)
+    for name, theirs in under(x, "nodistill.grad.").items():
+        assert_close(grads[name], theirs, GRADIENT, name)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@for_each(FILES, "eval.*")
 @torch.no_grad()
 def test_evaluation(path):
     meta, x, task, _, _ = task_of(path)

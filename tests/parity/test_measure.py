@@ -15,12 +15,33 @@ def test_a_difference_is_asserted_and_noted_relative_to_the_largest_value():
     with pytest.raises(AssertionError):
         measure.assert_near(theirs[:1], theirs, 1e-5)
     tiny = torch.tensor([1e-6])
-    measure.assert_near(tiny + 5e-8, tiny, 1e-5, "query", "gradients", largest=1.0)
+    measure.assert_near(tiny + 3e-7, tiny, 1e-5, "query", "gradients", largest=1.0)
     with pytest.raises(AssertionError, match="query"):
-        measure.assert_near(tiny + 5e-7, tiny, 1e-5, "query", "gradients", largest=1.0)
+        measure.assert_near(tiny + 9e-7, tiny, 1e-5, "query", "gradients", largest=1.0)
     first, *_, last = measure.noted("A", "B")
     assert first["difference"] == pytest.approx(5e-6, rel=0.02)
     assert last["what"] == measure.CANCELLED
+
+
+def test_a_gradient_that_does_not_cancel_keeps_its_bound():
+    theirs = torch.tensor([0.02])
+    measure.assert_near(theirs + 9e-7, theirs, 5e-5, "query", "gradients", largest=1.0)
+    with pytest.raises(AssertionError, match="query"):
+        measure.assert_near(theirs + 1.2e-6, theirs, 5e-5, "query", "gradients", largest=1.0)
+
+
+def test_of_many_values_a_few_may_be_farther_off_but_not_far():
+    measure.start()
+    theirs = torch.linspace(-2.0, 2.0, 1000)
+    ours = theirs.clone()
+    ours[:5] += 0.01
+    near = {"bound": 1e-5, "farthest": 0.02, "what": "after several steps"}
+    measure.assert_most_near([(ours, theirs)], outliers=0.005, **near)
+    assert measure.noted("A", "B")[0]["difference"] == 0.0
+    with pytest.raises(AssertionError, match="5 of 1000 values"):
+        measure.assert_most_near([(ours, theirs)], outliers=0.004, **near)
+    with pytest.raises(AssertionError):
+        measure.assert_most_near([(ours, theirs)], outliers=0.005, **near | {"farthest": 0.005})
 
 
 def test_equal_states_are_equal_bits():
