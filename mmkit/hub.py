@@ -32,7 +32,8 @@ from mmkit.data.tokenizer import load_tokenizer
 from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.hub_open_clip import CONFIG as OPEN_CLIP_CONFIG
-from mmkit.hub_open_clip import PREFIX, load_open_clip
+from mmkit.hub_open_clip import PREFIX, check_open_clip, load_open_clip
+from mmkit.hub_training import record
 from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import GridPositions
 from mmkit.nn.queue import FeatureQueue
@@ -44,13 +45,17 @@ FORMAT = 1
 CONFIG, WEIGHTS, PREPROCESSING, TOKENIZER = "config.json", "model.safetensors", "preprocessing.json", "tokenizer"
 
 
-def save(folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any]) -> None:
+def save(
+    folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any], training: Mapping[str, Any] | None = None
+) -> None:
     """Write a predictor so that ``load(folder)`` gives it back; other files in the folder stay.
 
-    experiment: ``mmkit.config.dump`` of the run. Each file is replaced whole. UserError where it cannot be written.
+    experiment: ``mmkit.config.dump`` of the run. training: the record of it (``mmkit/hub_training.py``); None = what
+    the folder and the experiment tell. Each file is replaced whole. UserError where it cannot be written.
     """
     folder = Path(folder)
     parts = experiment["args"]
+    training = record(folder, experiment) if training is None else training
     tokenizer = predictor.tokenizer
     config = {
         "format": FORMAT,
@@ -59,6 +64,7 @@ def save(folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any]
         "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
         "resolved": {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id},
         "experiment": dict(experiment),
+        **({"training": dict(training)} if training else {}),
     }
     preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens}
     try:
@@ -93,12 +99,7 @@ def load(
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder = _find(path)
     config = _read_json(folder / CONFIG)
-    known = {"format": "unknown", "mmkit": "unknown"} | config
-    if known["format"] != FORMAT:
-        raise UserError(
-            f"{folder / CONFIG}: format {known['format']}, this version of mmkit reads {FORMAT}; "
-            f"written by mmkit {known['mmkit']}. Load it with that version"
-        )
+    _check_format(folder / CONFIG, config)
     preprocessing = _read_json(folder / PREPROCESSING)
     tokenizer = load_tokenizer(_needed(folder / TOKENIZER))
     try:
@@ -108,8 +109,17 @@ def load(
             model = make(**{name: value for name, value in config["resolved"].items() if name in taken})
             heads = {name: rebuild(part, tuple(allow))(model.spec) for name, part in config["heads"].items()}
         transform, max_tokens = rebuild(preprocessing["image"], tuple(allow)), int(preprocessing["max_tokens"])
+        if not callable(transform):
+            raise TypeError(f"image is {transform!r}, no picture transform")
     except KeyError as error:
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
+            f"({error}); copy both again, or save the model again"
+        ) from error
     if tokenizer.vocab_size != model.spec.vocab_size:
         raise UserError(
             f"{folder / TOKENIZER}: {tokenizer.vocab_size} words, but the model has {model.spec.vocab_size}; "
@@ -122,6 +132,14 @@ def load(
     for part in (model, *heads.values()):
         part.eval()
     return predictor.to(device)
+
+
+def check(path: str | Path) -> None:
+    """UserError, at once, where there is no such model to ``load``; what is inside of its files is not looked at."""
+    if str(path).startswith(PREFIX):
+        check_open_clip(str(path))
+    else:
+        _needed(_find(path) / WEIGHTS)
 
 
 def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
@@ -203,6 +221,18 @@ def _state(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _has_weights(head: nn.Module) -> bool:
     return any(True for _ in head.parameters())
+
+
+def _check_format(path: Path, saved: Mapping[str, Any]) -> None:
+    if "format" not in saved:
+        raise UserError(
+            f"{path}: not of a model that mmkit saved; `mmkit info {path.parent}` says what it is and how to use it"
+        )
+    if saved["format"] != FORMAT:
+        raise UserError(
+            f"{path}: format {saved['format']}, this version of mmkit reads {FORMAT}; "
+            f"written by mmkit {saved.get('mmkit', 'unknown')}. Load it with that version"
+        )
 
 
 def _find(path: str | Path) -> Path:

@@ -1,140 +1,180 @@
-"""What a checkpoint is. A model folder tells all of itself; of a foreign file the layout is guessed.
+"""What a checkpoint is: a model that mmkit saved, a training checkpoint, a model of open_clip, a file of others.
 
-Facts by dotted name, plain values: for ``mmkit info`` and for the model card.
+Facts by dotted name, plain values: for ``mmkit info`` and for the model card. Parameters are those of the model; what
+only training needs (momentum teacher, queues) is counted apart under ``training_only``.
 """
 
 from __future__ import annotations
 
-import json
+import math
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError
+from mmkit.hub_facts import plain, preprocessing
+from mmkit.hub_foreign import KINDS, describe_foreign
+from mmkit.hub_open_clip import PREFIX, describe_open_clip, knows
+from mmkit.hub_training import CONFIG, CONVERSION, facts, is_ours, of_folder, read_json, record
+from mmkit.train.checkpoint import latest, load_meta
 
-LICENCES = {"mmkit.data.openmoji": "trained on OpenMoji pictures (CC BY-SA 4.0, openmoji.org)"}
+WEIGHTS, PREPROCESSING, TOKENIZER = "model.safetensors", "preprocessing.json", "tokenizer"
+TRAINING_STATE = "training_state.safetensors"  # what ``mmkit convert`` keeps for the way back
+CHECKPOINT = ("task.safetensors", "state.pt", "meta.json")
+OURS = ("model", "heads", "ema")
 
 
 def describe(path: str) -> dict[str, Any]:
-    """The facts of a model folder, or of a file of others (a path, "timm:NAME" or "hf:OWNER/NAME")."""
-    folder = Path(path)
-    if (folder / "config.json").is_file() and (folder / "preprocessing.json").is_file():
+    """The facts of a path, or of "open_clip:...", "timm:NAME" or "hf:OWNER/NAME".
+
+    UserError for what is not there, or is no checkpoint; it says what is there instead.
+    """
+    if path.startswith(PREFIX):
+        return describe_open_clip(path)
+    if path.startswith(KINDS):
+        return describe_foreign(path)
+    place = Path(path).expanduser()
+    if not place.exists():
+        if knows(path):
+            return describe_open_clip(f"{PREFIX}{path}")
+        raise UserError(
+            f"{path}: no such file or folder. Give the folder of a run or a model, a weights file, timm:NAME, "
+            "hf:OWNER/NAME or open_clip:ARCH/TAG"
+        )
+    folder = place if place.is_dir() else place.parent
+    if (place.is_dir() or place.name in CHECKPOINT) and (folder / CHECKPOINT[-1]).is_file():
+        return describe_checkpoint(folder)
+    if (place.is_dir() or place.name in (CONFIG, WEIGHTS, PREPROCESSING)) and is_ours(folder):
         return describe_folder(folder)
-    return describe_file(path)
+    newest = latest(place / "checkpoints") or latest(place) if place.is_dir() else None
+    if newest is not None:
+        return describe_checkpoint(newest)
+    if place.suffix == ".safetensors" and place.stat().st_size and _names_of_ours(place):
+        return _weights_alone(place)
+    return describe_foreign(path)
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """A model that mmkit saved: model, parameters by part, preprocessing, tokenizer, training, licence."""
-    config = _json(folder / "config.json")
-    preprocessing = _json(folder / "preprocessing.json")
-    facts: dict[str, Any] = {
-        "kind": "a model of mmkit",
-        "model": config["model"]["target"],
-        "heads": ", ".join(config["heads"]) or "none",
-        "mmkit": config["mmkit"],
-    }
-    facts |= _parameters(folder / "model.safetensors")
-    facts |= _preprocessing(preprocessing)
-    facts |= {"vocab_size": config["resolved"]["vocab_size"], "tokenizer": _tokenizer(folder / "tokenizer")}
-    return facts | _training(folder, config) | _origin(folder, config)
+    """A model that mmkit saved: model, parameters by part, preprocessing, tokenizer, training, licence.
 
-
-def _parameters(weights: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    counts: Counter[str] = Counter()
+    UserError names the file that is missing or damaged.
+    """
+    config, shown = read_json(folder / CONFIG), read_json(folder / PREPROCESSING)
     try:
-        with safe_open(weights, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  not a mapping
-                size = 1
-                for side in file.get_slice(name).get_shape():
-                    size *= side
-                counts[".".join(name.split(".")[:2])] += size
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: damaged or missing ({error})") from error
-    return {"parameters": sum(counts.values())} | {f"parameters.{part}": size for part, size in sorted(counts.items())}
+        found: dict[str, Any] = {
+            "kind": "a model of mmkit",
+            "use": f"mmkit.load({str(folder)!r}), or --model {shlex.quote(str(folder))} in every command",
+            "model": config["model"]["target"],
+            "heads": ", ".join(config["heads"]) or "none",
+            "mmkit": config["mmkit"],
+        }
+        found |= parameters(_shapes(folder / WEIGHTS))
+        found |= preprocessing(shown["image"], shown["max_tokens"])
+        words = config["resolved"]["vocab_size"]
+        found |= {"vocab_size": words, "tokenizer": f"{tokenizer(folder / TOKENIZER)}, {words} words"}
+        return found | facts(of_folder(folder, config)) | _origin(folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder}: {CONFIG} or {PREPROCESSING} is damaged (at {error}); copy both again, or save the model again"
+        ) from error
 
 
-def _preprocessing(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"max_tokens": preprocessing["max_tokens"]}
-    image = preprocessing["image"].get("args", {})
-    for name, value in image.items():
-        values = value.get("tuple", value) if isinstance(value, Mapping) else value
-        shown = ", ".join(map(str, values)) if isinstance(values, list) else str(values)
-        facts["image_size" if name == "size" else f"preprocessing.{name}"] = shown
-    return facts
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    """A training checkpoint: the student's parameters, teacher and queues apart, what it trains on, and its step."""
+    meta = load_meta(folder)
+    run, experiment = folder.absolute().parents[1], meta.experiment
+    arguments = experiment["args"]
+    saved = is_ours(run)
+    found: dict[str, Any] = {
+        "kind": "a training checkpoint of mmkit: weights, teacher, queues, optimizer",
+        "step": meta.step,
+        "run": str(run),
+        "use": "mmkit train ... --resume goes on from the newest one of its run"
+        + (f"; the model for use is mmkit.load({str(run)!r})" if saved else ""),
+        "model": arguments["model"]["target"],
+        "heads": ", ".join(arguments["heads"]),
+    }
+    found |= parameters(_shapes(folder / CHECKPOINT[0]))
+    if (run / PREPROCESSING).is_file():
+        shown = read_json(run / PREPROCESSING)
+        found |= preprocessing(shown["image"], shown["max_tokens"])
+    else:
+        data = arguments["data"]["args"]
+        found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
+    found["tokenizer"] = tokenizer(run / TOKENIZER)
+    training = record(run, experiment) | {"steps": meta.step, "records": meta.records}
+    return found | facts(training)
 
 
-def _tokenizer(folder: Path) -> str:
+def parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Names and shapes of ours -> the model's parameters, in all and by part; teacher and queues apart."""
+    parts: Counter[str] = Counter()
+    apart: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        steps = name.split(".")
+        if steps[-1] == "_extra_state":
+            continue
+        if steps[0] == "ema":
+            apart["teacher"] += math.prod(shape)
+        elif "queue" in steps:
+            apart["queues"] += math.prod(shape)
+        else:
+            parts[".".join(steps[:2])] += math.prod(shape)
+    found = {"parameters": sum(parts.values())} | {f"parameters.{part}": n for part, n in sorted(parts.items())}
+    return found | {f"training_only.{what}": n for what, n in sorted(apart.items())}
+
+
+def tokenizer(folder: Path) -> str:
+    """What a tokenizer's folder holds."""
     if (folder / "sentencepiece.model").is_file():
         return "sentencepiece, trained on its captions"
     config = folder / "tokenizer_config.json"
-    name = _json(config).get("tokenizer_class", "of transformers") if config.is_file() else "of an unknown kind"
-    return str(name)
+    if not config.is_file():
+        return "missing" if not folder.is_dir() else "of an unknown kind"
+    return str(({"tokenizer_class": "of transformers"} | read_json(config))["tokenizer_class"])
 
 
-def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run: its data, steps, and last metrics."""
-    arguments = config["experiment"]["args"]
-    if "data" not in arguments:
+def _origin(folder: Path) -> dict[str, Any]:
+    if not (folder / CONVERSION).is_file():
         return {}
-    source = arguments["data"]["args"]["train"]
-    facts: dict[str, Any] = {"training.data": source["target"]}
-    if (folder / "data.json").is_file():
-        facts |= {f"training.{name}": value for name, value in _json(folder / "data.json").items()}
-    steps = [json.loads(line)["step"] for line in _lines(folder / "metrics.jsonl")]
-    facts["training.steps"] = max(steps, default="unknown")
-    facts["training.init"] = ", ".join(f"{k} = {v}" for k, v in arguments.get("init", {}).items()) or "at random"
-    return facts
+    made = read_json(folder / CONVERSION)
+    beside = {f"origin.{key}": value for key, value in made["beside"].items()}
+    state = {"origin.training_state": "kept beside, for the way back"} if (folder / TRAINING_STATE).is_file() else {}
+    return {"origin": f"{made['what']}, from {made['file']}"} | beside | state
 
 
-def _origin(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    if (folder / "conversion.json").is_file():
-        record = _json(folder / "conversion.json")
-        beside = {f"origin.{key}": value for key, value in record["beside"].items()}
-        return {"origin": f"{record['what']}, from {record['file']}", "licence": record["licence"]} | beside
-    arguments = config["experiment"]["args"]
-    source = arguments["data"]["args"]["train"]["target"] if "data" in arguments else ""
-    licence = LICENCES.get(source.split(":")[0], "that of its training data and of what it started from; not stated")
-    return {"licence": licence}
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file; UserError where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
 
-
-def describe_file(source: str) -> dict[str, Any]:
-    """A file of others: its guessed layout, its size, what stands around the weights, and how to use it."""
-    from mmkit.convert.layouts import guess
-    from mmkit.convert.locate import locate
-    from mmkit.convert.read_file import read_checkpoint
-
-    file = read_checkpoint(locate(source))
-    layout = guess(file.state)
-    counts: Counter[str] = Counter()
-    for name, value in file.state.items():
-        counts[name.split(".")[0]] += value.numel()
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in file.state.values()})
-    facts: dict[str, Any] = {
-        "kind": "a file of others",
-        "file": str(file.path),
-        "layout": layout.name if layout else "unknown",
-        "what": layout.what if layout else f"keys like {', '.join(list(file.state)[:4])}",
-        "use": layout.use.format(path=source) if layout else "mmkit has no table for it",
-        "licence": layout.licence if layout else "not stated in the file",
-        "tensors": len(file.state),
-        "dtypes": ", ".join(kinds),
-        "parameters": sum(counts.values()),
-    }
-    facts |= {f"parameters.{part}": size for part, size in counts.most_common(12)}
-    plain = {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)}
-    return facts | {f"beside.{key}": value for key, value in plain.items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or missing ({error})") from error
+        with safe_open(path, framework="pt") as file:
+            names: Iterator[str] = iter(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or missing ({error}); copy it again, or save the model again") from error
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _names_of_ours(path: Path) -> bool:
+    names = _shapes(path)
+    return all(name.split(".")[0] in OURS for name in names) and any(
+        name.startswith(("model.image.", "heads.", "ema.copies.")) for name in names
+    )
+
+
+def _weights_alone(path: Path) -> dict[str, Any]:
+    """Weights in mmkit's names without the files that say how to build the model."""
+    found = parameters(_shapes(path))
+    if is_ours(path.parent):
+        kind = "what only training needs (teacher, queues), beside a model of mmkit"
+        use = f"mmkit info {path.parent} describes the model; `mmkit convert ... --reverse` writes this back"
+    else:
+        kind = "weights of a model of mmkit, without its config.json"
+        use = f"put it back into its model's folder ({CONFIG}, {PREPROCESSING}, {TOKENIZER}/); or init={{'model': ...}}"
+    unknown = "not told: that stands in the files beside the weights"
+    return (
+        {"kind": kind, "file": str(path), "use": use} | found
+        | {"preprocessing": unknown, "tokenizer": unknown, "training.data": unknown, "licence": "unknown: set it"}
+    )  # fmt: skip

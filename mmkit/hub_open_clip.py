@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import torch
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
 from mmkit.errors import UserError
+from mmkit.hub_facts import quiet
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -60,16 +62,21 @@ def load_open_clip(
     image_size: int | tuple[int, int] | None = None,
 ) -> Predictor:
     """A predictor without heads. UserError names what is missing, and which file to fetch where there is no network."""
+    name = parse(spec)
+    with _at_once_without_network(name):
+        return _load(name, precision, image_size).to(device)
+
+
+def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | tuple[int, int] | None) -> Predictor:
     import open_clip
 
-    name = parse(spec)
     options: dict[str, Any] = {} if image_size is None else {"force_image_size": image_size}
     weights = name.file
     if name.arch:
         tag = _tag_of(name)
         weights = weights or _fetched(name, tag)
         options |= _options_of(tag, name)
-    with _as_user_error(spec, weights), torch.random.fork_rng(devices=[]):
+    with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
         clip = open_clip.create_model(
             name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
             **options,
@@ -82,9 +89,57 @@ def load_open_clip(
     model = OpenClip(clip, embed_dim, int(vocab_size)).eval()
     tokenizer = OpenClipTokenizer(words, model.spec.vocab_size)
     transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
-    return Predictor(
-        model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision
-    ).to(device)
+    return Predictor(model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision)
+
+
+def check_open_clip(spec: str) -> None:
+    """UserError for a name that open_clip does not know, or a file or folder that is not there."""
+    name = parse(spec)
+    if name.tag:
+        _tag_of(name)
+
+
+def describe_open_clip(spec: str) -> dict[str, Any]:
+    """The facts of ``mmkit info``, without the weights: they need not be here. UserError for an unknown name."""
+    import open_clip
+
+    name = parse(spec)
+    tag = _tag_of(name) if name.arch else {}
+    options = _options_of(tag, name) if name.arch else {}
+    with _as_user_error(spec, None), torch.device("meta"), quiet():  # it warns that nothing was loaded
+        clip = open_clip.create_model(
+            name.place or name.arch, load_weights=False, pretrained_text=False, device="meta", **options
+        )
+    with _as_user_error(spec, None):
+        words = open_clip.get_tokenizer(name.place or name.arch)
+        picture = open_clip.get_model_preprocess_cfg(clip)
+    parts: Counter[str] = Counter()
+    for path, value in clip.named_parameters():
+        parts[path.split(".")[0]] += value.numel()
+    where = str(name.file) if name.file else _address(tag) if name.arch else name.place
+    size = getattr(words, "vocab_size", None) or getattr(clip, "vocab_size", None)
+    shown = {f"preprocessing.{key}": str(value) for key, value in picture.items() if key != "size"}
+    return {
+        "kind": "a model of open_clip",
+        "use": f"--model {spec} in every command, or mmkit.load({spec!r})",
+        "model": name.arch or name.place,
+        "weights": where,
+        "parameters": sum(parts.values()),
+        **{f"parameters.{part}": count for part, count in parts.most_common(12)},
+        "image_size": str(picture["size"]), **shown,
+        "max_tokens": int(words.context_length),
+        "tokenizer": type(words).__name__ + (f", {size} words" if size else ""),
+        "training.data": f"as the tag says: {name.tag}" if name.tag else "not stated",
+        "training.steps": "not stated",
+        "licence": "not stated by open_clip; see where its weights come from",
+    }  # fmt: skip
+
+
+def knows(text: str) -> bool:
+    """Whether open_clip has an architecture of this name, with or without /TAG behind it."""
+    import open_clip
+
+    return _split(text, known := open_clip.list_models())[0] in known
 
 
 def parse(spec: str) -> Name:
@@ -92,6 +147,8 @@ def parse(spec: str) -> Name:
     import open_clip
 
     text = spec.removeprefix(PREFIX)
+    if not text.strip():
+        raise UserError(f"{spec}: which model? Give {FORMS}")
     if text.startswith(HUB):
         return Name(spec=spec, place=text)
     arch, at, file = text.partition("@")
@@ -164,9 +221,28 @@ def _options_of(tag: Mapping[str, Any], name: Name) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _at_once_without_network(name: Name) -> Iterator[None]:
+    """Where the hub does not answer now, look in its cache alone: its client asks each address six times, for 12 s."""
+    import open_clip
+    from huggingface_hub import constants
+
+    from mmkit.convert.locate import hub_answers
+
+    text = {} if not name.arch else (open_clip.get_model_config(name.arch) or {}).get("text_cfg", {})
+    needed = name.place.startswith(HUB) or (name.arch and name.file is None) or "hf_tokenizer_name" in text
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or bool(needed and not hub_answers())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
     """The file of a tag, from open_clip's cache or the network."""
     import open_clip
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it repeats each failure many times
@@ -175,8 +251,9 @@ def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(dict(tag)))
     except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
         url = _address(tag)
+        reason = "the Hugging Face hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
         raise UserError(
-            f"{name.spec}: its weights are not on this machine and cannot be fetched ({_first_line(error)}). Where "
+            f"{name.spec}: its weights are not on this machine and cannot be fetched ({reason}). Where "
             f"there is a network, fetch {url}, put it where you like, and write "
             f"{PREFIX}{name.arch}/{name.tag}@PATH/{PurePosixPath(url).name}"
         ) from error

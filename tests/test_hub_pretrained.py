@@ -1,6 +1,9 @@
-"""save_pretrained, from_pretrained and push_to_hub, and what the card says."""
+"""save_pretrained, from_pretrained and push_to_hub, by the public methods of the class."""
 
+import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -16,7 +19,7 @@ from mmkit.hub_pretrained import Pretrained
 from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.predictor import Predictor
 from tests.evals.parts import COLOURS, tokenizer
-from tests.test_hub import IMAGES, make
+from tests.test_hub import DAMAGES, IMAGES, make
 
 
 @pytest.fixture
@@ -24,6 +27,12 @@ def run(tmp_path):
     predictor, experiment = make()
     hub.save(tmp_path / "run", predictor, experiment)
     return tmp_path / "run", predictor
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
 
 
 def assert_same(one, other):
@@ -41,45 +50,145 @@ def test_save_and_load(run, tmp_path):
     count = sum(p.numel() for p in predictor.model.image.parameters())
     for text in ("library_name: mmkit", f"| parameters.model.image | {count:,} |", "| max_tokens | 9 |", "## Licence"):
         assert text in card
-    assert "{" not in card
+    assert f"from_pretrained({str(tmp_path / 'copy')!r})" in card
 
 
-def test_push_and_load_by_name(run, monkeypatch, tmp_path):
+def test_it_can_be_saved_where_it_came_from(run):
     folder, predictor = run
-    sent = {}
+    Pretrained.from_pretrained(folder).save_pretrained(folder)
+    assert_same(mmkit.load(folder), predictor)
 
-    class Repository:
-        repo_id = "me/mine"
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """What would be sent to the hub, by path within the repository."""
+    sent: dict[str, str] = {}
+
+    def create(self, repo_id, **options):
+        return type("Repository", (), {"repo_id": repo_id if "/" in repo_id else f"me/{repo_id}"})
 
     def upload(self, *, repo_id, folder_path, **options):
-        sent["files"] = {str(p.relative_to(folder_path)) for p in folder_path.rglob("*") if p.is_file()}
+        for path in Path(folder_path).rglob("*"):
+            if path.is_file():
+                sent[path.relative_to(folder_path).as_posix()] = path.read_text(errors="replace")
         return repo_id
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **options: Repository)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    assert (
-        Pretrained.from_pretrained(folder).push_to_hub("me/mine", model_card_kwargs={"repository": "me/mine"})
-        == "me/mine"
-    )
-    assert {"config.json", "model.safetensors", "preprocessing.json", "README.md"} <= sent["files"]
+    return sent
 
+
+@pytest.mark.parametrize("name", ["me/mine", "mine"])
+@pytest.mark.parametrize("way", ["push", "save"])
+def test_the_card_on_the_hub_names_the_repository(run, uploads, name, way, tmp_path):
+    model = Pretrained.from_pretrained(run[0])
+    if way == "push":
+        found = model.push_to_hub(name)
+    else:
+        found = model.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id=name)
+    assert found == "me/mine"
+    assert {"config.json", "model.safetensors", "preprocessing.json", "README.md"} <= uploads.keys()
+    assert "Pretrained.from_pretrained('me/mine')" in uploads["README.md"]
+    assert "OWNER" not in uploads["README.md"]
+    assert "# mine" in uploads["README.md"]
+    assert str(run[0].parent) not in uploads["README.md"]
+
+
+def test_load_by_name(run, monkeypatch):
+    folder, predictor = run
     monkeypatch.setattr("mmkit.hub_pretrained.snapshot_download", lambda *names, **options: str(folder))
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda **options: str(folder / "config.json"))
     assert_same(Pretrained.from_pretrained("me/mine").predictor, predictor)
+    larger = Pretrained.from_pretrained("me/mine", image_size=48).predictor
+    assert larger.transform.size == (48, 48)
+    with pytest.raises(TypeError, match="imagesize"):
+        Pretrained.from_pretrained("me/mine", imagesize=48)
 
 
-def test_without_a_network_it_says_what_to_fetch(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"huggingface\.co/me/mine"):
-        Pretrained._from_pretrained(
-            model_id="me/mine",
-            revision=None,
-            cache_dir=tmp_path,
-            force_download=False,
-            local_files_only=True,
-            token=False,
-        )
+def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(offline):
+    with pytest.raises(UserError, match=r"huggingface\.co/me/mine") as caught:
+        Pretrained.from_pretrained("me/mine", cache_dir=offline)
+    said = str(caught.value)
+    for part in (
+        "config.json",
+        "model.safetensors",
+        "preprocessing.json",
+        "tokenizer/",
+        "FOLDER in place of 'me/mine'",
+    ):
+        assert part in said
+    with pytest.raises(UserError, match="FOLDER"):
+        Pretrained.from_pretrained("me/mine", cache_dir=offline, local_files_only=True, revision="v2")
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(path, offline):
+    with pytest.raises(UserError, match="no such folder"):
+        Pretrained.from_pretrained(path, cache_dir=offline)
+
+
+def wrong(**changes):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return damage
+
+
+def of_others(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+
+
+MORE = {
+    "model is a number": (wrong(model=5), "does not describe a model"),
+    "heads is a list": (wrong(heads=[1]), "does not describe a model"),
+    "unknown argument": (
+        wrong(model={"target": "mmkit.models.sizes:albef_tiny", "args": {"size": 3}}), "does not describe a model"
+    ),
+    "a config of others": (of_others, "mmkit info"),
+    "transform": (
+        lambda f: (f / "preprocessing.json").write_text('{"image": "x", "max_tokens": 9}'), "image is 'x'"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*DAMAGES, *MORE])
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_missing_or_wrong_is_named(run, kind, named, monkeypatch):
+    folder, _ = run
+    damage, message = (DAMAGES | MORE)[kind]
+    damage(folder)
+    monkeypatch.setattr("mmkit.hub_pretrained.snapshot_download", lambda *names, **options: str(folder))
+    with pytest.raises(UserError, match=message) as caught:
+        Pretrained.from_pretrained("me/mine" if named else folder)
+    assert ("me/mine" in str(caught.value)) == named
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_a_wrong_config_is_named_by_load_too(run, kind):
+    damage, message = MORE[kind]
+    damage(run[0])
+    with pytest.raises(UserError, match=message):
+        mmkit.load(run[0])
+
+
+def test_a_copy_says_the_same_of_its_training(run, tmp_path):
+    folder, _ = run
+    (folder / "metrics.jsonl").write_text('{"event": "train", "step": 300}\n{"event": "eval", "step": 700}\n')
+    (folder / "data.json").write_text('{"records": 40}')
+    config = json.loads((folder / "config.json").read_text())
+    del config["training"]  # as an earlier version saved it
+    (folder / "config.json").write_text(json.dumps(config))
+    model = Pretrained.from_pretrained(folder)
+    assert model.facts["training.steps"] == 700
+    for name in ("copy", "copy of the copy"):
+        model.save_pretrained(tmp_path / name)
+        shutil.rmtree(folder)  # nothing is read there any more
+        folder = tmp_path / name
+        again = Pretrained.from_pretrained(folder)
+        kept = {key: value for key, value in model.facts.items() if key.startswith(("training.", "licence"))}
+        assert kept.items() <= again.facts.items()
+        assert kept["training.records"] == 40
+        model = again
 
 
 @pytest.mark.parametrize("size", [48, (24, 56)])
@@ -109,6 +218,8 @@ def test_another_image_size_stays_when_saved_again(run, size, tmp_path):
     assert again.model.image.positions.grid == larger.model.image.positions.grid
     assert again.transform == larger.transform
     torch.testing.assert_close(again.encode_image(IMAGES), larger.encode_image(IMAGES), atol=0, rtol=0)
+    shown = ", ".join(map(str, larger.transform.size))
+    assert f"| image_size | {shown} |" in (tmp_path / "larger/README.md").read_text()
     Pretrained.from_pretrained(tmp_path / "larger").save_pretrained(tmp_path / "copy")
     assert mmkit.load(tmp_path / "copy").transform == larger.transform
 

@@ -1,7 +1,7 @@
 """``mmkit convert``: a checkpoint of others becomes a folder for ``mmkit.load``, and one of ours a file of others.
 
 The folder also keeps what only training needs (teacher, queues) and what stood around the weights, so that the way back
-gives the same file, bit for bit. The folder of a run is written with the teacher and queues of its newest checkpoint.
+gives the same file, bit for bit (``convert_back.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmkit.cli.convert_paths import RECORD, TRAINING, check_out
 from mmkit.cli.main import add_command
 from mmkit.errors import UserError
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mmkit.convert")
 
-TRAINING, RECORD = "training_state.safetensors", "conversion.json"
+
+OPTIONS = ("tokenizer", "image_heads", "text_heads", "image_size", "activation", "answers")
 
 
 def register(commands: Commands) -> None:
@@ -50,6 +52,9 @@ def register(commands: Commands) -> None:
             f"--{tower}-heads", type=int, metavar="N", help="attention heads, where not one for each 64"
         )
     parser.add_argument(
+        "--image-size", metavar="HxW", help="height and width in pixels, where not square and no config says it"
+    )
+    parser.add_argument(
         "--activation", choices=("gelu", "quick_gelu", "gelu_tanh"), help="of CLIP weights without a config beside them"
     )
     parser.add_argument(
@@ -63,12 +68,24 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.convert.layouts import Choices
 
     if args.reverse:
-        return export(args.layout, Path(args.source), args.out)
+        from mmkit.cli.convert_back import export
+
+        if given := [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]:
+            raise UserError(f"{', '.join(given)}: of no use with --reverse, where the model folder says it all")
+        return export(args.layout, Path(args.source).expanduser(), args.out)
     choices = Choices(
         image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
+        image_size=_size(args.image_size) if args.image_size else None,
         answers=_answers(args.answers) if args.answers else (),
     )  # fmt: skip
     return convert(args.layout, args.source, args.out, choices, args.tokenizer)
+
+
+def _size(text: str) -> tuple[int, int]:
+    from mmkit.data.size import height_width
+
+    sides = tuple(int(side) if side.isdecimal() else 0 for side in text.split("x"))
+    return height_width(sides if len(sides) > 1 else sides[0], f"--image-size {text}")
 
 
 def _answers(file: Path) -> tuple[str, ...]:
@@ -91,35 +108,76 @@ def convert(
     layout_name: str, source: str, out: Path, choices: Choices, tokenizer_name: str | None = None
 ) -> dict[str, Any]:
     """A foreign file into the folder ``out``. UserError where it has another layout, or a key is left over."""
-    from mmkit.convert.layouts import guess, named
+    from mmkit.convert.layouts import named
     from mmkit.convert.locate import locate
     from mmkit.convert.read_file import read_checkpoint
-    from mmkit.convert.table import read
+    from mmkit.convert.table import about, read, said_of_dropped
 
-    if (out / "config.json").exists():
-        raise UserError(f"{out}: holds a model already; name a new folder")
+    check_out(out, source, "folder")
     layout = None if layout_name == "auto" else named(layout_name)
+    if layout is not None:
+        _check_taken(layout, choices)
     file = read_checkpoint(locate(source))
-    found = guess(file.state)
-    layout = found if layout_name == "auto" else layout
-    if layout is None or not layout.fits(file.state):
-        looks = f"it looks like {found.name} ({found.what})" if found else "its keys are of no layout that mmkit knows"
-        raise UserError(f"{file.path}: is not of the layout {layout_name}; {looks}")
+    layout = _checked(layout, file)
+    _check_taken(layout, choices)
     if layout.recipe is None:
         raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
-    recipe = layout.recipe(file.state, replace(choices, config=file.config))
-    state = read(recipe.rows, file.state)
-    tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
-    rest = _save(out, layout, recipe, state, tokenizer)
-    _write_record(out, layout, file, recipe, rest)
+    with about(file.path, f", as {layout.name}"):
+        recipe = layout.recipe(file.state, replace(choices, config=file.config))
+        state = read(recipe.rows, file.state)
+        tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
+        rest = _save(out, layout, recipe, state, tokenizer)
+    for line in said_of_dropped(recipe.rows):
+        log.info("%s", line)
+    _write_record(out, layout, file, recipe, state, rest)
     values = sum(value.numel() for value in state.values())
     return {
         "layout": layout.name,
         "folder": str(out),
         "tensors": len(state),
         "values": values,
-        "for training only": len(rest),
+        "kept for the way back": len(rest),
     }
+
+
+def _check_taken(layout: Layout, choices: Choices) -> None:
+    """UserError for an option that the layout has no use for."""
+    from mmkit.convert.layouts import LAYOUTS, Choices
+
+    plain = Choices()
+    if layout.takes is None:
+        return
+    given = [name for name in OPTIONS if name != "tokenizer" and getattr(choices, name) != getattr(plain, name)]
+    for name in given:
+        if name not in layout.takes:
+            users = ", ".join(other.name for other in LAYOUTS if other.takes and name in other.takes)
+            raise UserError(
+                f"--{name.replace('_', '-')}: of no use for the layout {layout.name} ({layout.what}); it is for {users}"
+            )
+
+
+def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
+    """The layout of a file, guessed where none is given; UserError that says what it looks like where none fits."""
+    from mmkit.convert import vit
+    from mmkit.convert.layouts import LAYOUTS, guess
+    from mmkit.convert.nearest import likeness, nearest
+    from mmkit.convert.table import shortened
+
+    found = guess(file.state)
+    if layout is None and found is not None:
+        return found
+    if layout is not None and layout.fits(file.state):
+        return layout
+    asked = f"is not of the layout {layout.name}" if layout else "its layout cannot be guessed"
+    if layout is not None and (like := likeness(file.state, layout)) is not None and (like.lacks or like.beyond):
+        asked += f" ({like.differs()})"
+    if found is not None:
+        raise UserError(f"{file.path}: {asked}; it looks like {found.name} ({found.what})")
+    if vit.fits_transformers(file.state):
+        raise UserError(f"{file.path}: {asked}; {vit.TRANSFORMERS}")
+    near = "; ".join(f"nearest is {like.describe()}" for like in nearest(file.state, LAYOUTS))
+    names = f"none comes near; it has {shortened(sorted(file.state), 4)}"
+    raise UserError(f"{file.path}: {asked}; its keys are of no layout that mmkit knows; {near or names}")
 
 
 def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tokenizer, Recipe]:
@@ -133,6 +191,7 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
     if (Path(name) / SP_FILE).is_file() or name.endswith(".model"):
         tokenizer = load_tokenizer(name)
     else:
+        _check_reachable(name)
         tokenizer = huggingface(name=name, framing=recipe.framing)
     if tokenizer.vocab_size != recipe.vocab_size:
         raise UserError(
@@ -142,6 +201,20 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
     if recipe.filled:
         recipe = replace(recipe, model=partial(recipe.model, fill_id=tokenizer.pad_id))
     return tokenizer, recipe
+
+
+def _check_reachable(name: str) -> None:
+    """UserError where a tokenizer is on the hub alone and the hub does not answer, without a minute's waiting."""
+    from mmkit.convert.locate import cached, hub_answers
+    from mmkit.data.hf_tokenizer import CLIP, FILES
+
+    local = name == CLIP or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if local or cached(name, FILES) is not None or hub_answers():
+        return
+    raise UserError(
+        f"the tokenizer {name} is not on this machine, and the Hugging Face hub cannot be reached: give --tokenizer "
+        "FOLDER, a folder with its tokenizer.json and tokenizer_config.json"
+    )
 
 
 def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: Tokenizer) -> list[str]:
@@ -163,27 +236,46 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
             _check_shapes(prefix, own, module.state_dict())
             module.load_state_dict(own)
             rest -= {f"{prefix}.{name}" for name in own if "queue" not in name}
-    out.mkdir(parents=True, exist_ok=True)
-    if rest:
-        save_file(
-            {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}, out / TRAINING
-        )
+    kept = {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if kept:
+            save_file(kept, out / TRAINING)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})") from error
     parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
     hub.save(out, predictor, {"name": layout.name, "args": parts})
     return sorted(rest)
 
 
 def _check_shapes(prefix: str, found: State, expected: State) -> None:
+    from mmkit.convert.table import shortened
+
+    if odd := sorted(found.keys() ^ expected.keys()):
+        raise UserError(f"{prefix}: the model of this layout and its table disagree on {shortened(odd)}")
     for name, value in found.items():
-        if name in expected and value.shape != expected[name].shape:
+        if value.shape != expected[name].shape:
             shapes = " x ".join(map(str, value.shape)), " x ".join(map(str, expected[name].shape))
             raise UserError(
                 f"{prefix}.{name} would be {shapes[0]}, and by the other tensors of the file it should be {shapes[1]}: "
-                "the file is damaged, or its picture is not square"
+                "the file is damaged"
             )
 
 
-def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, rest: list[str]) -> None:
+def _other_names(layout: Layout, recipe: Recipe, state: State) -> dict[str, list[tuple[str, ...]]]:
+    """Of our tensors, what this file calls those that the layout writes under other names today."""
+    from mmkit.convert.table import Entry
+
+    try:
+        back = layout.back(state) if layout.back else []
+    except (UserError, KeyError):  # it cannot be written at all
+        return {}
+    today = {row.ours: [row.theirs, row.also] for row in back if isinstance(row, Entry)}
+    here = {row.ours: [row.theirs, row.also] for row in recipe.rows if isinstance(row, Entry)}
+    return {ours: names for ours, names in here.items() if ours in today and today[ours] != names}
+
+
+def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, state: State, rest: list[str]) -> None:
     import torch
 
     from mmkit.convert.table import Constant, Dropped
@@ -196,6 +288,7 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, r
         "wrapper": list(file.wrapper),
         "parallel": file.parallel,
         "constants": [row.theirs for row in recipe.rows if isinstance(row, Constant)],
+        "names": _other_names(layout, recipe, state),
         "dtypes": {
             name: str(value.dtype).removeprefix("torch.")
             for name, value in file.state.items()
@@ -206,57 +299,3 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, r
         "training_state": bool(rest),
     }
     (out / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
-    """A model folder as a foreign file; what it was converted from decides what stands around the weights."""
-    import torch
-
-    from mmkit.convert.layouts import named
-    from mmkit.convert.read_file import PARALLEL, write_checkpoint
-    from mmkit.convert.table import Constant, write
-
-    layout = named(layout_name)
-    if layout.back is None:
-        raise UserError(f"mmkit does not write the layout {layout.name} ({layout.what})")
-    if out.exists():
-        raise UserError(f"{out}: exists already; name a new file")
-    state = _whole_state(folder)
-    record: dict[str, Any] = {"layout": "", "constants": [], "dtypes": {}, "parallel": False, "wrapper": ["model"]}
-    if (folder / RECORD).is_file():
-        record |= json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    same = record["layout"] == layout.name
-    rows = [
-        row for row in layout.back(state)
-        if not isinstance(row, Constant) or (row.theirs in record["constants"] if same else not row.old)
-    ]  # fmt: skip
-    theirs = write(rows, state)
-    if same:
-        theirs |= {
-            name: theirs[name].to(getattr(torch, dtype)) for name, dtype in record["dtypes"].items() if name in theirs
-        }
-    if record["parallel"]:
-        theirs = {f"{PARALLEL}{name}": value for name, value in theirs.items()}
-    write_checkpoint(out, theirs, tuple(record["wrapper"]))
-    return {
-        "layout": layout.name,
-        "file": str(out),
-        "tensors": len(theirs),
-        "values": sum(v.numel() for v in theirs.values()),
-    }
-
-
-def _whole_state(folder: Path) -> State:
-    """The weights of a model folder or of a run, with the teacher and the queues."""
-    from mmkit.convert.read_file import read_checkpoint
-    from mmkit.train.checkpoint import latest, load_state, read_state
-
-    newest = latest(folder / "checkpoints")
-    if newest is not None:
-        log.info("written from the checkpoint %s", newest)
-        return read_state(newest, load_state(newest)["rest"])
-    state = dict(read_checkpoint(folder / "model.safetensors").state)
-    if (folder / TRAINING).is_file():
-        return state | read_checkpoint(folder / TRAINING).state
-    log.info("%s holds no %s and no checkpoints: the teacher and the queues are left out", folder, TRAINING)
-    return state

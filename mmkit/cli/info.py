@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING
 
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_command, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add ``mmkit info``."""
     parser = add_command(commands, "info", "say what a checkpoint is, of mmkit or of others", run)
-    parser.add_argument("path", metavar="PATH", help="the folder of a run or a model, or a file of others")
+    parser.add_argument(
+        "path", metavar="PATH",
+        help="the folder of a run, a model or a checkpoint, a weights file of mmkit or of others, timm:NAME, "
+        "hf:OWNER/NAME or open_clip:ARCH/TAG",
+    )  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """The facts, by dotted name."""
+def run(args: argparse.Namespace) -> None:
+    """The facts, a line each: nothing is cut, as some of them are commands to copy."""
     from mmkit.hub_info import describe
 
-    return describe(args.path)
+    facts = describe(args.path)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else value}\n")
+    write_json(args.json, facts)

@@ -89,18 +89,22 @@ def _counted(state: Mapping[str, Tensor], text: str) -> int:
 
 
 def parts_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], kind: Kind) -> Parts:
-    """Read off the state of our task, to write it in an official layout."""
+    """Read off the state of our task, to write it in an official layout; 0 for what it lacks."""
     joint, decoder = kind in JOINT, "heads.answer.decoder."
+
+    def rows(name: str) -> int:
+        return len(state[name]) if name in state else 0
+
     return Parts(
         kind=kind, image_depth=depth_of(state, "model.image.blocks."), patch=patch,
         text_depth=depth_of(state, "model.text.blocks."), fusion_depth=depth_of(state, "model.fusion.blocks."),
         teacher=f"{TEACHER}.model.image.cls" in state,
         decoder_depth=depth_of(state, f"{decoder}blocks.") if kind == "vqa" else 0,
-        queue=len(state["heads.itc.queue.image"]) if joint and "heads.itc.queue.image" in state else 0,
+        queue=rows("heads.itc.queue.image") if joint else 0,
         image_ids=kind == "retrieval" and "heads.itc.queue.image_id" in state,
         position_ids=(
-            len(state["model.text.embeddings.positions.weight"]),
-            len(state[f"{decoder}embeddings.positions.weight"]) if kind == "vqa" else 0,
+            rows("model.text.embeddings.positions.weight"),
+            rows(f"{decoder}embeddings.positions.weight") if kind == "vqa" else 0,
         ),
     )  # fmt: skip
 

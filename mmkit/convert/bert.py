@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmkit.convert.table import Constant, Dropped, Entry, Row, State, depth_of, joined, layer, same
+from mmkit.convert.table import Constant, Dropped, Entry, Left, Row, State, depth_of, joined, layer, same
 from mmkit.errors import UserError
 
 BESIDE = {
@@ -20,6 +20,7 @@ BESIDE = {
     "cls.seq_relationship.": "the next-sentence head",
     "cls.predictions.": "the vocabulary head, as there is no MLM head to take it",
 }
+CROSS = {"cross", "norm_cross"}
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 
 
@@ -133,7 +134,12 @@ def _dropped(key: str, prefix: str, layers: int, mlm: bool) -> list[Row]:
 def table_of_ours(
     state: Mapping[str, Tensor], *, text: str = "text", fusion: str = "fusion", mlm: str | None = None
 ) -> list[Row]:
-    """The rows to write our towers as one BERT of transformers; cross-attention and projections are not part of it."""
+    """The rows to write our towers as one BERT of transformers; cross-attention and projections are not part of it.
+
+    UserError where the MLM head has a vocabulary matrix of its own.
+    """
+    if mlm and f"{mlm}.words" in state:
+        raise UserError("a BERT's vocabulary matrix is its word embedding; this model's MLM head has one of its own")
     lower = depth_of(state, f"{text}.blocks.")
     predictions = "cls.predictions"
     prefix = "bert." if mlm else ""
@@ -142,4 +148,21 @@ def table_of_ours(
     for i in range(lower + depth_of(state, f"{fusion}.blocks.")):
         ours = f"{text}.blocks.{i}" if i < lower else f"{fusion}.blocks.{i - lower}"
         rows += bert_layer(ours, f"{prefix}encoder.layer.{i}", cross=False)
+    rows += [
+        Left(name, "the cross-attention, which a BERT has not") for name in state
+        if name.startswith(f"{fusion}.blocks.") and not CROSS.isdisjoint(name.split("."))
+    ]  # fmt: skip
     return rows + (vocabulary_head(mlm, predictions, (f"{predictions}.decoder.bias",)) if mlm else [])
+
+
+def examples() -> list[list[Row]]:
+    """The rows of small files, bare and with heads."""
+    bare: list[Row] = [
+        *embeddings("text.embeddings", "embeddings"),
+        *bert_layer("text.0", "encoder.layer.0", cross=False),
+    ]
+    beside = ("pooler.dense.weight", "pooler.dense.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
+    heads = vocabulary_head(
+        "mlm", "cls.predictions", ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+    )
+    return [bare, [*bare, *heads, *(Dropped(name, "") for name in beside)]]

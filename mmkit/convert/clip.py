@@ -7,7 +7,6 @@ off the tensors; the activation and the number of attention heads are not in the
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from mmkit.convert import vit
 from mmkit.convert.clip_config import Told
+from mmkit.convert.grid import compact, picture_size
 from mmkit.convert.layout import attention_heads
 from mmkit.convert.table import Constant, Entry, Row, Split, depth_of, joined, layer, same
 from mmkit.errors import UserError
 
 Names = Literal["open_clip", "transformers"]
 SIZES = ("input_resolution", "context_length", "vocab_size")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,8 @@ def table(state: Mapping[str, Tensor]) -> list[Row]:
 def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], names: Names) -> list[Row]:
     """The rows to write one of our dual encoders under foreign names. UserError where it is neither CLIP nor SigLIP."""
     siglip = "model.image_pool.query" in state
-    if "model.text.words.weight" not in state or ("model.image.first_norm.weight" in state) == siglip:
+    needed = {"model.text.words.weight", "model.text.positions.weight", "model.image.positions.table"}
+    if not needed <= state.keys() or ("model.image.first_norm.weight" in state) == siglip:
         raise UserError("only a CLIP or a SigLIP can be written in this layout: these towers have other parts")
     texts, table = len(state["model.text.positions.weight"]), state["model.image.positions.table"]
     sizes = {
@@ -250,11 +250,11 @@ def _counted(name: str, count: int) -> list[Row]:
     return [Constant(name, torch.arange(count)[None], old=True)] if count else []
 
 
-def arguments(state: Mapping[str, Tensor], known: Told) -> dict[str, Any]:
+def arguments(state: Mapping[str, Tensor], known: Told, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
     """What ``sizes_dual.clip`` or ``sizes_dual.siglip`` take for a model of this state, beside the vocabulary.
 
     known: what tensors do not tell. Without it there is an attention head for each 64 of a width; and a UserError about
-    the activation, as weights run with the wrong one without a word.
+    the activation, as weights run with the wrong one without a word. image_size: (height, width) given by hand.
     """
     parts = parts_of(state)
     if known.image_activation is None or known.text_activation is None:
@@ -265,11 +265,10 @@ def arguments(state: Mapping[str, Tensor], known: Told) -> dict[str, Any]:
     ours = {row.ours: state[row.theirs[0]] for row in rows_of(parts) if isinstance(row, Entry)}
     positions, words = ours["model.image.positions.table"], ours["model.text.words.weight"]
     width, text_width = positions.shape[-1], words.shape[1]
-    side = math.isqrt(positions.shape[-2] - (not parts.siglip)) * parts.patch[0]
-    if known.image_size not in (None, side):
-        log.info("pictures of %d pixels in place of %s, as many as whole patches cover", side, known.image_size)
+    cells = positions.shape[-2] - (not parts.siglip)
+    size = picture_size(cells, parts.patch, known.image_size, image_size)
     found = {
-        "image_size": side, "max_tokens": len(ours["model.text.positions.weight"]), "patch": parts.patch[0],
+        "image_size": compact(size), "max_tokens": len(ours["model.text.positions.weight"]), "patch": parts.patch[0],
         "image_depth": parts.image_depth, "image_width": width,
         "image_heads": attention_heads("image", width, known.image_heads),
         "image_mlp_width": len(ours["model.image.blocks.0.mlp.fc1.weight"]), "text_depth": parts.text_depth,

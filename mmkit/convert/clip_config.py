@@ -7,9 +7,10 @@ word; so a setting that is not known here is an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mmkit.convert.grid import told_size
 from mmkit.errors import UserError
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -32,14 +33,15 @@ FIXED: dict[bool, dict[str, tuple[Any, ...]]] = {
 class Told:
     """Activations and attention heads of the towers, how pictures and texts are made, SigLIP's padding.
 
-    None where the config says nothing. mean, std: of pictures. squash: whether pictures lose their shape.
+    None where the config says nothing. image_size: (height, width) in pixels. mean, std: of pictures. squash: whether
+    pictures lose their shape.
     """
 
     image_activation: str | None = None
     text_activation: str | None = None
     image_heads: int | None = None
     text_heads: int | None = None
-    image_size: int | None = None
+    image_size: tuple[int, int] | None = None
     fill_id: int = 1
     tokenizer: str | None = None
     mean: tuple[float, float, float] | None = None
@@ -52,7 +54,9 @@ def told(given: Mapping[str, Any], siglip: bool) -> Told:
     if "vision_config" in given:
         return _of_transformers(given, siglip)
     model = given.get("model_cfg", given)
-    return _of_open_clip(model, given.get("preprocess_cfg", {}), siglip) if "vision_cfg" in model else Told()
+    if "vision_cfg" not in model:
+        return Told()
+    return replace(_of_open_clip(model, given.get("preprocess_cfg", {}), siglip), image_size=told_size(given))
 
 
 def _of_transformers(given: Mapping[str, Any], siglip: bool) -> Told:
@@ -68,7 +72,7 @@ def _of_transformers(given: Mapping[str, Any], siglip: bool) -> Told:
     return Told(
         image_activation=_activation(image["hidden_act"]), text_activation=_activation(text["hidden_act"]),
         image_heads=image["num_attention_heads"], text_heads=text["num_attention_heads"],
-        image_size=image.get("image_size"), fill_id=text["pad_token_id"],
+        image_size=told_size(given), fill_id=text["pad_token_id"],
     )  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def _of_open_clip(model: Mapping[str, Any], pictures: Mapping[str, Any], siglip:
         raise UserError(f"the config's preprocess_cfg.resize_mode is {mode!r}; mmkit knows squash and shortest")
     return Told(
         image_activation=plain, text_activation="gelu_tanh" if text.get("act_kwargs") else words, image_heads=heads,
-        text_heads=text.get("heads", 8), image_size=image.get("image_size"), tokenizer=text.get("hf_tokenizer_name"),
+        text_heads=text.get("heads", 8), tokenizer=text.get("hf_tokenizer_name"),
         mean=_triple(pictures.get("mean")), std=_triple(pictures.get("std")),
         squash=mode == "squash" if "resize_mode" in pictures else None,
     )  # fmt: skip

@@ -7,6 +7,7 @@ rows stay as the model made them, which the caller is told.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +18,17 @@ from mmkit.encoders.text import TextEmbeddings
 from mmkit.errors import UserError
 from mmkit.nn.positions import GridPositions
 
+log = logging.getLogger(__name__)
+
 
 def fit(
     state: Mapping[str, Tensor], model: nn.Module, prefix: str = "", grid: Sequence[int] | None = None
 ) -> tuple[State, list[str]]:
     """A state in our names with its positions as ``model`` has them, and what was changed of the text's.
 
-    prefix: what stands before the model's own names. grid: cells (high, wide) of the state's image positions; None for
-    a square, as all released checkpoints have. UserError where there is no such square.
+    prefix: what stands before the model's own names. grid: cells (high, wide) of the state's image positions; None
+    where nothing tells: they are taken as a square, as all released checkpoints are, with a log line. UserError where
+    there is no such square.
     """
     fitted, notes = dict(state), []
     for name, module in model.named_modules():
@@ -39,12 +43,16 @@ def fit(
 
 def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, key: str) -> Tensor:
     cells, new = len(table) - module.prefix, module.grid
+    if table.shape[1:] != module.table.shape[1:]:  # another width is no question of size
+        return table
     if old is None:
         if len(new) != 2 and cells == math.prod(new):
             return table
         old = (math.isqrt(cells),) * 2
+        if math.prod(old) == cells:
+            log.info("%s: %d positions taken as a square of %dx%d, as nothing beside them tells", key, cells, *old)
     if math.prod(old) != cells or len(old) != len(new):
-        raise UserError(f"{key}: {cells} positions are no grid of {tuple(old)}, and cannot be resized to {new}")
+        raise UserError(f"{key}: {cells} positions are no grid of {_by(old)}, and cannot be resized to {_by(new)}")
     theirs = copy.deepcopy(module)  # its way of resizing, for their table
     theirs.grid, theirs.table = tuple(old), nn.Parameter(table)
     theirs.resize_(new)
@@ -53,10 +61,14 @@ def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, k
 
 def _fit_text(table: Tensor, own: Tensor, key: str) -> tuple[Tensor, str]:
     given, wanted = len(table), len(own)
-    if given == wanted:
+    if given == wanted or table.shape[1:] != own.shape[1:]:  # another width is no question of length
         return table, ""
     if given > wanted:
         return table[:wanted], f"the first {wanted} of {given} text positions taken ({key})"
     grown = own.detach().clone()
     grown[:given] = table
     return grown, f"{given} text positions taken, the last {wanted - given} start fresh ({key})"
+
+
+def _by(grid: Sequence[int]) -> str:
+    return "x".join(map(str, grid))

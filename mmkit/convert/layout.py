@@ -29,12 +29,14 @@ class Choices:
     """What tensors do not tell.
 
     image_heads, text_heads: attention heads of each tower; None = what the config says, or one for each 64 of its
-    width. activation: None = what the config says. answers: the list that an answering head ranks, or was trained with.
-    config: the weights' own, empty where there is none.
+    width. image_size: (height, width) in pixels; None = what the config says, or a square. activation: None = what the
+    config says. answers: the list that an answering head ranks, or was trained with. config: the weights' own, empty
+    where there is none.
     """
 
     image_heads: int | None = None
     text_heads: int | None = None
+    image_size: tuple[int, int] | None = None
     activation: str | None = None
     answers: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Layout:
     """One layout.
 
     recipe: None where mmkit has no model for the whole of it. back: our state -> rows. use: what to do with ``{path}``.
+    takes: the fields of ``Choices`` that its recipe reads; None = not said. examples: the rows of small files of it,
+    with and without what a file may lack; only names are read, to say what another file lacks.
     """
 
     name: str
@@ -73,11 +77,18 @@ class Layout:
     licence: str = "not stated in the file"
     recipe: Callable[[State, Choices], Recipe] | None = None
     back: Callable[[State], list[Row]] | None = None
+    takes: tuple[str, ...] | None = None
+    examples: Callable[[], list[list[Row]]] | None = None
 
 
 def attention_heads(tower: str, width: int, given: int | None) -> int:
-    """How many; UserError where they cannot be told from the width."""
+    """How many; UserError where they cannot be told from the width, or do not divide it."""
     if given is not None:
+        if given < 1 or width % given:
+            raise UserError(
+                f"the {tower} tower is {width} wide, which {given} attention heads (--{tower}-heads, or the config) do "
+                "not divide"
+            )
         return given
     if width % HEAD_WIDTH:
         raise UserError(f"the {tower} tower is {width} wide, no multiple of {HEAD_WIDTH}: give --{tower}-heads N")
@@ -85,8 +96,13 @@ def attention_heads(tower: str, width: int, given: int | None) -> int:
 
 
 def patch_of(ours: State, tower: str = "model.image") -> tuple[int, int]:
-    """The square patch of one of our image towers."""
-    side = math.isqrt(ours[f"{tower}.patch.proj.weight"].shape[1] // 3)
+    """The square patch of one of our image towers; UserError where there is none."""
+    name = f"{tower}.patch.proj.weight"
+    if name not in ours:
+        raise UserError(f"there is no {name}: the model has no image tower that cuts pictures into patches")
+    side = math.isqrt(ours[name].shape[1] // 3)
+    if 3 * side**2 != ours[name].shape[1]:
+        raise UserError(f"{name} reads {ours[name].shape[1]} numbers, no square patch of three colours")
     return side, side
 
 

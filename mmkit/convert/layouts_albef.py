@@ -5,12 +5,13 @@ NLVR2 and its text assignment, whose model reads two pictures, are a project's (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from mmkit.convert import albef
+from mmkit.convert.grid import compact, picture_size, told_size
 from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
 from mmkit.convert.table import Row, depth_of
 from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
@@ -38,9 +39,10 @@ def _recipe(
         text = f"text_encoder.{parts.bert}"
         words, positions = (state[f"{text}embeddings.{name}_embeddings.weight"] for name in ("word", "position"))
         image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
-        side, patch = math.isqrt(state["visual_encoder.pos_embed"].shape[1] - 1), parts.patch[0]
+        cells = state["visual_encoder.pos_embed"].shape[1] - 1
+        size = compact(picture_size(cells, parts.patch, told_size(choices.config), choices.image_size))
         model = partial(
-            build, image_size=side * patch, max_tokens=len(positions), patch=patch, image_depth=parts.image_depth,
+            build, image_size=size, max_tokens=len(positions), patch=parts.patch[0], image_depth=parts.image_depth,
             image_width=image_width, image_heads=attention_heads("image", image_width, choices.image_heads),
             text_depth=parts.text_depth, fusion_depth=parts.fusion_depth, text_width=text_width,
             text_heads=attention_heads("text", text_width, choices.text_heads),
@@ -49,7 +51,7 @@ def _recipe(
         )  # fmt: skip
         return Recipe(
             model=model, heads=heads(state, parts, choices), rows=rows, vocab_size=len(words),
-            transform=EvalTransform(size=side * patch, mean=CLIP_MEAN, std=CLIP_STD),
+            transform=EvalTransform(size=size, mean=CLIP_MEAN, std=CLIP_STD),
             max_tokens=min(len(positions), most_tokens), tokenizer=BERT,
         )  # fmt: skip
 
@@ -105,29 +107,52 @@ def _two_pictures(state: State) -> bool:
     return sum(crosses) > crosses.count(False)
 
 
+def _examples(kind: albef.Kind) -> Callable[[], list[list[Row]]]:
+    def examples() -> list[list[Row]]:
+        joint, vqa = kind in albef.JOINT, kind == "vqa"
+        bare = albef.Parts(
+            kind=kind,
+            image_depth=1,
+            patch=(16, 16),
+            text_depth=1,
+            fusion_depth=1,
+            teacher=False,
+            decoder_depth=int(vqa),
+        )
+        whole = replace(bare, teacher=True, queue=int(joint), image_ids=kind == "retrieval", position_ids=(1, int(vqa)))
+        return [albef.table(bare), albef.table(whole)]
+
+    return examples
+
+
+TAKES = ("image_heads", "text_heads", "image_size")
 ALBEF = (
     Layout(
         name="albef", what="official ALBEF, pre-training", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_encoder.cls.predictions.bias", "itm_head.weight"),
         recipe=_recipe(albef.pretrain, _contrastive("pair"), RETRIEVAL_TOKENS), back=_back("pretrain"),
+        takes=TAKES, examples=_examples("pretrain"),
         use="mmkit convert albef {path} OUT",
     ),
     Layout(
         name="albef-vqa", what="official ALBEF, VQA", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_decoder.bert.embeddings.word_embeddings.weight"),
         recipe=_recipe(albef.vqa, _answers, TASK_TOKENS), back=_back("vqa"),
+        takes=(*TAKES, "answers"), examples=_examples("vqa"),
         use="mmkit convert albef-vqa {path} OUT --answers answer_list.json",
     ),
     Layout(
         name="albef-retrieval", what="official ALBEF, retrieval or RefCOCO", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight", "itm_head.weight"),
         recipe=_recipe(albef.retrieval, _contrastive("image"), RETRIEVAL_TOKENS), back=_back("retrieval"),
+        takes=TAKES, examples=_examples("retrieval"),
         use="mmkit convert albef-retrieval {path} OUT",
     ),
     Layout(
         name="albef-ve", what="official ALBEF, visual entailment", licence=LICENCE,
         fits=lambda x: _has("visual_encoder.cls_token", "cls_head.0.weight")(x) and not _two_pictures(x),
         recipe=_recipe(albef.entailment, _labels, TASK_TOKENS), back=_back("entailment"),
+        takes=TAKES, examples=_examples("entailment"),
         use="mmkit convert albef-ve {path} OUT",
     ),
     Layout(

@@ -29,7 +29,7 @@ WORDS = "model.text.words.weight"
 
 def _clip_recipe(state: State, choices: Choices) -> Recipe:
     known = _told(choices, siglip=False)
-    arguments, rows = clip.arguments(state, known), clip.table(state)
+    arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
     shape = EvalTransform if known.squash else CentreCrop
     return Recipe(
         model=partial(sizes_dual.clip, **arguments), heads={"itc": partial(ITC, queue_size=0)}, rows=rows,
@@ -41,7 +41,7 @@ def _clip_recipe(state: State, choices: Choices) -> Recipe:
 
 def _siglip_recipe(state: State, choices: Choices) -> Recipe:
     known = _told(choices, siglip=True)
-    arguments, rows = clip.arguments(state, known), clip.table(state)
+    arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
     words = len(state[theirs_of(rows, WORDS)])
     shape = CentreCrop if known.squash is False else EvalTransform
     return Recipe(
@@ -57,7 +57,8 @@ def _told(choices: Choices, siglip: bool) -> clip_config.Told:
     """The config, and what was chosen in its place."""
     known = clip_config.told(choices.config, siglip)
     return replace(
-        known, image_heads=choices.image_heads or known.image_heads, text_heads=choices.text_heads or known.text_heads,
+        known, image_heads=known.image_heads if choices.image_heads is None else choices.image_heads,
+        text_heads=known.text_heads if choices.text_heads is None else choices.text_heads,
         image_activation=choices.activation or known.image_activation,
         text_activation=choices.activation or known.text_activation,
     )  # fmt: skip
@@ -88,8 +89,12 @@ def _vilt_recipe(state: State, choices: Choices) -> Recipe:
         count = len(state[theirs_of(rows, "heads.answer.out.weight")])
         answers = vilt.answers(count, choices.config, choices.answers)
         heads["answer"] = partial(AnswerClassifier, answers=answers, pooler=True)
+    elif choices.answers:
+        raise UserError("--answers: this ViLT has no classifier of answers, so there is nothing to name")
     if parts.mlm_bias:
-        heads["mlm"] = partial(MLM, tied=False)
+        if parts.tied and "tie_word_embeddings" in choices.config and not choices.config["tie_word_embeddings"]:
+            raise UserError(f"its config says tie_word_embeddings=false, but there is no {vilt.WORDS}")
+        heads["mlm"] = partial(MLM, tied=parts.tied)
     return Recipe(
         model=partial(build_vilt, **arguments), heads=heads, rows=rows,
         vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
@@ -107,32 +112,65 @@ def _vilt_back(names: vilt.Names) -> Callable[[State], list[Row]]:
     return back
 
 
+def _vilt_examples(names: vilt.Names) -> Callable[[], list[list[Row]]]:
+    def examples() -> list[list[Row]]:
+        official = names == "official"
+        bare = vilt.Parts(names=names, depth=1, patch=(32, 32), prefix="" if official else "vilt.")
+        kinds = [replace(bare, match="rank_output", position_ids=1), replace(bare, match="itm_score.fc")]
+        kinds.append(replace(bare, answer="vqa_classifier" if official else "classifier"))
+        kinds.append(replace(bare, mlm_bias=("mlm_score.bias", "mlm_score.decoder.bias"), pooler=True))
+        return [vilt.rows_of(parts) for parts in (bare, *kinds)]
+
+    return examples
+
+
+def _dual_examples(names: clip.Names, siglip: bool) -> Callable[[], list[list[Row]]]:
+    def examples() -> list[list[Row]]:
+        bare = clip.Parts(
+            names=names, siglip=siglip, image_depth=1, text_depth=1, patch=(16, 16), text="text." if siglip else ""
+        )
+        whole = replace(bare, position_ids=(1, 1), sizes=dict.fromkeys(clip.SIZES, 1))
+        return [clip.rows_of(bare), clip.rows_of(whole)]
+
+    return examples
+
+
+VILT_TAKES = ("image_heads", "answers")
+DUAL_TAKES = ("image_heads", "text_heads", "image_size", "activation")
 FAMILY = (
     Layout(
         name="vilt", what="official ViLT", licence="Apache-2.0 (the official ViLT release)", fits=vilt.fits_official,
-        recipe=_vilt_recipe, back=_vilt_back("official"), use="mmkit convert vilt {path} OUT",
+        recipe=_vilt_recipe, back=_vilt_back("official"), takes=VILT_TAKES,
+        examples=_vilt_examples("official"), use="mmkit convert vilt {path} OUT",
     ),
     Layout(
         name="vilt-transformers", what="ViLT in the names of transformers", fits=vilt.fits_transformers,
-        recipe=_vilt_recipe, back=_vilt_back("transformers"), use="mmkit convert vilt-transformers {path} OUT",
+        recipe=_vilt_recipe, back=_vilt_back("transformers"), takes=VILT_TAKES,
+        examples=_vilt_examples("transformers"), use="mmkit convert vilt-transformers {path} OUT",
     ),
     Layout(
         name="clip", what="CLIP with a ViT, in the names of OpenAI and open_clip", licence=CLIP_LICENCE,
         fits=_dual_fits("open_clip", siglip=False), recipe=_clip_recipe, back=_dual_back("open_clip", siglip=False),
+        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=False),
         use="mmkit convert clip {path} OUT",
     ),
     Layout(
         name="clip-transformers", what="CLIP with a ViT, in the names of transformers", licence=CLIP_LICENCE,
         fits=_dual_fits("transformers", siglip=False), recipe=_clip_recipe,
-        back=_dual_back("transformers", siglip=False), use="mmkit convert clip-transformers {path} OUT",
+        back=_dual_back("transformers", siglip=False),
+        takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=False),
+        use="mmkit convert clip-transformers {path} OUT",
     ),
     Layout(
         name="siglip", what="SigLIP, in the names of open_clip", fits=_dual_fits("open_clip", siglip=True),
-        recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True), use="mmkit convert siglip {path} OUT",
+        recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True),
+        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=True), use="mmkit convert siglip {path} OUT",
     ),
     Layout(
         name="siglip-transformers", what="SigLIP, in the names of transformers",
         fits=_dual_fits("transformers", siglip=True), recipe=_siglip_recipe,
-        back=_dual_back("transformers", siglip=True), use="mmkit convert siglip-transformers {path} OUT",
+        back=_dual_back("transformers", siglip=True),
+        takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=True),
+        use="mmkit convert siglip-transformers {path} OUT",
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ downloads from anywhere else.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmkit.convert.read_file import OPEN_CLIP_CONFIG, WEIGHTS, find_weights
@@ -42,30 +43,62 @@ def _timm_repository(name: str) -> str:
     return str(found.hf_hub_id)
 
 
-def _from_hub(source: str, repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub can be reached, found out in seconds; its own downloads try for a minute each."""
+    from huggingface_hub import constants, get_session
 
-    reason: Exception | None = None
-    for name in WEIGHTS:
-        try:
-            found = Path(hf_hub_download(repository, name))
-        except LocalEntryNotFoundError as error:  # no network, and not in the cache
-            reason = reason or error
-            continue
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = error
-            break
-        _fetch_config(repository)
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # noqa: BLE001  its kind changes with the library that the hub's client is made of
+        return False
+    return True
+
+
+def cached(repository: str, names: Iterable[str]) -> Path | None:
+    """The first of these files of a repository that is in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = (try_to_load_from_cache(repository, name) for name in names)
+        return next((Path(path) for path in found if isinstance(path, str)), None)
+    except HFValidationError as error:
+        raise UserError(f"{repository}: no name of the hub, which are OWNER/NAME ({error})") from error
+
+
+def _from_hub(source: str, repository: str) -> Path:
+    found = _fetch(repository) if hub_answers() else "it cannot be reached"
+    if isinstance(found, Path):
         return found
-    why = str(reason).strip().splitlines()[0] if reason else f"it holds none of {', '.join(WEIGHTS)}"
+    here = cached(repository, WEIGHTS)
+    if here is not None:
+        return here
     raise UserError(
-        f"{source}: not in the cache, and not to be had from the Hugging Face hub ({why}). Where there is a network, "
+        f"{source}: not in the cache, and not to be had from the Hugging Face hub ({found}). Where there is a network, "
         f"fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS[0]} and config.json beside it; put both in "
         f"a folder FOLDER here and write FOLDER in place of {source!r}"
     )
+
+
+def _fetch(repository: str) -> Path | str:
+    """The weights of a repository, its config beside them; or why there are none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    for name in WEIGHTS:
+        try:
+            found = Path(hf_hub_download(repository, name))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):  # it has stopped answering
+                return str(error).strip().splitlines()[0]
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            return str(error).strip().splitlines()[0]
+        _fetch_config(repository)
+        return found
+    return f"it holds none of {', '.join(WEIGHTS)}"
 
 
 def _fetch_config(repository: str) -> None:

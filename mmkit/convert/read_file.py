@@ -1,8 +1,8 @@
 """Weights from a file that somebody else made: safetensors, or a pickle of tensors and nothing more.
 
 A pickle is a program. It is read by PyTorch's restricted reader, which knows tensors, containers, numbers and texts,
-and is refused when it asks for anything else. What stands around the weights (``model``, ``state_dict``, ``module.``)
-is taken off and remembered, so that it can be put back.
+and is refused when it asks for anything else, as is a TorchScript archive, which holds code. What stands around the
+weights (``model``, ``state_dict``, ``module.``) is taken off and remembered, so that it can be put back.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,8 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 PARALLEL = "module."
+SCRIPT = "constants.pkl"  # every TorchScript archive has one, and no file of torch.save
+ADVICE = ("weights_only", "safe_globals")  # a reason of PyTorch's with one of these tells how to read it unsafely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +122,39 @@ def find_weights(path: Path) -> Path:
 
 
 def _unpickled(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise UserError(
+            f"{path}: refused. This is a TorchScript archive: it holds a program beside the weights, and mmkit runs no "
+            "code of a checkpoint. Of OpenAI's CLIP, whose files are such archives, take the same weights from the "
+            "Hugging Face hub (hf:openai/clip-vit-base-patch32 and its sisters) or from open_clip "
+            "(open_clip:ViT-B-32/openai); of another, if you trust its author, load it in a program of your own and "
+            "save its state_dict alone, as safetensors"
+        )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # a plain holder of settings, in many checkpoints
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asks = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
+        asks = re.search(r"GLOBAL (\S+)", str(error))  # the rest of the message is advice to read it unsafely
+        what = "This pickle holds" if asks else "This is damaged, or a pickle that holds"
         raise UserError(
-            f"{path}: refused. This pickle holds more than tensors, and would run code of its author when it is read"
-            f"{f' ({asks})' if asks else ''}. Ask for a safetensors file; or, if you trust its author, load it in "
-            "a program of your own and save its state_dict alone"
+            f"{path}: refused. {what} more than tensors, and would run code of its author when it is read"
+            f"{f' (it asks for {asks[1]})' if asks else ''}. Ask for a safetensors file; or, if you trust its author, "
+            "load it in a program of your own and save its state_dict alone"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        said = (str(error).splitlines() or [""])[0]
+        reason = said if said and not any(word in said for word in ADVICE) else type(error).__name__
         raise UserError(f"{path}: damaged, or not a file that torch.save wrote ({reason})") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] == SCRIPT for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _is_state(content: Any) -> bool:

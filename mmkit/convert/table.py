@@ -7,8 +7,10 @@ is an error that names it; what is dropped on purpose stands in a row that says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,7 +79,15 @@ class Dropped:
     why: str
 
 
-Row = Entry | Split | Constant | Fresh | Dropped
+@dataclass(frozen=True)
+class Left:
+    """A tensor of ours that theirs has no place for, left behind on purpose when written, and why."""
+
+    ours: str
+    why: str
+
+
+Row = Entry | Split | Constant | Fresh | Dropped | Left
 
 
 def same(ours: str, theirs: str, *, also: Iterable[str] = ()) -> Entry:
@@ -103,8 +113,7 @@ def read(table: Iterable[Row], theirs: Mapping[str, Tensor], ignored: Iterable[s
     missing = sorted(used - theirs.keys())
     unused = sorted(theirs.keys() - used - set(ignored))
     if missing or unused:
-        both = f"{_listed('missing', missing)}{_listed('unknown', unused)}"
-        raise UserError(f"the checkpoint does not have this layout: {both}")
+        raise UserError(f"the checkpoint does not have this layout: {listed(missing=missing, unknown=unused)}")
     ours: State = {}
     for row in table:
         if isinstance(row, Entry):
@@ -132,8 +141,8 @@ def write(table: Iterable[Row], ours: Mapping[str, Tensor]) -> State:
     table = list(table)
     entries = [row for row in table if isinstance(row, Entry)]
     splits = [row for row in table if isinstance(row, Split)]
-    if missing := sorted({*(entry.ours for entry in entries), *(n for row in splits for n in row.ours)} - ours.keys()):
-        raise UserError(f"the model lacks parts of this layout: {_listed('missing', missing)}")
+    if missing := lacking(table, ours):
+        raise UserError(f"the model lacks parts of this layout: {listed(missing=missing)}")
     theirs: State = {row.theirs: row.value for row in table if isinstance(row, Constant)}
     for entry in entries:
         value = entry.write(ours[entry.ours]) if entry.write else ours[entry.ours]
@@ -148,7 +157,19 @@ def names_of(row: Row) -> tuple[str, ...]:
     """The keys of theirs that a row takes care of."""
     if isinstance(row, Entry):
         return (*row.theirs, *row.also)
-    return () if isinstance(row, Fresh) else (row.theirs,)
+    return () if isinstance(row, Fresh | Left) else (row.theirs,)
+
+
+def ours_of(row: Row) -> tuple[str, ...]:
+    """The tensors of ours that a row takes care of."""
+    if isinstance(row, Split):
+        return row.ours
+    return (row.ours,) if isinstance(row, Entry | Fresh | Left) else ()
+
+
+def lacking(table: Iterable[Row], ours: Mapping[str, Tensor]) -> list[str]:
+    """What ``write`` needs and our state has not, sorted."""
+    return sorted({name for row in table if isinstance(row, Entry | Split) for name in ours_of(row)} - ours.keys())
 
 
 def theirs_of(table: Iterable[Row], ours: str) -> str:
@@ -161,8 +182,32 @@ def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
     return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)
 
 
-def _listed(what: str, names: list[str], most: int = 8) -> str:
-    if not names:
-        return ""
+def listed(most: int = 8, *, missing: Sequence[str] = (), unknown: Sequence[str] = ()) -> str:
+    """Names for a message: "missing a, b and 3 more; unknown c"."""
+    return "; ".join(f"{what} {shortened(names, most)}" for what, names in
+                     (("missing", missing), ("unknown", unknown)) if names)  # fmt: skip
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{what} {', '.join(names[:most])}{rest}; "
+    return f"{', '.join(names[:most])}{rest}"
+
+
+def said_of_dropped(rows: Iterable[Row]) -> list[str]:
+    """One line for each rule by which keys of theirs are left behind: why, how many, which."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if isinstance(row, Dropped):
+            reasons.setdefault(row.why, []).append(row.theirs)
+    return [f"dropped: {why} ({len(names)} tensors: {shortened(names, 4)})" for why, names in reasons.items()]
+
+
+@contextmanager
+def about(path: Path, role: str = "") -> Iterator[None]:
+    """A UserError from within begins with the file that it is about, and its role, unless it names the file already."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(str(path)) else f"{path}{role}: {said}") from error

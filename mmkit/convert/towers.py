@@ -6,15 +6,16 @@ file's keys are all used, or dropped by a rule that is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from mmkit.convert import albef, bert, vit
 from mmkit.convert.fit import fit
+from mmkit.convert.grid import told_size
 from mmkit.convert.read_file import Checkpoint
-from mmkit.convert.table import Dropped, Entry, Row, State, read
+from mmkit.convert.table import Entry, Row, State, about, read, said_of_dropped
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
@@ -37,6 +38,11 @@ class Filling:
 
 def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Checkpoint) -> Filling:
     """What a checkpoint gives to a tower ("image", "text" or "model"). UserError where it does not fit."""
+    with about(file.path):
+        return _fill(model, heads, tower, file)
+
+
+def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Checkpoint) -> Filling:
     state = bert.modern(file.state)
     if _is_ours(state):
         rows: list[Row] | None = None
@@ -44,14 +50,14 @@ def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Che
     elif "visual_encoder.cls_token" in state:
         (rows, state), grid = _albef_rows(state, tower), None
     elif tower == "image":
-        rows, grid = vit.table(state, "model.image", distilled=True), None
+        rows, grid = vit.table(state, "model.image", distilled=True), _told_grid(file, state)
     elif tower == "text":
         rows, grid = _bert_rows(model, heads, file, state), None
     else:
         raise UserError(f"{file.path}: neither an ALBEF nor a model that mmkit saved; only these fill a whole model")
     if rows is not None:
         ours = read(rows, state)
-    notes = _dropped(rows or [])
+    notes = said_of_dropped(rows or [])
     if tower == "model":
         ours = _inherited(model, heads, ours)
     wanted = {name: value for name, value in ours.items() if name.startswith(TOWERS[tower])}
@@ -149,16 +155,16 @@ def _check_config(file: Checkpoint, text: TextEncoder) -> None:
             raise UserError(f"{config}: {key} is {file.config[key]!r}, and this model has {value!r}")
 
 
-def _dropped(rows: Sequence[Row]) -> list[str]:
-    reasons: dict[str, int] = {}
-    for row in rows:
-        if isinstance(row, Dropped):
-            reasons[row.why] = reasons.get(row.why, 0) + 1
-    return [f"dropped: {why} ({count} tensors)" for why, count in reasons.items()]
-
-
 def _is_ours(state: Mapping[str, Tensor]) -> bool:
     return all(name.startswith(("model.", "heads.", "ema.")) for name in state)
+
+
+def _told_grid(file: Checkpoint, state: State) -> tuple[int, ...] | None:
+    """The grid of a ViT of others, from the config beside it; None where there is none."""
+    size = told_size(file.config)
+    if size is None:
+        return None
+    return tuple(side // p for side, p in zip(size, state["patch_embed.proj.weight"].shape[2:], strict=True))
 
 
 def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:

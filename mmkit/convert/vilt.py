@@ -1,14 +1,14 @@
 """ViLT checkpoints: the official ones (https://github.com/dandelin/ViLT) and those of transformers.
 
 Our joint ViT takes the place of theirs, name by name; the pooler and the matching layer are our ITM head, the pooler
-and the classifier of VQA our answer classifier, the vocabulary head our untied MLM head. A retrieval file ranks by one
-number: the logit of "match", beside a 0. Sizes are read off the tensors. Left out: files that tell two images apart
-(NLVR2), which are refused, and the classifiers of other tasks, dropped row by row.
+and the classifier of VQA our answer classifier, the vocabulary head our MLM head: tied where the file has no matrix for
+it. A retrieval file ranks by one number: the logit of "match", beside a 0. A pooler that no head reads stays beside the
+model. Sizes are read off the tensors. Left out: files that tell two images apart (NLVR2), which are refused, and the
+classifiers of other tasks, dropped row by row.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,17 +17,22 @@ import torch
 from torch import Tensor
 
 from mmkit.convert import bert, vit
+from mmkit.convert.grid import picture_size, told_size
+from mmkit.convert.layout import attention_heads
 from mmkit.convert.table import Dropped, Entry, Row, depth_of, joined, layer, same, theirs_of
 from mmkit.data.answers import in_order
 from mmkit.errors import UserError
 
 Names = Literal["official", "transformers"]
 Answer = Literal["vqa_classifier", "classifier"]
+Match = Literal["itm_score.fc", "rank_output"]
 BESIDE = {
     "vqa_classifier.": "a classifier of another shape than that of VQA",
     "classifier.": "the classifier of another task than VQA",
     "mpp_score.": "the head of masked patch prediction",
 }
+WORDS = "mlm_score.decoder.weight"
+POOLER = "beside.pooler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +40,19 @@ class Parts:
     """What a state holds. names: whose. match: where the matching layer comes from, None for nowhere.
 
     answer: the same of the classifier of VQA. prefix: what stands before the encoder's names. mlm_bias: the names of
-    the vocabulary head's bias, none without a head. position_ids: text positions counted in a buffer, 0 where there is
-    none.
+    the vocabulary head's bias, none without a head. tied: the vocabulary head's matrix is the word embedding. pooler:
+    there is one that no head reads. position_ids: text positions counted in a buffer, 0 where there is none.
     """
 
     names: Names
     depth: int
     patch: tuple[int, ...]
     prefix: str = ""
-    match: Literal["itm_score.fc", "rank_output"] | None = None
+    match: Match | None = None
     answer: Answer | None = None
     mlm_bias: tuple[str, ...] = ()
+    tied: bool = False
+    pooler: bool = False
     position_ids: int = 0
 
 
@@ -75,12 +82,17 @@ def parts_of(state: Mapping[str, Tensor]) -> Parts:
     else:
         raise UserError("this is not a ViLT: neither transformer.* nor embeddings.patch_embeddings.* is there")
     ids = f"{text}.position_ids"
+    bias = tuple(name for name in ("mlm_score.bias", "mlm_score.decoder.bias") if name in state)
+    answer = _answer(state, names, state[f"{text}.word_embeddings.weight"].shape[1])
+    match: Match | None = "rank_output" if "rank_output.weight" in state else None
+    if match is None and "itm_score.fc.weight" in state:
+        match = "itm_score.fc"
     return Parts(
         names=names, depth=depth_of(state, layers), patch=tuple(state[f"{projection}.weight"].shape[2:]), prefix=prefix,
-        match="rank_output" if "rank_output.weight" in state
-        else "itm_score.fc" if "itm_score.fc.weight" in state else None,
-        answer=_answer(state, names, state[f"{text}.word_embeddings.weight"].shape[1]),
-        mlm_bias=tuple(name for name in ("mlm_score.bias", "mlm_score.decoder.bias") if name in state),
+        match=match, answer=answer, mlm_bias=bias,
+        # save_pretrained leaves a tied matrix out; the official file always has one
+        tied=bool(bias) and names == "transformers" and WORDS not in state,
+        pooler=not (match or answer) and f"{prefix}pooler.dense.weight" in state,
         position_ids=state[ids].shape[-1] if ids in state else 0,
     )  # fmt: skip
 
@@ -99,16 +111,9 @@ def table(state: Mapping[str, Tensor]) -> list[Row]:
     """
     parts = parts_of(state)
     rows = rows_of(parts)
-    kinds = theirs_of(rows, "model.kinds.weight")
-    if kinds in state and len(state[kinds]) != 2:
-        raise UserError(
-            f"{kinds}: {len(state[kinds])} rows, not one for words and one for a picture; mmkit reads no ViLT for two "
-            "pictures (NLVR2)"
-        )
+    _refuse_two_pictures(state, theirs_of(rows, "model.kinds.weight"), state[theirs_of(rows, "model.image.cls")])
     for key in state:
         why = next((BESIDE[start] for start in BESIDE if key.startswith(start) and start != f"{parts.answer}."), None)
-        if why is None and not (parts.match or parts.answer) and key.startswith(f"{parts.prefix}pooler."):
-            why = "the pooler, as there is no head to read it"
         if why is None and parts.match == "rank_output" and key.startswith("itm_score."):
             why = "the matching layer, whose place the ranking layer takes"
         if why is not None:
@@ -116,27 +121,41 @@ def table(state: Mapping[str, Tensor]) -> list[Row]:
     return rows
 
 
+def _refuse_two_pictures(state: Mapping[str, Tensor], kinds: str, cls: Tensor) -> None:
+    why, width, first = "", cls.shape[-1], "classifier.0.weight"
+    if kinds in state and len(state[kinds]) != 2:
+        why = f"{kinds}: {len(state[kinds])} rows, not one for words and one for a picture"
+    if first in state and state[first].ndim == 2 and (pictures := state[first].shape[1] // width) > 1:
+        why = f"{first} reads {pictures} pictures at once ({state[first].shape[1]} numbers, of a model {width} wide)"
+    if why:
+        raise UserError(
+            f"{why}: this is a ViLT for several pictures (NLVR2; ViltForImagesAndTextClassification of transformers), "
+            "and mmkit's reads one picture with each text"
+        )
+
+
 def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], names: Names) -> list[Row]:
     """The rows to write our state under foreign names.
 
-    UserError where our MLM head shares the word embedding, and where the heads have not the one pooler of a ViLT.
+    A tied vocabulary matrix is left out under those of transformers, as ``save_pretrained`` does, and is written twice
+    under the official ones. UserError where the heads have not the one pooler of a ViLT.
     """
     mlm = "heads.mlm.dense.weight" in state
-    if mlm and "heads.mlm.words" not in state:
-        raise UserError("a ViLT's vocabulary head has a matrix of its own; this model's MLM head is tied")
     official = names == "official"
     answer: Answer | None = None
     if {"heads.answer.norm.weight", "heads.answer.out.weight"} <= state.keys():
         _check_pooler(state)
         answer = "vqa_classifier" if official else "classifier"
-    match: Literal["itm_score.fc", "rank_output"] | None = None
+    match: Match | None = None
     if "heads.itm.pool.weight" in state:
         ranks = not official or not state["heads.itm.classify.weight"][0].any()  # as a ranking layer is read
         match = "rank_output" if ranks else "itm_score.fc"
     bias = ("mlm_score.bias",) if official else ("mlm_score.decoder.bias",)
     return rows_of(Parts(
-        names=names, depth=depth_of(state, "model.image.blocks."), patch=patch, prefix="" if official else "vilt.",
-        match=match, answer=answer, mlm_bias=bias if mlm else (),
+        names=names, depth=depth_of(state, "model.image.blocks."), patch=patch,
+        prefix="vilt." if not official and (match or answer or mlm) else "",  # a ViltModel alone has none
+        match=match, answer=answer, mlm_bias=bias if mlm else (), tied=mlm and "heads.mlm.words" not in state,
+        pooler=not (match or answer) and f"{POOLER}.weight" in state,
         position_ids=len(state["model.text.positions.weight"]),
     ))  # fmt: skip
 
@@ -160,9 +179,12 @@ def rows_of(parts: Parts) -> list[Row]:
     else:
         text, kinds = f"{p}embeddings.text_embeddings", f"{p}embeddings.token_type_embeddings.weight"
         rows = _transformers_tower(parts)
-    rows += [*bert.embeddings("model.text", text), same("model.kinds.weight", kinds)]
+    again = (WORDS,) if parts.tied and parts.names == "official" else ()
+    rows += [*bert.embeddings("model.text", text, again), same("model.kinds.weight", kinds)]
     if parts.position_ids:
         rows.append(bert.position_ids(f"{text}.position_ids", parts.position_ids, old=parts.names == "transformers"))
+    if parts.pooler:
+        rows += layer(POOLER, f"{p}pooler.dense")
     if parts.match:
         rows += layer("heads.itm.pool", f"{p}pooler.dense")
     if parts.match == "rank_output":
@@ -181,8 +203,8 @@ def rows_of(parts: Parts) -> list[Row]:
             *layer("heads.mlm.dense", "mlm_score.transform.dense"),
             *layer("heads.mlm.norm", "mlm_score.transform.LayerNorm"),
             same("heads.mlm.bias", parts.mlm_bias[0], also=parts.mlm_bias[1:]),
-            same("heads.mlm.words", "mlm_score.decoder.weight"),
         ]
+        rows += [] if parts.tied else [same("heads.mlm.words", WORDS)]
     return rows
 
 
@@ -220,19 +242,25 @@ def _transformers_tower(parts: Parts) -> list[Row]:
 def arguments(state: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | None = None) -> dict[str, Any]:
     """What ``sizes_vilt.vilt`` takes for a model of this state, beside the vocabulary.
 
-    config: transformers' ``config.json``, or empty. heads: where it is empty and there is not one for each 64 of the
-    width. The official norms have eps 1e-6; those of transformers what their config says, 1e-12 by default.
+    config: transformers' ``config.json``, or empty. heads: in place of what it says; without either there is one for
+    each 64 of the width. The official norms have eps 1e-6; those of transformers what their config says, 1e-12 by
+    default. UserError where the picture of its positions is not square.
     """
     parts = parts_of(state)
     ours = {row.ours: row.theirs[0] for row in rows_of(parts) if isinstance(row, Entry)}
     width = state[ours["model.image.cls"]].shape[-1]
-    grid = math.isqrt(state[ours["model.image.positions.table"]].shape[1] - 1)
+    cells = state[ours["model.image.positions.table"]].shape[1] - 1
+    height, wide = picture_size(cells, parts.patch, told_size(config), always_square=True)
+    if height != wide:
+        raise UserError(f"its config says pictures of {height} x {wide} pixels; a ViLT's positions are a square grid")
     official = {"layer_norm_eps": 1e-6} if parts.names == "official" else {"layer_norm_eps": 1e-12}
-    known = official | {"num_attention_heads": heads or width // 64, "max_image_length": -1} | dict(config)
+    known = official | {"num_attention_heads": None, "max_image_length": -1} | dict(config)
+    if heads is None:
+        heads = known["num_attention_heads"]
     most = known["max_image_length"]
     return {
-        "image_size": grid * parts.patch[0], "max_tokens": len(state[ours["model.text.positions.weight"]]),
-        "patch": parts.patch[0], "depth": parts.depth, "width": width, "heads": known["num_attention_heads"],
+        "image_size": height, "max_tokens": len(state[ours["model.text.positions.weight"]]),
+        "patch": parts.patch[0], "depth": parts.depth, "width": width, "heads": attention_heads("image", width, heads),
         "mlp_width": len(state[ours["model.image.blocks.0.mlp.fc1.weight"]]), "eps": known["layer_norm_eps"],
         "text_types": len(state[ours["model.text.types.weight"]]), "max_patches": most if most > 0 else None,
     }  # fmt: skip

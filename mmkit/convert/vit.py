@@ -14,6 +14,7 @@ from torch import Tensor
 from mmkit.convert.table import Dropped, Entry, Row, depth_of, layer, same
 from mmkit.errors import UserError
 
+TRANSFORMERS = "it is a ViT in the names of transformers: the same weights are published as timm:NAME"
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 BESIDE = {
     "head.": "the classifier of its pre-training",
@@ -50,6 +51,12 @@ def fits(state: Mapping[str, Tensor]) -> bool:
     return {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= state.keys()
 
 
+def fits_transformers(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of a ViT or DeiT in transformers, which are known and not read."""
+    patches, query = "embeddings.patch_embeddings.projection.weight", "encoder.layer.0.attention.attention.query.weight"
+    return any({f"{prefix}{patches}", f"{prefix}{query}"} <= state.keys() for prefix in ("", "vit.", "deit."))
+
+
 def table(state: Mapping[str, Tensor], ours: str = "image", *, distilled: bool = False) -> list[Row]:
     """The rows of a whole file. ``distilled`` takes a ViT with a distillation token too, without that token.
 
@@ -57,7 +64,10 @@ def table(state: Mapping[str, Tensor], ours: str = "image", *, distilled: bool =
     training, and refused otherwise with a UserError.
     """
     if not fits(state):
-        raise UserError("this is not a ViT in timm's names (cls_token, pos_embed, patch_embed.proj, blocks.N...)")
+        hint = f"; {TRANSFORMERS}" if fits_transformers(state) else ""
+        raise UserError(
+            f"this is not a ViT in timm's names (cls_token, pos_embed, patch_embed.proj, blocks.N...){hint}"
+        )
     if "fc_norm.weight" in state:
         raise UserError("this ViT normalises the average of its tokens (fc_norm); mmkit needs the norm of each")
     rows: list[Row] = []
@@ -82,3 +92,10 @@ def table(state: Mapping[str, Tensor], ours: str = "image", *, distilled: bool =
 def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], ours: str = "image") -> list[Row]:
     """The rows to write one of our towers under timm's names."""
     return list(tower(ours, "", depth_of(state, f"{ours}.blocks."), patch))
+
+
+def examples() -> list[list[Row]]:
+    """The rows of small files, bare and with what may stand beside the encoder."""
+    bare: list[Row] = list(tower("image", "", 1, (16, 16)))
+    beside = ("head.weight", "head.bias", "dist_token", "head_dist.weight", "head_dist.bias", "mask_token")
+    return [bare, [*bare, *(Dropped(name, "") for name in beside)]]

@@ -23,7 +23,7 @@ from mmkit.errors import UserError
 from mmkit.nn.gather import rank
 from mmkit.task import Task
 from mmkit.train.checkpoint import latest
-from mmkit.train.init import initialise
+from mmkit.train.init import find_sources, initialise
 from mmkit.train.ranks import on_first
 from mmkit.types import Batch
 
@@ -48,7 +48,21 @@ class Parts:
 
 
 def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
-    """Build everything; to be called by all processes. UserError where a part refuses its arguments."""
+    """Build everything, with what ``init`` gives; to be called by all processes.
+
+    UserError where a part refuses its arguments, or what the run starts from is missing or does not fit.
+    """
+    resumes = latest(out / "checkpoints") is not None  # then nothing of ``init`` is read, and the files may be gone
+    if not resumes:
+        find_sources(exp.init)
+    parts = assemble(exp, out, batch)
+    task: Any = parts.task
+    vars(task.model)["origins"] = {"every part": "the checkpoint"} if resumes else initialise(task, exp.init)
+    return parts
+
+
+def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
+    """Build everything at random; to be called by all processes. UserError where a part refuses its arguments."""
     source = exp.data.train()
     records = len(source)
     steps_per_epoch = records // batch.global_batch
@@ -59,8 +73,6 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         )
     tokenizer = make_tokenizer(exp, source, out / "tokenizer")
     task = make_task(exp, tokenizer, steps_per_epoch)
-    resumes = latest(out / "checkpoints") is not None  # then nothing of ``init`` is read, and the files may be gone
-    vars(task.model)["origins"] = {"every part": "the checkpoint"} if resumes else initialise(task, exp.init)
     heads = dict(task.heads.items())
     transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
     eval_transform = (

@@ -31,10 +31,8 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
     """
     written: dict[str, str] = {}
     heads = dict(task.heads.items())
+    find_sources(init)
     for tower, source in sorted(init.items(), key=lambda item: item[0] != "model"):
-        if tower not in TOWERS:
-            raise UserError(f"init.{tower}: there is no such tower; give one of {', '.join(TOWERS)} = {FORMS}")
-        on_first(partial(locate, source))  # fetched once, where it must be fetched
         file = read_checkpoint(locate(source))
         filling = fill(task.model, heads, tower, file)
         for name in copy_into(task.model, heads, filling, tower, source):
@@ -48,6 +46,17 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
         task.ema.reset()
     task.constrain()
     return {part: share.describe() for part, share in shares.items()} if written else {}
+
+
+def find_sources(init: Mapping[str, str]) -> None:
+    """UserError where a tower is unknown or its source is missing; what must be fetched is fetched, once."""
+    for tower, source in init.items():
+        if tower not in TOWERS:
+            raise UserError(f"init.{tower}: there is no such tower; give one of {', '.join(TOWERS)} = {FORMS}")
+        try:
+            on_first(partial(locate, source))
+        except UserError as error:
+            raise UserError(f"init.{tower} = {error}") from error
 
 
 @dataclass

@@ -82,6 +82,17 @@ def train(
         return trainer.run()
 
 
+def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predictor: Any) -> None:
+    """UserError for an evaluator that is sure to fail after training, as far as its ``check(predictor)`` can tell."""
+    for name, evaluator in evaluators.items():
+        check: Callable[[Any], None] | None = getattr(evaluator, "check", None)
+        if check is not None:
+            try:
+                check(predictor)
+            except UserError as error:
+                raise UserError(f"evals.{name}: {error}") from error
+
+
 def _make_trainer(
     exp: Experiment, out: Path, parts: Parts, batch: BatchPlan, accelerator: Accelerator, save_model: SaveModel | None
 ) -> Trainer:
@@ -129,7 +140,8 @@ class Trainer:
     # ---- the run ----------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, float]:
-        """All steps that remain, then the last evaluation and checkpoint."""
+        """All steps that remain, then the last checkpoint and evaluation."""
+        check_evaluators(self.evaluators, self.parts.predictor())
         self.begin()
         last = min(self.plan.steps, self.exp.run.stop_after_steps or self.plan.steps)
         self.display = Display(total=self.plan.steps, start=self.step, shown=rank() == 0)
@@ -137,9 +149,9 @@ class Trainer:
             with self.stop.listening():
                 self._steps(last)
                 self.guard.check()
+                self.save()
                 if self.step >= self.plan.steps:
                     self.evaluate()
-                self.save()
                 self._report_run()
             if self.step < self.plan.steps and rank() == 0:
                 logger.info("stopped after step %d of %d; go on with --resume", self.step, self.plan.steps)
@@ -175,10 +187,10 @@ class Trainer:
             self.step += 1
             if self.step % (run.log_every_steps or self.plan.steps) == 0 or self.step == self.plan.steps:
                 self.report(outputs[-1])
+            if run.save_every_steps and self.step % run.save_every_steps == 0:
+                self.save()  # before an evaluation, which may fail
             if run.eval_every_steps and self.step % run.eval_every_steps == 0:
                 self.evaluate()
-            if run.save_every_steps and self.step % run.save_every_steps == 0:
-                self.save()
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
@@ -311,6 +323,8 @@ class Trainer:
         if self.best is None or found[name] > self.best[0]:
             self.best = (found[name], self.step)
             self.save()
+            best = {"metric": name, "value": found[name], "step": self.step}
+            on_first(lambda: folder.write_json(self.out / "best.json", best))
 
     # ---- checkpoints ------------------------------------------------------------------------------------------
 
@@ -332,10 +346,6 @@ class Trainer:
         best = self.best
 
         def tidy() -> None:
-            if best is not None:
-                folder.write_json(
-                    self.out / "best.json", {"metric": self.exp.run.best, "value": best[0], "step": best[1]}
-                )
             checkpoint.rotate(root, self.exp.run.keep_checkpoints, best[1] if best else None)
             if self.save_model is not None:
                 self.save_model(self.out, self.parts.predictor(), meta.experiment)

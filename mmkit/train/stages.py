@@ -6,16 +6,21 @@ Every stage is a run of its own, in its own folder, with its own checkpoints. A 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mmkit.config import Experiment
+from mmkit.config import Experiment, dump
 from mmkit.data.tokenizer import saved
-from mmkit.nn.gather import rank
+from mmkit.errors import UserError
+from mmkit.nn.gather import rank, world_size
+from mmkit.train.build import assemble, build
 from mmkit.train.folder import read_numbers
-from mmkit.train.loop import SaveModel, train
+from mmkit.train.loop import SaveModel, check_evaluators, train
 from mmkit.train.ranks import on_first
+from mmkit.train.setup import start_processes
 
 logger = logging.getLogger("mmkit.train")
 
@@ -26,18 +31,21 @@ def train_stages(
     """All stages in the folder ``out``; the last metrics of each, by dotted name behind the name of its folder.
 
     The arguments are those of ``train``. A stage that stops early, as by ``run.stop_after_steps``, ends the whole.
+    What would stop a later stage before its first step is said before the first stage.
     """
     out = Path(out)
     experiment.validate()
     numbers: dict[str, float] = {}
     before: Path | None = None
     stages = experiment.stages()
+    if len(stages) > 1 and not resume:
+        start_processes(stages[0].run)
+        rehearse(stages, out / ".rehearsal", save_model)
     for stage in stages:
         name = stage.folder if len(stages) > 1 else ""
         folder = out / name
         if before is not None:
-            tokenizer = partial(saved, path=str(before / "tokenizer"))
-            stage = replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
+            stage = following(stage, before)
         done = on_first(partial(read_numbers, folder)) if resume else None
         if done is None:
             found = train(stage, folder, resume, save_model=save_model)
@@ -51,6 +59,37 @@ def train_stages(
             break
         before = folder
     return numbers
+
+
+def following(stage: Experiment, before: Path) -> Experiment:
+    """The stage, with model and tokenizer of the one in the folder ``before``."""
+    tokenizer = partial(saved, path=str(before / "tokenizer"))
+    return replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
+
+
+def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) -> None:
+    """Build every stage from the one before it, untrained, in ``folder``, which is gone afterwards.
+
+    To be called by all processes. UserError for what does not fit, with the name of the stage.
+    """
+    on_first(partial(shutil.rmtree, folder, ignore_errors=True))
+    try:
+        for number, stage in enumerate(stages):
+            here = folder / str(number)
+            on_first(partial(here.mkdir, parents=True))
+            batch = stage.data.batch_plan(world_size())
+            try:
+                if number == 0:
+                    parts = assemble(stage, here, batch)
+                else:
+                    parts = build(following(stage, folder / str(number - 1)), here, batch)
+                predictor = parts.predictor()
+                check_evaluators({name: make() for name, make in stage.evals.items()}, predictor)
+            except UserError as error:
+                raise UserError(f"{stage.name}: {error}") from error
+            on_first(partial(save_model, here, predictor, dump(stage)))
+    finally:
+        on_first(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def _short(stage: Experiment, numbers: dict[str, float]) -> dict[str, float]:

@@ -11,13 +11,13 @@ student before it loads it. A run of ours from such a file begins with a teacher
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
 import torch
 
 from mmkit.convert import albef, bert
+from mmkit.convert.grid import compact, picture_size, told_size
 from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
 from mmkit.convert.layouts_albef import BERT, LICENCE, TASK_TOKENS
 from mmkit.convert.table import Row, depth_of, layer, same
@@ -27,6 +27,7 @@ from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_albef
 
 LAYERS = "text_encoder.encoder.layer."
+TAKES = ("image_heads", "text_heads", "image_size")
 
 
 def table(parts: albef.Parts) -> list[Row]:
@@ -64,7 +65,8 @@ def recipe(state: State, choices: Choices) -> Recipe:
     words, positions = (state[f"text_encoder.embeddings.{n}_embeddings.weight"] for n in ("word", "position"))
     image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
     patch = parts.patch[0]
-    size = patch * math.isqrt(state["visual_encoder.pos_embed"].shape[1] - 1)
+    cells = state["visual_encoder.pos_embed"].shape[1] - 1
+    size = compact(picture_size(cells, parts.patch, told_size(choices.config), choices.image_size))
     model = partial(
         pair_albef, image_size=size, max_tokens=len(positions), patch=patch, image_depth=parts.image_depth,
         image_width=image_width, image_heads=attention_heads("image", image_width, choices.image_heads),
@@ -90,12 +92,12 @@ def _two_pictures(state: State) -> bool:
 
 
 NLVR2 = Layout(
-    name="albef-nlvr2", what="official ALBEF, NLVR2", licence=LICENCE, recipe=recipe,
+    name="albef-nlvr2", what="official ALBEF, NLVR2", licence=LICENCE, recipe=recipe, takes=TAKES,
     fits=lambda state: "cls_head.0.weight" in state and _two_pictures(state),
     back=lambda ours: table_of_ours(ours, "entailment"), use="mmkit convert projects/nlvr2/layout.py:NLVR2 {path} OUT",
 )  # fmt: skip
 ASSIGNMENT = Layout(
     name="albef-assignment", what="official ALBEF, text assignment before NLVR2", licence=LICENCE, recipe=recipe,
-    fits=lambda state: "ta_head.weight" in state, back=lambda ours: table_of_ours(ours, "retrieval"),
+    takes=TAKES, fits=lambda state: "ta_head.weight" in state, back=lambda ours: table_of_ours(ours, "retrieval"),
     use="mmkit convert projects/nlvr2/layout.py:ASSIGNMENT {path} OUT",
 )  # fmt: skip

@@ -130,9 +130,10 @@ def test_without_its_answers_there_is_no_model(layout, tmp_path, capsys):
     source, out = published(layout, theirs([f"LABEL_{i}" for i in range(7)]), tmp_path / "theirs"), tmp_path / "out"
     (tmp_path / "six.txt").write_text("\n".join(ANSWERS[:6]))
     (tmp_path / "odd.json").write_text('{"0": "yes", "2": "no"}')
-    assert "tells 7 answers apart" in (said := says(capsys, layout, source, out))
+    heads = ["--image-heads", 4]
+    assert "tells 7 answers apart" in (said := says(capsys, layout, source, out, *heads))
     assert "--answers FILE" in said
-    said = says(capsys, layout, source, out, "--answers", tmp_path / "six.txt")
+    said = says(capsys, layout, source, out, *heads, "--answers", tmp_path / "six.txt")
     assert "--answers: 6 answers, and the classifier tells 7 apart" in said
     assert "0, 1, 2" in says(capsys, layout, source, out, "--answers", tmp_path / "odd.json")
     assert not out.exists()
@@ -175,11 +176,11 @@ def test_with_a_matching_layer_there_and_back():
 def test_classifiers_of_other_tasks_are_left_or_refused(tmp_path, capsys):
     config = theirs().config
     config.num_images, config.num_labels = 2, 2
-    pairs = transformers.ViltForImagesAndTextClassification(config).state_dict()
-    dropped = {row.theirs: row.why for row in convert.table(pairs) if isinstance(row, Dropped)}
-    assert set(dropped) == {name for name in pairs if name.startswith(("classifier.", "vilt.pooler."))}
-    assert "another task" in dropped["classifier.0.weight"]
-    assert convert.parts_of(pairs).answer is None
+    model = transformers.ViltForImagesAndTextClassification(config)
+    model.save_pretrained(tmp_path / "alike")
+    said = says(capsys, "auto", tmp_path / "alike", tmp_path / "out")
+    assert "classifier.0.weight reads 2 pictures at once" in said
+    assert "ViltForImagesAndTextClassification" in said
     words = transformers.ViltForTokenClassification(config).state_dict()
     assert {row.theirs for row in convert.table(words) if isinstance(row, Dropped)} == {
         "classifier.weight", "classifier.bias",
@@ -187,7 +188,11 @@ def test_classifiers_of_other_tasks_are_left_or_refused(tmp_path, capsys):
     config.modality_type_vocab_size = 3  # as NLVR2 is published
     model = transformers.ViltForImagesAndTextClassification(config)
     model.save_pretrained(tmp_path / "theirs")
-    assert "two pictures (NLVR2)" in says(capsys, "auto", tmp_path / "theirs", tmp_path / "out")
+    model.classifier = torch.nn.Identity()
+    model.save_pretrained(tmp_path / "bare")
+    for folder in ("theirs", "bare"):
+        assert "several pictures (NLVR2" in says(capsys, "auto", tmp_path / folder, tmp_path / "out")
+    assert "token_type_embeddings.weight: 3 rows" in says(capsys, "auto", tmp_path / "bare", tmp_path / "out")
 
 
 def test_a_broken_classifier_is_an_error():

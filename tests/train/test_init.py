@@ -142,7 +142,7 @@ def test_a_model_of_our_own(tmp_path):
         ({"text": "BERT"}, {"vocab": 61}, "60 words.*tokenizer 61"),
         ({"text": "BERT"}, {"width": 64}, "init.text.*choose a model of its size"),
         ({"txt": "BERT"}, {}, "no such tower"),
-        ({"image": "nowhere.pth"}, {}, "no such file"),
+        ({"image": "nowhere.pth"}, {}, "init.image = nowhere.pth: no such file"),
     ],
 )
 def test_what_does_not_fit_is_said(init, options, says, deit, bert):

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmkit.errors import UserError
 from mmkit.heads.base import Head
-from mmkit.train import loop
+from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
 from mmkit.types import HeadOutput
 from tests.train.fakes import Count, Report, Squares, tiny, weights
@@ -164,6 +164,47 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
     with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002"):
         train(tiny(run=dict(steps=3), optim=dict(lr=2e-3)), tmp_path, resume=True)
     assert train(tiny(run=dict(steps=3, log_every_steps=1)), tmp_path, resume=True)["step"] == 3
+
+
+class Failing:
+    """An evaluator that fails, until a file is there; with a check that says what will be missing."""
+
+    def __init__(self, path: str, checks: bool = False) -> None:
+        self.path = Path(path)
+        self.checks = checks
+
+    def check(self, predictor: object) -> None:
+        if self.checks:
+            self(predictor)
+
+    def __call__(self, predictor: object) -> dict[str, float]:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        return {"value": 2.0}
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_failing_evaluation_loses_no_step(tmp_path, every):
+    exp = tiny(
+        evals={"late": partial(Failing, str(tmp_path / "there"))},
+        run=dict(steps=3, eval_every_steps=every, save_every_steps=every or 0),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no such file"):
+        train(exp, tmp_path / "run", build_parts=without_predictor)
+    (kept,) = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoint.load_meta(kept).step == (every or 3)
+    (tmp_path / "there").touch()
+    numbers = train(exp, tmp_path / "run", resume=True, build_parts=without_predictor)
+    assert numbers["late.value"] == 2.0
+    assert numbers["step"] == 3
+    assert [event["step"] for event in events(tmp_path / "run", "train")] == [2, 3]
+
+
+def test_an_evaluator_is_checked_before_the_first_step(tmp_path):
+    exp = tiny(evals={"late": partial(Failing, str(tmp_path / "there"), checks=True)})
+    with pytest.raises(UserError, match=r"evals\.late: .*no such file"):
+        train(exp, tmp_path / "run", build_parts=without_predictor)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_best_checkpoint_stays(tmp_path):

@@ -15,10 +15,15 @@ from mmkit.errors import UserError
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.models.sizes import albef
 from mmkit.train import stages
 from mmkit.train.stages import train_stages
 from tests.train.fakes import COLOURS, Squares, change, tiny
 
+WIDER = partial(
+    albef, image_size=32, max_tokens=16, patch=8, image_depth=2, image_width=48, image_heads=2, text_depth=2,
+    fusion_depth=2, text_width=32, text_heads=2, embed_dim=16,
+)  # fmt: skip
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)
 
 
@@ -103,6 +108,25 @@ def test_a_stage_that_stops_ends_the_whole(tmp_path):
 def test_a_folder_with_a_run_is_kept(run):
     with pytest.raises(UserError, match="--resume"):
         train_stages(two_stages(), run[0], save_model=hub.save)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(heads={"answer": partial(AnswerClassifier, answers=[])}), "asked: AnswerClassifier: 0 answers"),
+        (dict(model=WIDER), r"asked: init\.model = .*choose a model of its size"),
+        (dict(data=dict(train=partial(Asked, 3))), "asked: data: the source has 3 records"),
+        (dict(evals={"vqa": partial(VQA, source=partial(Asked, 7), generate=True)}), r"asked: evals\.vqa: .*no head"),
+        (
+            dict(heads={"answer": partial(AnswerClassifier, answers=["mauve", "teal"])}),
+            "asked: .*missing, for example: 'red'",
+        ),
+    ],
+)
+def test_what_stops_a_later_stage_is_said_before_the_first(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train_stages(change(two_stages(), **changes), tmp_path / "run", save_model=hub.save)
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_path_reaches_into_the_first():

@@ -1,0 +1,210 @@
+"""What a model was trained on, from what, how long, and which licences follow; it goes along from save to save.
+
+A run's folder tells it by its checkpoints and events; a copy of the model alone has the record in its ``config.json``.
+A run that starts from another inherits that one's licences. What nobody stated is unknown, and never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmkit.config_json import find
+from mmkit.errors import UserError
+from mmkit.train.checkpoint import latest
+
+CONFIG, CONVERSION = "config.json", "conversion.json"
+UNKNOWN = "unknown: set it"
+OF_DATA = {
+    "mmkit.data.openmoji": ("OpenMoji pictures", "CC BY-SA 4.0, openmoji.org", "cc-by-sa-4.0"),
+    "mmkit.data.easy_vqa": ("easy-VQA", "MIT", "mit"),
+}
+"""Module of a data source, or of a class that it builds on -> (what, its licence, the hub's name of the licence)."""
+IDS = {"BSD-3-Clause": "bsd-3-clause", "Apache-2.0": "apache-2.0", "MIT": "mit"}
+DEPTH = 8  # of runs that start from one another
+
+
+def record(folder: Path, experiment: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
+    """What a folder and its dumped experiment tell of the training; empty where there was none.
+
+    Keys: data, records, steps (None where unknown), heads, init (tower -> source), before (of each such source its name
+    and record) and licences ([what, licence, the hub's name of it or ""]).
+    """
+    arguments = experiment["args"]
+    if "data" not in arguments:
+        return {}
+    train, init = arguments["data"]["args"]["train"], arguments.get("init", {})
+    before = {source: _of_source(source, folder, depth) for source in init.values()}
+    licences = _of_data(train)
+    for source, found in before.items():
+        licences += found.get("licences") or _of_weights(source)
+    counts = read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
+    return {
+        "data": _described(train),
+        "records": counts.get("records"),
+        "steps": _steps(folder),
+        "heads": sorted(arguments["heads"]),
+        "init": init,
+        "before": {source: found for source, found in before.items() if found},
+        "licences": list({tuple(licence): list(licence) for licence in licences}.values()),
+    }
+
+
+def of_folder(folder: Path, saved: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
+    """The record of a model folder, whose ``config.json`` holds ``saved``."""
+    kept = saved.get("training")
+    if isinstance(kept, Mapping):
+        return dict(kept)
+    found = record(folder, saved["experiment"], depth)
+    if found or not (folder / CONVERSION).is_file():
+        return found
+    made = read_json(folder / CONVERSION)
+    first = re.fullmatch(r"(\S+) \(.*\)", made["licence"])
+    known = IDS[first[1]] if first and first[1] in IDS else ""
+    licence = UNKNOWN if made["licence"].startswith("not stated") else made["licence"]
+    return {"licences": [[made["what"], licence, known]]}
+
+
+def facts(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as facts by dotted name, licence included."""
+    licences = training.get("licences", [])
+    licence = "; ".join(f"{what}: {says}" for what, says, _ in licences) or f"{UNKNOWN} (its training is not known)"
+    if "data" not in training:
+        return {"training.data": "not stated", "training.steps": "not stated", "licence": licence}
+    shown: dict[str, Any] = {"training.data": training["data"]}
+    shown |= {f"training.{name}": training[name] for name in ("records", "steps") if training[name] is not None}
+    if training["steps"] is None:
+        shown["training.steps"] = "unknown"
+    starts = [
+        f"{tower} = {source}{_told(training['before'], source)}" for tower, source in sorted(training["init"].items())
+    ]
+    shown["training.init"] = "; ".join(starts) or "at random"
+    return shown | {"training.heads": ", ".join(training["heads"]), "licence": licence}
+
+
+def licence_id(training: Mapping[str, Any]) -> str:
+    """The hub's name of the licence; "unknown" where none is known, "other" where several are or some is not."""
+    found = {name for _, _, name in training.get("licences", [])}
+    if len(found) > 1:
+        return "other"
+    return next(iter(found), "") or "unknown"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged or missing ({error}); copy it again, or save the model again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object; copy it again, or save the model again")
+    return value
+
+
+def _told(before: Mapping[str, Any], source: str) -> str:
+    found = before.get(source)
+    if not found or "data" not in found:
+        return ""
+    steps = "" if found["steps"] is None else f"{found['steps']} steps on "
+    return f" ({steps}{found['data']})"
+
+
+def _steps(folder: Path) -> int | None:
+    """Of the newest checkpoint, with which the model is saved; else of the last event."""
+    newest = latest(folder / "checkpoints")
+    if newest is not None:
+        return int(newest.name.removeprefix("step-"))
+    events = folder / "metrics.jsonl"
+    lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
+    try:
+        return max((int(json.loads(line)["step"]) for line in lines), default=None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{events}: damaged ({error})") from error
+
+
+def _of_source(source: str, folder: Path, depth: int) -> dict[str, Any]:
+    """The record of a model of ours that a run began with; empty for others' weights and where it is not here.
+
+    The path is as it was given: from a folder above the run, or from here.
+    """
+    if depth == 0:
+        return {}
+    for start in (*folder.absolute().parents, Path.cwd()):
+        place = start / source
+        for near in (place, *list(place.parents)[:3]):  # a folder, a file in it, or one of its checkpoints
+            if place.exists() and is_ours(near):
+                try:
+                    return of_folder(near, read_json(near / CONFIG), depth - 1)
+                except (UserError, KeyError, TypeError):
+                    return {}
+    return {}
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether mmkit saved a model there. UserError for a damaged config.json."""
+    if not (folder / CONFIG).is_file():
+        return False
+    config = read_json(folder / CONFIG)
+    return {"format", "experiment", "model"} <= config.keys()
+
+
+def _of_weights(source: str) -> list[list[str]]:
+    """Of weights that others made; timm knows those of its own."""
+    kind, _, name = source.partition(":")
+    if kind == "timm" and name:
+        import timm
+
+        known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if known is not None and known.license:
+            return [[source, known.license, known.license]]
+    return [[source, UNKNOWN, ""]]
+
+
+def _of_data(train: Mapping[str, Any]) -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    for part, own in _sources(train):
+        bases = [base.__module__ for base in own.__mro__] if isinstance(own, type) else [own.__module__] if own else []
+        known = next((OF_DATA[module] for module in bases if module in OF_DATA), None)
+        found[_described(part)] = list(known) if known else [_described(part), UNKNOWN, ""]
+    return list(found.values())
+
+
+def _sources(part: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """The data sources in a dumped one: those that it is made of, or itself; with the class, None where not here."""
+    inner = [found for value in _values(part["args"]) for found in _sources(value) if _reads(found[1])]
+    yield from inner or [(part, _class(part))]
+
+
+def _values(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The parts (partials) within a dumped value."""
+    if isinstance(value, Mapping):
+        if "target" in value and "args" in value:
+            yield value
+        else:
+            for inner in value.values():
+                yield from _values(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _values(inner)
+
+
+def _reads(own: Any) -> bool:
+    return isinstance(own, type) and hasattr(own, "__getitem__") and hasattr(own, "__len__")
+
+
+def _class(part: Mapping[str, Any]) -> Any:
+    try:
+        return find(part["target"])
+    except UserError:
+        return None
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    """The source's name, with the path or name that it reads."""
+    arguments = part["args"]
+    places = [arguments[name] for name in ("path", "name", "questions", "expressions") if name in arguments]
+    shown = [str(place["path"] if isinstance(place, Mapping) and "path" in place else place) for place in places]
+    return " ".join([part["target"], *shown])
