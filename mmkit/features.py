@@ -150,7 +150,7 @@ class Features:
     def masked_text(self) -> MaskedText:
         """The masked text of the batch; ValueError when it has none."""
         if self.batch.masked is None:
-            raise ValueError("this batch has no masked text: give the data section a masking")
+            raise UserError("this batch has no masked text: give the data section a masking")
         return self.batch.masked
 
     @cached_property

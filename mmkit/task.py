@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.nn.block import PostNormBlock, PreNormBlock
@@ -46,7 +47,7 @@ class Task(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.weights: dict[str, float | Schedule] = {**dict.fromkeys(heads, 1.0), **(weights or {})}
         if unknown := self.weights.keys() - heads.keys():
-            raise ValueError(f"weights for heads that do not exist: {', '.join(sorted(unknown))}")
+            raise UserError(f"weights for heads that do not exist: {', '.join(sorted(unknown))}")
         self.alpha = alpha
         self.seed = seed
         self.ema: EMA | None = None

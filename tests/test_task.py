@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mmkit.errors import UserError
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
 
@@ -19,7 +20,7 @@ def test_the_loss_is_the_weighted_sum():
 
 
 def test_a_weight_for_no_head_is_refused():
-    with pytest.raises(ValueError, match="wpa"):
+    with pytest.raises(UserError, match="wpa"):
         task(weights={"wpa": 1.0})
 
 

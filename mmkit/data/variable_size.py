@@ -115,7 +115,7 @@ def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = No
     largest = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
     height, width = canvas or largest
     if largest[0] > height or largest[1] > width:
-        raise ValueError(f"a picture of {largest[0]}x{largest[1]} does not fit the canvas {height}x{width}")
+        raise UserError(f"a picture of {largest[0]}x{largest[1]} does not fit the canvas {height}x{width}")
     pixels = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
     mask = torch.zeros(len(pictures), height, width, dtype=torch.bool)
     for i, picture in enumerate(pictures):

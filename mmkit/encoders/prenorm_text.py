@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmkit.errors import UserError
 from mmkit.nn.block import PreNormBlock
 from mmkit.nn.init import initialise
 from mmkit.types import Tokens
@@ -53,7 +54,7 @@ class PreNormText(nn.Module):
         """
         length, limit = ids_BL.shape[1], self.positions.num_embeddings
         if length > limit:
-            raise ValueError(f"a text of {length} tokens, but the model has {limit} positions: lower max_tokens")
+            raise UserError(f"a text of {length} tokens, but the model has {limit} positions: lower max_tokens")
         if self.fill_id is not None:
             if mask_BL is not None:
                 ids_BL = ids_BL.masked_fill(~mask_BL, self.fill_id)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmkit.errors import UserError
 from mmkit.nn.attention import KeyValues, take
 from mmkit.nn.block import PostNormBlock
 from mmkit.nn.dropout import Dropout
@@ -53,7 +54,7 @@ class TextEmbeddings(nn.Module):
         """(B, L) int64 -> (B, L, D); the first is at position ``start``. ValueError when the positions do not reach."""
         end, limit = start + ids_BL.shape[1], self.positions.num_embeddings
         if end > limit:
-            raise ValueError(f"a text of {end} tokens, but the model has {limit} positions: lower max_tokens")
+            raise UserError(f"a text of {end} tokens, but the model has {limit} positions: lower max_tokens")
         x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[start:end]
         return self.dropout(self.norm(x_BLD))
 

@@ -78,12 +78,12 @@ class ViT(nn.Module):
     def intermediates(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tokens, dict[str, Tensor]]:
         """The output, and the tokens (B, 1 + P, D) after the named parts: "embed", "blocks.0", "blocks.1", ...
 
-        Raises ValueError on a name that does not exist.
+        Raises UserError on a name that does not exist.
         """
         known = {"embed", *(f"blocks.{i}" for i in range(len(self.blocks)))}
         if unknown := set(names) - known:
             absent = ", ".join(sorted(unknown))
-            raise ValueError(f"no such layer: {absent}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
+            raise UserError(f"no such layer: {absent}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
         seen: dict[str, Tensor] = {}
         x_BND = self._embed(pixels)
         if "embed" in names:

@@ -38,6 +38,11 @@ class Classification:
     label: str = "label"
     batch_size: int = 64
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where the head or the source is missing: what is known before training."""
+        self._head(predictor)
+        make_source(self.source)
+
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """accuracy, n, chance and ``by_class.NAME``; the same on every process.
 

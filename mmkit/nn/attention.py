@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.nn.dropout import dropout
 
 
@@ -47,8 +48,8 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        if heads < 1 or width % heads:
+            raise UserError(f"width {width} cannot be split into {heads} heads: choose a number that divides it")
         self.heads = heads
         self.dropout = dropout
         self.proj = nn.Linear(width, width)

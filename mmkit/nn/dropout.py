@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
+
 _LEVELS = 2**16
 
 
@@ -32,7 +34,7 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"a dropout rate is at least 0 and below 1, not {rate}")
+            raise UserError(f"a dropout rate is at least 0 and below 1, not {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmkit.encoders.vit import ViT
+from mmkit.errors import UserError
 from mmkit.features import Model
 from mmkit.models.sizes import albef, albef_base, albef_mini, albef_small, albef_tiny
 from mmkit.models.sizes_dual import dual_tiny, lit_tiny, siglip_tiny
@@ -93,7 +94,7 @@ def test_intermediates_are_named():
 
 
 def test_too_long_a_text_is_an_error(model):
-    with pytest.raises(ValueError, match=r"17 tokens.*16 positions"):
+    with pytest.raises(UserError, match=r"17 tokens.*16 positions"):
         model.encode_text(torch.ones(1, 17, dtype=torch.int64), None)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmkit.errors import UserError
 from mmkit.nn.attention import CrossAttention, SelfAttention, attend
 from mmkit.nn.block import DropPath, PostNormBlock, PreNormBlock
 from mmkit.nn.dropout import dropout
@@ -19,6 +20,12 @@ def test_attend_is_scaled_dot_product_attention(causal, masked):
     both = mask.tril() if causal else mask
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=both)
     torch.testing.assert_close(attend(q, k, v, both if masked else None, causal=causal and not masked), expected)
+
+
+@pytest.mark.parametrize("heads", [0, -2, 5])
+def test_heads_must_divide_the_width(heads):
+    with pytest.raises(UserError, match=f"width 32 cannot be split into {heads} heads"):
+        SelfAttention(32, heads)
 
 
 def test_self_attention_equals_torch_multihead():
