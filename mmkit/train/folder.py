@@ -22,12 +22,21 @@ NUMBERS = "numbers.json"
 LEFT_BEHIND = ("checkpoints", "tokenizer", "tensorboard", "metrics.jsonl", "model.safetensors", "best.json", NUMBERS)
 
 
+def make_folder(out: Path) -> None:
+    """The folder, where it is not yet there. UserError where it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from error
+
+
 def open_folder(out: Path, resume: bool) -> Path | None:
     """Make the folder ready; the checkpoint to start from, or None for a fresh start. For the first process.
 
     UserError when a run is there and ``resume`` was not asked for. What a run left that never reached a checkpoint is
     removed.
     """
+    make_folder(out)
     found = latest(out / "checkpoints")
     if found is not None and not resume:
         raise UserError(f"{out}: holds a run already ({found.name}); add --resume to go on, or give another --out")
@@ -35,7 +44,7 @@ def open_folder(out: Path, resume: bool) -> Path | None:
         for name in LEFT_BEHIND:
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "checkpoints")
     return found
 
 

@@ -17,7 +17,7 @@ from mmkit.data.tokenizer import saved
 from mmkit.errors import UserError
 from mmkit.nn.gather import rank, world_size
 from mmkit.train.build import assemble, build
-from mmkit.train.folder import read_numbers
+from mmkit.train.folder import make_folder, read_numbers
 from mmkit.train.loop import SaveModel, check_evaluators, train
 from mmkit.train.ranks import on_first
 from mmkit.train.setup import start_processes
@@ -76,7 +76,7 @@ def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) 
     try:
         for number, stage in enumerate(stages):
             here = folder / str(number)
-            on_first(partial(here.mkdir, parents=True))
+            on_first(partial(make_folder, here))
             batch = stage.data.batch_plan(world_size())
             try:
                 if number == 0:

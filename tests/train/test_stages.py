@@ -129,6 +129,13 @@ def test_what_stops_a_later_stage_is_said_before_the_first(tmp_path, changes, me
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("exp", [two_stages(), two_stages().first])
+def test_a_file_is_no_folder_for_a_run(tmp_path, exp):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file.*: no folder can be made there"):
+        train_stages(exp, tmp_path / "file", save_model=hub.save)
+
+
 def test_a_path_reaches_into_the_first():
     assert override(two_stages(), ["first.run.steps=2", "data.blank_images=true"]).first.run.steps == 2
 
