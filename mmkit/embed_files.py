@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.inputs import batches
 from mmkit.data.records import Record, Source
 from mmkit.data.sources import pictures_in
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.evals.text_bank import fingerprint
-from mmkit.predictor import Predictor, batches
+from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -181,11 +182,13 @@ def _opened(
 
 
 def _check(bad: Sequence[str], total: int, max_bad_fraction: float) -> None:
-    if len(bad) == total or len(bad) > max(1.0, max_bad_fraction * total):
-        some = "\n".join(f"  {message}" for message in bad[:5])
+    some = "\n".join(f"  {message}" for message in bad[:5])
+    if len(bad) == total:
+        raise UserError(f"none of the {total} pictures can be read:\n{some}")
+    if len(bad) > max(1.0, max_bad_fraction * total):
         raise UserError(
-            f"{len(bad)} of {total} pictures cannot be read, {max_bad_fraction:.0%} at most may be left out:\n{some}\n"
-            "Repair or remove them, or allow more (max_bad_fraction, --max-bad)"
+            f"{len(bad)} of {total} pictures cannot be read, more than the {max_bad_fraction:.0%} that may be left out:"
+            f"\n{some}\nRepair or remove them, or allow more (max_bad_fraction, --max-bad)"
         )
 
 

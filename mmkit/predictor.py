@@ -4,9 +4,10 @@ A ``Predictor`` holds a model, its heads, the tokenizer and the preprocessing th
 use: ``encode_image @ encode_text.T`` (cosine, -1 to 1; compare it between candidates, its absolute value means little)
 is cheap and can be stored; ``match`` (probability, 0 to 1) reads a picture and a text together, is more exact, and
 costs one pass for each pair. The usual way is to search by the first and to re-rank the best few by the second (ALBEF,
-section 5). Evaluators work on this class; so does everything that was loaded with ``mmkit.load``.
+section 5). ``answer`` asks the head that learned to answer questions, where there is one. Evaluators work on this
+class; so does everything that was loaded with ``mmkit.load``.
 
-Left out: generation and answers, which belong to the heads that learn them.
+Pictures and texts come as lists, generators or stacked tensors. Left out: heat maps (``mmkit.explain``).
 """
 
 from __future__ import annotations
@@ -16,23 +17,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkit.data.image_io import load_image
-from mmkit.data.records import Record
+from mmkit.data.answers import choices
+from mmkit.data.inputs import Encoder, Picture, batches, many_pictures, many_texts, open_picture, pairs_of
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
+from mmkit.nn.gather import rank
 from mmkit.types import Tokens
 
-Picture = str | Path | bytes | Image.Image | Tensor | Record
-T = TypeVar("T")
+__all__ = ["Picture", "Predictor", "Progress", "TokenBank", "moved"]
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and of how many."""
 
@@ -41,6 +41,7 @@ class Predictor:
     """See the module. ``transform``: PIL RGB -> pixels (3, h, w) float32; ``max_tokens``: longer texts are cut.
 
     precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
+    How many texts were longer than ``max_tokens`` is logged once.
     progress: told about long work. threads: how many read pictures beside the model. The modules' training flags are
     put back after each call.
     """
@@ -57,6 +58,7 @@ class Predictor:
         self.tokenizer = tokenizer
         self.transform = transform
         self.max_tokens = max_tokens
+        self.encoder = Encoder(tokenizer, max_tokens, shown=rank() == 0)
         self.precision = precision
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.threads = max(1, min(threads, os.cpu_count() or 1))
@@ -73,57 +75,61 @@ class Predictor:
         parts = [self.embed_image(tokens) for tokens in self.image_tokens(images, batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
 
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         """Embeddings (n, E) float32 on the CPU, L2-normalised."""
         self._needs_embeddings()
-        parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
+        with self.encoder.counting():
+            parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
 
-    def match(self, images: Sequence[Picture] | Tensor, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    def match(self, images: Iterable[Picture] | Tensor, texts: Iterable[str], batch_size: int = 64) -> Tensor:
         """The probability that image i and text i belong together: (n,) float32 on the CPU.
 
         Raises UserError where the numbers of images and texts differ, or the model cannot match.
         """
         self.matcher()
-        texts = _checked(texts)
-        if len(images) != len(texts):
-            raise UserError(f"match compares pair by pair: {len(images)} images do not go with {len(texts)} texts")
+        images, texts = pairs_of(images, texts)
         scores = []
-        chunks = batches(texts, batch_size)
-        for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
-            bank = TokenBank(self.text_tokens(chunk, batch_size))
-            pairs = torch.arange(len(chunk))[:, None].expand(-1, 2)
-            scores.append(self.match_pairs(image, bank, pairs))
+        with self.encoder.counting():
+            chunks = batches(texts, batch_size)
+            for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
+                bank = TokenBank(self.text_tokens(chunk, batch_size))
+                pairs = torch.arange(len(chunk))[:, None].expand(-1, 2)
+                scores.append(self.match_pairs(image, bank, pairs))
         return torch.cat(scores).sigmoid() if scores else torch.empty(0)
 
     def answer(
-        self, images: Sequence[Picture] | Tensor, questions: Sequence[str], *, answers: Sequence[str] | None = None,
+        self, images: Iterable[Picture] | Tensor, questions: Iterable[str], *, answers: Iterable[str] | None = None,
         top: int = 5, generate: bool = False, batch_size: int = 64,
     ) -> list[list[tuple[str, float]]]:  # fmt: skip
         """The best answers to question i about image i, best first, each with its probability.
 
-        answers: what to choose from; None = the list that the model was trained with. generate: write freely instead
-        (one answer each). Raises UserError where the model cannot answer.
+        answers: what to choose from; None = the list that the model was trained with. top: at most so many, at least
+        1. generate: write freely instead (one answer each). Raises UserError where the model cannot answer, or a
+        question is empty.
         """
         head = self.answerer(generate)
-        questions = _checked(questions)
-        if len(images) != len(questions):
-            raise UserError(f"answer goes pair by pair: {len(images)} images do not go with {len(questions)} questions")
-        candidates: Any = None if generate else head.candidates(self.tokenizer, answers)
+        if top < 1:
+            raise UserError(f"top={top}: must be at least 1")
+        images, questions = pairs_of(images, questions, "question")
+        if empty := [number for number, question in enumerate(questions) if not question.strip()]:
+            raise UserError(f"question {empty[0]} is empty; ask something")
+        candidates = self.candidates(answers, generate)
         found: list[list[tuple[str, float]]] = []
-        pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
-        for image, chunk in pairs:
-            fused = self.fuse(image, torch.arange(len(chunk)), chunk)
-            with self.inference():
-                if generate:
-                    texts, probabilities = head.generate(fused, self.tokenizer)
-                    found += [[pair] for pair in zip(texts, probabilities.tolist(), strict=True)]
-                else:
-                    numbers, values = head.rank(fused, candidates, top)
-                    found += [
-                        [(candidates.answers[i], p) for i, p in zip(*row, strict=True)]
-                        for row in zip(numbers.tolist(), values.tolist(), strict=True)
-                    ]
+        with self.encoder.counting():
+            pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
+            for image, chunk in pairs:
+                fused = self.fuse(image, torch.arange(len(chunk)), chunk)
+                with self.inference():
+                    if generate:
+                        texts, probabilities = head.generate(fused, self.tokenizer)
+                        found += [[pair] for pair in zip(texts, probabilities.tolist(), strict=True)]
+                    else:
+                        numbers, values = head.rank(fused, candidates, top)
+                        found += [
+                            [(candidates.answers[i], p) for i, p in zip(*row, strict=True)]
+                            for row in zip(numbers.tolist(), values.tolist(), strict=True)
+                        ]
         return found
 
     # ---- batches of tokens -------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ class Predictor:
         # one thread of torch in each reader: they are many already, and the model's own must not wait for them
         with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             waiting: deque[Any] = deque()
-            for number, chunk in enumerate(batches(images, batch_size)):
+            for number, chunk in enumerate(batches(many_pictures(images), batch_size)):
                 first = number * batch_size
                 waiting.append([pool.submit(self._pixels, image, first + i) for i, image in enumerate(chunk)])
                 if len(waiting) > 1:
@@ -141,10 +147,10 @@ class Predictor:
             for jobs in waiting:
                 yield self._encode_pixels([job.result() for job in jobs])
 
-    def text_tokens(self, texts: Sequence[str], batch_size: int = 256) -> Iterator[Tokens]:
+    def text_tokens(self, texts: Iterable[str], batch_size: int = 256) -> Iterator[Tokens]:
         """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
-        for chunk in batches(_checked(texts), batch_size):
-            rows = [self.tokenizer.encode(text, self.max_tokens) for text in chunk]
+        for chunk in batches(many_texts(texts), batch_size):
+            rows = [self.encoder(text) for text in chunk]
             lengths = torch.tensor([len(row) for row in rows])
             width = int(lengths.max())
             ids = torch.tensor([[*row, *[self.tokenizer.pad_id] * (width - len(row))] for row in rows])
@@ -236,6 +242,18 @@ class Predictor:
             raise UserError(f"this model has no head to {what}; its heads are: {has}. Fine-tune it: configs/finetune/")
         return head
 
+    def candidates(self, answers: Iterable[str] | None = None, generate: bool = False) -> Any:
+        """What the answering head ranks: ``answers``, or None for its own list; None where it writes freely.
+
+        UserError for both together, and for a list that is empty, or holds an answer twice or one without words.
+        """
+        if answers is not None and generate:
+            raise UserError("answers is a list to choose from, generate writes freely: give one of them")
+        if generate:
+            return None
+        head = self.answerer()
+        return head.candidates(self.tokenizer, None if answers is None else choices(many_texts(answers, "answer")))
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """No gradient, evaluation mode, the chosen precision; afterwards every module trains that did before."""
@@ -265,16 +283,7 @@ class Predictor:
             return tokens
 
     def _pixels(self, image: Picture, number: int) -> Tensor:
-        if isinstance(image, Tensor):
-            image = picture_of(image, f"picture {number}")
-        elif isinstance(image, bytes):
-            image = Record(image=image, captions=(), image_id=str(number), key=f"picture {number}")
-        elif not isinstance(image, str | Path | Image.Image | Record):
-            raise UserError(
-                f"picture {number}: a {type(image).__name__} is not a picture; give a path, a PIL image, encoded bytes "
-                "or a tensor (3, h, w)"
-            )
-        return self.transform(load_image(image))
+        return self.transform(open_picture(image, number))
 
 
 class TokenBank:
@@ -311,35 +320,9 @@ class TokenBank:
         return Tokens(self.flat[index.to(self.flat.device)].to(device), mask.to(device))
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """The items in order, ``size`` at a time; the last batch may be smaller."""
-    iterator = iter(items)
-    while batch := tuple(islice(iterator, size)):
-        yield batch
-
-
 def moved(tokens: Tokens, device: torch.device | str) -> Tokens:
     """The tokens on a device."""
     return Tokens(tokens.x.to(device), None if tokens.mask is None else tokens.mask.to(device))
-
-
-def picture_of(pixels: Tensor, name: str) -> Image.Image:
-    """A tensor (3, h, w) as a picture: uint8 from 0 to 255, or float from 0 to 1. UserError for anything else."""
-    if pixels.ndim != 3 or pixels.shape[0] != 3:
-        raise UserError(
-            f"{name}: a tensor of shape {tuple(pixels.shape)} is not a picture; it must be (3, height, width)"
-        )
-    if pixels.is_floating_point():
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):  # also true for nan
-            raise UserError(
-                f"{name}: a float picture has values from 0 to 1, these are {low:.3g} to {high:.3g}. Do not normalise "
-                "it before: the model's own preprocessing does"
-            )
-        pixels = (pixels * 255).round().to(torch.uint8)
-    elif pixels.dtype != torch.uint8:
-        raise UserError(f"{name}: a picture is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype}")
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def _select(tokens: Tokens, rows: Tensor) -> Tokens:
@@ -369,12 +352,3 @@ def _packed(images: Tensor, size: int) -> Iterator[tuple[slice, Tensor, list[int
             count -= part
     if folds:
         yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
-
-
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise UserError(f"texts must be a list of strings, not one string ({texts[:40]!r}); write [text]")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"text {number}: a {type(text).__name__} is not a string")
-    return texts

@@ -1,6 +1,7 @@
 """The commands as people call them: what they print, what they write, and how they refuse."""
 
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -60,6 +61,24 @@ def test_an_unknown_setting_is_named_before_training(tmp_path, capsys):
     assert main(["quickstart", "--out", str(tmp_path / "run"), "--set", "optim.learning_rate=1"]) == 2
     assert "optim.learning_rate" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["file/a.json", "", "x" * 300])
+def test_where_the_numbers_go_is_checked_before_any_work(records, tmp_path, capsys, where):
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    (records.parent / "2.png").write_bytes(b"no picture")  # which would be said otherwise
+    assert main(["data", "check", str(records), "--json", str(tmp_path / where)]) == 2
+    assert f"--json {tmp_path / where}: " in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_table_is_shown_even_if_it_cannot_be_written(records, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[main.__module__], "check_output", lambda path: None)  # as a full disk
+    assert main(["data", "check", str(records), "--json", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "captions" in shown.out
+    assert "cannot be written" in shown.err
 
 
 def test_numbers_are_written_flat_and_nested():

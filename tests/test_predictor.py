@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
@@ -106,7 +108,15 @@ def test_bf16_is_near_and_returns_float32(model):
         ([torch.zeros(30, 30, 3)], r"picture 0: .*\(3, height, width\)"),
         ([torch.randn(3, 8, 8)], "picture 0: a float picture has values from 0 to 1.*Do not normalise"),
         ([torch.zeros(3, 8, 8, dtype=torch.int64)], "uint8"),
-        ([None], "picture 0: a NoneType is not a picture"),
+        ([torch.zeros(3, 0, 8)], r"picture 0: .*\(3, height, width\)"),
+        ([Image.new("RGB", (0, 8))], "picture 0: 0 x 8 pixels"),
+        (Image.new("RGB", (8, 8)), r"not one \(.*Image\); write \[image\]"),
+        (Path("a.png"), r"write \[image\]"),
+        ("a.png", r"write \[image\]"),
+        (torch.zeros(3, 8, 8), r"write \[image\]"),
+        (torch.zeros(8, 8), r"\(n, 3, height, width\)"),
+        (None, "images must be a list of pictures"),
+        ([None], "picture 0: something of type NoneType is not a picture"),
     ],
 )
 def test_bad_pictures_are_named(model, images, message):
@@ -117,10 +127,45 @@ def test_bad_pictures_are_named(model, images, message):
 def test_bad_texts_and_missing_parts_are_named(model):
     with pytest.raises(UserError, match=r"write \[text\]"):
         model.encode_text("a dog")
+    with pytest.raises(UserError, match="texts must be a list of strings"):
+        model.encode_text(None)
     with pytest.raises(UserError, match="1 images do not go with 2 texts"):
         model.match(pictures(1), ["a", "b"])
     with pytest.raises(UserError, match=r"cannot match.*heads are: itc"):
         predictor(heads=("itc",)).match(pictures(1), ["a"])
+
+
+def test_generators_are_lists(model):
+    images, texts = pictures(3), [caption(i) for i in range(3)]
+    assert torch.equal(model.encode_image(image for image in images), model.encode_image(images))
+    assert torch.equal(model.encode_text(text for text in texts), model.encode_text(texts))
+    assert torch.equal(model.match(iter(images), iter(texts)), model.match(images, texts))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_of_nothing_are_refused(model, size):
+    for call in (
+        lambda: model.encode_image(pictures(1), batch_size=size), lambda: model.encode_text(["a"], batch_size=size),
+        lambda: model.match(pictures(1), ["a"], batch_size=size),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"batch_size={size}: must be at least 1"):
+            call()
+
+
+def test_texts_that_are_cut_are_counted_and_said_once(caplog):
+    own, long = predictor(), "a red square " * 9
+    own.encode_text(["a red square", "a box"])
+    assert not caplog.messages
+    own.encode_text([long, "a red square", long], batch_size=1)
+    (said,) = caplog.messages
+    assert said == "2 of 3 texts are longer than this model reads and were cut to 12 tokens; the longest has 46"
+    own.encode_text([long])
+    assert len(caplog.messages) == 1
+    own = predictor()
+    with own.encoder.counting():
+        own.encode_text([long])
+        own.match(pictures(2), [long, "red"], batch_size=1)
+    assert "2 of 3 texts" in caplog.messages[1]
 
 
 def test_a_dual_encoder_cannot_match(model):

@@ -73,7 +73,7 @@ def classifier(steps: int = 1700, pretrain_steps: int = 800) -> Experiment:
     )  # fmt: skip
 
 
-def decoder(steps: int = 1700, pretrain_steps: int = 800) -> Experiment:
+def decoder(steps: int = 2000, pretrain_steps: int = 800) -> Experiment:
     """The answers written by a decoder, and ranked among the 13."""
     head = partial(AnswerDecoder, answers=tuple(answers()), depth=2, heads=4, max_tokens=8, dropout=0.0)
     return _finetune("easy-vqa-decoder", head, partial(AnswerTokens, max_tokens=8), steps, pretrain_steps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_command, check_output
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -37,8 +37,14 @@ def register(commands: Commands) -> None:
     _register_import(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
     command.add_argument("--data", action="append", required=True, metavar="QUESTIONS", help=QUESTIONS)
-    command.add_argument("--annotations", action="append", metavar="JSON", help="one for each --data, in order")
-    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
+    command.add_argument(
+        "--annotations", action="append", default=[], metavar="JSON",
+        help="one for each file of VQA's questions, in order; other data have none",
+    )  # fmt: skip
+    command.add_argument(
+        "--images", action="append", default=[], metavar="DIR",
+        help="where the pictures are: one for all, or one for each --data, in order (default: with each file)",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the list, one answer per line")
     command.add_argument("--min-count", type=int, metavar="N", help="answers of at least N questions (default 9)")
     command.add_argument("--top", type=int, metavar="K", help="the K most frequent, instead of --min-count")
@@ -66,6 +72,7 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.show_tasks import has_task, task_grid
     from mmkit.errors import UserError
 
+    check_output(args.out, "--out")
     source = open_source(args.source)
     if args.n < 1:
         raise UserError(f"--n {args.n}: must be at least 1")
@@ -89,9 +96,11 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.cli.progress import progress
     from mmkit.data.check import check as check_source
     from mmkit.data.show import open_source
+    from mmkit.data.sources import ClassFolder, is_class_folder
     from mmkit.errors import UserError
 
-    source = open_source(args.source)
+    folder = Path(args.source)
+    source = ClassFolder(folder) if folder.is_dir() and is_class_folder(folder) else open_source(args.source)
     with progress() as report:
         summary = check_source(source, lambda done: report("pictures", done, len(source)))
     if summary.bad_images:
@@ -120,21 +129,14 @@ def import_(args: argparse.Namespace) -> Mapping[str, Any]:
 def build(args: argparse.Namespace) -> Mapping[str, Any]:
     """Count, choose, write the list; how many questions it answers."""
     from mmkit.data.answers import build_answers, coverage
-    from mmkit.data.importing import open_questions
-    from mmkit.data.vqa_files import Joined
+    from mmkit.data.importing import open_all_questions
     from mmkit.errors import UserError
 
     if args.min_count is not None and args.top is not None:
         raise UserError("give --min-count or --top, not both")
-    annotations = args.annotations or [None] * len(args.data)
-    if len(annotations) != len(args.data):
-        raise UserError(f"{len(args.data)} --data but {len(annotations)} --annotations; give one for each, in order")
-    parts = [
-        open_questions(data, annotations=file, images=args.images)
-        for data, file in zip(args.data, annotations, strict=True)
-    ]
+    check_output(args.out, "--out")
+    source = open_all_questions(args.data, annotations=args.annotations, images=args.images)
     min_count = 9 if args.min_count is None and args.top is None else args.min_count
-    source = Joined(parts)
     answers = build_answers(source, min_count=min_count, top=args.top)
     found = coverage(source, answers, limit=len(source))
     try:

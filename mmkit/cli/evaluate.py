@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkit.cli.main import add_command, write_json
+from mmkit.cli.main import add_command, check_output, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
+    from mmkit.data.records import Source
     from mmkit.evals.common import Result
     from mmkit.predictor import Predictor
 
@@ -35,10 +36,15 @@ def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
         help="JSON lines with image and caption, a published list (dataset_coco.json, coco_karpathy_test.json), "
         "hf:NAME, openmoji[:LANGUAGE], ...",
     )  # fmt: skip
+    add_data_options(command)
+    _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
+
+
+def add_data_options(command: argparse.ArgumentParser) -> None:
+    """What ``open_captioned`` takes beside the data: --images, --split, --columns."""
     command.add_argument("--images", metavar="FOLDER", help="the pictures of a published list (default: beside it)")
     command.add_argument("--split", help="of a published list or a data set: test, val, train+restval")
     command.add_argument("--columns", metavar="MAP", help="of a data set: image=...,caption=...,image_id=...")
-    _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
 
 
 def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
@@ -56,10 +62,12 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--templates", metavar="SET or FILE",
-        help='imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name (default: "{}", '
-        "or those of the class set)",
+        help="imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name (default: those "
+        'of the class set or of built-in data, else "{}")',
     )  # fmt: skip
-    command.add_argument("--confusion", type=Path, metavar="PNG", help="draw which class is taken for which")
+    command.add_argument(
+        "--confusion", type=Path, metavar="PNG", help="draw which class is taken for which (after re-ranking, if any)"
+    )
     command.add_argument("--per-class", type=Path, metavar="CSV", help="write the table of all classes")
     command.add_argument(
         "--text-bank", type=Path, metavar="FOLDER",
@@ -71,6 +79,11 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
 
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
     command.add_argument("--rerank", type=int, metavar="K", help=rerank)
+    command.add_argument(
+        "--max-bad", type=float, metavar="SHARE",
+        help="leave out pictures that cannot be read, up to this share of all, such as 0.01; opens each once before "
+        "(default: the first ends the evaluation)",
+    )  # fmt: skip
     add_model_arguments(command)
 
 
@@ -106,36 +119,46 @@ def retrieval(args: argparse.Namespace) -> None:
     from mmkit.data.opening import open_captioned, parse_columns
     from mmkit.evals.retrieval import Retrieval
 
+    _check(args)
     columns = parse_columns(args.columns, ("image", "caption", "image_id"))
     source = open_captioned(args.data, columns=columns, split=args.split, images=args.images)
+    source, left_out = _readable(args, source)
     evaluator = Retrieval(source=source, rerank_top=args.rerank, batch_size=args.batch_size)
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
-    _show(args, result)
+    _show(args, result, left_out)
 
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.opening import open_labelled, parse_columns
+    from mmkit.data.opening import open_labelled, own_classes, parse_columns
     from mmkit.evals.class_sets import default_templates, templates_named
     from mmkit.evals.classes import with_classes
-    from mmkit.evals.confusion import save_confusion
+    from mmkit.evals.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
     from mmkit.nn.gather import rank
 
+    _check(args)
+    check_output(args.confusion, "--confusion")
+    check_output(args.per_class, "--per-class")
+    if args.confusion is not None:
+        check_picture_name(args.confusion)
     data = open_labelled(args.data, columns=parse_columns(args.columns, ("image", "label")), split=args.split)
-    source, names = with_classes(data, args.classes)
+    classes = args.classes or own_classes(args.data)
+    data, left_out = _readable(args, data)
+    source, names = with_classes(data, classes)
     evaluator = ZeroShot(
         source=source, class_names=names, rerank_top=args.rerank, batch_size=args.batch_size,
-        templates=templates_named(args.templates) if args.templates else default_templates(args.classes),
+        templates=templates_named(args.templates) if args.templates else default_templates(classes),
         bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(),
     )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
-    _show(args, result)
+    _show(args, result, left_out)
     if rank() == 0 and args.confusion is not None:
-        save_confusion(args.confusion, result.class_names, result.confusion())
+        again = result.reranked is not None
+        save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))
     if rank() == 0 and args.per_class is not None:
         result.write_per_class(args.per_class)
 
@@ -162,14 +185,37 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
         raise UserError(f"--device {args.device}: cannot be used ({error})") from error
     with progress(shown=state.is_main_process) as report:
         predictor.progress = report
-        yield predictor
+        with predictor.encoder.counting():
+            yield predictor
 
 
-def _show(args: argparse.Namespace, result: Result) -> None:
+def _check(args: argparse.Namespace) -> None:
+    """UserError for what can be seen at once, before data are read and a model is loaded."""
+    from mmkit import hub
+    from mmkit.errors import UserError
+
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
+    hub.check(args.model)
+
+
+def _readable(args: argparse.Namespace, source: Source) -> tuple[Source, int | None]:
+    """What ``--max-bad`` leaves of the source, and how many pictures it left out; None without it."""
+    from mmkit.cli.progress import progress
+    from mmkit.evals.readable import readable
+
+    if args.max_bad is None:
+        return source, None
+    with progress() as report:
+        kept, bad = readable(source, args.max_bad, report)
+    return kept, len(bad)
+
+
+def _show(args: argparse.Namespace, result: Result, left_out: int | None) -> None:
     from rich.console import Console
 
     from mmkit.nn.gather import rank
 
-    write_json(args.json, result.to_json())
     if rank() == 0:
         Console().print(result.table())
+    write_json(args.json, result.to_json() | ({} if left_out is None else {"left_out": left_out}))

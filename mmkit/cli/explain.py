@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkit.cli.evaluate import add_model_arguments, make_predictor
-from mmkit.cli.main import add_command, write_json
+from mmkit.cli.main import add_command, check_output, write_json
+from mmkit.cli.vqa import answering_stage
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
+    from mmkit.explanation.maps import Explanation
 
 
 def register(commands: Commands) -> None:
@@ -24,7 +26,11 @@ def register(commands: Commands) -> None:
     command.add_argument("--answer", metavar="TEXT", help="explain this answer to the question")
     command.add_argument("--out", required=True, type=Path, metavar="PNG", help="where the heat maps go")
     command.add_argument("--font", type=Path, metavar="FILE", help="a TrueType font, for scripts such as Chinese")
-    _asked(command)
+    _asked(
+        command, ("mlm", "itm", "answer", "itc"),
+        "what is explained: each word as guessed when hidden (mlm), the match, the answer, or the similarity (default: "
+        "--answer where it is given, else the first of these that the model has)",
+    )  # fmt: skip
     command = add_command(
         commands, "grounding", "measure how well heat maps find what words name: pointing game, IoU", grounding
     )
@@ -34,22 +40,22 @@ def register(commands: Commands) -> None:
         "for held-out scenes; or, with --refs, RefCOCO+ lists of expressions (refcoco+_val.json refcoco+_test.json)",
     )  # fmt: skip
     command.add_argument("--alone", action="store_true", help="read each name alone, also where a caption says it")
-    command.add_argument("--prompt", default="{}", help='what a name alone becomes (default "{}")')
+    command.add_argument("--prompt", default="{}", help='what a name alone becomes: {} is the name (default "{}")')
     command.add_argument("--images", type=Path, metavar="FOLDER", help="RefCOCO+: where the pictures are")
     command.add_argument("--refs", type=Path, metavar="FILE", help="RefCOCO+: refs(unc).p")
     command.add_argument("--instances", type=Path, metavar="FILE", help="RefCOCO+: instances.json")
     command.add_argument(
         "--detections", type=Path, metavar="FILE", help="RefCOCO+: dets.json, the boxes to choose from"
     )
-    _asked(command)
-
-
-def _asked(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--target", choices=("itm", "itc", "answer", "mlm"),
-        help="explain the match, the similarity, the answer, or each word as guessed when hidden (default: "
-        "what the model has of these; grounding prefers mlm for names in captions)",
+    _asked(
+        command, ("mlm", "itm", "itc"),
+        "whose maps: those of hidden words (mlm), the match, or the similarity (default: for names in captions mlm, "
+        "for names alone itm, where the model has these)",
     )  # fmt: skip
+
+
+def _asked(command: argparse.ArgumentParser, targets: tuple[str, ...], what: str) -> None:
+    command.add_argument("--target", choices=targets, help=what)
     command.add_argument(
         "--layer",
         type=int,
@@ -61,33 +67,53 @@ def _asked(command: argparse.ArgumentParser) -> None:
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Writes the picture; shows the score, and each word's share and strongest place."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Writes the picture; shows the score, and each word's share and strongest place. The first process alone does."""
     import mmkit
-    from mmkit.explanation.picture import Style
+    from mmkit.data.image_io import load_image
+    from mmkit.explanation.picture import Style, check_font, check_name
+    from mmkit.nn.gather import rank
 
+    check_output(args.out, "--out")
+    check_name(args.out)
+    check_font(args.font)
+    picture = load_image(args.image)
+    if args.answer is not None or args.target == "answer":
+        args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:
         found = mmkit.explain(
-            predictor, args.image, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
+            predictor, picture, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
         )
-    found.save(args.out, Style(font=args.font))
+    if rank() == 0:
+        found.save(args.out, Style(font=args.font))
+        _show(args, found)
+
+
+def _show(args: argparse.Namespace, found: Explanation) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     words = [
         {"word": word.text, "share": word.share, "peak": list(word.map.peak)}
         | ({} if word.probability is None else {"probability": word.probability})
         for word in found.words
     ]
-    numbers = {"explained": found.target, "score": found.score, "layer": found.layer, "peak": list(found.sentence.peak)}
-    write_json(args.json, numbers | {"words": words})
-    table = Table(title=f"{found.target}: {found.score:.3f}", title_justify="left")
-    guessed = found.target == "words"
-    for name in ("word", "probability" if guessed else "share", "strongest at x, y"):
-        table.add_column(name, justify="left" if name == "word" else "right")
-    for word, entry in zip(found.words, words, strict=True):
-        number = entry["probability" if guessed else "share"]
-        table.add_row(word.text, f"{number:.1%}", "{}, {}".format(*word.map.peak))
-    Console().print(table, f"heat maps: {args.out}", sep="\n")
+    console = Console()
+    console.print(found.asked, markup=False, highlight=False)
+    if words:
+        number = "probability" if found.target == "words" else "share"
+        table = Table()
+        for name in ("word", number, "strongest at x, y"):
+            table.add_column(name, justify="left" if name == "word" else "right")
+        for word, entry in zip(found.words, words, strict=True):
+            table.add_row(escape(word.text), f"{entry[number]:.1%}", "{}, {}".format(*word.map.peak))
+        console.print(table)
+    console.print(f"heat maps: {args.out}", markup=False, highlight=False, soft_wrap=True)
+    numbers = {
+        "explained": found.target, "score": found.score, "layer": found.layer, "peak": list(found.sentence.peak),
+        "words": words, "unseen": list(found.unseen),
+    }  # fmt: skip
+    write_json(args.json, numbers)
 
 
 def grounding(args: argparse.Namespace) -> None:
@@ -103,9 +129,9 @@ def grounding(args: argparse.Namespace) -> None:
     )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
-    write_json(args.json, result.to_json())
     if rank() == 0:
         Console().print(result.table())
+    write_json(args.json, result.to_json())
 
 
 def _source(args: argparse.Namespace) -> Source:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.evaluate import add_data_options, add_model_arguments, make_predictor
 from mmkit.cli.main import add_command
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
+    from mmkit.data.records import Source
 
 
 def register(commands: Commands) -> None:
@@ -20,10 +21,11 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--data", required=True, metavar="FOLDER or RECORDS",
         help="a folder of pictures (captions from a.txt beside a.jpg, where there are), or JSON lines with image, and "
-        "caption where there is one; or what `mmkit retrieval` reads",
+        "caption where there is one; or what `mmkit retrieval` reads: a published list, a data set, hf:NAME, openmoji",
     )  # fmt: skip
+    add_data_options(command)
     command.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.parquet or FILE.safetensors")
-    command.add_argument("--no-texts", action="store_true", help="leave captions out")
+    command.add_argument("--no-texts", action="store_true", help="leave captions out (also for data sets without)")
     command.add_argument(
         "--max-bad", type=float, default=0.1, metavar="SHARE",
         help="stop when more than this share of the pictures cannot be read (default 0.1)",
@@ -39,11 +41,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     if not 0 <= args.max_bad <= 1:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
+    source = _source(args)
     with make_predictor(args) as predictor:
         if world_size() > 1:
             raise UserError("mmkit features runs in one process; give each process a file of records of its own")
         found = embed_files(
-            predictor, _source(args.data), args.out, batch_size=args.batch_size, texts=not args.no_texts,
+            predictor, source, args.out, batch_size=args.batch_size, texts=not args.no_texts,
             max_bad_fraction=args.max_bad,
         )  # fmt: skip
     return {
@@ -52,14 +55,15 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def _source(data: str) -> Any:
-    from mmkit.data.opening import open_captioned
+def _source(args: argparse.Namespace) -> Source:
+    from mmkit.data.opening import is_data_set, open_captioned, parse_columns, refuse
     from mmkit.data.records import JsonLines
     from mmkit.embed_files import Pictures
 
-    path = Path(data)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return JsonLines(path, needs=())
-    if path.is_dir() and not any(path.glob("*.arrow")) and not any(path.rglob("*.parquet")):
-        return Pictures(path)
-    return open_captioned(data)
+    path, options = Path(args.data), {"columns": args.columns, "split": args.split, "images": args.images}
+    lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    if lines or (path.is_dir() and not is_data_set(args.data)):
+        refuse(args.data, options)
+        return JsonLines(path, needs=()) if lines else Pictures(path)
+    options["columns"] = parse_columns(args.columns, ("image", "caption", "image_id"))
+    return open_captioned(args.data, **options, captions=not args.no_texts)

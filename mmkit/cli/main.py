@@ -10,7 +10,9 @@ import argparse
 import importlib
 import json
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +56,11 @@ def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, or 2 for bad input."""
     set_up_logging()
     try:
+        check_output(args.json)
         numbers = args.run(args)
         if numbers is not None:
-            write_json(args.json, numbers)
             show(numbers)
+            write_json(args.json, numbers)
         leave_processes()
     except UserError as error:
         sys.stdout.flush()
@@ -95,8 +98,34 @@ def set_up_logging() -> None:
     root.propagate = False
 
 
+def check_output(path: Path | None, option: str = "--json") -> None:
+    """UserError where the file cannot be written, before any work; nothing is made."""
+    if path is None:
+        return
+    try:
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror})") from error
+    folder = there.is_dir()
+    if folder and there == path:
+        raise UserError(f"{option} {path}: is a folder; name a file in it")
+    if there != path and not folder:
+        raise UserError(f"{option} {path}: cannot be written ({there} is a file, not a folder)")
+    try:
+        if folder:
+            with tempfile.TemporaryFile(dir=there):
+                return
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({there}: {error.strerror})") from error
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written (no permission for {there})")
+
+
 def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
-    """The numbers as one JSON object; nothing without a path, or on another process than the first."""
+    """The numbers as one JSON object; nothing without a path, or on another process than the first.
+
+    Commands call it after they have shown their outcome, so that no failure here loses it.
+    """
     from mmkit.nn.gather import rank
 
     if path is None or rank() != 0:

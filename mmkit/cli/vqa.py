@@ -16,6 +16,7 @@ log = logging.getLogger("mmkit")
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
+    from mmkit.predictor import Predictor
 
 
 def register(commands: Commands) -> None:
@@ -24,12 +25,22 @@ def register(commands: Commands) -> None:
     command.add_argument("--image", type=Path, metavar="FILE", help="one picture; with --question")
     command.add_argument("--question", metavar="TEXT", help="what to ask about --image")
     command.add_argument("--top", type=int, default=5, metavar="K", help="show the best K answers (default 5)")
-    command.add_argument("--data", type=Path, metavar="RECORDS", help="JSON lines with image, question and answers")
+    command.add_argument(
+        "--data", metavar="RECORDS",
+        help="JSON lines with image, question and answers; VQA's questions (with --annotations); Visual Genome's "
+        "question_answers.json; one of ALBEF's lists; easy-vqa:test",
+    )  # fmt: skip
+    command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
+    command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")
     command.add_argument(
         "--answers", type=Path, metavar="FILE",
         help="what to choose from, one per line (default: the answers that the model was trained with)",
     )  # fmt: skip
     command.add_argument("--generate", action="store_true", help="write answers freely instead of choosing")
+    command.add_argument(
+        "--first-token-twice", action="store_true",
+        help="rank as ALBEF's official evaluation does: the first token's log-probability counts twice",
+    )  # fmt: skip
     add_model_arguments(command)
 
 
@@ -41,8 +52,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    if args.answers is not None and args.generate:
-        raise UserError("--answers chooses from a list, --generate writes freely: give one of them")
+    if args.data is None and (args.annotations or args.images):
+        raise UserError("--annotations and --images belong to --data")
+    if args.question is not None and not args.question.strip():
+        raise UserError("--question: is empty; ask something")
+    if args.generate and (args.answers is not None or args.first_token_twice):
+        option = "--answers" if args.answers is not None else "--first-token-twice"
+        raise UserError(f"{option} is for choosing from a list, --generate writes freely: give one of them")
     if args.data is None:
         _ask(args)
         return None
@@ -58,28 +74,42 @@ def _ask(args: argparse.Namespace) -> None:
     chosen = _answers(args)
     args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:
+        count_first_tokens_twice(args, predictor)
         (found,) = predictor.answer(
             [args.image], [args.question], answers=chosen, top=args.top, generate=args.generate
         )  # fmt: skip
-    best = [{"answer": answer, "score": score} for answer, score in found]
-    write_json(args.json, {"question": args.question, "answers": best})
     if rank() == 0:
-        table = Table(title=args.question, title_justify="left", show_header=False, box=None)
+        if len(found) < args.top and not args.generate:
+            log.info("--top %d: there are %d answers to choose from", args.top, len(found))
+        table = Table(show_header=False, box=None)
         for answer, score in found:
             table.add_row(answer, f"{score:.1%}")
-        Console().print(table)
+        Console().print(args.question, table, sep="\n", markup=False, highlight=False)
+    best = [{"answer": answer, "score": score} for answer, score in found]
+    write_json(args.json, {"question": args.question, "answers": best})
 
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
-    from mmkit.data.vqa_files import VQALines
+    from mmkit.data.importing import open_questions
     from mmkit.evals.vqa import VQA
 
-    evaluator = VQA(
-        source=VQALines(args.data), answers=_answers(args), generate=args.generate, batch_size=args.batch_size
-    )  # fmt: skip
+    source = open_questions(args.data, annotations=args.annotations, images=args.images)
+    evaluator = VQA(source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size)
     args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:
+        count_first_tokens_twice(args, predictor)
         return evaluator(predictor)
+
+
+def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:
+    """Where that was asked for; UserError for a head that chooses without reading tokens."""
+    from mmkit.errors import UserError
+
+    if args.first_token_twice:
+        head = predictor.answerer()
+        if not hasattr(head, "first_token_twice"):
+            raise UserError(f"--first-token-twice: is for an answer decoder; this model has a {type(head).__name__}")
+        head.first_token_twice = True
 
 
 def answering_stage(model: str) -> str:

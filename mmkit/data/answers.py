@@ -193,9 +193,14 @@ def coverage(source: Source, answers: Sequence[str], *, limit: int = 2000) -> Co
     return Coverage(n, covered / max(1, n), best / max(1, n), tuple(missing.most_common(5)))
 
 
-def check_coverage(source: Source, answers: Sequence[str], *, where: str = "the answer list") -> Coverage:
-    """UserError where a list has the right answer to fewer than half of the questions; a warning below nine tenths."""
-    found = coverage(source, answers)
+def check_coverage(
+    source: Source, answers: Sequence[str], *, where: str = "the answer list", limit: int = 2000
+) -> Coverage:
+    """UserError where a list has the right answer to fewer than half of the questions; a warning below nine tenths.
+
+    limit: of how many questions at most, evenly spread.
+    """
+    found = coverage(source, answers, limit=limit)
     if found.share >= 0.9:
         return found
     examples = ", ".join(f"{answer!r} ({n})" for answer, n in found.missing)
@@ -223,6 +228,16 @@ def read_answers(path: str | Path) -> list[str]:
     if not numbers:
         raise UserError(f"{path}: no answers in it; write one per line")
     return list(numbers)
+
+
+def choices(answers: Sequence[str]) -> tuple[str, ...]:
+    """Answers to choose from; UserError where there is none, one without words, or one twice."""
+    if not answers:
+        raise UserError("the list of answers is empty; give some, or None for those that the model was trained with")
+    for answer, n in Counter(answers).items():
+        if not answer.strip() or n > 1:
+            raise UserError(f"answers: {answer!r} {'stands there twice' if n > 1 else 'is empty'}; give each once")
+    return tuple(answers)
 
 
 def in_order(numbered: Any, *, where: str) -> tuple[str, ...]:

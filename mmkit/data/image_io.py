@@ -1,4 +1,9 @@
-"""Opening pictures: any mode becomes RGB, the camera's rotation is applied, and what cannot be read names its file."""
+"""Opening pictures: any mode becomes RGB, the camera's rotation is applied, and what cannot be read names its file.
+
+A mode that states its range keeps it: 8 bits, and 16 bits of grey ("I;16", as in PNG and most TIFF), of which 65535 is
+white. Whole numbers of 32 bits ("I") and floats ("F") state none: there the smallest of the usual ranges that holds
+every value of the picture is taken, 0 to 1 (floats alone), 0 to 255, or 0 to 65535; values outside are refused.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmkit.data.records import Record
@@ -28,11 +34,13 @@ def load_image(record: Record | Image.Image | Path | str | bytes) -> Image.Image
         BadImage: missing, truncated, not a picture, or more than ``MAX_PIXELS``; the message names the file.
     """
     image = record.image if isinstance(record, Record) else record
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
     name = str(image) if isinstance(image, (str, Path)) else "a picture in memory"
     if isinstance(record, Record):
-        name = record.key if isinstance(image, bytes) else f"{image} ({record.key})"
+        name = f"{image} ({record.key})" if isinstance(image, Path) and record.key != str(image) else record.key
+    if isinstance(image, Image.Image):
+        if not (image.width and image.height):
+            raise BadImage(f"{name}: {image.width} x {image.height} pixels; there is nothing to see")
+        return to_rgb(image, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -41,7 +49,7 @@ def load_image(record: Record | Image.Image | Path | str | bytes) -> Image.Image
             if opened.width * opened.height > MAX_PIXELS:
                 raise BadImage(f"{name}: {opened.width} x {opened.height} pixels are too many; make it smaller")
             opened.load()
-            return to_rgb(ImageOps.exif_transpose(opened))
+            return to_rgb(ImageOps.exif_transpose(opened), name)
     except FileNotFoundError as error:
         raise BadImage(f"{name}: no such picture") from error
     except UnidentifiedImageError as error:
@@ -54,16 +62,33 @@ def load_image(record: Record | Image.Image | Path | str | bytes) -> Image.Image
         raise BadImage(f"{name}: damaged picture ({error})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: alpha and palette transparency on white, 16-bit grey scaled to 8 bits."""
+def to_rgb(image: Image.Image, name: str = "a picture in memory") -> Image.Image:
+    """Any mode to RGB: alpha and palette transparency on white, deep grey scaled to 8 bits (see the module).
+
+    Raises:
+        BadImage: values outside every known range; the message begins with ``name``.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        # 16-bit grey (PNG, TIFF): PIL's own conversion would clip everything above 255 to white.
-        return image.convert("I").point(lambda level: level / 257).convert("L").convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image, name)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         ground = Image.new("RGB", layer.size, (255, 255, 255))
         ground.paste(layer, mask=layer.getchannel("A"))
         return ground
     return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image, name: str) -> Image.Image:
+    # PIL's own conversion clips everything above 255 to white, and makes values from 0 to 1 black.
+    values = np.asarray(image.convert("I") if image.mode.startswith("I;16") else image, np.float32)
+    low, high = float(values.min()), float(values.max())
+    ranges = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
+    full = next((full for full in ranges if low >= 0 and high <= full), None)  # none either where a value is nan
+    if full is None:
+        raise BadImage(
+            f"{name}: grey values from {low:.6g} to {high:.6g} (mode {image.mode}); of these 0 to "
+            f"{' or 0 to '.join(map(str, ranges))} is understood. Scale them, or save the picture with 8 bits"
+        )
+    return Image.fromarray((values * (255 / full)).round().astype(np.uint8)).convert("RGB")

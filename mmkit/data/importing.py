@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from PIL import Image
 from mmkit.data.formats import FORMATS
 from mmkit.data.image_io import load_image
 from mmkit.data.records import Problems, Record, Source, tidy_captions
-from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines, read_json
+from mmkit.data.vqa_files import AnswerLists, Joined, VisualGenomeQA, VQAFiles, VQALines, read_json
 from mmkit.errors import UserError
 
 BUILT_IN = ("openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "easy-vqa")
@@ -87,9 +87,13 @@ def parse_table_columns(text: str | None) -> dict[str, str]:
 
 
 def open_questions(data: str, *, annotations: str | Path | None = None, images: str | Path | None = None) -> Source:
-    """Questions with answers: JSON lines, a published file (its form is looked up), or a name like ``easy-vqa``."""
+    """Questions with answers: JSON lines, a published file (its form is looked up), or a name like ``easy-vqa``.
+
+    annotations: of VQA's questions, which need them. images: the folder of the pictures, default that of the file.
+    """
     source = built_in(data)
     if source is not None:
+        _refuse(data, {"images": (images, ()), "annotations": (annotations, ())})
         return source
     if Path(data).suffix.lower() != ".json":
         if annotations is not None:
@@ -97,15 +101,56 @@ def open_questions(data: str, *, annotations: str | Path | None = None, images: 
         return VQALines(data, root=images)
     whole = read_json(Path(data), "VQA's questions, Visual Genome's question_answers, or one of ALBEF's lists")
     if isinstance(whole, Mapping):
+        if "questions" in whole and annotations is None:
+            name = Path(data).name.replace("OpenEnded_", "").replace("questions", "annotations")
+            raise UserError(
+                f"{data}: VQA's questions alone; give the answers too, published beside them: --annotations "
+                f"{Path(data).with_name(name) if name != Path(data).name else 'v2_mscoco_val2014_annotations.json'}"
+            )
         return open_format("vqa", data, images=images, annotations=annotations)
     is_vg = isinstance(whole, list) and any(isinstance(row, Mapping) and "qas" in row for row in whole[:1])
     return open_format("vg-qa" if is_vg else "albef-vqa", data, images=images, annotations=annotations)
 
 
+def open_all_questions(
+    data: Sequence[str], *, annotations: Sequence[str] = (), images: Sequence[str | Path] = ()
+) -> Source:
+    """Several, one after the other. annotations: one for each file of VQA's questions, in order; the others have none.
+
+    images: none, one for all, or one for each of ``data``.
+    """
+    whose = [name for name in data if _is_object(name)]
+    if annotations and len(annotations) != len(whose):
+        raise UserError(
+            f"{len(annotations)} --annotations for {len(whose)} files of VQA's questions "
+            f"({', '.join(whose) or 'none of --data is one'}); give one for each of these, in order"
+        )
+    if len(images) not in (0, 1, len(data)):
+        raise UserError(f"{len(images)} --images for {len(data)} --data; give one for all, or one for each, in order")
+    given = iter(annotations)
+    folders = [images[min(i, len(images) - 1)] if images else None for i in range(len(data))]
+    return Joined([
+        open_questions(name, annotations=next(given, None) if name in whose else None, images=folder)
+        for name, folder in zip(data, folders, strict=True)
+    ])  # fmt: skip
+
+
+def _is_object(name: str) -> bool:
+    """Whether a file holds one JSON object, as VQA's do, and not a list."""
+    if Path(name).suffix.lower() != ".json":
+        return False
+    try:
+        with Path(name).open(encoding="utf-8-sig") as file:
+            return file.read(200).lstrip().startswith("{")
+    except (OSError, UnicodeDecodeError):
+        return False  # to be told by who opens it
+
+
 def _refuse(kind: str, given: Mapping[str, tuple[object, tuple[str, ...]]]) -> None:
     for name, (value, fit) in given.items():
         if value and kind not in fit:
-            raise UserError(f"--{name}: has no meaning for the format {kind}; it is for {', '.join(fit)}")
+            what = f"the format {kind}; it is for {', '.join(fit)}" if fit else kind
+            raise UserError(f"--{name}: has no meaning for {what}")
 
 
 def _built_in(name: str) -> Source:

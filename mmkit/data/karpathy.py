@@ -66,7 +66,7 @@ class Karpathy:
                 '"caption" (coco_karpathy_test.json)'
             )
         rows = self._located(rows, problems)
-        problems.raise_if_any(len(rows))
+        problems.raise_if_any()
         if self.empty_captions:
             log.warning("%s: left out %d empty captions", self.path, self.empty_captions)
         single = per == "caption"
@@ -89,18 +89,30 @@ class Karpathy:
             yield from row.captions
 
     def _published(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
-        there = {str(entry.get("split")) for entry in entries if isinstance(entry, Mapping)}
-        wanted = set((split or "").split("+"))
-        if not split or not wanted <= there:
-            raise UserError(f"{self.path}: split={split!r}; it has {', '.join(sorted(there))}; several as one+other")
+        there = sorted({str(entry["split"]) for entry in entries if isinstance(entry, Mapping) and "split" in entry})
+        if entries and not there:
+            raise UserError(f'{self.path}: none of its {len(entries)} entries has a "split", as dataset_coco.json has')
+        wanted = set(split.split("+")) if split else set()
+        if entries and (not wanted or not wanted <= set(there)):
+            what = f"split={split!r} is none of them" if split else "a split is needed"
+            raise UserError(
+                f"{self.path}: {what}; give split= (--split) as one of {', '.join(there)}, or several as one+other"
+            )
         rows: list[_Row] = []
         for at, entry in enumerate(entries):
-            if not isinstance(entry, Mapping) or not {"filename", "sentences"} <= entry.keys():
-                problems.add(at, "missing key", 'expected an object with "filename" and "sentences"')
-            elif str(entry.get("split")) in wanted:
+            if not isinstance(entry, Mapping) or not {"filename", "sentences", "split"} <= entry.keys():
+                problems.rows += 1
+                problems.add(at, "missing key", 'expected an object with "filename", "sentences" and "split"')
+            elif str(entry["split"]) in wanted:
+                problems.rows += 1
                 folder = f"{entry['filepath']}/" if "filepath" in entry else ""
                 name = f"{folder}{entry['filename']}"
-                texts = [sentence.get("raw") for sentence in entry["sentences"]]
+                try:
+                    texts = [sentence["raw"] for sentence in entry["sentences"]]
+                except (TypeError, KeyError):
+                    form = '"sentences" must be a list of objects with the caption as "raw"'
+                    problems.add(at, "bad caption", f"{form}, not {json.dumps(entry['sentences'])[:80]}")
+                    continue
                 rows += self._row(name, texts, entry.get("imgid", name), at, problems)
         return rows
 
@@ -109,6 +121,7 @@ class Karpathy:
             raise UserError(f"{self.path}: split={split!r}, but a list is of one split; leave it out")
         found: dict[str, _Row] = {}
         for at, entry in enumerate(entries):
+            problems.rows += 1
             if not isinstance(entry, Mapping) or not {"image", "caption"} <= entry.keys():
                 problems.add(at, "missing key", 'expected an object with "image" and "caption"')
                 continue
@@ -135,7 +148,7 @@ class Karpathy:
     def _located(self, rows: list[_Row], problems: Problems) -> list[_Row]:
         """The rows with paths that are there, by the form of the first; a missing picture is a problem."""
         if not rows:
-            problems.raise_if_any(len(rows))
+            problems.raise_if_any()
             raise UserError(f"{self.path}: no pictures in it")
         forms = _forms(rows[0].image)
         cut = next((i for i, form in enumerate(forms) if (self.images / form).is_file()), 0)

@@ -43,42 +43,51 @@ def open_labelled(data: str, *, columns: Mapping[str, str] | None = None, split:
     if _is_openmoji(data):
         from mmkit.data.openmoji import Singles
 
-        _refuse(data, {"columns": columns, "split": split})
+        refuse(data, {"columns": columns, "split": split})
         return Singles(language=_language(data), plain=True)
-    if _is_data_set(data):
+    if is_data_set(data):
         return HuggingFace(
             data.removeprefix(HUB), split=split or "test", image=columns.get("image", "image"), caption=None,
             targets={"label": columns.get("label", "label")},
         )  # fmt: skip
-    _refuse(data, {"split": split})
+    refuse(data, {"split": split})
     if path.suffix.lower() in TABLES:
         return ClassTable(path, image=columns.get("image", "path"), label=columns.get("label", "label"))
-    _refuse(data, {"columns": columns})
+    refuse(data, {"columns": columns})
     _there(path, LABELLED)
     return ClassFolder(path) if path.is_dir() else JsonLines(path, needs=("image", "label"))
 
 
+def own_classes(data: str) -> str | None:
+    """The built-in class set, by name, that belongs to what ``--data`` names; None where it brings its own labels."""
+    return data if _is_openmoji(data) else None
+
+
 def open_captioned(
-    data: str, *, columns: Mapping[str, str] | None = None, split: str | None = None, images: str | None = None
-) -> Source:
-    """Pictures with captions. images: the folder of a published list's pictures (default: where the list is)."""
+    data: str, *, columns: Mapping[str, str] | None = None, split: str | None = None, images: str | None = None,
+    captions: bool = True,
+) -> Source:  # fmt: skip
+    """Pictures with captions. images: the folder of a published list's pictures (default: where the list is).
+
+    captions: False = those of a data set are not read, and need not be there.
+    """
     columns = dict(columns or {})
     path = Path(data)
     if _is_openmoji(data):
         from mmkit.data.openmoji import Scenes
 
-        _refuse(data, {"columns": columns, "split": split, "images": images})
+        refuse(data, {"columns": columns, "split": split, "images": images})
         return Scenes(split="test", n=500, language=_language(data), plain=True)
-    if _is_data_set(data):
-        _refuse(data, {"images": images})
+    if is_data_set(data):
+        refuse(data, {"images": images})
         return HuggingFace(
             data.removeprefix(HUB), split=split or "test", image=columns.get("image", "image"),
-            caption=columns.get("caption", "caption"), image_id=columns.get("image_id"),
+            caption=columns.get("caption", "caption") if captions else None, image_id=columns.get("image_id"),
         )  # fmt: skip
-    _refuse(data, {"columns": columns})
+    refuse(data, {"columns": columns})
     if path.suffix.lower() == ".json":
         return Karpathy(path, images or path.parent, split=split)
-    _refuse(data, {"split": split, "images": images})
+    refuse(data, {"split": split, "images": images})
     _there(path, CAPTIONED)
     return Folder(path) if path.is_dir() else JsonLines(path)
 
@@ -91,7 +100,7 @@ def _language(data: str) -> str:
     return data.partition(":")[2] or "en"
 
 
-def _is_data_set(data: str) -> bool:
+def is_data_set(data: str) -> bool:
     """``hf:...``, or what ``datasets`` wrote: Parquet or Arrow, alone or in a folder."""
     path = Path(data)
     if data.startswith(HUB) or path.suffix.lower() in ARROW:
@@ -102,7 +111,7 @@ def _is_data_set(data: str) -> bool:
     return saved or any(p.suffix.lower() in ARROW for folder in (path, path / "data") for p in folder.glob("*"))
 
 
-def _refuse(data: str, given: Mapping[str, object]) -> None:
+def refuse(data: str, given: Mapping[str, object]) -> None:
     """UserError for an option that means nothing for this kind of data."""
     for name, value in given.items():
         if value:

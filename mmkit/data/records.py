@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from PIL import Image
@@ -47,7 +48,10 @@ class Record:
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that yields records by index. It may also offer ``captions()``, an iterator that opens no picture."""
+    """Anything that yields records by index.
+
+    It may also offer what opens no picture: ``captions()``, an iterator over all, and ``described()``, see there.
+    """
 
     def __len__(self) -> int: ...
 
@@ -62,6 +66,17 @@ def captions_of(source: Source) -> Iterator[str]:
         return
     for index in range(len(source)):
         yield from source[index].captions
+
+
+def described(source: Source) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(key, image_id, captions) of every record, without reading pictures where the source knows how."""
+    quick = getattr(source, "described", None)
+    if callable(quick):
+        yield from quick()
+        return
+    for index in range(len(source)):
+        record = source[index]
+        yield record.key, record.image_id, record.captions
 
 
 class Problems:
@@ -90,7 +105,7 @@ class Problems:
             f"{self.where}: {total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds}):\n"
             + "\n".join(self.first)
             + more
-            + f"\nCorrect or remove these {self.unit}s. Nothing was trained."
+            + f"\nCorrect or remove these {self.unit}s."
         )
 
 
@@ -163,7 +178,8 @@ class JsonLines:
         self.needs = tuple(dict.fromkeys(("image", *needs)))
         self._file: tuple[int, BinaryIO] | None = None
         if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file; expected JSON lines with the keys {', '.join(self.needs)}")
+            what = "is a folder, not a file" if self.path.is_dir() else "no such file"
+            raise UserError(f"{self.path}: {what}; expected JSON lines with the keys {', '.join(self.needs)}")
         self.offsets, self.lines = array("q"), array("q")
         self._validate()
 
@@ -206,9 +222,10 @@ class JsonLines:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if number == 1 and line.decode("utf-8-sig", "replace").lstrip().startswith("["):
+                    other = self.path.with_suffix(".lines.jsonl")
                     raise UserError(
                         f"{self.path}:1: this is one JSON list; mmkit reads one JSON object per line. "
-                        f"Convert it: jq -c '.[]' {self.path.name} > {self.path.stem}.jsonl"
+                        f"Convert it into another file: jq -c '.[]' {quote(str(self.path))} > {quote(str(other))}"
                     )
                 if line.strip():
                     self.offsets.append(offset)

@@ -52,30 +52,35 @@ class RefCoco:
         self.images, self.clean = Path(images), clean
         self.splits: tuple[str, ...] = tuple(splits) if refs is not None else ()
         files = [expressions] if isinstance(expressions, str | Path) else list(expressions)
-        rows = [(f"{path}:{i}", row) for path in files for i, row in enumerate(_rows(Path(path)))]
-        problems = Problems(", ".join(str(path) for path in files), unit="expression")
         boxes = _References(refs, instances, detections) if refs is not None and instances is not None else None
         self._rows: list[tuple[str, str, str, Mapping[str, Any]]] = []
         missing: dict[str, bool] = {}
-        for key, row in rows:
+        for path in files:
+            self._read(path, boxes, missing)
+        if not self._rows:
+            found = ", ".join(str(path) for path in files)
+            raise UserError(f"{found}: no expression of the splits {', '.join(self.splits)}")
+        if boxes is not None and detections is not None and boxes.without:
+            log.warning("%s: %d pictures have no detected box; their expressions count as missed", detections,
+                        len(boxes.without))  # fmt: skip
+
+    def _read(self, path: str | Path, boxes: _References | None, missing: dict[str, bool]) -> None:
+        """The expressions of one file; ``missing``: whether a picture is, as far as was looked."""
+        rows, problems = _rows(Path(path)), Problems(path, unit="expression")
+        for number, row in enumerate(rows):
             if not isinstance(row, Mapping) or not isinstance(row.get("image"), str) or not _text(row):
-                problems.add(key, "bad row", f'needs "image" and "text", found {str(row)[:80]}')
+                problems.add(number, "bad row", f'needs "image" and "text", found {str(row)[:80]}')
                 continue
-            targets = {} if boxes is None else boxes.targets(row, key, problems)
+            targets = {} if boxes is None else boxes.targets(row, number, problems)
             if targets is None or (self.splits and targets["split"] not in self.splits):
                 continue
             image = row["image"]
             if image not in missing:
                 missing[image] = not (self.images / image).is_file()
                 if missing[image]:
-                    problems.add(key, "missing picture", f"no picture {self.images / image}")
-            self._rows.append((image, self._clean(_text(row)), key, targets))
+                    problems.add(number, "missing picture", f"no picture {self.images / image}")
+            self._rows.append((image, self._clean(_text(row)), f"{path}:{number}", targets))
         problems.raise_if_any(len(rows))
-        if not self._rows:
-            raise UserError(f"{problems.where}: no expression of the splits {', '.join(self.splits)}")
-        if boxes is not None and detections is not None and boxes.without:
-            log.warning("%s: %d pictures have no detected box; their expressions count as missed", detections,
-                        len(boxes.without))  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -112,10 +117,10 @@ class _References:
         self.detections = None if detections is None else _json(Path(detections))
         self.without: set[str] = set()
 
-    def targets(self, row: Mapping[str, Any], key: str, problems: Problems) -> Mapping[str, Any] | None:
+    def targets(self, row: Mapping[str, Any], number: int, problems: Problems) -> Mapping[str, Any] | None:
         ref = self.refs.get(row.get("ref_id"))
         if ref is None or ref["ann_id"] not in self.boxes:
-            problems.add(key, "unknown reference", f"ref_id {row.get('ref_id')!r} is not in the refs and instances")
+            problems.add(number, "unknown reference", f"ref_id {row.get('ref_id')!r} is not in the refs and instances")
             return None
         targets: dict[str, Any] = {"box": self.boxes[ref["ann_id"]], "split": ref["split"]}
         if self.detections is not None:
@@ -124,7 +129,7 @@ class _References:
             try:
                 targets["detections"] = [_corners(box) for box in found]
             except (TypeError, ValueError):
-                problems.add(key, "bad box", f"{self.file}: boxes of image {image}: {str(found)[:80]}")
+                problems.add(number, "bad box", f"{self.file}: boxes of image {image}: {str(found)[:80]}")
                 return None
             if not found:
                 self.without.add(image)

@@ -64,6 +64,12 @@ class Folder:
             yield from captions
 
 
+def is_class_folder(path: Path) -> bool:
+    """Whether a folder holds pictures in folders, none beside these and no captions: what ``ClassFolder`` reads."""
+    files = [p for p in path.rglob("*") if not p.name.startswith(".") and p.suffix.lower() in (*SUFFIXES, ".txt")]
+    return bool(files) and all(p.parent != path and p.suffix.lower() != ".txt" for p in files)
+
+
 class ClassFolder:
     """Pictures in one folder per class; ``targets["label"]`` is the index of the folder in ``class_names`` (sorted).
 
@@ -207,6 +213,17 @@ class HuggingFace:
             for batch in self.data.select_columns([self.caption]).iter(1000):
                 for value in batch[self.caption]:
                     yield from tidy_captions(value)
+
+    def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """(key, image_id, captions) of every record; reads these columns alone, never a picture."""
+        wanted = [column for column in (self.caption, self.image_id) if column is not None]
+        if not wanted:
+            yield from ((f"{self.name}[{index}]", f"{self.name}:{index}", ()) for index in range(len(self)))
+            return
+        for index, row in enumerate(self.data.select_columns(list(dict.fromkeys(wanted)))):
+            name = row[self.image_id] if self.image_id is not None else index
+            captions = tidy_captions(row[self.caption]) if self.caption is not None else ()
+            yield f"{self.name}[{index}]", f"{self.name}:{name}", captions
 
     @property
     def class_names(self) -> list[str] | None:

@@ -46,7 +46,8 @@ def best_box(heat: Tensor, boxes: Sequence[Box], power: float = 0.5) -> int | No
     best, at = 0.0, None
     for i, (left, top, right, bottom) in enumerate(boxes):
         size = (right - left) * (bottom - top)
-        score = float(heat[int(top) : int(bottom), int(left) : int(right)].sum()) / size**power if size > 0 else 0.0
+        inside = heat[max(0, int(top)) : max(0, int(bottom)), max(0, int(left)) : max(0, int(right))]
+        score = float(inside.sum()) / size**power if size > 0 else 0.0
         if score > best:
             best, at = score, i
     return at

@@ -20,12 +20,16 @@ from mmkit.errors import UserError
 from mmkit.evals.common import gather_by_index, make_source, own_units, together
 from mmkit.predictor import Predictor
 
+LOOKED_AT = 300
+"""Of so many questions, evenly spread, it is looked up whether the list of answers has a right one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQA:
     """Answers the questions of ``source``: records whose caption is the question, with ``answers`` among the targets.
 
     answers: the list to rank, or None for the one the model was trained with. generate: write freely instead.
+    UserError where the model does not answer, or the list has a right answer to fewer than half of the questions.
     """
 
     source: partial[Any] | Source
@@ -33,14 +37,24 @@ class VQA:
     generate: bool = False
     batch_size: int = 128
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where this evaluation is sure to fail with this model; for before training. Reads few records."""
+        self._candidates(predictor, make_source(self.source))
+
+    def _candidates(self, predictor: Predictor, source: Source) -> Any:
+        predictor.answerer(self.generate)
+        candidates = predictor.candidates(self.answers, self.generate)
+        if candidates is None:
+            given_answers(source[0])
+        else:
+            check_coverage(source, candidates.answers, where="the list of answers to choose from", limit=LOOKED_AT)
+        return candidates
+
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """accuracy, n and ``by_type.TYPE``; the same on every process."""
         source = make_source(self.source)
-        head = predictor.answerer(self.generate)
-        candidates = None if self.generate else head.candidates(predictor.tokenizer, self.answers)
+        head, candidates = predictor.answerer(self.generate), self._candidates(predictor, source)
         records = [source[i] for i in range(len(source))]
-        if candidates is not None:
-            check_coverage(records, candidates.answers, where="the list of answers to choose from")
         order = sorted(range(len(records)), key=lambda i: records[i].image_id)
         types = sorted({_type(record) for record in records})
 
@@ -58,7 +72,9 @@ class VQA:
                 predictor.progress("questions", min(len(order), (unit + 1) * self.batch_size), len(order))
             return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
 
-        scores = gather_by_index(*together(share), len(records), predictor.device)
+        with predictor.encoder.counting():
+            found = together(share)
+        scores = gather_by_index(*found, len(records), predictor.device)
         return summary(scores[:, 0].tolist(), [types[int(i)] for i in scores[:, 1]])
 
 

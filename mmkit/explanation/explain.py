@@ -1,8 +1,9 @@
 """``mmkit.explain``: what in a picture speaks for a text, word by word (ALBEF, section 6).
 
-The usual question is "why do these match": the matching head's logit, and the attention of the words in a layer half
-way up the fusion. Others are an answer (of a model that answers questions), the similarity of the two embeddings, or
-any function of the fused tokens. Left out: explanations of generated text, and of videos.
+The usual question is "where is what this word names": each word is hidden in turn, and guessed from the picture and
+the other words. Others are why picture and text match (the matching head's logit, as ALBEF shows it), an answer (of a
+model that answers questions), the similarity of the two embeddings, or any function of the fused tokens. Left out:
+explanations of generated text, and of videos.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_io import load_image
-from mmkit.data.records import Record
+from mmkit.data.inputs import Picture, batches, open_picture
 from mmkit.errors import UserError
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
 from mmkit.explanation.targets import Target, best_answers
-from mmkit.explanation.words import words_of
-from mmkit.predictor import Picture, Predictor, batches, picture_of
+from mmkit.explanation.words import unseen_words, words_of
+from mmkit.nn.gather import rank
+from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def explain(
         text: a caption, or the question that has an answer.
         image: a path, encoded bytes, a PIL image, a Record, or a tensor as in ``Predictor.encode_image``.
         answer: explain why this is the answer to the question ``text``, for a model with a head that answers.
-        target: "itm" the match, "itc" the similarity, "answer" the given answer or else the model's own, "mlm" each
-            word by itself, as the model guesses it from the picture and the other words when it is hidden, or a
-            function from fused tokens (B, N, D) to (B,). Default: the first of match, answer, similarity, words that
-            the model has; an answer where one is given.
+        target: "mlm" each word by itself, as the model guesses it from the picture and the other words when it is
+            hidden (the sentence's map is the mean of the words'), "itm" the match, "answer" the given answer or else
+            the model's own, "itc" the similarity, or a function from fused tokens (B, N, D) to (B,). Default: an
+            answer where one is given, else the first of these that the model has, in this order.
         layer: which of the layers that look at the picture, from 0; negative from the end. Default: half way up (the
             third of ALBEF's six), for the similarity and for hidden words the last. In the last layer before the
             matching head no word but [CLS] has a say, so that the words' maps are empty there.
@@ -69,20 +69,46 @@ def explain_pairs(
 
     What is asked is checked at once; pictures are read as they are needed.
     """
-    if len(images) != len(texts) or (answers is not None and len(answers) != len(texts)):
-        count = "" if answers is None else f", {len(answers)} answers"
-        raise UserError(f"pairs go one by one: {len(images)} images, {len(texts)} texts{count}")
-    if answers is not None and target not in (None, "answer"):
-        raise UserError("give answers or a target: an answer is a target of its own")
+    _check_pairs(images, texts, answers, target)
     asked = ask(predictor, target if answers is None else "answer", layer, head)
     for text in texts:
         if not isinstance(text, str) or not words_of(
             predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
         ):
             raise UserError(f"text {text!r}: there is no word in it that the model knows")
+    _tell_unseen(predictor, texts)
     if asked.target == "answer" and answers is None:
-        answers = best_answers(predictor, images, texts)
-    return _explained(predictor, asked, images, texts, answers or (), words, max(1, batch_size))
+        answers = best_answers(predictor, images, texts, batch_size)
+    return _explained(predictor, asked, images, texts, answers or (), words, batch_size)
+
+
+def _check_pairs(
+    images: Sequence[Picture], texts: Sequence[str], answers: Sequence[str] | None, target: Target | None
+) -> None:
+    if len(images) != len(texts) or (answers is not None and len(answers) != len(texts)):
+        count = "" if answers is None else f", {len(answers)} answers"
+        raise UserError(f"pairs go one by one: {len(images)} images, {len(texts)} texts{count}")
+    if answers is not None and target not in (None, "answer"):
+        raise UserError("give answers or a target: an answer is a target of its own")
+    for answer in answers or ():
+        if not isinstance(answer, str) or not answer.strip():
+            raise UserError(f"answer {answer!r}: give a text; or no answer at all, for the model's own")
+
+
+def _tell_unseen(predictor: Predictor, texts: Sequence[str]) -> None:
+    """Log, once for all, that texts do not fit into the model."""
+    cut = [(text, words) for text in texts if (words := _unseen(predictor, text))]
+    if not cut or rank() != 0:
+        return
+    (text, words), more = cut[0], f" (and {len(cut) - 1} more texts)" if len(cut) > 1 else ""
+    log.warning(
+        "text %r%s: longer than the %d tokens that this model reads; the last %d words have no part in the "
+        "explanation: %s", text, more, predictor.max_tokens, len(words), " ".join(words),
+    )  # fmt: skip
+
+
+def _unseen(predictor: Predictor, text: str) -> tuple[str, ...]:
+    return unseen_words(text, predictor.tokenizer, predictor.max_tokens)
 
 
 def _explained(
@@ -145,20 +171,6 @@ def _read(
     return pictures, pixels, [numbers[id(image)] for image in images]
 
 
-def open_picture(image: Picture, number: int = 0) -> Image.Image:
-    """Any form of a picture as RGB; BadImage or UserError names what cannot be read."""
-    if isinstance(image, Tensor):
-        return picture_of(image, f"picture {number}")
-    if isinstance(image, bytes):
-        image = Record(image=image, captions=(), image_id=str(number), key=f"picture {number}")
-    if not isinstance(image, str | Path | Image.Image | Record):
-        raise UserError(
-            f"picture {number}: a {type(image).__name__} is not a picture; give a path, a PIL image, encoded bytes "
-            "or a tensor (3, h, w)"
-        )
-    return load_image(image)
-
-
 def _explanation(
     predictor: Predictor, asked: Asked, picture: Image.Image, text: str, found: TokenMaps, words: bool,
     chances: Sequence[float | None] = (),
@@ -183,5 +195,5 @@ def _explanation(
         )
     return Explanation(
         picture=picture, text=text, target=found.target, score=found.score, layer=asked.layer, head=asked.head,
-        sentence=HeatMap(found.sentence(), size, seen), words=parts,
+        sentence=HeatMap(found.sentence(), size, seen), words=parts, unseen=_unseen(predictor, text),
     )  # fmt: skip

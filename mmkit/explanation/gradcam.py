@@ -53,7 +53,7 @@ class Asked:
 def ask(predictor: Predictor, target: Target | None = None, layer: int | None = None, head: int | None = None) -> Asked:
     """Looks up what a model shall be asked; UserError where it has no such thing, with what it has.
 
-    target: None for the match where the model can tell, else an answer, the similarity, or hidden words.
+    target: None for ``default_target``: hidden words where the model guesses them, else match, answer or similarity.
     """
     target = default_target(predictor) if target is None else target
     if not callable(target) and target not in ("itm", "itc", "answer", "mlm"):

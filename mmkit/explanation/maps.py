@@ -105,7 +105,8 @@ class Explanation:
     probability (0 to 1), the cosine (-1 to 1), the probability of the answer, the mean of the words', or what the given
     target returned. layer, head:
     which were asked; head None = the mean of all. sentence: the mean of all tokens' maps, [CLS] included. words: one
-    map each, without punctuation; empty where they were not asked for, or where the target is the similarity.
+    map each, without punctuation; empty where they were not asked for, or where the target is the similarity. unseen:
+    the words at the end of the text that the model did not read, as they do not fit into it.
     """
 
     picture: Image.Image
@@ -116,6 +117,13 @@ class Explanation:
     head: int | None
     sentence: HeatMap
     words: tuple[Word, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """What was explained, and its value, for people."""
+        what = "each word guessed when hidden, mean probability" if self.target == "words" else self.target
+        return f"{what}: {self.score:.3f}"
 
     def word(self, text: str) -> Word:
         """The first word that reads so, in any case; KeyError where there is none."""
@@ -148,7 +156,8 @@ class Explanation:
         return overlay(self.picture, self.sentence if word is None else self.word(word).map, size)
 
     def save(self, path: str | Path, style: Style | None = None) -> None:
-        """Write ``figure`` as a PNG; UserError where it cannot be written."""
-        from mmkit.explanation.picture import save
+        """Write ``figure`` as a PNG; UserError where it cannot be written, or the name ends otherwise."""
+        from mmkit.explanation.picture import check_name, save
 
+        check_name(path)
         save(self.figure(style), path)

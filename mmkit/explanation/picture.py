@@ -90,14 +90,16 @@ def figure(explanation: Explanation, style: Style | None = None) -> Image.Image:
     tile_wide, tile_high = tiles[0].size if tiles else (0, 0)
     title, small = _font(explanation.text, 22, style.font), _font("", 14, None)
     lines = wrapped(explanation.text, title, inner)
-    top = margin + 30 * len(lines) + 28
+    notes = [(_asked(explanation), PALE)] + ([(_unseen(explanation), STOPS[3])] if explanation.unseen else [])
+    top = margin + 30 * len(lines) + 8 + 20 * len(notes)
     rows = -(-len(tiles) // columns)
     high = top + pair[0].height + 30 + rows * (tile_high + 46) + margin
     canvas = Image.new("RGB", (inner + 2 * margin, high), GROUND)
     pen = ImageDraw.Draw(canvas)
     for i, line in enumerate(lines):
         pen.text((margin, margin + 30 * i - 4), line, INK, title)
-    pen.text((margin, top - 30), _asked(explanation), PALE, _font(_asked(explanation), 14, style.font))
+    for i, (note, colour) in enumerate(notes):
+        pen.text((margin, top - 10 - 20 * (len(notes) - i)), note, colour, _font(note, 14, style.font))
     for i, (part, label) in enumerate(zip(pair, ("picture", "sentence"), strict=True)):
         left = margin + i * (part.width + gap)
         _framed(canvas, pen, part, (left, top))
@@ -112,6 +114,18 @@ def figure(explanation: Explanation, style: Style | None = None) -> Image.Image:
     if left_out:
         pen.text((margin, high - margin), f"and {left_out} more words", PALE, small)
     return canvas
+
+
+def check_name(path: str | Path) -> None:
+    """UserError where a file's name is not that of a PNG."""
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"{path}: heat maps are written as PNG; name the file ...png")
+
+
+def check_font(file: str | Path | None) -> None:
+    """UserError where the font of a ``Style`` cannot be read."""
+    if file is not None:
+        _font("", 14, file)
 
 
 def save(picture: Image.Image, path: str | Path) -> None:
@@ -146,8 +160,16 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide:
 
 def _asked(explanation: Explanation) -> str:
     heads = "mean of the heads" if explanation.head is None else f"head {explanation.head}"
-    what = "each word guessed when hidden, mean probability" if explanation.target == "words" else explanation.target
-    return f"{what}: {explanation.score:.3f}   layer {explanation.layer}, {heads}"
+    return f"{explanation.asked}   layer {explanation.layer}, {heads}"
+
+
+def _unseen(explanation: Explanation) -> str:
+    """Where the model stopped reading."""
+    start, count = " ".join(explanation.unseen[:4]), len(explanation.unseen)
+    if count == 1:
+        return f'not read, as it does not fit into the model: the last word, "{start}"'
+    dots = " ..." if count > 4 else ""
+    return f'not read, as they do not fit into the model: the last {count} words, "{start}{dots}"'
 
 
 def _framed(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, at: tuple[int, int]) -> None:
@@ -157,7 +179,7 @@ def _framed(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, at
 
 def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int, style: Style) -> None:
     number = word.share if word.probability is None else word.probability
-    share = f"{number:.0%}"
+    share = "<1%" if 0 < number < 0.005 else f"{number:.0%}"
     small = _font(share, 13, None)
     room = wide - small.getlength(share) - 8
     font, text = _font(word.text, 17, style.font), word.text

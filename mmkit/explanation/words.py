@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmkit.data.inputs import NO_LIMIT
 from mmkit.data.tokenizer import Tokenizer
 
 
@@ -32,6 +33,16 @@ def _reading(ids: Sequence[int], tokenizer: Tokenizer) -> str:
         return ""
     last = next(i for i in range(len(text), 0, -1) if text[i - 1].isalnum())
     return text[first:last]
+
+
+def unseen_words(text: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[str, ...]:
+    """The words at the end of a text that ``max_tokens`` leave out, one that is read in part included."""
+    ids = tokenizer.encode(text, max_tokens)
+    if len(ids) < max_tokens:
+        return ()
+    read, whole = words_of(ids, tokenizer), words_of(tokenizer.encode(text, NO_LIMIT), tokenizer)
+    kept = sum(one == other for one, other in zip(read, whole, strict=False))
+    return tuple(word for word, _ in whole[kept:])
 
 
 def phrase_in(ids: Sequence[int], phrase: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...] | None:

@@ -43,7 +43,7 @@ class AnswerDecoder(Head):
         depth, heads, mlp_width: of the decoder, whose width is that of the fused states.
         max_tokens: of an answer with [CLS] and [SEP].
         first_token_twice: score candidates as the official code does, log p(first token) + log p(answer).
-        top: how many candidates, those with the likeliest first tokens, are read whole.
+        top: how many candidates, those with the likeliest first tokens, are read whole; more where more are asked for.
     """
 
     distilled = True
@@ -130,7 +130,7 @@ class AnswerDecoder(Head):
         start_BD = self.decoder(ids_CL[:1, :1].expand(size, 1), context)[:, 0]
         first_BV = self.vocabulary.logits(start_BD, self.decoder.word_embeddings).float().log_softmax(-1)
         first_BC = first_BV[:, ids_CL[:, 1]]
-        first_BK, chosen_BK = first_BC.topk(min(self.top, len(ids_CL)), dim=1)
+        first_BK, chosen_BK = first_BC.topk(min(max(self.top, top), len(ids_CL)), dim=1)
         score_BK = torch.cat(
             [self._log_probability(context, ids_CL[part], real_CL[part]) for part in chosen_BK.split(32, dim=1)], dim=1
         )

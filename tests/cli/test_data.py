@@ -54,11 +54,31 @@ def test_build_answers_from_the_published_files(vqa, capsys):
     assert main(["data", "build-answers", *twice, "--out", str(answers), "--min-count", "2"]) == 0
     assert answers.read_text() == "yes\nno\nred\n"
     assert main(["data", "build-answers", "--data", str(vqa / "q.json"), "--out", str(answers)]) == 2
-    assert '"answers" must be a list of strings' in capsys.readouterr().err
+    assert "--annotations" in capsys.readouterr().err
     assert main(["data", "build-answers", *twice[:2], *twice[:4], "--out", str(answers)]) == 2
-    assert "2 --data but 1 --annotations" in capsys.readouterr().err
+    assert "1 --annotations for 2 files of VQA's questions" in capsys.readouterr().err
     assert main(["data", "build-answers", *twice, "--out", str(answers), "--top", "2", "--min-count", "2"]) == 2
     assert "not both" in capsys.readouterr().err
+
+
+def test_build_answers_from_vqa_and_visual_genome(vqa, capsys):
+    (vqa / "vg").mkdir()
+    Image.new("RGB", (8, 8)).save(vqa / "vg" / "1.jpg")
+    qas = [{"qa_id": i, "question": "what?", "answer": "A tree."} for i in range(3)]
+    (vqa / "vg.json").write_text(json.dumps([{"id": 1, "qas": qas}]))
+    answers = vqa / "answers.txt"
+    given = ["--data", str(vqa / "vg.json"), "--data", str(vqa / "q.json"), "--annotations", str(vqa / "a.json")]
+    build = ["data", "build-answers", *given, "--out", str(answers), "--min-count", "3"]
+    assert main([*build, "--images", str(vqa / "vg"), "--images", str(vqa)]) == 0
+    assert answers.read_text() == "yes\ntree\n"
+    assert main(build) == 2
+    assert "missing picture" in capsys.readouterr().err
+    assert main([*build[:-3], str(vqa), "--min-count", "3"]) == 2
+    assert f"--out {vqa}: is a folder" in capsys.readouterr().err
+    assert main([*build, *(["--images", str(vqa)] * 3)]) == 2
+    assert "3 --images for 2 --data" in capsys.readouterr().err
+    assert main([*build, "--annotations", str(vqa / "a.json")]) == 2
+    assert "2 --annotations for 1 files" in capsys.readouterr().err
 
 
 def test_show_questions(tmp_path, monkeypatch):

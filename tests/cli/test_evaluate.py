@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+from functools import partial
 
 import open_clip
 import pytest
@@ -10,8 +12,10 @@ from PIL import Image
 
 from mmkit import hub
 from mmkit.cli import evaluate
+from mmkit.data.openmoji import Singles, class_names
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Retrieval
+from mmkit.evals.zeroshot import ZeroShot
 from tests.evals.parts import COLOURS, Pictures
 from tests.test_hub import make
 
@@ -119,6 +123,99 @@ def test_an_open_clip_model_on_a_table(folder, open_clip_folder, tmp_path):
     run(*arguments)
     assert bank.stat().st_mtime_ns == before
     assert json.loads((tmp_path / "z.json").read_text()) == found
+
+
+def test_built_in_data_bring_their_classes_and_templates(folder, tmp_path, monkeypatch):
+    few = partial(Singles, kinds=12, variations=1)
+    monkeypatch.setattr("mmkit.data.openmoji.Singles", few)
+    monkeypatch.setattr("mmkit.evals.class_sets.CLASS_SETS", ("openmoji",))
+    monkeypatch.setattr("mmkit.data.openmoji.class_names", lambda **k: class_names(kinds=12, **k))
+    asked = []
+    make = ZeroShot.__post_init__
+    monkeypatch.setattr(ZeroShot, "__post_init__", lambda self: asked.append(self) or make(self))
+    arguments = ("zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank", "--data")
+    run(*arguments, "openmoji")
+    run(*arguments, "openmoji", "--templates", "photo")
+    run(*arguments, "openmoji:zh")
+    run(*arguments, folder / "classes")
+    assert [made.templates for made in asked] == [("a {}", "an {}"), ("a photo of a {}.",), ("{}",), ("{}",)]
+    assert asked[0].class_names == class_names(kinds=12)
+    assert asked[2].class_names == class_names(kinds=12, language="zh")
+
+
+def test_after_re_ranking_picture_and_table_are_of_that(folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mmkit.evals.confusion.save_confusion", lambda *args: drawn.append(args))
+    arguments = ("zeroshot", "--model", folder / "model", "--data", folder / "classes", "--device", "cpu")
+    arguments += ("--no-text-bank", "--confusion", tmp_path / "c.png", "--json", tmp_path / "z.json")
+    run(*arguments)
+    run(*arguments, "--rerank", 5, "--per-class", tmp_path / "c.csv")
+    found = json.loads((tmp_path / "z.json").read_text())
+    assert [args[3] for args in drawn] == ["joint space", "re-ranked top 5"]
+    rates = [float(args[2].diag().sum()) / 12 for args in drawn]
+    assert rates == [pytest.approx(found["top1"]), pytest.approx(found["rerank"]["top1"])]
+    assert not torch.equal(drawn[0][2], drawn[1][2])
+    assert len(found["rerank"]["confusion"]) == (drawn[1][2] - drawn[1][2].diag().diag()).count_nonzero()
+    rows = [line.split(",") for line in (tmp_path / "c.csv").read_text().splitlines()]
+    assert rows[0][-2:] == ["rerank_top1", "rerank_taken_for"]
+    assert sum(int(row[1]) * float(row[4]) for row in rows[1:]) / 12 == pytest.approx(rates[1])
+
+
+def test_bad_pictures_are_left_out_where_asked_for(folder, tmp_path, capsys):
+    shutil.copytree(folder / "classes", tmp_path / "classes")
+    (tmp_path / "classes" / "red" / "broken.png").write_bytes(b"no picture")
+    arguments = ("zeroshot", "--model", folder / "model", "--data", tmp_path / "classes", "--no-text-bank")
+    run(*arguments, "--device", "cpu", "--max-bad", 0.1, "--json", tmp_path / "z.json")
+    found = json.loads((tmp_path / "z.json").read_text())
+    assert (found["n"], found["left_out"]) == (12, 1)
+    with pytest.raises(UserError, match=r"1 of 13 pictures cannot be read, more than --max-bad 0.05:\n.*broken\.png"):
+        run(*arguments, "--device", "cpu", "--max-bad", 0.05)
+    with pytest.raises(UserError, match=r"^[^ ]*broken\.png: not a picture in a known format\. .*--max-bad SHARE"):
+        run(*arguments, "--device", "cpu")
+    run("retrieval", "--model", folder / "model", "--data", folder / "records.jsonl", "--max-bad", 0, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "nowhere"), "nowhere: no such folder"),
+        (("--model", "classes"), r"classes: holds no config\.json"),
+        (("--model", "open_clip:"), "open_clip:: which model"),
+        (("--model", "open_clip:ViT-B-33/openai"), "no architecture 'ViT-B-33'"),
+        (("--model", "open_clip:ViT-B-32/nope"), "no weights 'nope' for ViT-B-32"),
+        (("--model", "open_clip:ViT-B-32@none.pt"), r"none\.pt: no such file"),
+        (("--model", "model", "--batch-size", "0"), "--batch-size 0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["zeroshot", "retrieval"])
+def test_the_model_is_looked_for_before_the_data(folder, monkeypatch, command, arguments, message):
+    def slow(*args, **options):
+        raise AssertionError("the data were opened")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("mmkit.data.opening.open_labelled", slow)
+    monkeypatch.setattr("mmkit.data.opening.open_captioned", slow)
+    with pytest.raises(UserError, match=message):
+        run(command, "--data", "hf:somewhere", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "message"),
+    [
+        ("--confusion", "records.jsonl/c.png", "--confusion records.jsonl/c.png: cannot be written"),
+        ("--confusion", "c.txt", r"c\.txt: no picture can be written under this name"),
+        ("--per-class", "records.jsonl/c.csv", "--per-class records.jsonl/c.csv: cannot be written"),
+        ("--per-class", "classes", "--per-class classes: is a folder"),
+    ],
+)
+def test_where_to_write_is_looked_at_before_the_work(folder, monkeypatch, option, path, message):
+    def slow(*args, **options):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("mmkit.load", slow)
+    with pytest.raises(UserError, match=message):
+        run("zeroshot", "--model", "model", "--data", "classes", option, path)
 
 
 def test_retrieval_on_a_published_list(folder, tmp_path):

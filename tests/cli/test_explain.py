@@ -1,6 +1,7 @@
 """``mmkit explain``, ``mmkit grounding`` and ``mmkit features`` as a user calls them."""
 
 import json
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -8,7 +9,10 @@ from PIL import Image
 import mmkit
 from mmkit import hub
 from mmkit.cli.main import main
+from mmkit.config import dump
 from mmkit.evals.grounding import Grounding
+from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.nn import gather
 from tests.evals.test_grounding import Boxes
 from tests.test_hub import make
 
@@ -53,12 +57,13 @@ def test_explain(folder, tmp_path, capsys):
     assert code == 0
     found, wanted = json.loads(file.read_text()), mmkit.explain(folder / "model", picture, "a green box")
     assert found["score"] == pytest.approx(wanted.score)
-    assert found["explained"] == "match"
+    assert found["explained"] == "words"  # the model guesses hidden words: these locate best
+    assert found["unseen"] == []
     assert [word["word"] for word in found["words"]] == ["a", "green", "box"]
     assert Image.open(out).width > 400
     shown = capsys.readouterr().out
     assert "green" in shown
-    assert "match" in shown
+    assert "each word guessed when hidden" in shown
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,13 @@ def test_explain(folder, tmp_path, capsys):
         (["--image", "none.png"], "none.png: no such picture"),
         (["--model", "none"], "none: no such folder"),
         (["--font", "none.ttf"], "font none.ttf: cannot be read"),
+        (["--answer", " "], "answer ' ': give a text"),
+        # what is written where is looked at before the model, which is not there
+        (["--out", ".", "--model", "none"], "--out .: is a folder"),
+        (["--out", "a.jpg", "--model", "none"], "a.jpg: heat maps are written as PNG"),
+        (["--out", f"{__file__}/a.png", "--model", "none"], "--out"),
+        (["--font", "none.ttf", "--model", "none"], "font none.ttf: cannot be read"),
+        (["--image", "none.png", "--model", "none"], "none.png: no such picture"),
     ],
 )
 def test_explain_fails_clearly(folder, tmp_path, capsys, arguments, message):
@@ -84,6 +96,40 @@ def test_explain_fails_clearly(folder, tmp_path, capsys, arguments, message):
     assert run("explain", *(part for pair in given.items() for part in pair)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_the_stage_that_answers_is_found(folder, tmp_path):
+    """As ``mmkit vqa`` finds it: in the run's folder."""
+    run_folder = tmp_path / "run"
+    predictor, experiment = make()
+    hub.save(run_folder, predictor, experiment)
+    predictor.heads = {"answer": AnswerClassifier(predictor.model.spec, ("yes", "no"))}
+    experiment["args"]["heads"] = {"answer": dump(partial(AnswerClassifier, answers=("yes", "no")))}
+    hub.save(run_folder / "vqa", predictor, experiment)
+    usual = ("explain", "--image", folder / "pictures/1.png", "--text", "a box", "--out", tmp_path / "a.png")
+    found = []
+    for asked in (("--answer", "no"), ("--target", "answer"), ()):
+        assert run(*usual, "--model", run_folder, *asked, "--json", tmp_path / "a.json") == 0
+        found.append(json.loads((tmp_path / "a.json").read_text())["explained"])
+    assert found[0] == "answer: no"
+    assert found[1] in ("answer: yes", "answer: no")
+    assert found[2] == "words"
+
+
+def test_the_similarity_has_no_table_of_words(folder, tmp_path, capsys):
+    usual = ("--image", folder / "pictures/1.png", "--text", "a box", "--out", tmp_path / "a.png")
+    assert run("explain", "--model", folder / "model", "--target", "itc", *usual) == 0
+    shown = capsys.readouterr().out
+    assert "similarity: " in shown
+    assert "strongest" not in shown
+
+
+def test_the_first_process_alone_writes(folder, tmp_path, capsys, monkeypatch):
+    usual = ("--image", folder / "pictures/1.png", "--text", "a box", "--out", tmp_path / "a.png")
+    monkeypatch.setattr(gather, "rank", lambda: 1)
+    assert run("explain", "--model", folder / "model", "--json", tmp_path / "a.json", *usual) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert not capsys.readouterr().out
 
 
 def test_grounding(folder, tmp_path, capsys):

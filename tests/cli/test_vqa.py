@@ -1,13 +1,15 @@
 """``mmkit vqa`` as a user calls it: one picture, a file of questions, and what is refused."""
 
+import argparse
 import json
 import logging
 
 import pytest
 
 from mmkit import hub
-from mmkit.cli import main
+from mmkit.cli import main, vqa
 from mmkit.train.stages import train_stages
+from tests.evals.test_vqa import predictor as vqa_predictor
 from tests.train.fakes import COLOURS, Squares, change
 from tests.train.test_stages import two_stages
 
@@ -55,6 +57,48 @@ def test_a_list_of_ones_own(folder, tmp_path):
     assert {a["answer"] for a in json.loads((tmp_path / "a.json").read_text())["answers"]} == {"red", "green"}
 
 
+def test_the_published_files(folder, tmp_path, capsys):
+    asked = [{"image_id": i, "question_id": i, "question": "what colour is it?"} for i in range(4)]
+    given = [{"question_id": i, "answers": [{"answer": COLOURS[i]}] * 10, "answer_type": "other"} for i in range(4)]
+    (tmp_path / "v2_questions.json").write_text(json.dumps({"data_subtype": "val2014", "questions": asked}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": given}))
+    (tmp_path / "pictures").mkdir()
+    for i in range(4):
+        Squares()[i].image.save(tmp_path / "pictures" / f"COCO_val2014_{i:012d}.jpg")
+    data = ("--data", tmp_path / "v2_questions.json", "--images", tmp_path / "pictures")
+    assert run(folder, *data, "--annotations", tmp_path / "a.json", "--json", tmp_path / "n.json") == 0
+    found = json.loads((tmp_path / "n.json").read_text())
+    assert found["n"] == 4
+    assert found["by_type"]["other"] == found["accuracy"]
+    assert run(folder, *data) == 2
+    assert f"--annotations {tmp_path / 'v2_annotations.json'}" in capsys.readouterr().err
+
+
+def test_a_long_question_stays_whole_on_screen_and_is_said_to_be_cut(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    question = "what is the colour of the one and only square that is there?"
+    assert run(folder, "--image", folder / "1.png", "--question", question) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == question
+    assert "1 of 1 texts" in shown.err
+
+
+def test_fewer_answers_than_asked_for(folder, capsys):
+    assert run(folder, "--image", folder / "1.png", "--question", "what is it?", "--top", 1000) == 0
+    assert "--top 1000: there are" in capsys.readouterr().err
+
+
+def test_the_first_token_twice(folder, tmp_path):
+    """A decoder that was told so and one that was not rank otherwise; the command gives what the first gives."""
+    made = vqa_predictor("decoder")
+    args = argparse.Namespace(first_token_twice=True)
+    before = made.answer([Squares()[1].image], ["what is it?"], top=11)
+    vqa.count_first_tokens_twice(args, made)
+    after = made.answer([Squares()[1].image], ["what is it?"], top=11)
+    assert made.heads["answer"].first_token_twice
+    assert dict(before[0]) != dict(after[0])
+
+
 def test_the_stage_that_answers_is_found(folder, caplog):
     logging.getLogger("mmkit").propagate = True
     assert run(folder, "--image", folder / "1.png", "--question", "what is it?", model="run") == 0
@@ -70,6 +114,10 @@ def test_the_stage_that_answers_is_found(folder, caplog):
         (("--data", "none.jsonl"), "none.jsonl"),
         (("--image", "0.png", "--question", "x", "--generate"), "write answers freely"),
         (("--image", "0.png", "--question", "x", "--answers", "no.txt"), "no.txt"),
+        (("--image", "0.png", "--question", " "), "--question: is empty"),
+        (("--image", "0.png", "--question", "x", "--images", "."), "belong to --data"),
+        (("--image", "0.png", "--question", "x", "--first-token-twice"), "has a AnswerClassifier"),
+        (("--data", "."), "is a folder"),
     ],
 )
 def test_what_is_refused(folder, arguments, message, capsys, monkeypatch):

@@ -54,6 +54,36 @@ def test_modes_become_rgb():
     assert load_image(encoded(Image.new("1", (4, 4), 1))).getpixel((1, 1)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [
+        (np.array([[0, 64, 255]], np.int32), 255),
+        (np.array([[0, 64 * 257, 65535]], np.int32), 65535),
+        (np.array([[0, 64 / 255, 1]], np.float32), 1),
+        (np.array([[0, 64, 255]], np.float32), 255),
+        (np.array([[0, 64 * 257, 65535]], np.float32), 65535),
+    ],
+)
+def test_grey_without_a_stated_range_is_scaled_by_the_smallest_that_holds_it(values, white):
+    found = np.asarray(load_image(encoded(Image.fromarray(values), "TIFF")))
+    assert found[0].tolist() == [[0] * 3, [64] * 3, [255] * 3]
+    darker = np.asarray(load_image(Image.fromarray((values * 0.9).astype(values.dtype))))  # none is made brighter
+    assert abs(int(darker[0, 2, 0]) - 0.9 * 255) <= 1
+
+
+def test_sixteen_bits_stay_as_dark_as_they_are():
+    dark = Image.fromarray(np.full((2, 2), 200, np.uint16))
+    assert load_image(encoded(dark)).getpixel((0, 0)) == load_image(dark).getpixel((0, 0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("value", [-1, 70000, float("nan")])
+def test_grey_outside_every_range_is_refused(value):
+    kind = np.float32 if value != value else np.int32
+    picture = Image.fromarray(np.array([[0, value]], kind))
+    with pytest.raises(BadImage, match=r"a.tif.*grey values from .*save the picture with 8 bits"):
+        load_image(Record(image=encoded(picture, "TIFF"), captions=(), image_id="a", key="a.tif"))
+
+
 def test_the_cameras_rotation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6

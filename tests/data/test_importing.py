@@ -146,7 +146,12 @@ def test_formats_are_told_apart(pictures):
     vqa = file("vqa.json", {"data_subtype": "x", "questions": asked})
     assert isinstance(open_questions(vg), VisualGenomeQA)
     assert isinstance(open_questions(albef), AnswerLists)
-    assert isinstance(open_questions(vqa), VQAFiles)
+    answered = [{"question_id": 1, "answers": [{"answer": "b"}]}]
+    assert isinstance(open_questions(vqa, annotations=file("vqa-a.json", {"annotations": answered})), VQAFiles)
+    with pytest.raises(UserError, match=r"questions alone.*--annotations"):
+        open_questions(vqa)
+    with pytest.raises(UserError, match="--images: has no meaning for easy-vqa"):
+        open_questions("easy-vqa", images=pictures)
     assert open_format("albef-vqa", albef)[0].targets["answers"] == ["b"]
     with pytest.raises(UserError, match="--annotations: has no meaning for the format vg-qa"):
         open_questions(vg, annotations="a.json")

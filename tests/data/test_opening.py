@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmkit.data.karpathy import Karpathy
-from mmkit.data.opening import open_captioned, open_labelled, parse_columns
+from mmkit.data.opening import open_captioned, open_labelled, own_classes, parse_columns
 from mmkit.data.records import JsonLines
 from mmkit.data.sources import ClassFolder, ClassTable, Folder, HuggingFace
 from mmkit.errors import UserError
@@ -68,6 +68,15 @@ def test_openmoji():
     source = open_labelled("openmoji:zh")
     assert source.class_names[0] == "狗"
     assert open_captioned("openmoji")[0].captions
+
+
+def test_what_brings_its_own_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [own_classes(name) for name in ("openmoji", "openmoji:zh", "imagenet", "hf:x")] == [
+        "openmoji", "openmoji:zh", None, None,
+    ]  # fmt: skip
+    (tmp_path / "openmoji").mkdir()  # the user's folder
+    assert own_classes("openmoji") is None
 
 
 def test_pictures_with_captions(folder, tmp_path):

@@ -86,8 +86,15 @@ def test_not_a_file_empty_or_one_json_list(pictures):
         JsonLines(pictures / "zzz.jsonl")
     with pytest.raises(UserError, match="the file is empty"):
         JsonLines(write(pictures / "b.jsonl", [""]))
-    with pytest.raises(UserError, match=r"one JSON list.*jq -c"):
-        JsonLines(write(pictures / "b.jsonl", [json.dumps([GOOD])]))
+    with pytest.raises(UserError, match="is a folder, not a file; expected JSON lines"):
+        JsonLines(pictures)
+    for name in ("b.jsonl", "b.json", "b.lines.jsonl", "b"):
+        with pytest.raises(UserError, match="one JSON list") as error:
+            JsonLines(write(pictures / name, [json.dumps([GOOD])]))
+        advice = str(error.value).partition("jq -c '.[]' ")[2]
+        read, written = advice.split(" > ")
+        assert read == str(pictures / name)
+        assert read != written  # which would empty it
     (pictures / "c.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"image": "\xff"}\n')
     with pytest.raises(UserError, match=r"c.jsonl:2: not UTF-8"):
         JsonLines(pictures / "c.jsonl")

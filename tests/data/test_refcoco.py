@@ -88,8 +88,9 @@ def test_problems(tmp_path):
         ({"refs(unc).p": "no pickle"}, r"refs\(unc\)\.p: not the published list"),
     ]
     for files, message in fail:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as error:
             open_(write(tmp_path, **files))
+        assert str(error.value).count("expressions.json:0") <= 1  # the file once, then the row
     write(tmp_path)
     with pytest.raises(UserError, match="belong together"):
         RefCoco(tmp_path / "expressions.json", tmp_path, refs=tmp_path / "refs(unc).p")

@@ -2,10 +2,12 @@
 
 import pytest
 
-from mmkit.data.image_io import load_image
-from mmkit.data.records import captions_of
-from mmkit.data.sources import ClassFolder, Folder, HuggingFace
+from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.records import captions_of, described
+from mmkit.data.sources import ClassFolder, Folder, HuggingFace, is_class_folder
 from mmkit.errors import UserError
+from mmkit.evals.retrieval import Retrieval
+from tests.evals.parts import predictor
 
 
 def test_folder_with_captions_beside(pictures):
@@ -36,6 +38,28 @@ def test_class_folder(pictures):
         ClassFolder(pictures / "classes")
 
 
+def test_what_a_class_folder_is(pictures):
+    for name in ("a", "b"):
+        (pictures / "classes" / name).mkdir(parents=True)
+    assert not is_class_folder(pictures / "classes")  # nothing in it
+    (pictures / "0.png").rename(pictures / "classes" / "a" / "0.png")
+    assert is_class_folder(pictures / "classes")
+    (pictures / "1.png").rename(pictures / "classes" / "1.png")
+    assert not is_class_folder(pictures / "classes")
+    (pictures / "classes" / "1.png").rename(pictures / "classes" / "b" / "1.png")
+    (pictures / "classes" / "b" / "1.txt").write_text("a caption")
+    assert not is_class_folder(pictures / "classes")
+
+
+def test_a_damaged_picture_is_named_once(pictures):
+    folder = pictures / "classes" / "a"
+    folder.mkdir(parents=True)
+    (folder / "x.png").write_bytes(b"no picture")
+    with pytest.raises(BadImage) as found:
+        load_image(ClassFolder(pictures / "classes")[0])
+    assert str(found.value) == f"{folder / 'x.png'}: not a picture in a known format"
+
+
 @pytest.fixture
 def parquet(pictures):
     datasets = pytest.importorskip("datasets")
@@ -60,6 +84,22 @@ def test_hugging_face_from_disk(parquet, where, monkeypatch, tmp_path):
     assert not hasattr(record.image, "size")  # still encoded
     assert load_image(record).size == (30, 21)
     assert record.targets == {"label": 11}
+    assert [row[2] for row in source.described()] == [("a dog",), ("a cat",), ("a car",)]
+    assert [row[:2] for row in source.described()] == [(source[i].key, source[i].image_id) for i in range(3)]
+
+
+def test_a_data_set_is_described_without_its_pictures(parquet, monkeypatch):
+    asked = {"image": "photo", "caption": "text", "image_id": "number"}
+    source = HuggingFace(parquet / "disk", **asked)
+    wanted = [(source[i].key, source[i].image_id, source[i].captions) for i in range(3)]
+    opened, read = [], HuggingFace._image
+    monkeypatch.setattr(HuggingFace, "_image", lambda self, value, key: opened.append(key) or read(self, value, key))
+    assert list(described(source)) == wanted
+    plain = HuggingFace(parquet / "disk", image="photo", caption=None)
+    assert list(described(plain)) == [(f"{plain.name}[{i}]", f"{plain.name}:{i}", ()) for i in range(3)]
+    assert not opened
+    assert Retrieval(source=source)(predictor())["images"] == 3
+    assert sorted(opened) == [key for key, _, _ in wanted]  # each once
 
 
 def test_hugging_face_bad_input(parquet):

@@ -9,13 +9,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
-from mmkit.data.records import Record
+from mmkit.data.records import JsonLines, Record
 from mmkit.errors import UserError
 from mmkit.evals import grounding
 from mmkit.evals.boxes import best_box, overlap, region_box
 from mmkit.evals.grounding import Grounding
 from mmkit.explanation.gradcam import TokenMaps
+from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.classify import Classify
 from mmkit.heads.mlm import MLM
+from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import COLOURS, predictor
 
 SIZE = (32, 48)  # width and height
@@ -115,7 +118,9 @@ def test_measures(monkeypatch):
     assert found["choice_chance"] == pytest.approx(1 / 3)
     missed = Grounding(source=one(wrong, detections=[wrong, right]))(predictor())
     assert missed["pointing"] == missed["choice"] == missed["iou"] == 0
-    assert Grounding(source=one(right, detections=[]))(predictor())["choice"] == 1  # its own box, then
+    nothing = Grounding(source=one(right, detections=[]))(predictor())
+    assert nothing["choice"] == nothing["choice_chance"] == 0  # nothing to choose from: missed
+    assert Grounding(source=one(right))(predictor())["choice"] == 1  # its own box, then
 
 
 def test_names_are_read_in_captions(monkeypatch):
@@ -174,14 +179,98 @@ def test_problems():
         ([{"name": "red", "box": (3, 3, 9)}], "not .left, top, right, bottom."),
         ([{"box": (3, 3, 9, 9)}], "needs a name and four numbers"),
         ([{"name": ",", "box": (3, 3, 9, 9)}], "has no words"),
+        (5, 'row 0: "boxes": 5: must be a list'),
+        ("red", "row 0: .*must be a list"),
+        ([{"name": "red", "box": (40, 3, 60, 9)}], r"row 0: the box \[40.0, .* lies outside of .* 32 x 48 pixels"),
         ([], "no record has"),
     ]:
         with pytest.raises(UserError, match=message):
             Grounding(source=Boxes(2, boxes=boxes))(predictor())
+    for boxes in (5, [[1, 2, 3]], [["a", 2, 3, 4]], [None]):
+        with pytest.raises(UserError, match='row 0: "detections": '):
+            Grounding(source=Boxes(2, detections=boxes))(predictor())
     with pytest.raises(UserError, match="prompt='a'"):
         Grounding(source=Boxes(2), prompt="a")
     with pytest.raises(UserError, match="0 to 0"):
         Grounding(source=Boxes(2), layer=1)(predictor())
+
+
+def test_a_prompt_may_hold_other_braces(monkeypatch):
+    read = []
+
+    def place(text, token):
+        read.append(text)
+        return 0, 0
+
+    pointing(monkeypatch, place)
+    for prompt, wanted in [("{} and {0}", "red box and {0}"), ("{x} {}", "{x} red box"), ("{} {}", "red box red box")]:
+        Grounding(source=one((0, 0, 9, 9)), in_caption=False, prompt=prompt)(predictor())
+        assert set(read) == {wanted}
+        read.clear()
+
+
+def test_a_box_that_reaches_out_of_its_picture_is_clipped(monkeypatch, caplog):
+    pointing(monkeypatch, lambda text, token: (0, 0))
+    whole = Grounding(source=one((-500, -3, 900, 48)))(predictor())  # of 32 x 48 pixels
+    assert (whole["chance"], whole["pointing"]) == (1, 1)
+    assert "1 boxes reach outside of their pictures, the first in 0;" in caplog.text
+    caplog.clear()
+    assert Grounding(source=one((0, 0, 32.5, 48)))(predictor())["chance"] == 1
+    assert not caplog.text  # within a pixel: rounding
+    # a candidate to the left of the picture holds nothing of it
+    assert best_box(torch.ones(10, 10), [(-8, 0, -1, 10), (0, 0, 1, 1)]) == 1
+
+
+def test_rows_are_checked_before_any_picture_is_read(monkeypatch, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    good = {"image": "a.png", "boxes": [{"name": "red", "box": [0, 0, 8, 8]}]}
+    rows = [good, good, good | {"boxes": 5}]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened = []
+    monkeypatch.setattr(grounding, "load_image", opened.append)
+    with pytest.raises(UserError, match=r'r\.jsonl:3: "boxes": 5'):
+        Grounding(source=JsonLines(tmp_path / "r.jsonl", needs=("boxes",)), batch_size=1)(predictor())
+    assert not opened
+
+
+@pytest.mark.parametrize("head", [lambda spec: Classify(spec, ("no", "yes")), lambda spec: AnswerDecoder(
+    spec, ("no", "yes"), depth=1, heads=2, dropout=0.0)])  # fmt: skip
+def test_models_that_only_answer(head):
+    model = predictor(heads=())
+    model.heads = {"label": head(model.model.spec)}
+    result = Grounding(source=one((0, 0, 9, 9))).evaluate(model)
+    assert {place: target for place, (target, _) in result.asked.items()} == {"alone": "itc"}
+    assert result.rates["n"] == 1
+    bare = predictor(heads=(), model=vilt_tiny)
+    bare.heads = {"label": head(bare.model.spec)}
+    with pytest.raises(UserError, match=r"nothing of what could be explained here: itm .* Its heads are: label"):
+        Grounding(source=one((0, 0, 9, 9)))(bare)
+    with pytest.raises(UserError, match='target="answer": a name is no question'):
+        Grounding(source=one((0, 0, 9, 9)), target="answer")
+
+
+def test_names_alone_by_what_the_model_has():
+    def alone(model):
+        return Grounding(source=one((0, 0, 9, 9)), in_caption=False).evaluate(model).asked["alone"][0]
+
+    model = predictor()
+    model.heads["mlm"] = MLM(model.model.spec)
+    assert alone(model) == "itm"  # as published
+    del model.heads["itm"]
+    assert alone(model) == "mlm"
+    assert alone(predictor(heads=("itc",))) == "itc"
+
+
+def test_splits_without_expressions_are_left_out():
+    result = Grounding(source=Boxes(1)).evaluate(predictor())
+    assert set(result.by_split) == {"even"}
+    assert not any(name.startswith("odd") for name in result.metrics())
+
+
+def test_names_that_do_not_fit_are_told(caplog):
+    Grounding(source=one((0, 0, 9, 9), name="a red box " * 9), in_caption=False)(predictor())
+    assert "1 of 1 texts" in caplog.text
+    assert "cut" in caplog.text
 
 
 def test_overlap_counts_pixels():

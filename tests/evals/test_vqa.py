@@ -94,9 +94,64 @@ def test_what_cannot_answer_says_so():
         predictor("decoder").answer([Questions()[0]] * 2, ["what is it?"])
 
 
-def test_a_list_without_the_right_answers():
-    with pytest.raises(UserError, match="build-answers"):
-        VQA(source=Questions(10), answers=("cat", "dog"))(predictor("decoder"))
+def test_questions_and_answers_that_mean_nothing():
+    made, record = predictor("decoder"), Questions()[3]
+    for options, message in (
+        ({"top": 0}, "top=0: must be at least 1"), ({"top": -1}, "top=-1"), ({"answers": "no"}, r"write \[answer\]"),
+        ({"answers": []}, "list of answers is empty"), ({"answers": ["no", "no"]}, "'no' stands there twice"),
+        ({"answers": ["", "no"]}, "'' is empty"), ({"answers": ["no"], "generate": True}, "give one of them"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            made.answer([record], ["what is it?"], **options)
+    with pytest.raises(UserError, match="question 1 is empty"):
+        made.answer([record] * 2, ["what is it?", " "])
+    (listed,) = made.answer((r for r in [record]), (q for q in ["what is it?"]), answers=(a for a in ("no", "red")))
+    assert {answer for answer, _ in listed} == {"no", "red"}
+
+
+def test_as_many_answers_as_asked_for():
+    made = predictor("decoder")
+    made.heads["answer"].top = 2  # so many are read whole where one is asked for
+    (found,) = made.answer([Questions()[3]], ["what is it?"], top=7)
+    assert len({answer for answer, _ in found}) == 7
+
+
+@pytest.mark.parametrize("kind", ["classifier", "decoder"])
+def test_a_list_without_the_right_answers(kind):
+    made = predictor(kind)
+    VQA(source=Questions(10)).check(made)
+    if kind == "decoder":
+        evaluator = VQA(source=Questions(10), answers=("cat", "dog"))
+        for call in (evaluator, evaluator.check):
+            with pytest.raises(UserError, match=r"hold a right one for 0.0% of 10 questions.*build-answers"):
+                call(made)
+    with pytest.raises(UserError, match="no head to answer"):
+        VQA(source=Questions(10)).check(parts.predictor())
+    made.heads["answer"].answers = ("cat", "dog")
+    with pytest.raises(UserError, match=r"0.0% of 10 questions"):
+        VQA(source=Questions(10)).check(made)
+
+
+def test_the_check_reads_few_records():
+    class Counted(Questions):
+        read = 0
+
+        def __getitem__(self, i):
+            Counted.read += 1
+            return super().__getitem__(i)
+
+    VQA(source=Counted(5000)).check(predictor("decoder"))
+    assert 0 < Counted.read <= 300
+
+
+def test_questions_without_answers_are_named_before_training():
+    class Unanswered(Questions):
+        def __getitem__(self, i):
+            return replace(super().__getitem__(i), targets={})
+
+    for kind, generate in (("classifier", False), ("decoder", True)):
+        with pytest.raises(UserError, match='question 0: "answers" must be'):
+            VQA(source=Unanswered(10), generate=generate).check(predictor(kind))
 
 
 def test_a_picture_that_cannot_be_read():

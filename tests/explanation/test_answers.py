@@ -59,6 +59,33 @@ def test_a_class():
     scores = [explain(model, noise(1), "a red box", answer=name).score for name in names]
     assert sum(scores) == pytest.approx(1)
 
+    own = explain(model, noise(1), "a red box")  # its own class, where none is given
+    assert own.target == f"answer: {names[scores.index(max(scores))]}"
+    assert own.score == pytest.approx(max(scores))
+    with pytest.raises(UserError, match=r"answer 'yes': not among .* which are contradiction, neutral, entailment"):
+        explain(model, noise(1), "a red box", answer="yes")
+    for empty in ("", " "):
+        with pytest.raises(UserError, match=f"answer '{empty}': give a text"):
+            explain(model, noise(1), "a red box", answer=empty)
+
+
+def test_each_pair_gets_its_own_class():
+    model = answering(lambda spec: Classify(spec, ("a", "b", "c")))
+    pictures, texts = [noise(i) for i in range(5)], ["a red box", "blue", "a green square", "red", "a pink tile"]
+    found = list(explain_pairs(model, pictures, texts, batch_size=2))
+    wanted = [
+        max((explain(model, p, t, answer=n).score, n) for n in "abc")[1] for p, t in zip(pictures, texts, strict=True)
+    ]
+    assert [e.target for e in found] == [f"answer: {name}" for name in wanted]
+
+
+def test_a_decoder_without_a_list_writes_its_own_answer():
+    model = answering(lambda spec: AnswerDecoder(spec, (), depth=2, heads=2, dropout=0.0))
+    with torch.no_grad():
+        (wanted,) = model.answer([noise(1)], ["a red box"], generate=True)
+    assert wanted[0][0].strip()
+    assert explain(model, noise(1), "a red box").target == f"answer: {wanted[0][0]}"
+
 
 def test_the_gradient_is_that_of_the_answer():
     model = answering(lambda spec: AnswerClassifier(spec, ANSWERS))

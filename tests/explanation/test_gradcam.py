@@ -1,5 +1,6 @@
 """The maps against other computations of the same, and what must not change them."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -310,16 +311,44 @@ def test_problems_are_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"a\.png: not a picture"):
         explain(model, tmp_path / "a.png", "red")
-    with pytest.raises(UserError, match="picture 0: a int is not a picture"):
+    with pytest.raises(UserError, match=r"picture 0: .*int"):
         explain(model, 3, "red")
     with pytest.raises(UserError, match="2 images, 1 texts"):
         explain_pairs(model, [noise(1)] * 2, ["red"])
 
 
+def test_a_text_that_does_not_fit(caplog):
+    model = predictor(3, model=three)
+    text = "a red square a blue tile a green box a purple tile"
+    found = explain(model, noise(1), text)
+    whole = text.split()
+    assert 0 < len(found.unseen) < len(whole)
+    assert whole[-len(found.unseen) :] == list(found.unseen)
+    read = whole[: -len(found.unseen)]
+    assert [word.text for word in found.words][: len(read)] == read
+    assert len(found.words) <= len(read) + 1  # one may be read in part
+    assert f"the last {len(found.unseen)} words have no part in the explanation: {found.unseen[0]}" in caplog.text
+    assert found.figure().height == replace(found, unseen=()).figure().height + 20  # the figure says it
+    caplog.clear()
+    assert explain(model, noise(1), "a red square").unseen == ()
+    assert not caplog.text
+    list(explain_pairs(model, [noise(1)] * 3, [text, "red", text], words=False))
+    assert caplog.text.count("longer than the 12 tokens") == 1
+    assert "(and 1 more texts)" in caplog.text
+
+
 def test_default_targets():
     assert explain(predictor(), noise(1), "red").target == "match"
+    guessing = predictor()
+    guessing.heads["mlm"] = MLM(guessing.model.spec)
+    found = explain(guessing, noise(1), "a red box")  # words are found by what they were guessed from
+    assert found.target == "words"
+    assert torch.equal(found.sentence.raw, explain(guessing, noise(1), "a red box", target="mlm").sentence.raw)
+    assert explain(guessing, noise(1), "a red box", target="itm").target == "match"
+    del guessing.heads["itm"]
+    assert explain(guessing, noise(1), "a red box").target == "words"
     assert explain(predictor(heads=("itc",), model=dual_tiny), noise(1), "red").target == "similarity"
-    with pytest.raises(UserError, match="neither matches nor answers"):
+    with pytest.raises(UserError, match=r"nothing of what could be explained here: mlm .* Its heads are: none"):
         explain(predictor(heads=(), model=vilt_tiny), noise(1), "red")
 
 

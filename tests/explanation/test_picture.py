@@ -80,6 +80,10 @@ def test_files(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"b\.png: the picture cannot be written"):
         made.save(tmp_path / "file" / "b.png")
+    for name in ("a.jpg", "a", "png"):
+        with pytest.raises(UserError, match=f"{name}: heat maps are written as PNG"):
+            made.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
     with pytest.raises(UserError, match=r"none\.ttf: cannot be read"):
         made.save(tmp_path / "c.png", Style(font=tmp_path / "none.ttf"))
 

@@ -144,9 +144,11 @@ def test_rank_is_the_probability_of_the_whole_answer(tokenizer, model):
 def test_rank_reads_only_the_likeliest_first_tokens(tokenizer, model):
     torch.manual_seed(4)
     head = AnswerDecoder(model.spec, WORDS, depth=1, heads=2, top=2).eval()
-    numbers, values = head.rank(fused_of(model), head.candidates(tokenizer), top=6)
+    fused, candidates = fused_of(model), head.candidates(tokenizer)
+    numbers, values = head.rank(fused, candidates, top=2)
     assert numbers.shape == (3, 2)
     assert values.sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert head.rank(fused, candidates, top=6)[0].shape == (3, 6)  # as many as are asked for
 
 
 def test_first_token_twice_is_the_official_score(tokenizer, model):

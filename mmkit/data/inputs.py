@@ -1,0 +1,155 @@
+"""What people hand to a model, checked: pictures in any form, lists of texts, sizes of batches.
+
+One picture or one text where a list is wanted is refused, not read letter by letter; generators are taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmkit.data.image_io import load_image
+from mmkit.data.records import Record
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Picture = str | Path | bytes | Image.Image | Tensor | Record
+T = TypeVar("T")
+
+NO_LIMIT = 1 << 20  # tokens, more than any text has
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """The items in order, ``size`` at a time; the last batch may be smaller. UserError for a size below 1."""
+    if size < 1:
+        raise UserError(f"batch_size={size}: must be at least 1")
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, size)):
+        yield batch
+
+
+def many_pictures(images: Iterable[Picture] | Tensor) -> Iterable[Picture]:
+    """The pictures one after the other; UserError for a single one, or what holds none."""
+    single = isinstance(images, str | Path | bytes | Image.Image | Record)
+    if single or (isinstance(images, Tensor) and images.ndim == 3):
+        raise UserError(f"images must be a list of pictures, not one ({_kind(images)}); write [image]")
+    if isinstance(images, Tensor) and images.ndim != 4:
+        raise UserError(f"images: {_kind(images)}; give (n, 3, height, width), or a list of tensors (3, height, width)")
+    if not isinstance(images, Iterable):
+        raise UserError(f"images must be a list of pictures, not {_kind(images)}")
+    return images
+
+
+def many_texts(texts: Iterable[str], what: str = "text") -> Sequence[str]:
+    """The texts as a list; UserError for a single one, or one that is none. what: the name of one of them."""
+    if isinstance(texts, str):
+        raise UserError(f"{what}s must be a list of strings, not one string ({texts[:40]!r}); write [{what}]")
+    if not isinstance(texts, Iterable):
+        raise UserError(f"{what}s must be a list of strings, not {_kind(texts)}")
+    found = texts if isinstance(texts, list | tuple) else list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UserError(f"{what} {number}: {_kind(text)} is not a string")
+    return found
+
+
+def pairs_of(
+    images: Iterable[Picture] | Tensor, texts: Iterable[str], what: str = "text"
+) -> tuple[Sequence[Picture], Sequence[str]]:
+    """Both as lists, checked; UserError where they are not equally many. what: the name of one text."""
+    pictures, words = list(many_pictures(images)), many_texts(texts, what)
+    if len(pictures) != len(words):
+        raise UserError(f"image i goes with {what} i: {len(pictures)} images do not go with {len(words)} {what}s")
+    return pictures, words
+
+
+def open_picture(image: Picture, number: int = 0) -> Image.Image:
+    """Any form of a picture as RGB; BadImage or UserError names what cannot be read, by ``number`` if need be."""
+    name = f"picture {number}"
+    if isinstance(image, Tensor):
+        return picture_of(image, name)
+    if isinstance(image, bytes | Image.Image):
+        image = Record(image=image, captions=(), image_id=str(number), key=name)
+    elif not isinstance(image, str | Path | Record):
+        raise UserError(
+            f"{name}: {_kind(image)} is not a picture; give a path, a PIL image (of an array: Image.fromarray), "
+            "encoded bytes or a tensor (3, h, w)"
+        )
+    return load_image(image)
+
+
+def picture_of(pixels: Tensor, name: str) -> Image.Image:
+    """A tensor (3, h, w) as a picture: uint8 from 0 to 255, or float from 0 to 1. UserError for anything else."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.numel():
+        raise UserError(
+            f"{name}: a tensor of shape {tuple(pixels.shape)} is not a picture; it must be (3, height, width)"
+        )
+    if pixels.is_floating_point():
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):  # also true for nan
+            raise UserError(
+                f"{name}: a float picture has values from 0 to 1, these are {low:.3g} to {high:.3g}. Do not normalise "
+                "it before: the model's own preprocessing does"
+            )
+        pixels = (pixels * 255).round().to(torch.uint8)
+    elif pixels.dtype != torch.uint8:
+        raise UserError(f"{name}: a picture is uint8 (0 to 255) or float (0 to 1), not {pixels.dtype}")
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+class Encoder:
+    """Texts to ids, at most ``max_tokens`` each; says once how many of how many texts were longer and so were cut.
+
+    It is said at the end of the outermost ``counting``, where there is one, and only if ``shown``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, shown: bool = True) -> None:
+        self.tokenizer, self.max_tokens, self.shown = tokenizer, max_tokens, shown
+        self.texts = self.cut = self.longest = self._depth = 0
+        self._said = False
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of one text."""
+        ids = self.tokenizer.encode(text, self.max_tokens)
+        self.texts += 1
+        if len(ids) >= self.max_tokens:
+            whole = len(self.tokenizer.encode(text, NO_LIMIT))
+            self.cut += whole > len(ids)
+            self.longest = max(self.longest, whole)
+        return ids
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What is read within counts together."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._tell()
+
+    def _tell(self) -> None:
+        if self.cut and self.shown and not self._said:
+            self._said = True
+            log.warning(
+                "%d of %d texts are longer than this model reads and were cut to %d tokens; the longest has %d",
+                self.cut, self.texts, self.max_tokens, self.longest,
+            )  # fmt: skip
+        self.texts = self.cut = self.longest = 0
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"something of type {type(value).__name__}"
