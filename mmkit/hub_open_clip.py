@@ -251,7 +251,9 @@ def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(dict(tag)))
     except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
         url = _address(tag)
-        reason = "the Hugging Face hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
+        reason = _first_line(error)
+        if tag.get("hf_hub") and constants.HF_HUB_OFFLINE:
+            reason = "the Hugging Face hub cannot be reached"
         raise UserError(
             f"{name.spec}: its weights are not on this machine and cannot be fetched ({reason}). Where "
             f"there is a network, fetch {url}, put it where you like, and write "

@@ -3,7 +3,7 @@
     accelerate launch scripts/zero_shot_classification.py --model open_clip:ViT-B-32/laion2b_s34b_b79k \
         --data imagenet/val --classes imagenet --json imagenet.json
     ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 scripts/zero_shot_classification.py \
-        --model runs/quickstart --data openmoji --templates openmoji
+        --model runs/quickstart --data openmoji
 
 The second line starts two processes on the CPU; the numbers are those of one. The same as ``mmkit zeroshot``.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,8 +72,12 @@ def with_classes(source: Source, classes: str | Path | None, label_key: str = "l
     """
     found = _labels(source, label_key)
     if classes is None:
-        if any(isinstance(label, int) for label in found):
-            raise UserError("the records' labels are numbers: give the names of the classes with --classes FILE")
+        if any(isinstance(label, int) for label in found) or all(str(label).isdecimal() for label in found):
+            some = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+            raise UserError(
+                f"the labels are numbers ({some}), which say nothing of a picture: give "
+                "the names of the classes with --classes FILE, one line for each number from 0"
+            )
         names = [str(label).replace("_", " ") for label in found]
         return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
     given = read_classes(classes)
@@ -141,11 +146,12 @@ def _difference(found: Sequence[Label], given: ClassSet, where: str | Path) -> s
     spare = [key for key in keys if _tidy(key) not in present]
     near = {label: get_close_matches(label, spare, n=1) for label in missing[:5]}
     hints = [f"{label} (perhaps {close[0]}?)" if close else label for label, close in near.items()]
-    return (
-        f"{where}: {len(given.names)} classes do not fit the {len(found)} labels of the pictures; no line for "
-        f"{', '.join(hints)}{', ...' if len(missing) > 5 else ''}; no pictures for "
-        f"{', '.join(spare[:5]) or 'none'}{', ...' if len(spare) > 5 else ''}. Write one line LABEL<TAB>name for each"
-    )
+    parts = [f"{where}: {len(given.names)} classes do not fit the {len(found)} labels of the pictures"]
+    if missing:
+        parts.append(f"no line for {', '.join(hints)}{', ...' if len(missing) > 5 else ''}")
+    if spare:
+        parts.append(f"no pictures for {', '.join(spare[:5])}{', ...' if len(spare) > 5 else ''}")
+    return f"{'; '.join(parts)}. Write one line LABEL<TAB>name for each"
 
 
 def _tidy(text: str) -> str:
@@ -159,8 +165,10 @@ def _labels(source: Source, key: str) -> list[Label]:
         return list(names)
     found: set[Label] = set()
     for row, label in enumerate(targets_of(source, key)):
-        if not isinstance(label, int | str):
-            raise UserError(f'{source[row].key}: "{key}" must be a class name or number, not {label!r}')
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise UserError(
+                f'{source[row].key}: "{key}" must be a class name or number, not {json.dumps(label, default=str)}'
+            )
         found.add(label)
     return sorted(found, key=lambda label: (isinstance(label, str), label))
 

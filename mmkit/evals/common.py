@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmkit.data.image_io import BadImage
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
 from mmkit.nn.gather import gather, rank, world_size
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 T = TypeVar("T")
+
+EVERY_PICTURE = (
+    "An evaluation reads every picture, so that its numbers can be compared: mend this one or take its record out. "
+    "`mmkit zeroshot` and `mmkit retrieval` leave pictures out, and say how many, with --max-bad SHARE"
+)
 
 
 class Result(Protocol):
@@ -67,9 +73,12 @@ def gather_by_index(values: Tensor, index: Tensor, total: int, device: torch.dev
 
 def together(work: Callable[[], T]) -> T:
     """Run this rank's share. What stops one rank stops all of them, with its message, instead of a wait for ever."""
-    result, problem = None, None
+    result = None
+    problem: UserError | OSError | None = None
     try:
         result = work()
+    except BadImage as error:
+        problem = UserError(f"{error}. {EVERY_PICTURE}")
     except (UserError, OSError) as error:
         problem = error
     if world_size() > 1:
@@ -109,6 +118,15 @@ def finite(values: Tensor, what: str) -> Tensor:
     if not values.isfinite().all():
         raise UserError(f"the {what} hold values that are not finite; this model is broken, see where its loss left")
     return values
+
+
+def nothing_to_rerank(predictor: Predictor) -> None:
+    """UserError for a model without a joint space: its matching head judges everything in the first place."""
+    if not predictor.model.spec.embed_dim:
+        raise UserError(
+            "re-ranking (--rerank, rerank_top) has no meaning for this model: it has no joint space of image and text, "
+            "and its matching head judges every pair as it is; leave it out"
+        )
 
 
 def make_source(source: partial[Any] | Source) -> Source:

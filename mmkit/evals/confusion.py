@@ -41,8 +41,11 @@ def shown_classes(matrix: Tensor, most: int = MOST) -> list[int]:
     return sorted([*chosen, *(i for i in filled if i not in chosen)][:most])
 
 
-def draw_confusion(names: Sequence[str], matrix: Tensor) -> Image.Image:
-    """The picture. matrix: (C, C) int64, how many pictures of the row's class were taken for the column's."""
+def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "") -> Image.Image:
+    """The picture. matrix: (C, C) int64, how many pictures of the row's class were taken for the column's.
+
+    by: what took them for that, for the title.
+    """
     shown = shown_classes(matrix)
     pairs = confused_pairs(matrix)[:PAIRS]
     side = CELL * len(shown)
@@ -51,7 +54,7 @@ def draw_confusion(names: Sequence[str], matrix: Tensor) -> Image.Image:
     image = Image.new("RGB", (width, max(top + side, top + LINE * (PAIRS + 2)) + GAP), WHITE)
     pen = ImageDraw.Draw(image)
     total, right = int(matrix.sum()), int(matrix.diag().sum())
-    title = f"{right} of {total} pictures right"
+    title = f"{by}{': ' if by else ''}{right} of {total} pictures right"
     if len(shown) < len(names):
         title += f"; {len(shown)} of {len(names)} classes, those confused most"
     pen.text((GAP, 8), title, fill=INK, font=font(title))
@@ -63,11 +66,18 @@ def draw_confusion(names: Sequence[str], matrix: Tensor) -> Image.Image:
     return image
 
 
-def save_confusion(path: Path, names: Sequence[str], matrix: Tensor) -> None:
+def check_picture_name(path: Path) -> None:
+    """UserError for a name whose ending says no kind of picture."""
+    kinds = Image.registered_extensions()
+    if kinds.get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{path}: no picture can be written under this name; give one that ends in .png")
+
+
+def save_confusion(path: Path, names: Sequence[str], matrix: Tensor, by: str = "") -> None:
     """Draw it into a file; UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_confusion(names, matrix).save(path)
+        draw_confusion(names, matrix, by).save(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the picture cannot be written ({error}); give a name that ends in .png") from error
 

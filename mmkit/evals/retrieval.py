@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from mmkit.data.records import Source
+from mmkit.data.records import Source, described
 from mmkit.errors import UserError
 from mmkit.evals.common import (
     encode_texts,
@@ -28,6 +28,7 @@ from mmkit.evals.common import (
     gather_by_index,
     make_source,
     nested,
+    nothing_to_rerank,
     own_records,
     own_units,
     together,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 Ways = Literal["t2i", "i2t"]
 NAMES = {"t2i": "text to image", "i2t": "image to text"}
+WORDS = {"joint space": "joint space", "matching head": "matching head, every pair"}
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,14 @@ class Pairs:
         rows: list[int] = []
         texts: list[str] = []
         image_of: list[int] = []
-        for row in range(len(source)):
-            record = source[row]
-            if not record.captions:
-                raise UserError(f"{record.key}: no caption; retrieval needs at least one for each picture")
-            image = images.setdefault(record.image_id, len(rows))
+        for row, (key, image_id, captions) in enumerate(described(source)):
+            if not captions:
+                raise UserError(f"{key}: no caption; retrieval needs at least one for each picture")
+            image = images.setdefault(image_id, len(rows))
             if image == len(rows):
                 rows.append(row)
-            texts += record.captions
-            image_of += [image] * len(record.captions)
+            texts += captions
+            image_of += [image] * len(captions)
         return cls(rows, texts, image_of)
 
     def relevance(self) -> dict[str, Relevance]:
@@ -89,7 +90,7 @@ class Pairs:
 class RetrievalResult:
     """recall, rerank: R@k as {"t2i": {1: ...}, "i2t": ...}; chance: of a random order. Rates are 0 to 1.
 
-    held_bytes: image tokens that waited for matching, of all processes.
+    by: what ``recall`` was sorted by. held_bytes: image tokens that waited for matching, of all processes.
     """
 
     images: int
@@ -99,6 +100,7 @@ class RetrievalResult:
     rerank: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     rerank_top: int | None = None
     held_bytes: int = 0
+    by: Literal["joint space", "matching head"] = "joint space"
 
     def metrics(self) -> dict[str, float]:
         """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
@@ -110,8 +112,8 @@ class RetrievalResult:
         return out | {"images": self.images, "texts": self.texts} | chance
 
     def to_json(self) -> dict[str, Any]:
-        """The same, nested; ``chance`` of every rate; what relevance means."""
-        found = nested(self.metrics()) | {"chance": _flat(self.chance)}
+        """The same, nested; ``by``; ``chance`` of every rate; what relevance means."""
+        found = nested(self.metrics()) | {"by": self.by, "chance": _flat(self.chance)}
         if "rerank" in found:
             found["rerank"]["top"] = self.rerank_top
             found["held_gib"] = self.held_bytes / 2**30
@@ -126,7 +128,7 @@ class RetrievalResult:
         table.add_column("")
         for k in KS:
             table.add_column(f"R@{k}", justify="right")
-        rows = {"joint space": self.recall, f"re-ranked top {self.rerank_top}": self.rerank, "chance": self.chance}
+        rows = {WORDS[self.by]: self.recall, f"re-ranked top {self.rerank_top}": self.rerank, "chance": self.chance}
         for way, words in NAMES.items():
             for name, values in rows.items():
                 if values:
@@ -170,6 +172,7 @@ class Retrieval:
         """UserError where a picture cannot be read, or the model lacks what re-ranking needs."""
         if self.rerank_top is not None:
             predictor.matcher()
+            nothing_to_rerank(predictor)
         source = make_source(self.source)
         pairs = Pairs.read(source)
         relevance = pairs.relevance()
@@ -202,7 +205,7 @@ class Retrieval:
         scores = self._match(predictor, held, pairs.texts, tops, images)
         ranks = {w: first_relevant_rank(scores[w], relevance[w].mask(range(len(tops[w])))) for w in NAMES}
         return RetrievalResult(
-            images=images, texts=texts, recall={w: recall_at(ranks[w]) for w in NAMES},
+            images=images, texts=texts, by="matching head", recall={w: recall_at(ranks[w]) for w in NAMES},
             held_bytes=total(held.nbytes, predictor),
             chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
         )  # fmt: skip
@@ -288,7 +291,7 @@ class Retrieval:
             tokens = held.take(unit, predictor.device)
             scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score=self.score))
             done += len(part)
-            predictor.progress("re-ranking pairs", done, len(index))
+            predictor.progress("matching pairs", done, len(index))
         return torch.cat(scores), index
 
 

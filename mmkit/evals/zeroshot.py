@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from mmkit.evals.common import (
     finite,
     gather_by_index,
     make_source,
+    nothing_to_rerank,
     own_records,
     own_units,
     read_lines,
@@ -39,14 +40,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BOOTSTRAP_DRAWS = 10_000
+WORDS = {"joint space": "joint space", "matching head": "matching head, every class"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotResult:
     """What came out.
 
-    labels: (n,) int64. top: (n, k) int64, each picture's classes, best first. reranked: (n,) int64, the class after
-    re-ranking. interval: of top-1, 95 %. Rates are 0 to 1.
+    labels: (n,) int64. top: (n, k) int64, each picture's classes, best first. by: what found them. reranked: (n,)
+    int64, the class after re-ranking. intervals: of both top-1, 95 %. Rates are 0 to 1.
     """
 
     class_names: tuple[str, ...]
@@ -55,8 +57,10 @@ class ZeroShotResult:
     top1: float
     top5: float
     interval: tuple[float, float]
+    by: Literal["joint space", "matching head"] = "joint space"
     rerank_top: int | None = None
     reranked: Tensor | None = None
+    rerank_interval: tuple[float, float] | None = None
 
     @property
     def rerank_top1(self) -> float | None:
@@ -64,37 +68,56 @@ class ZeroShotResult:
         return None if self.reranked is None else (self.reranked == self.labels).double().mean().item()
 
     def metrics(self) -> dict[str, float]:
-        """``top1``, ``top5``, ``n``, ``classes``, ``chance``, ``interval_low``, ``interval_high``, ``rerank.top1``."""
+        """``top1``, ``top5``, ``n``, ``classes``, ``chance``, ``interval_low``, ``interval_high``.
+
+        After re-ranking also ``rerank.top1``, ``rerank.interval_low`` and ``rerank.interval_high``.
+        """
         classes = len(self.class_names)
         out = {
             "top1": self.top1, "top5": self.top5, "n": len(self.labels), "classes": classes, "chance": 1 / classes,
             "chance_top5": min(5, classes) / classes, "interval_low": self.interval[0],
             "interval_high": self.interval[1],
         }  # fmt: skip
-        again = self.rerank_top1
-        return out if again is None else out | {"rerank.top1": again}
-
-    def to_json(self) -> dict[str, Any]:
-        """The metrics nested, ``interval`` as a pair, ``per_class`` and the mistakes as ``confusion``."""
-        out: dict[str, Any] = {k: v for k, v in self.metrics().items() if "interval" not in k and "rerank" not in k}
-        out["interval"] = list(self.interval)
         if self.rerank_top1 is not None:
-            out["rerank"] = {"top1": self.rerank_top1, "top": self.rerank_top}
-        out["per_class"] = self.per_class()
-        out["confusion"] = [
-            {"label": self.class_names[i], "predicted": self.class_names[j], "n": n}
-            for i, j, n in confused_pairs(self.confusion())
-        ]
+            out["rerank.top1"] = self.rerank_top1
+        if self.rerank_interval is not None:
+            out |= dict(zip(("rerank.interval_low", "rerank.interval_high"), self.rerank_interval, strict=True))
         return out
 
-    def confusion(self) -> Tensor:
-        """(classes, classes) int64: how many pictures of the row's class were taken for the column's."""
-        size = len(self.class_names)
-        return torch.bincount(self.labels * size + self.top[:, 0], minlength=size * size).view(size, size)
+    def to_json(self) -> dict[str, Any]:
+        """The metrics nested, ``interval`` as a pair, ``by``, ``per_class`` and the mistakes as ``confusion``.
 
-    def per_class(self) -> list[dict[str, Any]]:
+        All of these are of the joint space alone; ``rerank`` holds the same of the re-ranked classes.
+        """
+        out: dict[str, Any] = {k: v for k, v in self.metrics().items() if "interval" not in k and "rerank" not in k}
+        out |= {"interval": list(self.interval), "by": self.by} | self._by_class()
+        if self.rerank_top1 is not None:
+            out["rerank"] = {"top1": self.rerank_top1, "top": self.rerank_top, **self._by_class(reranked=True)}
+        if self.rerank_interval is not None:
+            out["rerank"]["interval"] = list(self.rerank_interval)
+        return out
+
+    def _by_class(self, reranked: bool = False) -> dict[str, Any]:
+        mistakes = [
+            {"label": self.class_names[i], "predicted": self.class_names[j], "n": n}
+            for i, j, n in confused_pairs(self.confusion(reranked))
+        ]
+        return {"per_class": self.per_class(reranked), "confusion": mistakes}
+
+    def named(self, reranked: bool) -> str:
+        """What tables and pictures call the classes of ``by``, or those after re-ranking."""
+        return f"re-ranked top {self.rerank_top}" if reranked else WORDS[self.by]
+
+    def confusion(self, reranked: bool = False) -> Tensor:
+        """(classes, classes) int64: how many pictures of the row's class were taken for the column's."""
+        size, found = len(self.class_names), self.top[:, 0]
+        if reranked and self.reranked is not None:
+            found = self.reranked
+        return torch.bincount(self.labels * size + found, minlength=size * size).view(size, size)
+
+    def per_class(self, reranked: bool = False) -> list[dict[str, Any]]:
         """For each class with pictures: ``name``, ``n``, ``top1``, and what it is most taken for, if anything."""
-        matrix = self.confusion()
+        matrix = self.confusion(reranked)
         rows = []
         for i in matrix.sum(1).nonzero()[:, 0].tolist():
             row, n = matrix[i].clone(), int(matrix[i].sum())
@@ -104,12 +127,18 @@ class ZeroShotResult:
         return rows
 
     def write_per_class(self, path: Path) -> None:
-        """``per_class`` as CSV; UserError where it cannot be written."""
+        """``per_class`` as CSV, after re-ranking with the columns ``rerank_top1`` and ``rerank_taken_for`` beside.
+
+        UserError where it cannot be written.
+        """
         rows = self.per_class()
+        if self.reranked is not None:
+            for row, again in zip(rows, self.per_class(reranked=True), strict=True):
+                row |= {"rerank_top1": again["top1"], "rerank_taken_for": again["taken_for"]}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, ("name", "n", "top1", "taken_for"))
+                writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
         except OSError as error:
@@ -119,21 +148,22 @@ class ZeroShotResult:
         """The rates with interval and chance, and the worst classes."""
         from rich.table import Table
 
-        low, high = self.interval
         table = Table(
             title=f"zero-shot: {len(self.labels)} pictures, {len(self.class_names)} classes", title_justify="left"
         )
         for column in ("", "top-1", "95 % interval", "top-5"):
             table.add_column(column, justify="left" if not column else "right")
-        table.add_row("joint space", f"{self.top1:.1%}", f"{low:.1%} to {high:.1%}", f"{self.top5:.1%}")
+        again = self.rerank_top1 is not None
+        table.add_row(self.named(False), f"{self.top1:.1%}", _range(self.interval), f"{self.top5:.1%}")
         if self.rerank_top1 is not None:
-            table.add_row(f"re-ranked top {self.rerank_top}", f"{self.rerank_top1:.1%}", "", "")
+            table.add_row(self.named(True), f"{self.rerank_top1:.1%}", _range(self.rerank_interval), "")
         chance = self.metrics()
         table.add_row("chance", f"{chance['chance']:.1%}", "", f"{chance['chance_top5']:.1%}", end_section=True)
-        for row in sorted(self.per_class(), key=lambda row: row["top1"])[:5]:
+        worst = "worst after re-ranking" if again else "worst"
+        for row in sorted(self.per_class(again), key=lambda row: row["top1"])[:5]:
             if row["top1"] < 1:
                 confused = f"taken for {row['taken_for']}"
-                table.add_row(f"worst: {row['name']} ({row['n']})", f"{row['top1']:.1%}", confused, "")
+                table.add_row(f"{worst}: {row['name']} ({row['n']})", f"{row['top1']:.1%}", confused, "")
         return table
 
 
@@ -171,6 +201,7 @@ class ZeroShot:
         """UserError where a picture cannot be read, a label fits no class, or the model cannot re-rank."""
         if self.rerank_top is not None:
             predictor.matcher()
+            nothing_to_rerank(predictor)
         source = make_source(self.source)
         names = self._names(source)
         labels = read_labels(source, names, self.label_key)
@@ -185,11 +216,14 @@ class ZeroShot:
     ) -> ZeroShotResult:
         hits = top == labels[:, None]
         top1 = hits[:, 0].double().mean().item()
-        return ZeroShotResult(
+        found = ZeroShotResult(
             class_names=names, labels=labels, top=top, top1=top1, top5=hits[:, :5].any(1).double().mean().item(),
             interval=bootstrap(int(hits[:, 0].sum()), len(labels), self.seed),
-            rerank_top=None if again is None else self.rerank_top, reranked=again,
         )  # fmt: skip
+        if again is None:
+            return found
+        interval = bootstrap(int((again == labels).sum()), len(labels), self.seed)
+        return replace(found, rerank_top=self.rerank_top, reranked=again, rerank_interval=interval)
 
     def _judge_all(
         self, predictor: Predictor, source: Source, names: tuple[str, ...], labels: Tensor
@@ -213,7 +247,8 @@ class ZeroShot:
                 predictor.progress("pictures", items.stop, len(source))
             return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
 
-        return self._result(names, labels, gather_by_index(*together(share), len(source), predictor.device))
+        top = gather_by_index(*together(share), len(source), predictor.device)
+        return replace(self._result(names, labels, top), by="matching head")
 
     def _names(self, source: Source) -> tuple[str, ...]:
         given = self.class_names() if isinstance(self.class_names, partial) else self.class_names
@@ -285,7 +320,7 @@ def read_labels(source: Source, names: Sequence[str], key: str) -> Tensor:
                 where = f'{source[row].key}: {key} "{label}"'
                 raise UserError(f"{where} is none of the {len(names)} classes ({_some(names)})")
             label = number[label]
-        if not isinstance(label, int) or not 0 <= label < len(names):
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(names):
             raise UserError(
                 f"{source[row].key}: {key} {label!r} must be a class name, or a number from 0 to {len(names) - 1}"
             )
@@ -319,6 +354,10 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     templates = tuple(read_lines(path, "templates"))
     check_templates(templates, str(path))
     return templates
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -54,6 +54,15 @@ def test_names_find_their_folders(tmp_path, lines, wanted, count):
     assert called(source, names) == wanted
 
 
+def test_numbers_are_names_where_the_user_says_so(tmp_path):
+    file = tmp_path / "digits.txt"
+    file.write_text("0\n1\n2\n")
+    source, names = with_classes(Names(["2", "0"]), file)
+    assert called(source, names) == ["2", "0"]
+    source, names = with_classes(Names(["2", "two"]), None)
+    assert called(source, names) == ["2", "two"]
+
+
 def test_labels_of_records(tmp_path):
     source, names = with_classes(Names(["b", "a_c", "b"]), None)
     assert called(source, names) == ["b", "a c", "b"]
@@ -74,7 +83,11 @@ def test_labels_of_records(tmp_path):
         (Folders(3), "# none\n", "no class names in this file"),
         (Names([0, 3]), "a\nb\nc\n", "3 classes, but a record has the label 3"),
         (Names([0, 3]), None, "give the names of the classes with --classes"),
-        (Names(["a", None]), None, 'picture 1: "label" must be a class name or number, not None'),
+        (Names(["a", None]), None, 'picture 1: "label" must be a class name or number, not null'),
+        (Names([0, True]), "a\nb\n", 'picture 1: "label" must be a class name or number, not true'),
+        (Names(["0", "10", "1"]), None, r"labels are numbers \(0, 1, 10\).*--classes FILE"),  # as a CSV has them
+        (Names(["dog", "cat"]), "dog\tx\nfish\ty\n", r"no line for cat.*; no pictures for fish\. Write"),
+        (Names(["dog", "cat"]), "dog\tx\n", r"no line for cat\. Write"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, source, lines, message):

@@ -1,9 +1,16 @@
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mmkit.errors import UserError
-from mmkit.evals.confusion import CELL, confused_pairs, draw_confusion, save_confusion, shown_classes
+from mmkit.evals.confusion import (
+    CELL,
+    check_picture_name,
+    confused_pairs,
+    draw_confusion,
+    save_confusion,
+    shown_classes,
+)
 
 MATRIX = torch.tensor([[8, 2, 0], [0, 5, 5], [1, 0, 9]])
 NAMES = ("cat", "a very long name that no line of the picture can hold", "猫")
@@ -50,3 +57,23 @@ def test_the_picture_shows_each_mistake(tmp_path):
 def test_a_name_without_a_suffix_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"give a name that ends in \.png"):
         save_confusion(tmp_path / "picture", NAMES, MATRIX)
+
+
+def test_the_title_says_what_was_confused(tmp_path, monkeypatch):
+    said = []
+    text = ImageDraw.ImageDraw.text
+
+    def heard(pen, at, what, **options):
+        said.append(what)
+        text(pen, at, what, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
+    save_confusion(tmp_path / "c.png", NAMES, MATRIX, "re-ranked top 3")
+    assert said[0].startswith("re-ranked top 3: ")
+
+
+def test_names_are_checked_before_the_work(tmp_path):
+    check_picture_name(tmp_path / "a.PNG")
+    for name in ("picture", "picture.txt", "picture.svg"):
+        with pytest.raises(UserError, match=r"ends in \.png"):
+            check_picture_name(tmp_path / name)

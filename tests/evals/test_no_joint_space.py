@@ -1,7 +1,10 @@
 """A model without a joint space is measured by its matching head alone: every pair is judged."""
 
+from io import StringIO
+
 import pytest
 import torch
+from rich.console import Console
 
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Pairs, Retrieval
@@ -9,6 +12,13 @@ from mmkit.evals.zeroshot import ZeroShot
 from mmkit.models.sizes_dual import dual_tiny
 from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import COLOURS, Pictures, predictor
+
+
+def shown(result):
+    """The table as people see it."""
+    console = Console(width=120, file=StringIO())
+    console.print(result.table())
+    return console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +37,9 @@ def test_retrieval_judges_every_pair(one_stream):
     expected = relevance.gather(1, best[:, None]).double().mean().item()
     assert result.recall["t2i"][1] == pytest.approx(expected)
     assert not result.rerank
-    again = Retrieval(source=source, batch_size=4, rerank_top=3).evaluate(one_stream)
-    assert again.metrics() == pytest.approx(result.metrics())
+    assert shown(result).count("matching head, every pair") == 2
+    assert "joint space" not in shown(result)
+    assert result.to_json()["by"] == "matching head"
 
 
 def test_zero_shot_judges_every_class(one_stream):
@@ -40,6 +51,15 @@ def test_zero_shot_judges_every_class(one_stream):
     assert result.top[:, 0].tolist() == best
     assert result.top.shape == (11, 5)
     assert result.reranked is None
+    assert "matching head, every class" in shown(result)
+    assert "joint space" not in shown(result)
+    assert result.to_json()["by"] == "matching head"
+
+
+@pytest.mark.parametrize("evaluator", [Retrieval, ZeroShot])
+def test_there_is_nothing_to_re_rank(one_stream, evaluator):
+    with pytest.raises(UserError, match=r"re-ranking .* has no meaning for this model.*leave it out"):
+        evaluator(source=Pictures(5), rerank_top=3)(one_stream)
 
 
 def test_without_a_matching_head_it_says_so():
@@ -49,6 +69,9 @@ def test_without_a_matching_head_it_says_so():
 
 def test_a_dual_encoder_is_measured_and_not_re_ranked():
     model = predictor(heads=("itc",), model=dual_tiny)
-    assert 0 <= Retrieval(source=Pictures(7))(model)["t2i_r1"] <= 1
+    result = Retrieval(source=Pictures(7)).evaluate(model)
+    assert 0 <= result.metrics()["t2i_r1"] <= 1
+    assert result.to_json()["by"] == "joint space"
+    assert "text to image, joint space" in shown(result)
     with pytest.raises(UserError, match="never read each other"):
         Retrieval(source=Pictures(7), rerank_top=3)(model)

@@ -14,6 +14,7 @@ from mmkit.evals.common import gather_by_index, own_units
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import Pictures, predictor
 from tests.evals.test_vqa import Questions
 from tests.evals.test_vqa import predictor as answering
@@ -24,10 +25,18 @@ def evaluate():
     retrieval = Retrieval(source=source, rerank_top=4, batch_size=3, chunk=5, pair_batch=6)(model)
     zeroshot = ZeroShot(source=source, templates=("a {} box", "{}"), rerank_top=3, batch_size=3)(model)
     few = Retrieval(source=Pictures(2), rerank_top=2, batch_size=8)(model)  # fewer units than processes
-    answers = VQA(source=Questions(17), batch_size=3)(answering("decoder"))
-    classes = Classification(source=Questions(11), batch_size=4)(answering("classes"))
-    retrieval |= {f"a.{k}": v for k, v in answers.items()} | {f"c.{k}": v for k, v in classes.items()}
-    return retrieval | {f"z.{k}": v for k, v in zeroshot.items()} | {f"f.{k}": v for k, v in few.items()}
+    one_stream = predictor(heads=("mixed",), model=vilt_tiny)  # without a joint space: every pair is judged
+    decoder = answering("decoder")
+    found = {
+        "retrieval": retrieval, "zeroshot": zeroshot, "few": few,
+        "answers": VQA(source=Questions(17), batch_size=3)(decoder),
+        "written": VQA(source=Questions(7), batch_size=2, generate=True)(decoder),
+        "sorted": VQA(source=Questions(17), batch_size=3)(answering("classifier")),
+        "classes": Classification(source=Questions(11), batch_size=4)(answering("classes")),
+        "every pair": Retrieval(source=Pictures(7), batch_size=2, pair_batch=5)(one_stream),
+        "every class": ZeroShot(source=Pictures(7), batch_size=2)(one_stream),
+    }  # fmt: skip
+    return found
 
 
 def work(rank, world, folder):

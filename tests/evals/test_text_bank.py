@@ -1,11 +1,15 @@
 import logging
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from mmkit.evals import text_bank
-from mmkit.evals.text_bank import class_bank, fingerprint
+from mmkit.evals.text_bank import class_bank, fingerprint, settings
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.nn.mlp import QuickGELU
 from tests.evals.parts import COLOURS, Pictures, predictor
 
 TEMPLATES = ("a {} box", "{}")
@@ -44,6 +48,55 @@ def test_whatever_changes_it_gives_it_another_name():
         model.model.text_proj.weight[0, 0] += 1
     keys.add(fingerprint(model, COLOURS, TEMPLATES))
     assert len(keys) == 5
+
+
+def other_activation(model):
+    for place, module in model.named_modules():
+        if isinstance(module, nn.GELU):
+            model.get_submodule(place.rpartition(".")[0]).act = QuickGELU()
+
+
+def other_eps(model):
+    next(m for m in model.modules() if isinstance(m, nn.LayerNorm)).eps *= 10
+
+
+def other_heads(model):
+    next(m for m in model.modules() if isinstance(getattr(m, "heads", None), int)).heads = 1
+
+
+@pytest.mark.parametrize("change", [other_activation, other_eps, other_heads])
+def test_equal_weights_in_a_model_built_otherwise_get_another_bank(change, tmp_path):
+    model, other = predictor(), predictor()
+    change(other.model)
+    assert all(torch.equal(a, b) for a, b in zip(model.model.parameters(), other.model.parameters(), strict=True))
+    assert fingerprint(model, COLOURS, TEMPLATES) != fingerprint(other, COLOURS, TEMPLATES)
+    for made in (model, other):
+        assert torch.equal(class_bank(made, COLOURS, TEMPLATES, folder=tmp_path), class_bank(made, COLOURS, TEMPLATES))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class Called:
+    """What Python shows by its address."""
+
+    def __call__(self):
+        pass
+
+
+def test_the_settings_tell_what_differs_and_nothing_of_this_process():
+    model = predictor().model
+    model.anything, model.kept, model.called = (lambda x: x), partial(torch.mul, other=2.0), Called()
+    before = list(settings(model))
+    assert not any("0x" in row for row in before)
+    model.kept = partial(torch.mul, other=3.0)
+    model.train()
+    assert [a != b for a, b in zip(before, settings(model), strict=True)] == [True, *[False] * (len(before) - 1)]
+
+
+def test_how_pictures_are_prepared_counts_too():
+    """``mmkit features`` goes by the same digest."""
+    model, other = predictor(), predictor()
+    other.transform = replace(other.transform, mean=(0.5, 0.5, 0.5))
+    assert fingerprint(model, COLOURS, TEMPLATES) != fingerprint(other, COLOURS, TEMPLATES)
 
 
 def test_a_damaged_file_is_made_anew_and_an_unwritable_folder_is_only_a_warning(counted, tmp_path, caplog):

@@ -1,8 +1,10 @@
 import math
+from io import StringIO
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 
 from mmkit.errors import UserError
 from mmkit.evals.text_bank import class_bank
@@ -41,7 +43,12 @@ def test_reranking_takes_the_best_match_among_the_top(templates_read):
 
         assert result.reranked[i] == max(result.top[i, :k].tolist(), key=score)
     hits = (result.reranked == torch.arange(14) % len(COLOURS)).double().mean().item()
-    assert result.to_json()["rerank"] == {"top1": pytest.approx(hits), "top": 4}
+    found = result.to_json()["rerank"]
+    assert (found["top1"], found["top"]) == (pytest.approx(hits), 4)
+    low, high = found["interval"]
+    assert (low, high) == bootstrap(round(14 * hits), 14)
+    assert result.metrics()["rerank.interval_low"] == low
+    assert result.metrics()["rerank.interval_high"] == high
 
 
 def test_of_classes_that_match_alike_the_first_is_taken():
@@ -65,6 +72,31 @@ def test_per_class_and_confusion():
     assert found["interval"] == [0.1, 0.9]
     assert {"label": "x", "predicted": "y", "n": 2} in found["confusion"]
     assert result.table().row_count == 4
+
+
+def test_after_re_ranking_everything_says_of_which_it_is(tmp_path):
+    labels, top = torch.tensor([0, 0, 1]), torch.tensor([[1, 0], [1, 0], [1, 0]])
+    result = ZeroShotResult(
+        class_names=("x", "y"), labels=labels, top=top, top1=1 / 3, top5=1.0, interval=(0.0, 0.9),
+        rerank_top=2, reranked=torch.tensor([0, 0, 0]), rerank_interval=(0.1, 1.0),
+    )  # fmt: skip
+    assert result.confusion().tolist() == [[0, 2], [0, 1]]
+    assert result.confusion(reranked=True).tolist() == [[2, 0], [1, 0]]
+    found = result.to_json()
+    assert found["per_class"][0] == {"name": "x", "n": 2, "top1": 0.0, "taken_for": "y"}
+    assert found["rerank"]["per_class"][0] == {"name": "x", "n": 2, "top1": 1.0, "taken_for": None}
+    assert found["confusion"] == [{"label": "x", "predicted": "y", "n": 2}]
+    assert found["rerank"]["confusion"] == [{"label": "y", "predicted": "x", "n": 1}]
+    result.write_per_class(tmp_path / "c.csv")
+    lines = ["name,n,top1,taken_for,rerank_top1,rerank_taken_for", "x,2,0.0,y,1.0,", "y,1,1.0,,0.0,x"]
+    assert (tmp_path / "c.csv").read_text().splitlines() == lines
+    console = Console(width=120, file=StringIO())
+    console.print(result.table())
+    text = console.file.getvalue()
+    assert "10.0% to 100.0%" in text
+    assert "worst after re-ranking: y (1)" in text
+    assert "worst: " not in text
+    assert (result.named(False), result.named(True)) == ("joint space", "re-ranked top 2")
 
 
 def test_interval_is_seeded_and_as_wide_as_it_should_be():
@@ -97,15 +129,16 @@ class Labelled(Pictures):
         (None, 'picture 0: no "label"'),
         ("mauve", 'label "mauve" is none of the 11'),
         (11, "label 11 must be"),
-        (True, ""),
+        (True, "label True must be"),
     ],
 )
 def test_labels_that_fit_no_class_are_named(label, message):
-    if label is True:
-        assert ZeroShot(source=Labelled(1))(predictor())["n"] == 3
-        return
     with pytest.raises(UserError, match=message):
         ZeroShot(source=Labelled(label))(predictor())
+
+
+def test_a_label_may_be_a_number():
+    assert ZeroShot(source=Labelled(1))(predictor())["n"] == 3
 
 
 def test_templates_are_checked(tmp_path):
