@@ -120,9 +120,15 @@ def finite(values: Tensor, what: str) -> Tensor:
     return values
 
 
-def nothing_to_rerank(predictor: Predictor) -> None:
-    """UserError for a model without a joint space: its matching head judges everything in the first place."""
-    if not predictor.model.spec.embed_dim:
+def needs_of(predictor: Predictor, rerank_top: int | None) -> None:
+    """UserError for a model that can neither compare nor match, or not re-rank.
+
+    There is nothing to re-rank without a joint space, as the matching head judges everything in the first place.
+    """
+    joint = predictor.model.spec.embed_dim
+    if rerank_top is not None or not joint:
+        predictor.matcher()
+    if rerank_top is not None and not joint:
         raise UserError(
             "re-ranking (--rerank, rerank_top) has no meaning for this model: it has no joint space of image and text, "
             "and its matching head judges every pair as it is; leave it out"

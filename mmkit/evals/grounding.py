@@ -126,6 +126,11 @@ class Grounding:
                 f"between 0 and 1, batch_size={self.batch_size} be at least 1"
             )
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where the source is missing or the model has nothing to explain: what is known before training."""
+        self._asked(predictor)
+        make_source(self.source)
+
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """The numbers by dotted name."""
         return self.evaluate(predictor).metrics()

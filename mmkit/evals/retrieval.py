@@ -27,8 +27,8 @@ from mmkit.evals.common import (
     finite,
     gather_by_index,
     make_source,
+    needs_of,
     nested,
-    nothing_to_rerank,
     own_records,
     own_units,
     together,
@@ -164,16 +164,21 @@ class Retrieval:
         if self.rerank_top is not None and self.rerank_top < 1:
             raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where the source is missing or the model lacks what this needs: what is known before training."""
+        self._source(predictor)
+
+    def _source(self, predictor: Predictor) -> Source:
+        needs_of(predictor, self.rerank_top)
+        return make_source(self.source)
+
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """The metrics by dotted name, the same on every process."""
         return self.evaluate(predictor).metrics()
 
     def evaluate(self, predictor: Predictor) -> RetrievalResult:
         """UserError where a picture cannot be read, or the model lacks what re-ranking needs."""
-        if self.rerank_top is not None:
-            predictor.matcher()
-            nothing_to_rerank(predictor)
-        source = make_source(self.source)
+        source = self._source(predictor)
         pairs = Pairs.read(source)
         relevance = pairs.relevance()
         if not predictor.model.spec.embed_dim:
@@ -198,7 +203,6 @@ class Retrieval:
         self, predictor: Predictor, source: Source, pairs: Pairs, relevance: Mapping[str, Relevance]
     ) -> RetrievalResult:
         """Both ways by the matching scores of all pairs; there is nothing to re-rank."""
-        predictor.matcher()
         held, _ = self._encode_images(predictor, source, pairs.rows, keep=True)
         images, texts = len(pairs.rows), len(pairs.texts)
         tops = {"t2i": torch.arange(images).repeat(texts, 1), "i2t": torch.arange(texts).repeat(images, 1)}

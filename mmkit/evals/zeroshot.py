@@ -24,7 +24,7 @@ from mmkit.evals.common import (
     finite,
     gather_by_index,
     make_source,
-    nothing_to_rerank,
+    needs_of,
     own_records,
     own_units,
     read_lines,
@@ -193,17 +193,22 @@ class ZeroShot:
         if self.rerank_top is not None and self.rerank_top < 1:
             raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where the source or names are missing or the model lacks what this needs: known before training."""
+        self._task(predictor)
+
+    def _task(self, predictor: Predictor) -> tuple[Source, tuple[str, ...]]:
+        needs_of(predictor, self.rerank_top)
+        source = make_source(self.source)
+        return source, self._names(source)
+
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """The metrics by dotted name, the same on every process."""
         return self.evaluate(predictor).metrics()
 
     def evaluate(self, predictor: Predictor) -> ZeroShotResult:
         """UserError where a picture cannot be read, a label fits no class, or the model cannot re-rank."""
-        if self.rerank_top is not None:
-            predictor.matcher()
-            nothing_to_rerank(predictor)
-        source = make_source(self.source)
-        names = self._names(source)
+        source, names = self._task(predictor)
         labels = read_labels(source, names, self.label_key)
         if not predictor.model.spec.embed_dim:
             return self._judge_all(predictor, source, names, labels)
@@ -229,7 +234,6 @@ class ZeroShot:
         self, predictor: Predictor, source: Source, names: tuple[str, ...], labels: Tensor
     ) -> ZeroShotResult:
         """By the matching scores of every picture with every class."""
-        predictor.matcher()
         texts = [fill(t, name) for t in self.templates[: self.rerank_templates] for name in names]
 
         def share() -> tuple[Tensor, Tensor]:

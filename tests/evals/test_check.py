@@ -1,0 +1,27 @@
+"""What an evaluator cannot measure is said by its ``check``, which a run calls before its first step."""
+
+from functools import partial
+
+import pytest
+
+from mmkit.errors import UserError
+from mmkit.evals.classify import Classification
+from mmkit.evals.grounding import Grounding
+from mmkit.evals.retrieval import Retrieval
+from mmkit.evals.zeroshot import ZeroShot
+from tests.evals.parts import Pictures, predictor
+
+
+@pytest.mark.parametrize("evaluator", [ZeroShot, Retrieval, Grounding])
+def test_what_cannot_be_measured_is_said_before_training(evaluator):
+    evaluator(source=partial(Pictures, 5)).check(predictor())
+    with pytest.raises(UserError, match="no records"):
+        evaluator(source=partial(Pictures, 0)).check(predictor())
+    if evaluator is not Grounding:
+        with pytest.raises(UserError, match="cannot match or re-rank"):
+            evaluator(source=partial(Pictures, 5), rerank_top=2).check(predictor(heads=("itc",)))
+
+
+def test_a_classification_is_checked_before_training():
+    with pytest.raises(UserError, match="no head 'label'"):
+        Classification(source=partial(Pictures, 5)).check(predictor())
