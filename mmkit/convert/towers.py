@@ -168,9 +168,10 @@ def _told_grid(file: Checkpoint, state: State) -> tuple[int, ...] | None:
 
 
 def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:
-    """The grid of a model that mmkit saved, from its config; None for a square one."""
+    """The grid of a model that mmkit saved, from its config; None where it has none."""
     image = getattr(model, "image", None)
-    size = file.config["model"]["args"]["image_size"] if "model" in file.config else None
-    if isinstance(size, Mapping) and isinstance(image, ViT):
-        return tuple(side // p for side, p in zip(size["tuple"], image.patch.patch, strict=True))
-    return None
+    if "model" not in file.config or not isinstance(image, ViT):
+        return None
+    said = file.config["model"]["args"]["image_size"]
+    size = said["tuple"] if isinstance(said, Mapping) else [said] * len(image.patch.patch)
+    return tuple(side // p for side, p in zip(size, image.patch.patch, strict=True))

@@ -39,10 +39,10 @@ class Plan:
         trainable = sum(own for own, _ in self.parameters.values())
         parts = ", ".join(f"{name} {count(own)}" for name, (own, _) in self.parameters.items() if own)
         frozen = ", ".join(f"{name} {count(n - own)}" for name, (own, n) in self.parameters.items() if n > own)
-        loaded = "; ".join(
-            f"{part} {origin}" if origin == "at random" else f"{part} from {origin}"
-            for part, origin in self.loaded.items()
-        )
+        parts_of: dict[str, list[str]] = {}
+        for part, origin in self.loaded.items():
+            parts_of.setdefault(origin if origin == "at random" else f"from {origin}", []).append(part)
+        loaded = "; ".join(f"{', '.join(of)} {origin}" for origin, of in parts_of.items())
         return [
             f"{self.name}: {self.records:,} records, {self.steps:,} steps = {epochs:.2f} epochs of "
             f"{self.steps_per_epoch:,}, warm-up {self.warmup_steps:,}"
