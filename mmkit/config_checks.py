@@ -122,7 +122,10 @@ def _check_rates(exp: Experiment) -> None:
 def _one_of(path: str, section: Any, names: Sequence[str], needed: bool = False) -> None:
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) > 1 or (needed and not given):
-        raise UserError(f"{path}: give {'exactly' if needed else 'at most'} one of {', '.join(names)}; got {given}")
+        hint = f"; take one away, as by --set {path}.{given[-1]}=null" if given else ""
+        raise UserError(
+            f"{path}: give {'exactly' if needed else 'at most'} one of {', '.join(names)}; got {given or 'none'}{hint}"
+        )
 
 
 def _positive(path: str, section: Any, names: Sequence[str], or_zero: bool = False) -> None:

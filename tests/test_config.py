@@ -188,7 +188,7 @@ def changed(*changes, **fields):
         (changed("data.max_tokens=40"), ["data.max_tokens = 40", "model.max_tokens = 32"]),
         (changed("data.global_batch=1"), ["heads.itc", "negatives", "data.global_batch"]),
         (changed("run.steps=0"), ["run.steps = 0", "positive"]),
-        (changed("run.epochs=2"), ["run", "steps, epochs"]),
+        (changed("run.epochs=2"), ["run", "steps, epochs", "run.epochs=null"]),
         (changed("run.steps=None"), ["run", "exactly one"]),
         (changed("optim.warmup_steps=10"), ["optim.warmup_steps = 10", "shorter"]),
         (changed("optim.warmup_steps=1", "optim.warmup_frac=0.1"), ["at most one", "warmup_frac"]),
