@@ -27,11 +27,13 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
         raise UserError(f"{path}: no such file")
     module = import_file(path)
     functions = _config_functions(module, returns)
+    name, arguments = _parse_call(spec, match["call"]) if match["call"] else ("", {})
+    if name not in functions and callable(getattr(module, name, None)):
+        raise UserError(f"{path}: {name} does not say what it returns: write def {name}(...) -> {returns}")
     if not functions:
         raise UserError(f"{path}: holds no function annotated '-> {returns}'")
-    if match["call"] is None:
+    if not name:
         return functions[_only_function(path, functions)]
-    name, arguments = _parse_call(spec, match["call"])
     if name not in functions:
         has = ", ".join(sorted(functions))
         raise UserError(f"{path}: no function {name!r}{nearest(name, functions)}; it has {has}")

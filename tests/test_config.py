@@ -98,7 +98,7 @@ def test_load_calls_the_function_with_its_arguments(file):
 
 def test_load_names_what_exists(file, tmp_path):
     fails(lambda: load_experiment(f"{file}:smal"), "'smal'", "did you mean 'small'", "large")
-    fails(lambda: load_experiment(f"{file}:helper"), "no function 'helper'")
+    fails(lambda: load_experiment(f"{file}:helper"), "write def helper(...) -> Experiment")
     fails(lambda: load_experiment(f"{file}:small(rse=3)"), "no argument 'rse'", "'res'", "lr")
     fails(lambda: load_experiment(f"{file}:small(res='big')"), "res=", "must be int")
     fails(lambda: load_experiment(f"{file}:small(res=open('x'))"), "Python literals")

@@ -7,6 +7,7 @@ one number everywhere: in the schedule, the logs (counted from 1 = the first one
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -234,9 +235,12 @@ class Trainer:
         self._reached = True
         names = without_gradient(self.parts.task)
         if names:
+            parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+            rule = f"Rule(pattern=r'^{re.escape(parts[0])}', freeze=True)"
             raise UserError(
-                f"no objective reaches {len(names)} trainable parameters: {', '.join(names[:20])}. Freeze them by a "
-                "rule of optim.rules (freeze=True), or leave the part out"
+                f"no objective reaches {len(names)} trainable parameters of {', '.join(parts)}: {', '.join(names[:4])}"
+                f"{', ...' if len(names) > 4 else ''}. Add a head that uses them, freeze them "
+                f"(optim.rules=({rule}, *mmkit_rules())), or leave the part out"
             )
 
     def _watch(

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmkit.errors import UserError
 from mmkit.heads.base import Head
+from mmkit.heads.itc import ITC
 from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
 from mmkit.types import HeadOutput
@@ -164,6 +165,12 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
     with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002"):
         train(tiny(run=dict(steps=3), optim=dict(lr=2e-3)), tmp_path, resume=True)
     assert train(tiny(run=dict(steps=3, log_every_steps=1)), tmp_path, resume=True)["step"] == 3
+
+
+def test_a_part_that_no_objective_reaches_is_named(tmp_path):
+    exp = tiny(heads={"itc": partial(ITC, queue_size=13)}, teacher=None)
+    with pytest.raises(UserError, match=r"of model\.fusion: .*Rule\(pattern=r'\^model\\\.fusion', freeze=True\)"):
+        train(exp, tmp_path, build_parts=without_predictor)
 
 
 class Failing:
