@@ -148,8 +148,13 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
     UserError where the patch does not divide it.
     """
     size = height_width(image_size)
-    if isinstance(predictor.transform, KeepShape) and isinstance(image_size, int):
-        predictor.transform = replace(predictor.transform, size=image_size)  # its positions fit each picture anyway
+    if isinstance(predictor.transform, KeepShape):  # its positions fit each picture anyway
+        if not isinstance(image_size, int):
+            raise UserError(
+                f"image size {size[0]}x{size[1]}: this model keeps each picture's shape; give its shorter side"
+            )
+        log.info("pictures' shorter side %d in place of %d", image_size, predictor.transform.size)
+        predictor.transform = replace(predictor.transform, size=image_size)
         return
     towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
     if not towers or not isinstance(predictor.transform, EvalTransform):

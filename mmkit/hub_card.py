@@ -15,8 +15,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from mmkit.config_json import find
 from mmkit.errors import UserError
 from mmkit.heads.classify import Classify
-from mmkit.heads.itc import ITC
-from mmkit.heads.sigmoid import Sigmoid
 from mmkit.hub_training import UNKNOWN, licence_id
 from mmkit.predictor import Predictor
 
@@ -132,7 +130,7 @@ def _contrastive(experiment: Mapping[str, Any]) -> bool:
             found = find(part["target"])
         except UserError:
             continue
-        if isinstance(found, type) and issubclass(found, ITC | Sigmoid):
+        if getattr(found, "compares", False):
             return True
     return False
 

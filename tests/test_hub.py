@@ -12,6 +12,7 @@ import mmkit
 from mmkit import hub
 from mmkit.config import dump
 from mmkit.data.image_ops import EvalTransform
+from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM
 from mmkit.predictor import Predictor
@@ -38,6 +39,17 @@ def saved(tmp_path) -> tuple[Path, Predictor]:
     predictor, experiment = make()
     hub.save(tmp_path / "run", predictor, experiment)
     return tmp_path / "run", predictor
+
+
+def test_a_model_that_keeps_shapes_takes_the_shorter_side_alone(caplog):
+    caplog.set_level("INFO", "mmkit")
+    predictor, _ = make()
+    predictor.transform = KeepShape(size=32, multiple=8)
+    hub.resize(predictor, 48)
+    assert predictor.transform == KeepShape(size=48, multiple=8)
+    assert "pictures' shorter side 48 in place of 32" in caplog.text
+    with pytest.raises(UserError, match=r"48x40: this model keeps each picture's shape; give its shorter side"):
+        hub.resize(predictor, (48, 40))
 
 
 def test_a_new_process_gives_the_same_from_the_path_alone(saved):

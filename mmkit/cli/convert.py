@@ -168,6 +168,10 @@ def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
         return found
     if layout is not None and layout.fits(file.state):
         return layout
+    if all(name.startswith(("model.", "heads.")) for name in file.state):
+        raise UserError(
+            f"{file.path}: a model of mmkit already; to write a file of another layout from it, add --reverse"
+        )
     asked = f"is not of the layout {layout.name}" if layout else "its layout cannot be guessed"
     if layout is not None and (like := likeness(file.state, layout)) is not None and (like.lacks or like.beyond):
         asked += f" ({like.differs()})"

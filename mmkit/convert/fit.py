@@ -46,13 +46,17 @@ def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, k
     if table.shape[1:] != module.table.shape[1:]:  # another width is no question of size
         return table
     if old is None:
-        if len(new) != 2 and cells == math.prod(new):
-            return table
         old = (math.isqrt(cells),) * 2
+        if math.prod(new) == cells and (len(new) != 2 or math.prod(old) != cells):
+            log.info("%s: %d positions taken as a grid of %s, this model's own", key, cells, _by(new))
+            return table
         if math.prod(old) == cells:
             log.info("%s: %d positions taken as a square of %dx%d, as nothing beside them tells", key, cells, *old)
     if math.prod(old) != cells or len(old) != len(new):
-        raise UserError(f"{key}: {cells} positions are no grid of {_by(old)}, and cannot be resized to {_by(new)}")
+        raise UserError(
+            f"{key}: {cells} positions are no grid of {_by(old)}, and cannot be resized to {_by(new)}; a config.json "
+            'beside the file that says "image_size": [height, width] tells their grid'
+        )
     theirs = copy.deepcopy(module)  # its way of resizing, for their table
     theirs.grid, theirs.table = tuple(old), nn.Parameter(table)
     theirs.resize_(new)

@@ -54,7 +54,10 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
     elif tower == "text":
         rows, grid = _bert_rows(model, heads, file, state), None
     else:
-        raise UserError(f"{file.path}: neither an ALBEF nor a model that mmkit saved; only these fill a whole model")
+        raise UserError(
+            f"{file.path}: neither an ALBEF nor a model that mmkit saved; only these fill a whole model. Turn "
+            "it into one first: mmkit convert auto IN OUT"
+        )
     if rows is not None:
         ours = read(rows, state)
     notes = said_of_dropped(rows or [])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.heads.mlm import MLM
+from mmkit.nn.vocabulary import Vocabulary
 from mmkit.predictor import Predictor, batches
 from mmkit.types import Tokens
 
@@ -73,10 +73,10 @@ def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Seq
     return Goal(guessed, ("words",) * len(ids))
 
 
-def word_head(predictor: Predictor) -> MLM:
+def word_head(predictor: Predictor) -> Vocabulary:
     """The head that guesses hidden words; UserError where the model has none."""
     for head in predictor.heads.values():
-        if isinstance(head, MLM):
+        if isinstance(head, Vocabulary):
             return head
     has = ", ".join(predictor.heads) or "none"
     raise UserError(f'target="mlm" needs a head that guesses hidden words (MLM); the heads of this model are: {has}')
@@ -106,7 +106,7 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
 
 def guesses_words(predictor: Predictor) -> bool:
     """Whether hidden words are guessed from the picture."""
-    return bool(predictor.model.spec.fuses) and any(isinstance(head, MLM) for head in predictor.heads.values())
+    return bool(predictor.model.spec.fuses) and any(isinstance(head, Vocabulary) for head in predictor.heads.values())
 
 
 def answer_head(predictor: Predictor) -> Any:

@@ -16,12 +16,13 @@ class Head(nn.Module):
 
     ``distilled``: whether the teacher keeps an averaged copy of this head, for ``Features.twin``.
     ``needs_negatives``: whether a batch of one sample teaches it nothing. ``needs_masking``: whether it learns from
-    words that ``data.masking`` hides.
+    words that ``data.masking`` hides. ``compares``: whether it makes the joint space one in which embeddings compare.
     """
 
     distilled = False
     needs_negatives = False
     needs_masking = False
+    compares = False
 
     def forward(self, f: Features) -> HeadOutput:
         """The loss over one rank's batch."""

@@ -34,6 +34,7 @@ class ITC(Head):
     """
 
     needs_negatives = True
+    compares = True
 
     def __init__(
         self, spec: ModelSpec, queue_size: int = 65_536, positives: Literal["same", "image", "pair"] = "same"

@@ -30,6 +30,7 @@ class Sigmoid(Head):
     """
 
     needs_negatives = True
+    compares = True
 
     def __init__(self, spec: ModelSpec, bias: float = -10.0, positives: Literal["same", "pair"] = "same") -> None:
         super().__init__()

@@ -102,10 +102,13 @@ def clip_base(
 
 def siglip_base(
     vocab_size: int = 32_000, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 64,
-    checkpointing: bool = False,
+    patch_dropout: float = 0.0, checkpointing: bool = False,
 ) -> Dual:  # fmt: skip
     """ViT-B/16 and 12 x 768 text layers: 203 M parameters."""
-    return siglip(vocab_size, image_size=image_size, max_tokens=max_tokens, checkpointing=checkpointing)
+    return siglip(
+        vocab_size, image_size=image_size, max_tokens=max_tokens, patch_dropout=patch_dropout,
+        checkpointing=checkpointing,
+    )  # fmt: skip
 
 
 def lit_base(vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 32) -> Dual:
@@ -125,12 +128,13 @@ def dual_mini(
 
 
 def siglip_mini(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12
-) -> Dual:
+    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12,
+    patch_dropout: float = 0.0,
+) -> Dual:  # fmt: skip
     """The same size, as SigLIP."""
     return siglip(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
-        image_heads=4, text_depth=4, text_width=128, text_heads=4,
+        image_heads=4, text_depth=4, text_width=128, text_heads=4, patch_dropout=patch_dropout,
     )  # fmt: skip
 
 

@@ -8,14 +8,17 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import mmkit
 from mmkit.cli.main import main
+from mmkit.convert.fit import fit
 from mmkit.convert.grid import picture_size, told_size
 from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import copy_into, fill
 from mmkit.errors import UserError
 from mmkit.models.sizes import albef
+from mmkit.nn.positions import GridPositions
 from tests.convert.test_family import random_weights
 from tests.models import family
 from tests.parity.measure import assert_near
@@ -114,6 +117,17 @@ def test_an_albef_with_wide_pictures(tokenizer, tmp_path, capsys):
     arguments = ["albef", str(tmp_path / "a.safetensors"), str(tmp_path / "b"), *rest, "--image-size", size]
     assert main(["convert", *arguments]) == 0
     assert mmkit.load(tmp_path / "b").model.image.positions.grid == (2, 8)
+
+
+def test_as_many_positions_as_the_model_has_and_no_square_are_its_own_grid(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "mmkit")
+    monkeypatch.setattr(logging.getLogger("mmkit"), "propagate", True)
+    own = nn.ModuleDict({"positions": GridPositions((4, 8), 6, prefix=1)})
+    table = torch.randn(33, 6)
+    assert fit({"positions.table": table}, own)[0]["positions.table"] is table
+    assert "32 positions taken as a grid of 4x8, this model's own" in caplog.text
+    with pytest.raises(UserError, match=r"31 positions are no grid of 5x5.*image_size"):
+        fit({"positions.table": table[:-1]}, own)
 
 
 @torch.no_grad()

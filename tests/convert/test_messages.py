@@ -79,6 +79,18 @@ def test_places(source, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_forgotten_reverse_is_said(tmp_path, capsys):
+    (tmp_path / "ours").mkdir()
+    save_file(
+        {"model.image.cls": torch.ones(1), "heads.itm.classify.bias": torch.ones(2)},
+        tmp_path / "ours/model.safetensors",
+    )
+    for layout in ("auto", "albef"):
+        said = says(capsys, layout, tmp_path / "ours", tmp_path / "again.pth")
+        assert "a model of mmkit already" in said
+        assert "add --reverse" in said
+
+
 def test_options_without_a_use(source, tmp_path, capsys):
     (tmp_path / "answers.txt").write_text("yes\nno")
     out, answers = tmp_path / "out", ["--answers", tmp_path / "answers.txt"]
