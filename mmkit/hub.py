@@ -31,6 +31,7 @@ from mmkit.data.size import height_width
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
+from mmkit.hub_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS, read_json
 from mmkit.hub_open_clip import CONFIG as OPEN_CLIP_CONFIG
 from mmkit.hub_open_clip import PREFIX, check_open_clip, load_open_clip
 from mmkit.hub_training import record
@@ -42,7 +43,6 @@ from mmkit.predictor import Predictor
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-CONFIG, WEIGHTS, PREPROCESSING, TOKENIZER = "config.json", "model.safetensors", "preprocessing.json", "tokenizer"
 
 
 def save(
@@ -98,9 +98,9 @@ def load(
     if str(path).startswith(PREFIX):
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder = _find(path)
-    config = _read_json(folder / CONFIG)
+    config = read_json(_needed(folder / CONFIG))
     _check_format(folder / CONFIG, config)
-    preprocessing = _read_json(folder / PREPROCESSING)
+    preprocessing = read_json(_needed(folder / PREPROCESSING))
     tokenizer = load_tokenizer(_needed(folder / TOKENIZER))
     try:
         with torch.random.fork_rng(devices=[]):
@@ -261,16 +261,6 @@ def _needed(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path}: missing; copy the whole folder of the model, or save it again")
     return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_needed(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); copy it again, or save the model again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; save the model again")
-    return value
 
 
 def _write_json(path: Path, value: Any) -> None:

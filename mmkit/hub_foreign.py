@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmkit.errors import UserError
 from mmkit.hub_facts import of_transform, quiet
+from mmkit.hub_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,8 +218,6 @@ def _with_value(flag: str, message: str) -> str:
 
 def _stated(file: Checkpoint) -> dict[str, Any]:
     """What the config beside the weights says of pictures: timm's, open_clip's, or the processor's of transformers."""
-    from mmkit.hub_training import read_json
-
     said: dict[str, Any] = {}
     settings = file.config
     for key in ("pretrained_cfg", "preprocess_cfg"):

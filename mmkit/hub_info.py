@@ -15,13 +15,21 @@ from typing import Any
 
 from mmkit.errors import UserError
 from mmkit.hub_facts import plain, preprocessing
+from mmkit.hub_files import (
+    CONFIG,
+    CONVERSION,
+    PREPROCESSING,
+    TOKENIZER,
+    TRAINING_STATE,
+    WEIGHTS,
+    is_ours,
+    read_json,
+)
 from mmkit.hub_foreign import KINDS, describe_foreign
 from mmkit.hub_open_clip import PREFIX, describe_open_clip, knows
-from mmkit.hub_training import CONFIG, CONVERSION, facts, is_ours, of_folder, read_json, record
+from mmkit.hub_training import facts, of_folder, record
 from mmkit.train.checkpoint import latest, load_meta
 
-WEIGHTS, PREPROCESSING, TOKENIZER = "model.safetensors", "preprocessing.json", "tokenizer"
-TRAINING_STATE = "training_state.safetensors"  # what ``mmkit convert`` keeps for the way back
 CHECKPOINT = ("task.safetensors", "state.pt", "meta.json")
 OURS = ("model", "heads", "ema")
 

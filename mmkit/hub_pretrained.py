@@ -21,11 +21,12 @@ from huggingface_hub.utils import validate_repo_id
 from mmkit import hub
 from mmkit.errors import UserError
 from mmkit.hub_card import card, purpose_of
+from mmkit.hub_files import CONFIG, CONVERSION, PREPROCESSING, TOKENIZER, WEIGHTS, read_json
 from mmkit.hub_info import describe_folder
-from mmkit.hub_training import CONVERSION, of_folder, read_json
+from mmkit.hub_training import of_folder
 from mmkit.predictor import Predictor
 
-FILES = (hub.CONFIG, hub.WEIGHTS, hub.PREPROCESSING, f"{hub.TOKENIZER}/*", CONVERSION)
+FILES = (CONFIG, WEIGHTS, PREPROCESSING, f"{TOKENIZER}/*", CONVERSION)
 CLIENT: tuple[Any, ...] = HfHubHTTPError.__bases__  # the base of all errors of the hub's client
 FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, EntryNotFoundError, *CLIENT)
 
@@ -40,7 +41,7 @@ class Pretrained(ModelHubMixin, library_name="mmkit", tags=["mmkit", "vision-lan
         self.predictor = predictor
         self.source = source
         self.facts = describe_folder(source)
-        config = read_json(source / hub.CONFIG)
+        config = read_json(source / CONFIG)
         self.experiment: Mapping[str, Any] = config["experiment"]
         self.training = of_folder(source, config)
 
@@ -127,7 +128,7 @@ def _unreachable(name: str, error: Exception) -> str:
     why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
         f"{name}: no folder here, not in the cache, and not to be had from the Hugging Face hub ({why[:200]}). Where "
-        f"there is a network, fetch {hub.CONFIG}, {hub.WEIGHTS}, {hub.PREPROCESSING} and the folder {hub.TOKENIZER}/ "
+        f"there is a network, fetch {CONFIG}, {WEIGHTS}, {PREPROCESSING} and the folder {TOKENIZER}/ "
         f"of https://huggingface.co/{name} (hf download {name} --local-dir FOLDER), put them into one folder "
         f"FOLDER here, and give FOLDER in place of {name!r}"
     )

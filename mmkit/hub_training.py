@@ -14,9 +14,9 @@ from typing import Any
 
 from mmkit.config_json import find
 from mmkit.errors import UserError
+from mmkit.hub_files import CONFIG, CONVERSION, is_ours, read_json
 from mmkit.train.checkpoint import latest
 
-CONFIG, CONVERSION = "config.json", "conversion.json"
 UNKNOWN = "unknown: set it"
 OF_DATA = {
     "mmkit.data.openmoji": ("OpenMoji pictures", "CC BY-SA 4.0, openmoji.org", "cc-by-sa-4.0"),
@@ -93,17 +93,6 @@ def licence_id(training: Mapping[str, Any]) -> str:
     return next(iter(found), "") or "unknown"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError where it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or missing ({error}); copy it again, or save the model again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object; copy it again, or save the model again")
-    return value
-
-
 def _told(before: Mapping[str, Any], source: str) -> str:
     found = before.get(source)
     if not found or "data" not in found:
@@ -141,14 +130,6 @@ def _of_source(source: str, folder: Path, depth: int) -> dict[str, Any]:
                 except (UserError, KeyError, TypeError):
                     return {}
     return {}
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether mmkit saved a model there. UserError for a damaged config.json."""
-    if not (folder / CONFIG).is_file():
-        return False
-    config = read_json(folder / CONFIG)
-    return {"format", "experiment", "model"} <= config.keys()
 
 
 def _of_weights(source: str) -> list[list[str]]:

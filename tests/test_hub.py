@@ -117,6 +117,10 @@ def evil(config):
     config["model"] = {"target": "os:system", "args": {"command": "touch /tmp/evil"}}
 
 
+def of_others(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+
+
 DAMAGES = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: missing; copy"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), r"model\.safetensors: damaged"),
@@ -141,6 +145,15 @@ DAMAGES = {
     ),
     "vocabulary": (
         lambda f: damage_config(f, lambda c: c["resolved"].update(vocab_size=7)), "not the tokenizer that it was"
+    ),
+    "model is a number": (lambda f: damage_config(f, lambda c: c.update(model=5)), "does not describe a model"),
+    "heads is a list": (lambda f: damage_config(f, lambda c: c.update(heads=[1])), "does not describe a model"),
+    "unknown argument": (
+        lambda f: damage_config(f, lambda c: c["model"].update(args={"size": 3})), "does not describe a model"
+    ),
+    "a config of others": (of_others, "mmkit info"),
+    "transform": (
+        lambda f: (f / "preprocessing.json").write_text('{"image": "x", "max_tokens": 9}'), "image is 'x'"
     ),
 }  # fmt: skip
 

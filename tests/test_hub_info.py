@@ -24,9 +24,9 @@ from mmkit.data.openmoji_pairs import Pairs
 from mmkit.data.openmoji_questions import Questions
 from mmkit.data.records import JsonLines
 from mmkit.data.vqa_files import Joined
+from mmkit.hub_files import CONFIG, read_json
 from mmkit.hub_info import describe
 from mmkit.hub_pretrained import Pretrained
-from mmkit.hub_training import CONFIG, read_json
 from mmkit.train.loop import train
 from tests.convert.conftest import tokenizer  # noqa: F401  # a fixture
 from tests.models import family

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.convert_paths import RECORD, TRAINING, check_out
+from mmkit.cli.convert_paths import check_out
 from mmkit.cli.main import add_command
 from mmkit.errors import UserError
+from mmkit.hub_files import CONVERSION, TRAINING_STATE
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -244,7 +245,7 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
     try:
         out.mkdir(parents=True, exist_ok=True)
         if kept:
-            save_file(kept, out / TRAINING)
+            save_file(kept, out / TRAINING_STATE)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
@@ -302,4 +303,4 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
         "beside": {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)},
         "training_state": bool(rest),
     }
-    (out / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / CONVERSION).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

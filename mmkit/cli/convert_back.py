@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.convert_paths import RECORD, TRAINING, check_out
+from mmkit.cli.convert_paths import check_out
 from mmkit.errors import UserError
+from mmkit.hub_files import CONVERSION, TRAINING_STATE, WEIGHTS
 
 if TYPE_CHECKING:
     from mmkit.convert.layout import Layout
@@ -64,7 +65,7 @@ def _record_of(folder: Path) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "layout": "", "constants": [], "names": {}, "dtypes": {}, "parallel": False, "wrapper": ["model"],
     }  # fmt: skip
-    file = folder / RECORD
+    file = folder / CONVERSION
     if not file.is_file():
         return plain
     try:
@@ -161,13 +162,13 @@ def _whole_state(folder: Path) -> State:
     if newest is not None:
         log.info("written from the checkpoint %s", newest)
         return read_state(newest, load_state(newest)["rest"])
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{folder}: holds no {weights.name}; with --reverse IN is a model folder or a run of mmkit")
     state = dict(read_checkpoint(weights).state)
     if not all(name.startswith(("model.", "heads.")) for name in state):
         raise UserError(f"{weights}: not of a model of mmkit; with --reverse IN is a model folder or a run of mmkit")
-    if (folder / TRAINING).is_file():
-        return state | read_checkpoint(folder / TRAINING).state
-    log.info("%s holds no %s and no checkpoints: the teacher and the queues are left out", folder, TRAINING)
+    if (folder / TRAINING_STATE).is_file():
+        return state | read_checkpoint(folder / TRAINING_STATE).state
+    log.info("%s holds no %s and no checkpoints: the teacher and the queues are left out", folder, TRAINING_STATE)
     return state

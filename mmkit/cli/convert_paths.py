@@ -1,4 +1,4 @@
-"""What ``mmkit convert`` writes beside a model, and the checks of where it reads and writes, before any work."""
+"""The checks of where ``mmkit convert`` reads and writes, before any work."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from mmkit.errors import UserError
-
-TRAINING, RECORD = "training_state.safetensors", "conversion.json"
 
 
 def check_out(out: Path, source: str, kind: Literal["folder", "file"]) -> None:
