@@ -1,0 +1,134 @@
+"""Files that are written whole or not at all, and folders that go away whole or not at all.
+
+What is written stands beside its place under a hidden name until all of it has reached the disk; then it is renamed. So
+a full disk, an error or a killed process leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from mmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def beside(path: str | Path) -> Iterator[Path]:
+    """A new, empty file in the folder of ``path``, which becomes ``path`` at the end of the block.
+
+    For libraries that write to a path. Folders above it are made. A link is followed, the permissions of a file that is
+    there stay, and those of a new one are as ``open`` gives them. What is no plain file (``/dev/stdout``, a pipe) is
+    given as it is. An error inside the block removes the part and leaves ``path`` as it was. UserError, which names
+    ``path``, where it cannot be written; an OSError about another file passes.
+    """
+    wanted, place = Path(path), Path(os.path.realpath(path))
+    if place.exists() and not place.is_file() and not place.is_dir():
+        yield place
+        return
+    part = place.with_name(f".{place.name[:40]}.{secrets.token_hex(6)}.part")
+    try:
+        permissions = _permissions(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield part
+        if permissions is not None:
+            part.chmod(permissions)
+        to_disk(part)
+        part.replace(place)
+        to_disk(place.parent)
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename) not in (part, place, *place.parents):
+            raise
+        raise UserError(f"{wanted}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _permissions(place: Path) -> int | None:
+    """Those of the file that is there; OSError for one that ``open`` would not write."""
+    if place.is_dir():
+        raise IsADirectoryError(0, "is a folder; name a file in it", str(place))
+    if not place.exists():
+        return None
+    if not os.access(place, os.W_OK):
+        raise PermissionError(0, "it is there, and write-protected", str(place))
+    return stat.S_IMODE(place.stat().st_mode)
+
+
+@contextmanager
+def writing(path: str | Path, mode: str = "w", *, newline: str | None = None) -> Iterator[IO[Any]]:
+    """An open file, UTF-8 or (``mode="wb"``) of bytes, that becomes ``path`` at the end of the block; see ``beside``.
+
+    newline: as ``open`` takes it; csv wants "".
+    """
+    with beside(path) as part, part.open(mode, encoding=None if "b" in mode else "utf-8", newline=newline) as file:
+        yield file
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """The file, whole or not at all; UserError where it cannot be written."""
+    with writing(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """The value as indented JSON, whole or not at all; UserError where it cannot be written."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """A safetensors file, whole or not at all; UserError where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with beside(path) as part:
+        try:
+            save_file(tensors, part, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def read_json(path: str | Path, advice: str = "copy it again") -> dict[str, Any]:
+    """A JSON object; UserError, which ends with ``advice``, where it is missing or damaged."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged or missing ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; {advice}")
+    return value
+
+
+def remove_folder(path: str | Path) -> None:
+    """The folder and all in it, where it is there: renamed first, so that a killed removal leaves no half of it."""
+    path = Path(path)
+    if not path.is_dir():
+        return
+    gone = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.gone")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,120 @@
+"""What the processes of a run do together. Each call is made by every process, or by none.
+
+With one process nothing here needs a process group, and every function is a no-op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmkit.errors import UserError
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """(n, ...) of each rank -> (ranks * n, ...) in the order of ranks, without gradient."""
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        grad = sum_over_ranks(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Like ``gather``; each row's gradient is the sum of what every rank's loss asks of it.
+
+    Where the loss is the mean of the ranks' losses, as under DistributedDataParallel, the parameters then get the
+    exact gradient of that mean.
+    """
+    return x if world_size() == 1 else _GatherWithGrad.apply(x)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, without gradient."""
+    if world_size() == 1:
+        return x.detach()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: T) -> list[T]:
+    """The values of all processes, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Run on the first process; the others wait and get its result. What stops it there is raised by all."""
+    outcome: list[Any] = [None, None]
+    error: Exception | None = None
+    if rank() == 0:
+        try:
+            outcome[0] = work()
+        except Exception as caught:  # noqa: BLE001  # whatever it is: the others wait
+            error, outcome[1] = caught, travelling(caught)
+    if world_size() > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    if error is not None:
+        raise error
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Run this process's share. What stops one process stops all of them, with its message."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as caught:  # noqa: BLE001  # whatever it is: the others wait
+        error = caught
+    if world_size() > 1:
+        found = gather_objects(None if error is None else travelling(error))
+        first = next((other for other in found if other is not None), None)
+        if error is None and first is not None:
+            raise first
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def travelling(error: Exception) -> Exception:
+    """The error as the other processes get it: bad input and the system's as they are, others by name and process."""
+    if type(error) is UserError:
+        return error
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    return UserError(f"process {rank()} stopped: {type(error).__name__}: {error}")

@@ -1,0 +1,206 @@
+"""A file appears whole or not at all, and a folder goes away whole or not at all."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmkit import files
+from mmkit.errors import UserError
+from mmkit.files import beside, read_json, remove_folder, write_json, write_tensors, write_text, writing
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_is_replaced_only_at_the_end(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("old")
+    with writing(path) as file:
+        file.write("ne")
+        file.flush()
+        assert path.read_text() == "old"
+        (other,) = set(names(tmp_path)) - {"notes.txt"}
+        assert other.startswith(".")
+        file.write("w é")
+    assert path.read_bytes() == "new é".encode()
+    assert names(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("half way"), KeyboardInterrupt()])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "notes.txt"
+    path.write_text("old")
+
+    def stopped():
+        with writing(path) as file:
+            file.write("new")
+            raise error
+
+    with pytest.raises(type(error)):
+        stopped()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_two_writers_do_not_share_a_part(tmp_path):
+    path = tmp_path / "notes.txt"
+    with writing(path) as one, writing(path) as two:
+        one.write("one")
+        two.write("two")
+    assert path.read_text() == "one"  # the outer block ends last
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_bytes_and_line_ends_are_kept(tmp_path):
+    with writing(tmp_path / "b", "wb") as file:
+        file.write(b"\x00\r\n")
+    with writing(tmp_path / "t", newline="") as file:
+        file.write("a\r\nb\n")
+    assert (tmp_path / "b").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "t").read_bytes() == b"a\r\nb\n"
+
+
+def test_it_has_reached_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (seen.append((tmp_path / "x.json").exists()), real(handle)))
+    write_json(tmp_path / "x.json", {})
+    assert seen == [False, True]  # the file, then the folder's names
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_permissions_are_those_of_a_plain_open(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "new", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+    (tmp_path / "new").chmod(0o604)
+    write_text(tmp_path / "new", "y")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
+
+
+def test_a_write_protected_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    path.write_text("old")
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)  # root may write everything
+    with pytest.raises(UserError, match=r"x: cannot be written \(it is there, and write-protected\)"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "file")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "file").read_text() == "new"
+    assert names(tmp_path / "there") == ["file"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no /dev there")
+def test_what_is_no_plain_file_is_written_as_it_is():
+    write_text("/dev/null", "x")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_folders_above_are_made(tmp_path):
+    write_text(tmp_path / "a" / "b" / "c", "x")
+    assert (tmp_path / "a" / "b" / "c").read_text() == "x"
+
+
+def test_a_long_name_has_room_for_its_part(tmp_path):
+    write_text(tmp_path / ("é" * 120), "x")
+    assert (tmp_path / ("é" * 120)).read_text() == "x"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UserError, match=r"x\.json: cannot be written \(.+\)"):
+        write_json(tmp_path / "file" / "x.json", {})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: cannot be written \(is a folder; name a file in it\)"):
+        write_json(tmp_path / "folder", {})
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(UserError, match=r"x\.bin: cannot be written \(No space left on device\)"),
+        writing(tmp_path / "x.bin", "wb"),
+    ):
+        full()
+    assert names(tmp_path) == []
+
+
+def test_an_error_about_another_file_is_not_put_on_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="picture"), writing(tmp_path / "out"):
+        (tmp_path / "picture.png").read_bytes()
+    assert names(tmp_path) == []
+
+
+def test_tensors_are_written_whole(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.arange(3)}, {"about": "x"})
+    assert load_file(path)["a"].tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match=r"x\.safetensors: cannot be written"):
+        write_tensors(path, {"a": torch.arange(4)}, {"about": "x" * 110_000_000})  # more than a header may hold
+    assert load_file(path)["a"].tolist() == [0, 1, 2]
+    assert names(tmp_path) == ["x.safetensors"]
+    with beside(path) as part:
+        assert part.parent == tmp_path
+        assert part.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "damaged or missing"), ("[]", "expected a JSON object"), ("[" * 100_000, "damaged or missing")],
+)
+def test_damaged_json_is_named(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=rf"x\.json: {message}.*; write it again"):
+        read_json(tmp_path / "x.json", "write it again")
+    with pytest.raises(UserError, match=r"none\.json: damaged or missing"):
+        read_json(tmp_path / "none.json")
+
+
+def test_json_comes_back_with_and_without_a_mark_of_its_encoding(tmp_path):
+    write_json(tmp_path / "x.json", {"é": [1]})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n "é": [\n  1\n ]\n}\n'
+    assert read_json(tmp_path / "x.json") == {"é": [1]}
+    (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_a_removal_that_is_killed_leaves_no_half_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+
+    def killed(path):
+        assert not folder.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    assert not folder.exists()
+    assert all(name.startswith(".") for name in names(tmp_path))
+    monkeypatch.undo()
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    remove_folder(folder)
+    remove_folder(folder)  # nothing there is no error
+    assert not folder.exists()
