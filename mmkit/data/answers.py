@@ -12,11 +12,16 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmkit.data.records import Record, Source
+from mmkit.data.texts.answer_lists import in_order, read_answers
 from mmkit.errors import UserError
+
+__all__ = [
+    "Coverage", "accuracy_of", "answers_in", "build_answers", "check_coverage", "choices", "class_numbers", "coverage",
+    "given_answers", "in_order", "majority_share", "most_given", "normalize", "published", "read_answers", "summary",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +59,16 @@ FEW = 4
 
 
 def normalize(answer: str) -> str:
-    """The form in which answers are compared: "The T-shirt." and "t shirt" are the same, and so are "two" and "2"."""
+    """The form in which answers are compared: "The T-shirt." and "t shirt" are the same, and so are "two" and "2".
+
+    An answer of which nothing would be left keeps its word: "A" is "a", "the" is "the", "!" is "!". (The published
+    program compares such answers as nothing, all alike: ``published``.)
+    """
+    return published(answer) or " ".join(_without_marks(_one_line(answer)).lower().split()) or answer.strip().lower()
+
+
+def published(answer: str) -> str:
+    """What the program of the challenge compares an answer by; nothing for one of marks or articles alone."""
     words = (NUMBERS.get(word, word) for word in _without_marks(_one_line(answer)).lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
@@ -81,14 +95,15 @@ def accuracy_of(answer: str, answers: Sequence[str], *, as_published: bool = Fal
 
     as_published: exactly as the program of the challenge compares, for numbers to be set beside published ones: only
     marks, not articles or number words, are taken from the annotators' answers, and nothing at all where all agree (so
-    an answer "t-shirt" that all ten gave is never met).
+    an answer "t-shirt" that all ten gave is never met). With fewer than four annotators that program gives nobody full
+    marks, and the rule above counts.
 
     Raises:
         UserError: no annotator.
     """
     if not answers:
         raise UserError("a question without annotators' answers has no accuracy")
-    given = normalize(answer)
+    given = published(answer) if as_published and len(answers) >= FEW else normalize(answer)
     if not as_published or len(answers) < FEW:
         truths = [normalize(truth) for truth in answers]
     else:
@@ -122,9 +137,16 @@ def given_answers(record: Record) -> list[str]:
 
 
 def answers_in(targets: Mapping[str, Any]) -> list[str]:
-    """The same from a record's targets: a list of strings, or one string; UserError for anything else."""
+    """The same from a record's targets: a list of strings, or of objects with ``answer``, or one string.
+
+    UserError for anything else.
+    """
     found = targets.get("answers")
+    if isinstance(found, Mapping):  # a table's column of objects, as ``datasets`` gives it
+        found = found.get("answer")
     found = [found] if isinstance(found, str) else found
+    if isinstance(found, Sequence):
+        found = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in found]
     if not isinstance(found, Sequence) or not found or not all(isinstance(a, str) and a.strip() for a in found):
         raise UserError(f'"answers" must be a list of strings, one for each annotator, not {found!r:.80}')
     return list(found)
@@ -154,7 +176,6 @@ def build_answers(
     if (min_count is not None and min_count < 1) or (top is not None and top < 1):
         raise UserError(f"min_count={min_count}, top={top}: must be at least 1, or None")
     counts = Counter(most_given(record.targets, given_answers(record)) for record in _records(source))
-    del counts[""]
     ordered = sorted(counts, key=lambda answer: (-counts[answer], answer))
     chosen = [answer for answer in ordered if counts[answer] >= (min_count or 1)][:top]
     if not chosen:
@@ -214,22 +235,6 @@ def check_coverage(
     return found
 
 
-def read_answers(path: str | Path) -> list[str]:
-    """A file with one answer per line; UserError where it is missing, empty, or has an answer twice."""
-    try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of answers, one per line ({error})") from error
-    numbers: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        answer = line.strip()
-        if answer and numbers.setdefault(answer, number) != number:
-            raise UserError(f"{path}:{number}: {answer!r} stands in line {numbers[answer]} already")
-    if not numbers:
-        raise UserError(f"{path}: no answers in it; write one per line")
-    return list(numbers)
-
-
 def choices(answers: Sequence[str]) -> tuple[str, ...]:
     """Answers to choose from; UserError where there is none, one without words, or one twice."""
     if not answers:
@@ -240,16 +245,21 @@ def choices(answers: Sequence[str]) -> tuple[str, ...]:
     return tuple(answers)
 
 
-def in_order(numbered: Any, *, where: str) -> tuple[str, ...]:
-    """Answers that stand under their numbers, as JSON has them: {"0": "yes", "1": "no"}.
+def class_numbers(answers: Sequence[str]) -> dict[str, int]:
+    """The class of each answer by its normalised form: what heads and targets that count answers as classes agree on.
 
-    UserError that begins with ``where`` unless the numbers are 0, 1, 2, ..., each with a text.
+    UserError for what ``choices`` refuses, and for two answers that are one when normalised ("two" and "2"), which
+    would be two outputs of a head, but one class of the targets.
     """
-    found = numbered if isinstance(numbered, Mapping) else {}
-    numbers = [str(i) for i in range(len(found))]
-    if not found or found.keys() != set(numbers) or not all(isinstance(answer, str) for answer in found.values()):
-        raise UserError(f"{where}: should hold the answers under the numbers 0, 1, 2, ..., one text for each")
-    return tuple(found[number] for number in numbers)
+    numbers: dict[str, int] = {}
+    for number, answer in enumerate(choices(answers)):
+        first = numbers.setdefault(normalize(answer), number)
+        if first != number:
+            raise UserError(
+                f"answers: {answers[first]!r} and {answer!r} are the same answer ({normalize(answer)!r} when they are "
+                "compared), so they cannot be two classes; leave one of them out"
+            )
+    return numbers
 
 
 def majority_share(source: Source | Iterable[Record]) -> dict[str, float]:

@@ -6,12 +6,14 @@ import pytest
 
 from mmkit.data.answers import (
     accuracy_of,
+    answers_in,
     build_answers,
     check_coverage,
+    class_numbers,
     coverage,
     majority_share,
     normalize,
-    read_answers,
+    published,
     summary,
 )
 from mmkit.data.openmoji_questions import Questions
@@ -59,7 +61,6 @@ def records(*answers, kind="other"):
         ("3.5", "3.5"),  # not before a digit
         ("5:30 o'clock", "5:30 o'clock"),  # colons and apostrophes stay
         ("50%", "50%"),
-        ("the", ""),
     ],
 )
 def test_normalize(answer, same):
@@ -158,18 +159,51 @@ def test_coverage(caplog):
     assert not caplog.text
 
 
-def test_read_answers(tmp_path):
-    path = tmp_path / "answers.txt"
-    path.write_text("yes\n\n no \n", "utf-8")
-    assert read_answers(path) == ["yes", "no"]
-    path.write_text("yes\nno\nyes\n", "utf-8")
-    with pytest.raises(UserError, match=r"answers.txt:3: 'yes' stands in line 1"):
-        read_answers(path)
-    path.write_text("\n", "utf-8")
-    with pytest.raises(UserError, match="no answers"):
-        read_answers(path)
-    with pytest.raises(UserError, match="one per line"):
-        read_answers(tmp_path / "none.txt")
+@pytest.mark.parametrize(
+    ("answer", "same"),
+    [("A", "a"), ("the", "the"), ("An.", "an"), ("!", "!"), ("?!", "?!"), (".", "."), ("The A", "the a"), (" ", "")],
+)
+def test_an_answer_of_which_nothing_would_be_left_keeps_its_word(answer, same):
+    assert normalize(answer) == same
+    assert published(answer) == ""
+
+
+def test_answers_that_are_articles_alone_are_not_all_the_same():
+    """Of multiple choice, "A" is an answer like "B": it stands in the list, and nothing else is right for it."""
+    assert build_answers(records(["A"], ["B"], ["C"], ["D"], ["A"])) == ["a", "b", "c", "d"]
+    assert accuracy_of("!", ["A"]) == accuracy_of("the", ["A"]) == accuracy_of("", ["A"]) == 0.0
+    assert accuracy_of("a", ["A"]) == accuracy_of("A.", ["A"]) == 1.0
+    assert accuracy_of("!", ["A"] * 10) == accuracy_of("", ["the"] * 10) == 0.0
+    assert accuracy_of("!", ["A"], as_published=True) == 0.0  # fewer than four: there is no published rule
+    assert coverage(records(["A"], ["B"]), ["!", "b"]).share == 0.5
+    full_stops = [".", ".", ".", ".", "b"]  # as published both sides are nothing, and so alike
+    assert accuracy_of("the", full_stops, as_published=True) == 1.0
+    assert accuracy_of("the", full_stops) == 0.0
+    assert accuracy_of(".", full_stops) == 1.0
+
+
+def test_answers_as_columns_of_tables_have_them():
+    for given in (
+        ["yes", "no"],
+        [{"answer": "yes", "confidence": "maybe"}, {"answer": "no"}],
+        {"answer": ["yes", "no"]},
+    ):
+        assert answers_in({"answers": given}) == ["yes", "no"]
+    assert answers_in({"answers": {"answer": "yes"}}) == ["yes"]
+    for given in ([{"reply": "yes"}], {"reply": ["yes"]}, [3], [], None, [" "]):
+        with pytest.raises(UserError, match='"answers" must be a list'):
+            answers_in({"answers": given})
+
+
+def test_classes_are_answers_that_differ_when_normalised():
+    assert class_numbers(["Two", "yes", "a"]) == {"2": 0, "yes": 1, "a": 2}
+    for same in (["two", "2", "yes"], ["yes", "Yes."], ["the dog", "yes", "dog"]):
+        with pytest.raises(UserError, match=r"are the same answer .*leave one of them out"):
+            class_numbers(same)
+    with pytest.raises(UserError, match="stands there twice"):
+        class_numbers(["yes", "yes"])
+    with pytest.raises(UserError, match="is empty"):
+        class_numbers([])
 
 
 def test_majority_share():
