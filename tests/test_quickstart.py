@@ -16,9 +16,14 @@ FIRST = [
     "evals.retrieval.source.n=60", "evals.retrieval.source.kinds=8", "evals.retrieval.source.people=0.0",
     "evals.retrieval_zh.source.n=20", "report.zeroshot.zeroshot.source.kinds=8", "run.tensorboard=false",
 ]  # fmt: skip
+ASKED = [
+    f"{source}.{name}"
+    for source in ("data.train", "evals.vqa.source", "report.source")
+    for name in ("kinds=8", "people=0.0")
+]
 SMALL = [
-    *(f"first.{change}" for change in FIRST), "run.steps=30", "data.global_batch=32", "data.train.n=1000",
-    "evals.vqa.source.n=60", "report.source.n=60", "report.shown=4", "run.tensorboard=false",
+    *(f"first.{change}" for change in FIRST), *ASKED, "run.steps=150", "data.global_batch=32", "data.train.n=4800",
+    "evals.vqa.source.n=120", "report.source.n=120", "report.shown=4", "run.tensorboard=false",
 ]  # fmt: skip
 
 
@@ -30,15 +35,16 @@ def run(tmp_path_factory):
 
 
 def test_it_learns_far_beyond_chance(run):
+    """Bounds far from what any of many seeds gave: R@1 67 to 87 %, zero-shot 75 to 98 %, objects 64 to 76 %."""
     found = json.loads((run.parent / "out.json").read_text())
     retrieval = found["retrieval"]
-    assert retrieval["t2i_r1"] > 3 * retrieval["chance_r1"]  # eight kinds alone: many captions are equal
+    assert retrieval["t2i_r1"] > 2 * retrieval["chance_r1"]  # eight kinds alone: many captions are equal
     assert found["zeroshot"]["top1"] > 3 * found["zeroshot"]["chance"]
     assert found["losses.mlm"] < 0.5 * found["mlm.chance"]
+    assert found["vqa"]["n"] == 120
+    assert found["vqa"]["by_type"]["object"] > 0.35  # the most frequent of eight answers: 15 %
+    assert found["vqa"]["losses"]["answer"] < 0.25 * found["vqa"]["answer"]["chance"]
     assert found["peak_rss_gib"] < 4
-    assert found["vqa"]["n"] == 60
-    assert 0 <= found["vqa"]["accuracy"] <= 1
-    assert found["seconds"] > 0
 
 
 def test_the_report_stands_alone(run):
@@ -50,7 +56,7 @@ def test_the_report_stands_alone(run):
     assert 'href="http' not in page
     assert page.count("data:image/") > 10
     assert "Questions about held-out scenes" in page
-    assert "of 60 questions are answered right" in page
+    assert "of 120 questions are answered right" in page
 
 
 def test_the_model_is_the_same_in_another_process(run, tmp_path):

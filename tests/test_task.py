@@ -8,6 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmkit.errors import UserError
+from mmkit.models.sizes import albef
+from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
 
@@ -50,12 +52,29 @@ def test_accumulation_pushes_every_micro_batch_once():
     assert t.heads["itc"].queue["image_id"].tolist() == [*range(1000, 1006), *range(2000, 2006)]
 
 
+def test_every_block_is_compiled_the_teachers_too():
+    t = task()
+    t.compile_blocks()
+    blocks = [m for m in t.modules() if isinstance(m, PreNormBlock | PostNormBlock)]
+    assert len(blocks) == 2 * len([m for m in t.model.modules() if isinstance(m, PreNormBlock | PostNormBlock)]) > 0
+    assert all(block._compiled_call_impl is not None for block in blocks)
+
+
 def test_compiled_blocks_equal_eager():
-    eager, compiled = task(), task()
+    """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
+
+    def one_of_each(vocab_size):
+        return albef(
+            vocab_size, image_size=32, max_tokens=16, patch=8, image_depth=1, text_depth=1, fusion_depth=1,
+            image_width=32, image_heads=2, text_width=32, text_heads=2, embed_dim=16, dropout=0.0,
+        )  # fmt: skip
+
+    eager, compiled = (task(["mlm"], model=one_of_each, momentum=None) for _ in range(2))
     compiled.compile_blocks()
     for t in (eager, compiled):
         t(batch(), 3).loss.backward()
     for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 

@@ -101,9 +101,10 @@ def test_every_trainable_parameter_learns_and_the_joint_space_stays(head):
     assert frozen == {"image_proj", "text_proj", "temperature"}
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("head", [PairClassify, TextAssignment])
-def test_it_overfits_eight_samples(head):
-    model = pair_model()
+def test_it_overfits_eight_samples(head, seed):
+    model = pair_model(seed)
     task = Task(model, {"head": head(model.spec)}, momentum=None)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], 3e-3)
     samples = with_second(8)
@@ -112,7 +113,7 @@ def test_it_overfits_eight_samples(head):
         loss = task(samples, 0).loss
         loss.backward()
         optimizer.step()
-    assert loss < 0.1
+    assert loss < 0.2  # 0.001 and 0.02 for many seeds, 0.7 and 1.1 at chance
 
 
 def test_pictures_are_assigned_by_thirds_and_negatives_by_their_weight():

@@ -73,11 +73,12 @@ def without_predictor(exp, out, batch):
     return replace(loop.build(exp, out, batch), predictor=object)
 
 
-def test_it_learns(tmp_path):
-    exp = tiny(run=dict(steps=60, log_every_steps=10), optim=dict(lr=5e-3), teacher=None)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_learns(seed, tmp_path):
+    exp = tiny(run=dict(steps=60, log_every_steps=10, seed=seed), optim=dict(lr=5e-3), teacher=None)
     train(exp, tmp_path)
     losses = [e["losses.mlm"] for e in events(tmp_path, "train")]
-    assert losses[-1] < losses[0] - 1.0
+    assert losses[-1] < losses[0] - 0.4  # 0.8 to 1.1 for many seeds; 0.0 where nothing is learned
 
 
 def test_accumulation_counts_optimizer_steps(tmp_path):
