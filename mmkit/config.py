@@ -198,17 +198,20 @@ class Optim:
 class Run:
     """How long, how often, how exactly.
 
-    Give ``steps`` (optimizer steps) or ``epochs``. ``eval_every_steps`` and ``save_every_steps``: 0 = only at the end.
-    keep_checkpoints: how many of the newest training states stay. best: the metric that decides which further one
-    stays ("retrieval.t2i_r1"); None = none. precision: "auto" = bf16 where the device computes it natively. product:
-    the float32 product backend, see ``train/precision.py``; "auto" = the fastest whose error is that of float32.
-    eval_precision: in float32 an evaluation equals what a later process measures; "bf16" is faster. stop_after_steps:
-    end this process early at that step, saved; the schedule stays that of the whole run. timeout_minutes: how long
-    one process waits for the others.
+    Give ``steps`` (optimizer steps), ``epochs``, or ``minutes``: a run by the clock, which counts the time of the steps
+    alone (no evaluation, no saving, no pause before a resume), with the schedule over that time.
+    ``eval_every_steps`` and ``save_every_steps``: 0 = only at the end.
+    keep_checkpoints: how many of the newest training states stay. best: the metric by which the best model is kept, in
+    the folder ``best`` of the run ("retrieval.t2i_r1"); None = none. best_is: whether its highest or lowest value is
+    the best. precision: "auto" = bf16 where the device computes it natively. product: the float32 product backend, see
+    ``train/precision.py``; "auto" = the fastest whose error is that of float32. eval_precision: in float32 an
+    evaluation equals what a later process measures; "bf16" is faster. stop_after_steps: end this process early at that
+    step, saved; the schedule stays that of the whole run. timeout_minutes: how long one process waits for the others.
     """
 
     steps: int | None = None
     epochs: float | None = None
+    minutes: float | None = None
     seed: int = 42
     precision: Precision = "auto"
     product: Product = "auto"
@@ -218,13 +221,14 @@ class Run:
     log_every_steps: int = 10
     keep_checkpoints: int = 2
     best: str | None = None
+    best_is: Literal["highest", "lowest"] = "highest"
     compile: bool = False
     tensorboard: bool = True
     timeout_minutes: float = 30.0
     stop_after_steps: int | None = None
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The run's length in optimizer steps."""
+        """The run's length in optimizer steps; 0 for a run by the clock, which nobody knows yet."""
         return self.steps if self.steps is not None else math.ceil((self.epochs or 0.0) * steps_per_epoch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mmkit.config_values import arguments_of, nearest
@@ -26,20 +27,36 @@ def check_experiment(exp: Experiment, world: int) -> None:
 
 def _check_stages(exp: Experiment) -> None:
     folders = [stage.folder for stage in exp.stages()]
-    if twice := {folder for folder in folders if folders.count(folder) > 1}:
+    for folder in folders:
+        _check_folder(folder)
+    places = [PurePosixPath(folder.replace("\\", "/")).as_posix().casefold() for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         raise UserError(f"first: {len(folders)} runs, and several write to folder = {min(twice)!r}; name each its own")
-    if any(folder.startswith(("/", "..")) or folder == "checkpoints" for folder in folders):
-        raise UserError(f"folder = {exp.folder!r}: must be the name of a folder inside that of the whole run")
     if exp.first is None and exp.tokenizer is None:
         raise UserError("tokenizer: a run needs one, or a `first` run that has one")
     if exp.first is not None and "model" in exp.init:
         raise UserError("init.model: this run starts from the model of `first`; leave one of them out")
 
 
+OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "best"}
+"""Folders that a run makes in its own."""
+
+
+def _check_folder(folder: str) -> None:
+    """UserError for a stage's folder that leads out of the whole's, or into what a run keeps there."""
+    parts = folder.replace("\\", "/").split("/") if folder else []
+    if folder.startswith(("/", "\\", "~")) or ":" in folder or any(part.strip() in ("", "..") for part in parts):
+        raise UserError(
+            f"folder = {folder!r}: must be the name of a folder inside that of the whole run, as 'pretrain'"
+        )
+    if own := [part for part in parts if part.casefold() in OF_A_RUN or part.startswith(".mmkit")]:
+        raise UserError(f"folder = {folder!r}: a run keeps something of its own in {own[0]!r}; choose another name")
+
+
 def _check_run(exp: Experiment) -> None:
     run = exp.run
-    _one_of("run", run, ("steps", "epochs"), needed=True)
-    _positive("run", run, ("steps", "epochs", "timeout_minutes", "keep_checkpoints", "stop_after_steps"))
+    _one_of("run", run, ("steps", "epochs", "minutes"), needed=True)
+    _positive("run", run, ("steps", "epochs", "minutes", "timeout_minutes", "keep_checkpoints", "stop_after_steps"))
     _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
         raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")

@@ -132,3 +132,13 @@ def to_disk(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Give the folder ``new`` the name of ``place``; what was there is moved away first, and removed at the end."""
+    gone = place.with_name(f".{place.name[:40]}.{secrets.token_hex(6)}.gone")
+    if place.exists():
+        place.rename(gone)
+    new.rename(place)
+    to_disk(place.parent)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -102,14 +102,15 @@ def _told(before: Mapping[str, Any], source: str) -> str:
 
 
 def _steps(folder: Path) -> int | None:
-    """Of the newest checkpoint, with which the model is saved; else of the last event."""
+    """Of the newest checkpoint, with which the model is saved; else of the last event, or of a run's best model."""
     newest = latest(folder / "checkpoints")
     if newest is not None:
         return int(newest.name.removeprefix("step-"))
     events = folder / "metrics.jsonl"
     lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
+    best = read_json(folder / "best.json").get("step") if (folder / "best.json").is_file() else None
     try:
-        return max((int(json.loads(line)["step"]) for line in lines), default=None)
+        return max((int(json.loads(line)["step"]) for line in lines), default=best)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{events}: damaged ({error})") from error
 

@@ -5,14 +5,16 @@ With one process nothing here needs a process group, and every function is a no-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmkit.errors import UserError
+from mmkit.errors import Stopped, UserError
 
 T = TypeVar("T")
 
@@ -93,28 +95,65 @@ def on_first(work: Callable[[], T]) -> T:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run this process's share. What stops one process stops all of them, with its message."""
-    result, error = None, None
+    """Run this process's share. What stops one process stops all of them, with its message.
+
+    Of several errors the first process's is raised by all, and ``Stopped`` only where nothing else went wrong.
+    """
+    result: Any = None
+    error: BaseException | None = None
     try:
         result = work()
-    except Exception as caught:  # noqa: BLE001  # whatever it is: the others wait
+    except (Exception, Stopped) as caught:  # noqa: BLE001  # whatever it is: the others wait
         error = caught
-    if world_size() > 1:
-        found = gather_objects(None if error is None else travelling(error))
-        first = next((other for other in found if other is not None), None)
-        if error is None and first is not None:
-            raise first
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+    found = gather_objects(None if error is None else travelling(error))
+    stops = [(isinstance(other, Stopped), number) for number, other in enumerate(found) if other is not None]
+    if stops:
+        _, first = min(stops)
+        raise error if first == rank() and error is not None else found[first]  # type: ignore[misc]
+    return result
 
 
-def travelling(error: Exception) -> Exception:
+def travelling(error: BaseException) -> BaseException:
     """The error as the other processes get it: bad input and the system's as they are, others by name and process."""
-    if type(error) is UserError:
-        return error
+    if isinstance(error, Stopped):
+        return Stopped(error.number)
     if isinstance(error, UserError):
         return UserError(str(error))
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror, error.filename)
     return UserError(f"process {rank()} stopped: {type(error).__name__}: {error}")
+
+
+_blocks = itertools.count()
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """What stops one process inside is told to those that only see it leave: they raise it as a UserError by its name.
+
+    To be entered by all processes. An error that all of them raise together passes as it is.
+    """
+    key = f"mmkit/failed/{next(_blocks)}"
+    try:
+        yield
+    except Exception as error:
+        first = _first_failure(key, error)
+        if first is None or isinstance(error, UserError | OSError):
+            raise
+        raise UserError(first) from error
+
+
+def _first_failure(key: str, error: Exception) -> str | None:
+    """Leave a note of this process's failure for the others; theirs, where another one was first."""
+    if world_size() == 1:
+        return None
+    note = f"{rank()} {travelling(error)}"
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        found = store.compare_set(key, "", note).decode()
+    except RuntimeError:  # the process that kept the notes is gone
+        return None
+    number, _, message = found.partition(" ")
+    if int(number) == rank():
+        return None
+    return message if message.startswith("process ") else f"process {number} stopped: {message}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.errors import UserError
+from mmkit import files
+from mmkit.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run a parsed command: 0, or 2 for bad input."""
+    """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
     try:
         check_output(args.json)
@@ -66,6 +66,10 @@ def execute(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"mmkit: error: {process_label()}{error}\n")
         return 2
+    except Stopped as stopped:
+        leave_processes()
+        sys.stderr.write(f"mmkit: {process_label()}{stopped}\n")
+        return stopped.code
     except KeyboardInterrupt:
         sys.stderr.write("mmkit: interrupted\n")
         return 130
@@ -74,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def process_label() -> str:
     """A prefix for messages where a launcher started several."""
-    from mmkit.nn.gather import rank, world_size
+    from mmkit.ranks import rank, world_size
 
     return f"[process {rank()}] " if world_size() > 1 else ""
 
@@ -126,15 +130,11 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
     Commands call it after they have shown their outcome, so that no failure here loses it.
     """
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     if path is None or rank() != 0:
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(nested(numbers), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--json {path}: cannot be written ({error.strerror})") from error
+    files.write_json(path, nested(numbers))
 
 
 def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def show(numbers: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     if rank() != 0:
         return

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from mmkit import ranks
 from mmkit.data.image_io import BadImage
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
@@ -73,23 +73,14 @@ def gather_by_index(values: Tensor, index: Tensor, total: int, device: torch.dev
 
 def together(work: Callable[[], T]) -> T:
     """Run this rank's share. What stops one rank stops all of them, with its message, instead of a wait for ever."""
-    result = None
-    problem: UserError | OSError | None = None
-    try:
-        result = work()
-    except BadImage as error:
-        problem = UserError(f"{error}. {EVERY_PICTURE}")
-    except (UserError, OSError) as error:
-        problem = error
-    if world_size() > 1:
-        messages: list[str | None] = [None] * world_size()
-        dist.all_gather_object(messages, None if problem is None else str(problem))
-        first = next((m for m in messages if m is not None), None)
-        if problem is None and first is not None:
-            raise UserError(first)
-    if problem is not None:
-        raise problem
-    return result  # type: ignore[return-value]
+
+    def share() -> T:
+        try:
+            return work()
+        except BadImage as error:
+            raise UserError(f"{error}. {EVERY_PICTURE}") from error
+
+    return ranks.together(share)
 
 
 def encode_texts(predictor: Predictor, texts: Sequence[str], batch_size: int, what: str = "texts") -> Tensor:

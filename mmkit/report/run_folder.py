@@ -108,10 +108,10 @@ def facts(folder: str | Path, events: Sequence[Mapping[str, Any]]) -> list[tuple
     out: list[tuple[str, str]] = []
     plan: Mapping[str, Any] = next((e for e in reversed(events) if e["event"] == "plan"), {})
     if plan:
-        batch = plan["batch"]
+        batch, steps = plan["batch"], plan["steps"] or events[-1]["step"]  # by the clock nobody knew before
         parts = {name: own for name, (own, _) in plan["parameters"].items() if own}
         out += [
-            ("steps", f"{plan['steps']:,} of {batch['global_batch']} samples, {batch['world']} process(es)"),
+            ("steps", f"{steps:,} of {batch['global_batch']} samples, {batch['world']} process(es)"),
             ("records", f"{plan['records']:,}"),
             ("trainable parameters", f"{sum(parts.values()):,} ({', '.join(f'{n} {v:,}' for n, v in parts.items())})"),
             ("device", f"{plan['device']}, precision {plan['precision']}, {plan['threads']} thread(s)"),

@@ -20,11 +20,10 @@ from mmkit.data.records import captions_of
 from mmkit.data.targets import make_targets
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank
+from mmkit.ranks import on_first, rank
 from mmkit.task import Task
 from mmkit.train.checkpoint import latest
 from mmkit.train.init import find_sources, initialise
-from mmkit.train.ranks import on_first
 from mmkit.types import Batch
 
 

@@ -8,10 +8,10 @@ stored once), ``state.pt`` (optimizer, scaler, random state of every process; lo
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,30 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmkit.config import BatchPlan
 from mmkit.errors import UserError
-from mmkit.train.ranks import gather_objects, on_first
+from mmkit.files import read_json, remove_folder, replace_folder, to_disk
+from mmkit.ranks import gather_objects, on_first
 from mmkit.train.rng import random_state
 
+TASK, STATE, META = "task.safetensors", "state.pt", "meta.json"
 FREE_TO_CHANGE = (
     "name", "evals", "report", "data.workers", "data.max_bad_fraction", "run.eval_every_steps", "run.save_every_steps",
-    "run.log_every_steps", "run.keep_checkpoints", "run.best", "run.tensorboard", "run.timeout_minutes",
-    "run.eval_precision", "run.stop_after_steps",
+    "run.log_every_steps", "run.keep_checkpoints", "run.best", "run.best_is", "run.tensorboard",
+    "run.timeout_minutes", "run.eval_precision", "run.stop_after_steps", "data.rank_batch", "data.global_batch",
+    "data.accumulation_steps",
 )  # fmt: skip
-"""Settings that do not enter the numbers of a run, and may differ when it resumes."""
+"""Settings that do not enter the numbers of a run, and may differ when it resumes; of the batch see ``check_batch``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What a checkpoint says about itself. product: the float32 backend. records: how many the source had."""
+    """What a checkpoint says about itself.
+
+    product: the float32 backend. records: how many the source had. batch: see ``BatchPlan``; None = not known, as
+    version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
+    so far. files: name -> size of the files beside this one.
+    """
 
     step: int
     world: int
@@ -44,6 +53,11 @@ class Meta:
     records: int
     experiment: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+    batch: dict[str, int] | None = None
+    seen: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    files: dict[str, int] = field(default_factory=dict)
 
 
 def save(
@@ -58,28 +72,17 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         tensors, aliases, rest = split_state(task.state_dict())
-        save_file(tensors, part / "task.safetensors", metadata={"aliases": json.dumps(aliases)})
-        torch.save({"optimizer": optimizer, "scaler": scaler, "random": states, "rest": rest}, part / "state.pt")
-        (part / "meta.json").write_text(json.dumps(asdict(meta), indent=1, ensure_ascii=False), encoding="utf-8")
+        save_file(tensors, part / TASK, metadata={"aliases": json.dumps(aliases)})
+        torch.save({"optimizer": optimizer, "scaler": scaler, "random": states, "rest": rest}, part / STATE)
+        sizes = {file.name: file.stat().st_size for file in part.iterdir()}
+        text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
+        (part / META).write_text(text, encoding="utf-8")
         for file in part.iterdir():
-            _to_disk(file)
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
-        _to_disk(root)
+            to_disk(file)
+        replace_folder(part, target)
 
     on_first(write)
     return target
-
-
-def _to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
@@ -105,9 +108,12 @@ def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, aliases, rest
 
 
-def load_task(folder: Path, task: nn.Module) -> None:
-    """The weights, teacher and queues; every name must be used and present."""
-    state = read_state(folder, torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["rest"])
+def load_task(folder: Path, task: nn.Module, rest: Mapping[str, Any] | None = None) -> None:
+    """The weights, teacher and queues; every name must be used and present.
+
+    rest: what ``load_state`` found under that name, where it was read already.
+    """
+    state = read_state(folder, load_state(folder)["rest"] if rest is None else rest)
     try:
         task.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -116,67 +122,132 @@ def load_task(folder: Path, task: nn.Module) -> None:
 
 def read_state(folder: Path, rest: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict that ``save`` was given."""
-    with safe_open(folder / "task.safetensors", framework="pt") as file:
+    with safe_open(folder / TASK, framework="pt") as file:
         state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         aliases = json.loads(file.metadata()["aliases"])
     return state | {name: state[same] for name, same in aliases.items()} | dict(rest)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """``optimizer``, ``scaler`` and ``random`` (a list, one of each rank)."""
-    return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    """``optimizer``, ``scaler``, ``random`` (a list, one of each rank), ``rest`` (of the task, what is no tensor)."""
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
 
 
 def load_meta(folder: Path) -> Meta:
     """The checkpoint's ``meta.json``."""
     try:
-        return Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / 'meta.json'}: not a checkpoint of this version of mmkit ({error})") from error
+        return Meta(**read_json(folder / META))
+    except TypeError as error:
+        raise UserError(f"{folder / META}: not a checkpoint of this version of mmkit ({error})") from error
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """The complete checkpoints, oldest first."""
-    return sorted(p for p in root.glob("step-*") if (p / "meta.json").is_file())
+    """The whole checkpoints, oldest first."""
+    return [path for path in _steps(root) if _whole(path)]
+
+
+def torn(root: Path) -> list[Path]:
+    """Those of which something is missing or cut off, as after a copy that did not end."""
+    return [path for path in _steps(root) if not _whole(path)]
+
+
+def _steps(root: Path) -> list[Path]:
+    found = [path for path in root.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _whole(path: Path) -> bool:
+    try:
+        sizes = read_json(path / META).get("files") or dict.fromkeys((TASK, STATE))
+    except UserError:
+        return False
+    there = {file.name: file.stat().st_size for file in path.iterdir()}
+    return all(name in there and (size is None or there[name] == size) for name, size in sizes.items())
 
 
 def latest(root: Path) -> Path | None:
-    """The newest complete checkpoint."""
+    """The newest whole checkpoint."""
     found = checkpoints(root)
     return found[-1] if found else None
 
 
-def rotate(root: Path, keep: int, best: int | None) -> None:
-    """Remove all but the ``keep`` newest and the best step's, and what a killed process left half-written."""
-    for path in root.glob(".part-*"):
+def rotate(root: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest, and what a killed process left half-written or half-removed."""
+    for path in (*root.glob(".part-*"), *root.glob(".step-*.gone")):
         shutil.rmtree(path, ignore_errors=True)
     for path in checkpoints(root)[:-keep]:
-        if best is None or path.name != f"step-{best:08d}":
-            shutil.rmtree(path)
+        remove_folder(path)
 
 
-def check_same(folder: Path, meta: Meta, experiment: Mapping[str, Any], records: int) -> None:
-    """UserError, with old and new values, where a resumed run would not be the run that was begun."""
-    old, new = flatten(meta.experiment), flatten(experiment)
-    changed = [
-        f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
-        for path in sorted(old.keys() | new.keys())
-        if not _free(path) and old.get(path, _ABSENT) != new.get(path, _ABSENT)
-    ]
-    if meta.records != records:
-        changed.append(f"records of the source: {meta.records} -> {records}")
-    if changed:
+def check_batch(folder: Path, meta: Meta, batch: BatchPlan) -> str:
+    """What is to be said where the batch is cut in another way than before, or "".
+
+    UserError where a step has not as many samples as before, which would be another run; with the setting that helps.
+    """
+    if meta.batch is None:
+        if meta.world == batch.world:
+            return ""
         raise UserError(
-            f"{folder}: cannot resume, the experiment changed: {'; '.join(changed[:10])}. "
-            "Restore these, or start a new run in another folder"
+            f"{folder}: was written on {meta.world} processes by mmkit 0.1.0, which did not keep the batch; resume on "
+            f"{meta.world} processes"
         )
+    before = BatchPlan(**meta.batch)
+    forward, now = before.rank_batch * before.world, batch.rank_batch * batch.world
+    if before.global_batch != batch.global_batch:
+        raise UserError(
+            f"{folder}: cannot resume: a step had {before.global_batch} samples on {before.world} processes, and would "
+            f"have {batch.global_batch} on {batch.world}. {_same_batch(before, batch.world)}"
+        )
+    if forward == now:
+        return ""
+    return (
+        f"a forward had {forward} samples on all processes together and has {now} now: heads that learn from the "
+        "others of the batch see that many"
+    )
+
+
+def _same_batch(before: BatchPlan, world: int) -> str:
+    """How to have the same samples in each step, and where possible in each forward, on ``world`` processes."""
+    if before.global_batch % world:
+        return f"Resume on a number of processes that divides {before.global_batch}, such as {before.world}"
+    rank_batch, rest = divmod(before.rank_batch * before.world, world)
+    return (
+        f"Add --set data.global_batch={before.global_batch} data.rank_batch={'null' if rest else rank_batch} "
+        "data.accumulation_steps=null"
+    )
+
+
+def check_same(
+    folder: Path, old: Mapping[str, Any], experiment: Mapping[str, Any], records: tuple[int, int] | None = None,
+    free: Sequence[str] = (), hint: str = "Restore these, or start a new run in another folder",
+) -> None:  # fmt: skip
+    """UserError, with old and new values, where a resumed run would not be the run that was begun.
+
+    old, experiment: as dumped. records: of the source, then and now. free: further settings that may differ. hint: what
+    to do.
+    """
+    changed = [change for path, change in changes(old, experiment) if not _free(path, (*FREE_TO_CHANGE, *free))]
+    if records is not None and records[0] != records[1]:
+        changed.append(f"records of the source: {records[0]} -> {records[1]}")
+    if changed:
+        raise UserError(f"{folder}: cannot resume, the experiment changed: {'; '.join(changed[:10])}. {hint}")
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of two dumped experiments what differs: (path, "path: old -> new")."""
+    one, other = flatten(old), flatten(new)
+    return [
+        (path, f"{path}: {one.get(path, 'absent')} -> {other.get(path, 'absent')}")
+        for path in sorted(one.keys() | other.keys())
+        if one.get(path, _ABSENT) != other.get(path, _ABSENT)
+    ]
 
 
 _ABSENT = object()
 
 
-def _free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+def _free(path: str, names: Sequence[str]) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in names)
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:

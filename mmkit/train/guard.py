@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank, world_size
-from mmkit.train.ranks import gather_objects
+from mmkit.ranks import gather_objects, rank, world_size
 
 FEW = 100
 """Of fewer samples than this, a share of bad ones says nothing yet."""

@@ -17,8 +17,8 @@ from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import TOWERS, copy_into, fill
 from mmkit.errors import UserError
 from mmkit.nn.gather import rank
+from mmkit.ranks import on_first
 from mmkit.task import Task
-from mmkit.train.ranks import on_first
 
 logger = logging.getLogger("mmkit.train")
 

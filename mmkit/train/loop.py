@@ -7,11 +7,10 @@ one number everywhere: in the schedule, the logs (counted from 1 = the first one
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,21 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmkit.config import BatchPlan, Experiment, dump
-from mmkit.errors import UserError
-from mmkit.nn.gather import rank, world_size
+from mmkit.errors import Stopped, UserError
+from mmkit.files import write_json
+from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
 from mmkit.train import checkpoint, folder
 from mmkit.train.build import Parts, build
+from mmkit.train.checks import check_evaluators, check_reached
+from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.guard import Guard
+from mmkit.train.lock import one_writer
 from mmkit.train.logging import Display, RunLog
-from mmkit.train.optim import make_optimizer, set_learning_rate, without_gradient
+from mmkit.train.optim import make_optimizer, set_learning_rate
 from mmkit.train.plan import Plan, make_plan
 from mmkit.train.precision import ProductChoice, choose_precision, choose_product
-from mmkit.train.ranks import on_first
-from mmkit.train.rng import seed_all, set_random_state, undisturbed
+from mmkit.train.rng import seed_all, undisturbed
+from mmkit.train.saving import SaveModel, Saving
 from mmkit.train.setup import StopSignal, make_accelerator, numeric_settings, start_processes, threads_for
 from mmkit.train.throughput import Meter, peak_memory
 from mmkit.types import Batch, TaskOutput
@@ -39,7 +42,6 @@ from mmkit.types import Batch, TaskOutput
 logger = logging.getLogger("mmkit.train")
 
 Build = Callable[[Experiment, Path, BatchPlan], Parts]
-SaveModel = Callable[[Path, Any, Mapping[str, Any]], None]
 
 
 def train(
@@ -49,54 +51,54 @@ def train(
     *,
     save_model: SaveModel | None = None,
     build_parts: Build = build,
+    apart: Collection[str] = (),
+    free: Sequence[str] = (),
 ) -> dict[str, float]:
     """Run an experiment in the folder ``out``; the last metrics, by dotted name.
 
     resume: go on from the newest checkpoint of that folder (from the beginning where there is none yet).
     save_model: ``save_model(folder, predictor, dumped experiment)`` writes the model for use, at every checkpoint, on
-    the first process. Raises UserError for what does not fit, before the first step where that can be known.
+    the first process. apart: names in the folder that belong to other runs. free: further settings that may differ on
+    resume. Raises UserError for what does not fit, before the first step where that can be known, and ``Stopped`` after
+    a SIGINT or SIGTERM, when all that was done is saved.
     """
     out = Path(out)
     state = start_processes(experiment.run)
     experiment.validate(world=state.num_processes)
     batch = experiment.data.batch_plan(state.num_processes)
-    start = on_first(lambda: folder.open_folder(out, resume))
-    meta = checkpoint.load_meta(start) if start is not None else None
-    precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
-    product = on_first(lambda: choose_product(experiment.run.product, state.device))
-    if meta is not None:
-        product = ProductChoice(name=meta.product, reason="as when the run began")
-    threads = threads_for(experiment.data.workers, max(1, state.num_processes))
-    with numeric_settings(product.name, threads):
-        parts = build_parts(experiment, out, batch)
-        if start is not None and meta is not None:
-            checkpoint.check_same(start, meta, dump(experiment), parts.records)
-        accelerator = make_accelerator(experiment.run, precision)
-        trainer = _make_trainer(experiment, out, parts, batch, accelerator, save_model)
-        trainer.plan = make_plan(
-            experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
-            start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
-            product=product, threads=threads,
-        )  # fmt: skip
-        if start is not None:
-            trainer.restore(start)
-        return trainer.run()
-
-
-def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predictor: Any) -> None:
-    """UserError for an evaluator that is sure to fail after training, as far as its ``check(predictor)`` can tell."""
-    for name, evaluator in evaluators.items():
-        check: Callable[[Any], None] | None = getattr(evaluator, "check", None)
-        if check is not None:
-            try:
-                check(predictor)
-            except UserError as error:
-                raise UserError(f"evals.{name}: {error}") from error
+    on_first(lambda: folder.look(out, resume, apart))
+    with one_writer(out), named_failures():
+        start = on_first(lambda: folder.look(out, resume, apart))
+        meta = on_first(lambda: checkpoint.load_meta(start)) if start is not None else None
+        precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
+        product = on_first(lambda: choose_product(experiment.run.product, state.device))
+        if meta is not None:
+            product = ProductChoice(name=meta.product, reason="as when the run began")
+        threads = threads_for(experiment.data.workers, max(1, state.num_processes))
+        with numeric_settings(product.name, threads), folder.place_to_start(out, fresh=start is None) as place:
+            parts = build_parts(experiment, place, batch)
+            dumped = dump(experiment)
+            if start is not None and meta is not None:
+                checkpoint.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
+                cut = checkpoint.check_batch(start, meta, batch)
+                if cut and rank() == 0:
+                    logger.warning("%s", cut)
+            accelerator = make_accelerator(experiment.run, precision)
+            trainer = _make_trainer(experiment, dumped, out, parts, batch, accelerator, save_model)
+            trainer.plan = make_plan(
+                experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
+                start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
+                product=product, threads=threads,
+            )  # fmt: skip
+            if start is not None:
+                trainer.restore(start)
+            return trainer.run(fresh=start is None, apart=apart)
 
 
 def _make_trainer(
-    exp: Experiment, out: Path, parts: Parts, batch: BatchPlan, accelerator: Accelerator, save_model: SaveModel | None
-) -> Trainer:
+    exp: Experiment, dumped: Mapping[str, Any], out: Path, parts: Parts, batch: BatchPlan, accelerator: Accelerator,
+    save_model: SaveModel | None,
+) -> Trainer:  # fmt: skip
     if exp.run.compile:
         parts.task.compile_blocks()  # type: ignore[operator]
     parts.task.to(accelerator.device)
@@ -109,9 +111,14 @@ def _make_trainer(
         max_bad_fraction=exp.data.max_bad_fraction,
         gradients=accelerator.mixed_precision != "fp16",
     )
+    saving = Saving(
+        out=out, run=exp.run, experiment=dumped, task=parts.task, optimizer=optimizer, scaler=accelerator.scaler,
+        predictor=parts.predictor, save_model=save_model,
+    )  # fmt: skip
     return Trainer(
         exp=exp, out=out, parts=parts, batch=batch, accelerator=accelerator, wrapped=wrapped, optimizer=optimizer,
-        guard=guard, save_model=save_model, evaluators={name: make() for name, make in exp.evals.items()},
+        guard=guard, saving=saving, evaluators={name: make() for name, make in exp.evals.items()},
+        clock=Clock(exp.run.minutes),
     )  # fmt: skip
 
 
@@ -127,51 +134,53 @@ class Trainer:
     wrapped: Any
     optimizer: Any
     guard: Guard
-    save_model: SaveModel | None
+    saving: Saving
+    clock: Clock
     evaluators: Mapping[str, Callable[[Any], Mapping[str, float]]]
     plan: Plan = field(init=False)
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    best: tuple[float, int] | None = None
     evaluated: int = -1
-    saved: int = -1
     stop: StopSignal = field(default_factory=StopSignal)
     meter: Meter = field(default_factory=Meter)
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, float]:
+    def run(self, fresh: bool = True, apart: Collection[str] = ()) -> dict[str, float]:
         """All steps that remain, then the last checkpoint and evaluation."""
         check_evaluators(self.evaluators, self.parts.predictor())
-        self.begin()
-        last = min(self.plan.steps, self.exp.run.stop_after_steps or self.plan.steps)
+        self.begin(fresh, apart)
+        last = min(self.plan.steps or ENDLESS, self.exp.run.stop_after_steps or ENDLESS)
         self.display = Display(total=self.plan.steps, start=self.step, shown=rank() == 0)
         try:
             with self.stop.listening():
-                self._steps(last)
+                with suppress(Stopped):  # in an evaluation; all processes come here, and save
+                    self._steps(last)
                 self.guard.check()
                 self.save()
-                if self.step >= self.plan.steps:
+                self._leave_if_asked()
+                if self._done():
                     self.evaluate()
-                self._report_run()
-            if self.step < self.plan.steps and rank() == 0:
-                logger.info("stopped after step %d of %d; go on with --resume", self.step, self.plan.steps)
+                    self._report_run()
+                    self._leave_if_asked()
+            if not self._done() and rank() == 0:
+                logger.info("stopped after step %d; go on with --resume", self.step)
         finally:
             self.display.close()
             self.log.close()
         numbers = {"step": float(self.step)} | self.metrics | peak_memory()
-        if self.step >= self.plan.steps:
-            on_first(lambda: folder.write_json(self.out / folder.NUMBERS, numbers))
+        if self._done():
+            on_first(lambda: write_json(self.out / folder.NUMBERS, numbers))
         return numbers
 
-    def begin(self) -> None:
+    def begin(self, fresh: bool, apart: Collection[str]) -> None:
         """Write and say what is about to happen."""
         first = rank() == 0
         counts = {
             "records": self.parts.records, "steps_per_epoch": self.parts.steps_per_epoch,
             "vocab_size": self.parts.vocab_size,
         }  # fmt: skip
-        on_first(lambda: folder.describe(self.out, dump(self.exp), counts))
+        on_first(lambda: folder.start(self.out, dict(self.saving.experiment), counts, fresh, apart))
         self.log = RunLog(self.out, writes=first, start_step=self.step, tensorboard=self.exp.run.tensorboard)
         self.log.event("plan", self.step, self.plan.to_dict())
         if first:
@@ -180,18 +189,48 @@ class Trainer:
 
     def _steps(self, last: int) -> None:
         run, batches = self.exp.run, self.meter.timed(self.parts.loader(self.step, last))
+        if self.step and self.step < last and not self.clock.over() and self._owed():
+            self.evaluate()
         self.meter.restart()
         self._clear()
         self.parts.task.train()
-        while self.step < last and not self.guard.stop_asked:
-            outputs = self.take_step(batches)
-            self.step += 1
-            if self.step % (run.log_every_steps or self.plan.steps) == 0 or self.step == self.plan.steps:
-                self.report(outputs[-1])
-            if run.save_every_steps and self.step % run.save_every_steps == 0:
-                self.save()  # before an evaluation, which may fail
-            if run.eval_every_steps and self.step % run.eval_every_steps == 0:
-                self.evaluate()
+        with self.clock.running():
+            while self.step < last and not self.guard.stop_asked and not self.clock.over():
+                self._look_ahead()
+                outputs = self.take_step(batches)
+                self.step += 1
+                self.clock.tick()
+                if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
+                    self.report(outputs[-1])
+                if run.save_every_steps and self.step % run.save_every_steps == 0:
+                    self.save()  # before an evaluation, which may fail
+                if run.eval_every_steps and self.step % run.eval_every_steps == 0:
+                    self.evaluate()
+
+    def _done(self) -> bool:
+        """Whether the run is at its end, by the clock or by its steps."""
+        return self.clock.over() if self.exp.run.minutes is not None else self.step >= self.plan.steps
+
+    def _look_ahead(self) -> None:
+        """By the clock: how many steps there will be, as far as is known now; so the schedule ends with the time."""
+        if self.exp.run.minutes is not None:
+            steps = self.clock.steps(self.step)
+            warmup = self.exp.optim.warmup(steps, self.plan.steps_per_epoch)
+            self.plan = replace(self.plan, steps=steps, warmup_steps=warmup)
+            self.display.total = steps
+
+    def _owed(self) -> bool:
+        """Whether the process that saved this step ended before its evaluation."""
+        every = self.exp.run.eval_every_steps
+        return bool(every) and self.step % every == 0 and not on_first(lambda: folder.evaluated(self.out, self.step))
+
+    def _leave_if_asked(self) -> None:
+        """Raise ``Stopped`` on all processes where one of them was told to stop."""
+        number = max(gather_objects(self.stop.asked))
+        if number:
+            if rank() == 0:
+                logger.info("stopped after step %d, and saved; go on with --resume", self.step)
+            raise Stopped(number)
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
@@ -233,15 +272,7 @@ class Trainer:
 
     def _check_gradients(self) -> None:
         self._reached = True
-        names = without_gradient(self.parts.task)
-        if names:
-            parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
-            rule = f"Rule(pattern=r'^{re.escape(parts[0])}', freeze=True)"
-            raise UserError(
-                f"no objective reaches {len(names)} trainable parameters of {', '.join(parts)}: {', '.join(names[:4])}"
-                f"{', ...' if len(names) > 4 else ''}. Add a head that uses them, freeze them "
-                f"(optim.rules=({rule}, *mmkit_rules())), or leave the part out"
-            )
+        check_reached(self.parts.task)
 
     def _watch(
         self, outputs: Sequence[TaskOutput], norm: Tensor, keys: Sequence[tuple[str, ...]], skipped: Sequence[str]
@@ -249,7 +280,7 @@ class Trainer:
         for message in skipped:
             logger.warning("skipped: %s", message)
         losses = [{**output.losses, "loss": output.loss.detach()} for output in outputs]
-        self.guard.watch(self.step + 1, losses, norm, keys, skipped, self.stop.asked)
+        self.guard.watch(self.step + 1, losses, norm, keys, skipped, bool(self.stop.asked))
 
     # ---- numbers ----------------------------------------------------------------------------------------------
 
@@ -297,8 +328,9 @@ class Trainer:
         if not self.evaluators or self.evaluated == self.step:
             return
         self.guard.check()
-        with undisturbed():
+        with undisturbed(), self.clock.paused(), self.stop.at_once():
             predictor = self.parts.predictor()
+            self.stop.watch(predictor)
             found = {
                 f"{name}.{metric}": value
                 for name, evaluator in self.evaluators.items()
@@ -310,71 +342,42 @@ class Trainer:
         self.log.event("eval", self.step, found)
         if rank() == 0:
             logger.info("step %d  %s", self.step, "  ".join(f"{n} {v:.4g}" for n, v in found.items()))
-        self._note_best(found)
+        with self.clock.paused():
+            self.saving.note_best(self.step, found)
         self.meter.restart()
 
     def _report_run(self) -> None:
-        if self.exp.report is not None and self.step >= self.plan.steps:
+        if self.exp.report is not None:
             self.log.flush()
-            self.metrics |= self.exp.report()(self.parts.predictor(), self.out)
-
-    def _note_best(self, found: Mapping[str, float]) -> None:
-        name = self.exp.run.best
-        if name is None:
-            return
-        if name not in found:
-            raise UserError(f"run.best = {name!r}: the evaluations gave {', '.join(found)}")
-        if self.best is None or found[name] > self.best[0]:
-            self.best = (found[name], self.step)
-            self.save()
-            best = {"metric": name, "value": found[name], "step": self.step}
-            on_first(lambda: folder.write_json(self.out / "best.json", best))
+            with self.stop.at_once():
+                predictor = self.parts.predictor()
+                self.stop.watch(predictor)
+                self.metrics |= self.exp.report()(predictor, self.out)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the training state and the model; by all processes together."""
-        if self.saved == self.step:
+        if self.saving.saved == self.step:
             return
         self.guard.check()
-        root = self.out / "checkpoints"
         meta = checkpoint.Meta(
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
-            threads=self.plan.threads, records=self.parts.records, experiment=dump(self.exp), metrics=self.metrics,
+            threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
+            metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
+            seconds=self.clock.seconds,
         )  # fmt: skip
-        scaler = self.accelerator.scaler
-        checkpoint.save(
-            root, meta, self.parts.task, self.optimizer.state_dict(), scaler.state_dict() if scaler else None
-        )
-        self.saved = self.step
-        best = self.best
-
-        def tidy() -> None:
-            checkpoint.rotate(root, self.exp.run.keep_checkpoints, best[1] if best else None)
-            if self.save_model is not None:
-                self.save_model(self.out, self.parts.predictor(), meta.experiment)
-
-        on_first(tidy)
+        with self.clock.paused():
+            self.saving.save(meta)
         self.meter.restart()
 
     def restore(self, source: Path) -> None:
         """Become what ``save`` wrote, on this process."""
-        meta, state = checkpoint.load_meta(source), checkpoint.load_state(source)
-        checkpoint.load_task(source, self.parts.task)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if len(state["random"]) == world_size():
-            set_random_state(state["random"][rank()])
-        else:
-            seed_all(self.exp.run.seed + 1000 * meta.step + rank())
-            logger.warning(
-                "resumes on %d processes what %d began: the samples stay the same, dropout does not", world_size(),
-                meta.world,
-            )  # fmt: skip
-        self.step = self.saved = meta.step
+        meta = self.saving.restore(source)
+        self.step = meta.step
         self.metrics = dict(meta.metrics)
-        self.best = on_first(lambda: folder.read_best(self.out))
+        self.guard.seen, self.guard.bad = meta.seen, meta.bad
+        self.clock.seconds = meta.seconds
 
 
 def _next(batches: Iterator[Batch]) -> Batch:

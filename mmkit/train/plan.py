@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from mmkit.config import BatchPlan, Experiment
+from mmkit.config import BatchPlan, Experiment, Optim
 from mmkit.train.precision import ProductChoice
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Durations in optimizer steps; ``parameters``: part -> (trainable, all)."""
+    """Durations in optimizer steps; ``parameters``: part -> (trainable, all).
+
+    minutes: of a run by the clock, whose ``steps`` are 0 before it began. warmup: as the config gives it.
+    """
 
     name: str
     records: int
@@ -28,6 +31,8 @@ class Plan:
     threads: int
     parameters: dict[str, tuple[int, int]]
     loaded: dict[str, str]
+    minutes: float | None = None
+    warmup: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For ``metrics.jsonl``."""
@@ -35,7 +40,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For people."""
-        batch, epochs = self.batch, self.steps / self.steps_per_epoch
+        batch = self.batch
         trainable = sum(own for own, _ in self.parameters.values())
         parts = ", ".join(f"{name} {count(own)}" for name, (own, _) in self.parameters.items() if own)
         frozen = ", ".join(f"{name} {count(n - own)}" for name, (own, n) in self.parameters.items() if n > own)
@@ -44,16 +49,28 @@ class Plan:
             parts_of.setdefault(origin if origin == "at random" else f"from {origin}", []).append(part)
         loaded = "; ".join(f"{', '.join(of)} {origin}" for origin, of in parts_of.items())
         return [
-            f"{self.name}: {self.records:,} records, {self.steps:,} steps = {epochs:.2f} epochs of "
-            f"{self.steps_per_epoch:,}, warm-up {self.warmup_steps:,}"
+            f"{self.name}: {self.records:,} records, {self._length()}"
             + (f"; resumes after step {self.start_step:,}" if self.start_step else ""),
             f"batch: {batch.rank_batch} a forward x {batch.accumulation_steps} accumulated x {batch.world} processes "
-            f"= {batch.global_batch} a step; {self.steps * batch.global_batch:,} samples in all",
+            f"= {batch.global_batch} a step"
+            + (f"; {self.steps * batch.global_batch:,} samples in all" if self.minutes is None else ""),
             f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
             f"initialised: {loaded or 'every part at random'}",
             f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
             f"({self.product.reason}), {self.threads} threads",
         ]
+
+    def _length(self) -> str:
+        if self.minutes is None:
+            epochs = self.steps / self.steps_per_epoch
+            return (
+                f"{self.steps:,} steps = {epochs:.2f} epochs of {self.steps_per_epoch:,}, warm-up {self.warmup_steps:,}"
+            )
+        return (
+            f"by the clock: steps for {self.minutes:g} minutes, evaluations and saving not counted; the learning rate "
+            f"runs over the time, warm-up {self.warmup}; an epoch has {self.steps_per_epoch:,} steps, what is given "
+            "in steps or epochs stays so"
+        )
 
 
 def make_plan(
@@ -66,8 +83,13 @@ def make_plan(
         name=exp.name, records=records, steps=steps, steps_per_epoch=steps_per_epoch,
         warmup_steps=exp.optim.warmup(steps, steps_per_epoch), start_step=start_step, batch=batch, device=device,
         precision=precision, product=product, threads=threads, parameters=count_parameters(task),
-        loaded=dict(getattr(task.model, "origins", {})),
+        loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
     )  # fmt: skip
+
+
+def _warmup(optim: Optim) -> str:
+    given = ((optim.warmup_steps, "steps"), (optim.warmup_epochs, "epochs"), (optim.warmup_frac, "of it"))
+    return next((f"{value:g} {unit}" for value, unit in given if value is not None), "none")
 
 
 def count_parameters(task: nn.Module) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,9 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import parse_flag_from_env
 
 from mmkit.config import Run
-from mmkit.errors import UserError
+from mmkit.errors import Stopped, UserError
+from mmkit.predictor import Predictor
+from mmkit.ranks import gather_objects, world_size
 
 
 def start_processes(run: Run) -> PartialState:
@@ -74,10 +76,11 @@ def numeric_settings(product: str, threads: int) -> Iterator[None]:
 
 
 class StopSignal:
-    """Whether SIGTERM or SIGINT came. A second SIGINT interrupts at once."""
+    """Whether SIGTERM or SIGINT came: ``asked`` is its number, or 0. A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
+        self._at_once = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -91,7 +94,44 @@ class StopSignal:
                 stack.callback(signal.signal, number, before)
             yield
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, ``Stopped`` is raised as soon as may be, as nothing is lost by it.
+
+        That is when the signal comes, or with several processes where the others learn of it: in their ``together``.
+        """
+        self._at_once = world_size() == 1
+        try:
+            if self._at_once:
+                self.raise_if_asked()
+            yield
+        finally:
+            self._at_once = False
+        if world_size() > 1:
+            number = max(gather_objects(self.asked))
+            if number:
+                raise Stopped(number)
+
+    def watch(self, predictor: Any) -> None:
+        """Let the predictor's work stop when this process was asked to, where it tells of its progress."""
+        if not isinstance(predictor, Predictor):
+            return
+        tell = predictor.progress
+
+        def progress(what: str, done: int, total: int) -> None:
+            self.raise_if_asked()
+            tell(what, done, total)
+
+        predictor.progress = progress
+
+    def raise_if_asked(self) -> None:
+        """``Stopped``, where a signal came."""
+        if self.asked:
+            raise Stopped(self.asked)
+
     def _note(self, number: int, frame: Any) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.asked or number
+        if self._at_once:
+            raise Stopped(self.asked)

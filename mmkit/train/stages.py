@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,15 @@ from pathlib import Path
 from mmkit.config import Experiment, dump
 from mmkit.data.tokenizer import saved
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank, world_size
+from mmkit.files import read_json
+from mmkit.ranks import on_first, world_size
+from mmkit.train import checkpoint
 from mmkit.train.build import assemble, build
-from mmkit.train.folder import make_folder, read_numbers
-from mmkit.train.loop import SaveModel, check_evaluators, train
-from mmkit.train.ranks import on_first
+from mmkit.train.checks import check_evaluators
+from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers
+from mmkit.train.lock import make_folder, one_writer
+from mmkit.train.loop import train
+from mmkit.train.saving import SaveModel
 from mmkit.train.setup import start_processes
 
 logger = logging.getLogger("mmkit.train")
@@ -35,30 +39,81 @@ def train_stages(
     """
     out = Path(out)
     experiment.validate()
+    stages = experiment.stages()
+    start_processes(stages[0].run)
+    on_first(partial(_look, out, stages, resume))
+    if len(stages) == 1:
+        return _stage(experiment, out, None, resume, (), save_model)[0]
+    if not resume:
+        with one_writer(out):
+            rehearse(stages, out / STARTING, save_model)
     numbers: dict[str, float] = {}
     before: Path | None = None
-    stages = experiment.stages()
-    if len(stages) > 1 and not resume:
-        start_processes(stages[0].run)
-        rehearse(stages, out / ".rehearsal", save_model)
     for stage in stages:
-        name = stage.folder if len(stages) > 1 else ""
-        folder = out / name
-        if before is not None:
-            stage = following(stage, before)
-        done = on_first(partial(read_numbers, folder)) if resume else None
-        if done is None:
-            found = train(stage, folder, resume, save_model=save_model)
-            done = on_first(partial(read_numbers, folder))
-        else:
-            found = done
-            if rank() == 0:
-                logger.info("%s: done already, in %s", stage.name, folder)
-        numbers |= {f"{name}.{key}".lstrip("."): value for key, value in _short(stage, found).items()}
-        if done is None:
+        folder = out / stage.folder
+        found, done = _stage(stage, folder, before, resume, _apart(stage, stages), save_model)
+        numbers |= {f"{stage.folder}.{key}".lstrip("."): value for key, value in found.items()}
+        if not done:
             break
         before = folder
     return numbers
+
+
+def _stage(
+    stage: Experiment, folder: Path, before: Path | None, resume: bool, apart: Collection[str], save_model: SaveModel
+) -> tuple[dict[str, float], bool]:
+    """(numbers of one stage, whether it reached its end), by training what is missing of it."""
+    free: tuple[str, ...] = ()
+    if before is not None:
+        stage = following(stage, before)
+        free = ("init.model", "tokenizer.path")  # the folder before, whose own settings are compared
+    done = on_first(partial(_finished, stage, folder, free)) if resume else None
+    if done is not None:
+        return _short(stage, done), True
+    found = train(stage, folder, resume, save_model=save_model, apart=apart, free=free)
+    return _short(stage, found), on_first(partial(read_numbers, folder)) is not None
+
+
+def _finished(stage: Experiment, folder: Path, free: Sequence[str]) -> dict[str, float] | None:
+    """The numbers of a run that is done; UserError where it was asked to be another one. For the first process."""
+    numbers = read_numbers(folder)
+    if numbers is None:
+        return None
+    old, new = read_json(folder / EXPERIMENT), dump(stage)
+    checkpoint.check_same(
+        folder, old, new, free=free,
+        hint=f"This run is finished. To train on from its model, give a new --out and --set init.model={folder}",
+    )  # fmt: skip
+    late = [path for path, _ in checkpoint.changes(old, new) if path.startswith(("evals.", "report"))]
+    logger.info("%s: done already, in %s", stage.name, folder)
+    if late:
+        logger.warning(
+            "%s: changed since it ended, and without effect: %s. Measure it with `mmkit retrieval`, `mmkit zeroshot` "
+            "or `mmkit vqa`", folder, ", ".join(late[:5]),
+        )  # fmt: skip
+    return numbers
+
+
+def _look(out: Path, stages: Sequence[Experiment], resume: bool) -> None:
+    """UserError where one of the folders is in use by something else. Touches nothing."""
+    if len(stages) == 1:
+        look(out, resume)
+        return
+    apart = {Path(stage.folder).parts[0] for stage in stages if stage.folder}
+    if all(stage.folder for stage in stages) and (others := foreign(out, apart)):
+        raise UserError(
+            f"{out}: is not empty ({', '.join(others[:3])}), and was not made by these runs; nothing was touched. Give "
+            "a new folder as --out"
+        )
+    for stage in stages:
+        look(out / stage.folder, resume, _apart(stage, stages))
+
+
+def _apart(stage: Experiment, stages: Sequence[Experiment]) -> set[str]:
+    """The names in a stage's folder that lead to the folders of others."""
+    own = Path(stage.folder)
+    folders = [Path(other.folder) for other in stages if other.folder != stage.folder]
+    return {folder.relative_to(own).parts[0] for folder in folders if folder.is_relative_to(own) and folder != own}
 
 
 def following(stage: Experiment, before: Path) -> Experiment:

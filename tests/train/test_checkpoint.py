@@ -1,14 +1,19 @@
 import json
 import os
+import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
+from mmkit import files
+from mmkit.config import BatchPlan
 from mmkit.errors import UserError
-from mmkit.train import checkpoint, folder, rng
+from mmkit.train import checkpoint, rng
 from mmkit.train.logging import RunLog
 from mmkit.train.precision import choose_precision, choose_product
+from tests.train.fakes import tiny
 
 
 class Tied(nn.Module):
@@ -50,7 +55,8 @@ def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
     assert torch.equal(other.a.weight, task.a.weight)
     assert torch.equal(other.row, task.row)
     assert other.b.weight is other.a.weight
-    assert checkpoint.load_meta(path) == meta()
+    sizes = {name: (path / name).stat().st_size for name in ("task.safetensors", "state.pt")}
+    assert checkpoint.load_meta(path) == meta(files=sizes)
     with pytest.raises(UserError, match="does not fit"):
         checkpoint.load_task(path, nn.Linear(2, 2))
 
@@ -65,15 +71,68 @@ def test_a_write_that_breaks_leaves_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write(tmp_path, Tied(), 2)
     assert checkpoint.latest(tmp_path).name == "step-00000001"
-    checkpoint.rotate(tmp_path, keep=1, best=None)
+    checkpoint.rotate(tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
-def test_rotation_keeps_the_newest_and_the_best(tmp_path):
+def test_rotation_keeps_the_newest(tmp_path):
     for step in (5, 9, 10, 100):
         write(tmp_path, Tied(), step)
-    checkpoint.rotate(tmp_path, keep=2, best=5)
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000005", "step-00000010", "step-00000100"]
+    checkpoint.rotate(tmp_path, keep=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000010", "step-00000100"]
+
+
+def test_a_removal_that_was_killed_leaves_no_checkpoint(tmp_path, monkeypatch):
+    for step in (1, 2):
+        write(tmp_path, Tied(), step)
+
+    def killed(path, **kwargs):
+        (path / "task.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.rotate(tmp_path, keep=1)
+    monkeypatch.undo()
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000002"]
+    assert checkpoint.torn(tmp_path) == []
+    checkpoint.rotate(tmp_path, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("name", ["task.safetensors", "state.pt", "meta.json"])
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, name, harm):
+    for step in (1, 2):
+        write(tmp_path, Tied(), step)
+    file = tmp_path / "step-00000002" / name
+    file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-1])
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+    assert [p.name for p in checkpoint.torn(tmp_path)] == ["step-00000002"]
+
+
+def test_a_checkpoint_of_before_sizes_were_kept_is_whole(tmp_path):
+    path = write(tmp_path, Tied())
+    kept = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({k: v for k, v in kept.items() if k not in ("files", "batch")}))
+    assert checkpoint.latest(tmp_path) == path
+    (path / "state.pt").unlink()
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_steps_are_ordered_by_number_and_other_names_are_not_taken(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        write(tmp_path, Tied(), step)
+    shutil.copytree(tmp_path / "step-99999999", tmp_path / "step-2 (copy)")
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
+
+
+def test_writing_a_step_again_replaces_it_whole(tmp_path, monkeypatch):
+    path = write(tmp_path, Tied())
+    (path / "old").touch()
+    assert write(tmp_path, Tied()) == path
+    assert not (path / "old").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
 
 
 def test_random_state_comes_back(tmp_path):
@@ -103,23 +162,54 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
     }
     new = json.loads(json.dumps(old))
     new["args"]["run"]["args"]["log_every_steps"] = 2
-    checkpoint.check_same(tmp_path, meta(experiment=old), new, 5)
+    checkpoint.check_same(tmp_path, old, new, (5, 5))
     new["args"]["run"]["args"]["steps"] = 6
     with pytest.raises(UserError, match=r"run\.steps: 5 -> 6"):
-        checkpoint.check_same(tmp_path, meta(experiment=old), new, 5)
+        checkpoint.check_same(tmp_path, old, new, (5, 5))
+    checkpoint.check_same(tmp_path, old, new, free=("run",))
     with pytest.raises(UserError, match="records of the source: 5 -> 6"):
-        checkpoint.check_same(tmp_path, meta(experiment=old), old, 6)
+        checkpoint.check_same(tmp_path, old, old, (5, 6))
 
 
-def test_folder_is_not_overwritten(tmp_path):
-    assert folder.open_folder(tmp_path, resume=False) is None
-    (tmp_path / "metrics.jsonl").write_text("left behind")
-    assert folder.open_folder(tmp_path, resume=True) is None
-    assert not (tmp_path / "metrics.jsonl").exists()
-    write(tmp_path / "checkpoints", Tied())
-    with pytest.raises(UserError, match="--resume"):
-        folder.open_folder(tmp_path, resume=False)
-    assert folder.open_folder(tmp_path, resume=True).name == "step-00000003"
+def batch(rank_batch, accumulation_steps, world):
+    total = rank_batch * accumulation_steps * world
+    return BatchPlan(rank_batch=rank_batch, accumulation_steps=accumulation_steps, global_batch=total, world=world)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (batch(8, 1, 1), batch(8, 1, 2), "data.global_batch=8 data.rank_batch=4 data.accumulation_steps=null"),
+        (batch(8, 4, 1), batch(8, 4, 2), "data.global_batch=32 data.rank_batch=4 data.accumulation_steps=null"),
+        (batch(3, 2, 1), batch(3, 1, 2), None),
+        (batch(1, 6, 1), batch(1, 6, 2), "data.global_batch=6 data.rank_batch=null data.accumulation_steps=null"),
+        (batch(3, 1, 1), batch(3, 1, 2), "a number of processes that divides 3, such as 1"),
+        (batch(8, 1, 1), batch(4, 1, 2), None),
+        (batch(8, 1, 2), batch(8, 1, 1), "data.global_batch=16 data.rank_batch=16 data.accumulation_steps=null"),
+    ],
+)
+def test_a_step_has_the_same_samples_on_any_number_of_processes(tmp_path, before, now, words):
+    kept = meta(world=before.world, batch=asdict(before))
+    if words is None:
+        said = checkpoint.check_batch(tmp_path, kept, now)
+        one, other = before.rank_batch * before.world, now.rank_batch * now.world
+        assert (said == "") == (one == other)
+        assert one == other or f"had {one} samples on all processes together and has {other} now" in said
+        return
+    with pytest.raises(UserError, match=rf"a step had {before.global_batch} samples.*{words}"):
+        checkpoint.check_batch(tmp_path, kept, now)
+    if "--set" in words or "null" in words:  # what it says is right
+        change = dict(part.removeprefix("data.").split("=") for part in words.split())
+        numbers = {name: None if value == "null" else int(value) for name, value in change.items()}
+        plan = replace(tiny().data, **numbers).batch_plan(now.world)
+        assert plan.global_batch == before.global_batch
+        checkpoint.check_batch(tmp_path, kept, plan)
+
+
+def test_of_0_1_0_the_batch_is_not_known(tmp_path):
+    assert checkpoint.check_batch(tmp_path, meta(world=2), batch(8, 1, 2)) == ""
+    with pytest.raises(UserError, match="resume on 2 processes"):
+        checkpoint.check_batch(tmp_path, meta(world=2), batch(8, 1, 1))
 
 
 def test_log_drops_what_an_abandoned_process_wrote(tmp_path):

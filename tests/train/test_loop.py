@@ -8,17 +8,20 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mmkit.errors import UserError
+from mmkit import hub
+from mmkit.config import dump
+from mmkit.errors import Stopped, UserError
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
 from mmkit.types import HeadOutput
-from tests.train.fakes import Count, Report, Squares, tiny, weights
+from tests.train.fakes import Count, Report, Squares, change, tiny, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,8 +156,9 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "take_step", interrupted)
-        numbers = train(exp, tmp_path)
-    assert numbers["step"] == 5
+        with pytest.raises(Stopped) as stopped:
+            train(exp, tmp_path)
+    assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
 
@@ -215,16 +219,67 @@ def test_an_evaluator_is_checked_before_the_first_step(tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_best_checkpoint_stays(tmp_path):
-    values = iter([0.1, 0.9, 0.2, 0.3])
-    exp = tiny(
-        run=dict(steps=8, eval_every_steps=2, best="e.value", keep_checkpoints=1), evals={"e": partial(Next, values)}
-    )
+def best_of(tmp_path, values, is_best="highest", steps=8, **options):
+    """A run with these evaluations, every second step; best.json where there is one."""
+    values = iter(values)
+    run = dict(steps=steps, eval_every_steps=2, best="e.value", best_is=is_best, keep_checkpoints=1)
+    exp = tiny(run=run, evals={"e": partial(Next, values)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "dump", lambda exp: {})
-        train(exp, tmp_path, build_parts=without_predictor)
-    assert json.loads((tmp_path / "best.json").read_text())["step"] == 4
-    assert [p.name[-1] for p in sorted(tmp_path.glob("checkpoints/step-*"))] == ["4", "8"]
+        patch.setattr(loop, "dump", lambda exp: PLAIN)
+        train(exp, tmp_path, **options)
+    path = tmp_path / "best.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+PLAIN = dump(tiny())
+
+
+@pytest.mark.parametrize(
+    ("values", "is_best", "step"),
+    [
+        ([0.1, 0.9, 0.2, 0.3], "highest", 4),
+        ([0.9, 0.1, 0.2, 0.3], "lowest", 4),
+        ([0.1, 0.9, 0.9, 0.3], "highest", 4),  # of equal ones the first
+        ([0.3, 0.3, 0.2, 0.2], "lowest", 6),
+        ([math.nan, 0.2, math.nan, 0.1], "highest", 4),
+        ([math.nan, 0.2, math.nan, 0.1], "lowest", 8),
+        ([-0.5, -0.1, -0.7, -0.9], "highest", 4),
+    ],
+)
+def test_the_best_is_the_first_highest_or_lowest_number(tmp_path, values, is_best, step):
+    found = best_of(tmp_path, values, is_best)
+    assert found == {"metric": "e.value", "is": is_best, "value": values[step // 2 - 1], "step": step}
+    assert [p.name[-1] for p in sorted(tmp_path.glob("checkpoints/step-*"))] == ["8"]
+
+
+def test_without_a_number_there_is_no_best(tmp_path, caplog):
+    assert best_of(tmp_path, [math.nan] * 4) is None
+    assert "e.value is not a number" in caplog.text
+
+
+def test_the_best_model_is_a_folder_that_loads(tmp_path):
+    best_of(tmp_path / "run", [0.1, 0.9, 0.2, 0.3], save_model=hub.save)
+    short = tiny(run=dict(steps=8, stop_after_steps=4))
+    train(short, tmp_path / "short", save_model=hub.save)
+    best, last, four = (hub.load(tmp_path / name).model.state_dict() for name in ("run/best", "run", "short"))
+    assert_same(best, four)
+    assert not torch.equal(best["image_proj.weight"], last["image_proj.weight"])
+    assert json.loads((tmp_path / "run" / "best" / "best.json").read_text())["step"] == 4
+    saved = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
+    assert saved["training"]["steps"] == 4
+    assert saved["training"]["records"] == 40
+    on = tiny(init={"model": str(tmp_path / "run" / "best")}, run=dict(steps=3))
+    train(on, tmp_path / "on", save_model=hub.save)
+
+
+def test_a_resumed_run_knows_what_was_best(tmp_path):
+    best_of(tmp_path, [0.1, 0.9], steps=4, save_model=hub.save)
+    before = (tmp_path / "best" / "model.safetensors").read_bytes()
+    (tmp_path / "numbers.json").unlink()
+    (tmp_path / "best").rename(tmp_path / ".best.0123456789ab.gone")  # killed while it was replaced
+    assert best_of(tmp_path, [0.5], steps=4, resume=True, save_model=hub.save)["value"] == 0.9
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
+    assert best_of(tmp_path, [0.5], "lowest", steps=4, resume=True)["value"] == 0.5  # of another direction
 
 
 class Next:
@@ -233,6 +288,40 @@ class Next:
 
     def __call__(self, predictor):
         return {"value": next(self.values)}
+
+
+def test_broken_pictures_are_counted_over_a_resume(tmp_path):
+    exp = tiny(data=dict(train=partial(Squares, 40, (3,)), max_bad_fraction=0.5))
+    train(change(exp, run=dict(stop_after_steps=7)), tmp_path)
+    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    assert meta.seen == 56
+    assert meta.bad >= 1
+    assert meta.seconds > 0
+    before = meta.bad
+    train(exp, tmp_path, resume=True)
+    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    assert (meta.seen, meta.bad > before) == (96, True)
+
+
+def test_one_bad_picture_at_the_start_stops_no_run(tmp_path):
+    first = [int(i) for i in np.random.default_rng((3, 0)).permutation(40)[:8]]
+    exp = tiny(data=dict(train=partial(Squares, 40, (first[0],)), max_bad_fraction=0.02), run=dict(steps=3))
+    assert train(exp, tmp_path / "a")["step"] == 3  # 1 of 8 is more than 2 %, but of few
+    with pytest.raises(UserError, match="1 of 8 pictures could not be read"):
+        train(change(exp, data=dict(max_bad_fraction=0.0)), tmp_path / "b")
+
+
+def test_a_resume_makes_up_for_the_evaluation_that_was_not_reached(tmp_path):
+    exp = tiny(run=dict(steps=6, eval_every_steps=2, save_every_steps=2), evals={"count": partial(Count)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Count, "__call__", lambda self, predictor: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            train(exp, tmp_path)
+    train(exp, tmp_path, resume=True)
+    assert [e["step"] for e in events(tmp_path, "eval")] == [2, 4, 6]
+    train(change(exp, run=dict(stop_after_steps=4)), tmp_path / "b")
+    train(exp, tmp_path / "b", resume=True)
+    assert [e["step"] for e in events(tmp_path / "b", "eval")] == [2, 4, 6]  # none twice
 
 
 # ---- what stops a run ---------------------------------------------------------------------------------------------

@@ -97,6 +97,46 @@ def test_resume_does_what_is_missing(tmp_path, monkeypatch):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_whole_is_resumed_by_any_spelling_of_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_stages(two_stages(stop_after_steps=2), "st", save_model=hub.save)
+    (tmp_path / "st").rename(tmp_path / "moved")
+    numbers = train_stages(two_stages(), tmp_path / "moved", resume=True, save_model=hub.save)
+    assert numbers["step"] == 4
+    assert train_stages(two_stages(), "./moved", resume=True, save_model=hub.save)["step"] == 4
+    other = change(two_stages(), init={"text": "x"})
+    with pytest.raises(UserError, match=r"init\.text: absent -> x"):
+        train_stages(other, "moved", resume=True, save_model=hub.save)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [(dict(run=dict(steps=9)), r"run\.steps: 3 -> 9"), (dict(optim=dict(lr=2e-3)), r"optim\.lr: 0\.001 -> 0\.002")],
+)
+def test_a_finished_run_is_not_resumed_as_another(tmp_path, changes, words):
+    exp = tiny(run=dict(steps=3))
+    train_stages(exp, tmp_path / "run", save_model=hub.save)
+    with pytest.raises(UserError, match=rf"{words}.*finished.*--set init\.model={tmp_path / 'run'}$"):
+        train_stages(change(exp, **changes), tmp_path / "run", resume=True, save_model=hub.save)
+    on = change(exp, **changes, init={"model": str(tmp_path / "run")})
+    assert train_stages(on, tmp_path / "on", save_model=hub.save)["step"] == (9 if "run" in changes else 3)
+
+
+def test_a_finished_stage_is_not_resumed_as_another(run):
+    out, _ = run
+    other = two_stages()
+    other = replace(other, first=change(other.first, optim=dict(lr=2e-3)))
+    with pytest.raises(UserError, match=r"before: cannot resume.*optim\.lr: 0\.001 -> 0\.002"):
+        train_stages(other, out, resume=True, save_model=hub.save)
+
+
+def test_a_finished_run_says_what_has_no_effect(run, caplog):
+    out, numbers = run
+    exp = change(two_stages(), evals={"vqa": partial(VQA, source=partial(Asked, 5))})
+    assert train_stages(exp, out, resume=True, save_model=hub.save)["vqa.n"] == numbers["vqa.n"]
+    assert "changed since it ended, and without effect: evals.vqa.source" in caplog.text
+
+
 def test_a_stage_that_stops_ends_the_whole(tmp_path):
     exp = two_stages()
     exp = replace(exp, first=change(exp.first, run=dict(stop_after_steps=1)))
@@ -126,7 +166,7 @@ def test_a_folder_with_a_run_is_kept(run):
 def test_what_stops_a_later_stage_is_said_before_the_first(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         train_stages(change(two_stages(), **changes), tmp_path / "run", save_model=hub.save)
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("exp", [two_stages(), two_stages().first])
@@ -152,6 +192,20 @@ def test_dump_and_rebuild():
         (dict(first=None), "tokenizer"),
         (dict(folder="before"), "'before'"),
         (dict(folder="../out"), "inside"),
+        (dict(folder="a/../../../x"), "inside"),
+        (dict(folder="a/.."), "inside"),
+        (dict(folder="/a"), "inside"),
+        (dict(folder="a//b"), "inside"),
+        (dict(folder="..\\x"), "inside"),
+        (dict(folder="C:x"), "inside"),
+        (dict(folder="~/x"), "inside"),
+        (dict(folder="checkpoints/x"), "'checkpoints'"),
+        (dict(folder="a/Checkpoints"), "'Checkpoints'"),
+        (dict(folder="best"), "'best'"),
+        (dict(folder="x/.mmkit-starting"), "'.mmkit-starting'"),
+        (dict(folder="BEFORE"), "several write to"),
+        (dict(folder="./before"), "several write to"),
+        (dict(folder="before/."), "several write to"),
         (dict(init={"model": "x"}), "init.model"),
     ],
 )

@@ -1,0 +1,36 @@
+"""What is sure to go wrong, told before it does: evaluators that cannot measure, parameters that nothing reaches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mmkit.errors import UserError
+from mmkit.train.optim import without_gradient
+
+
+def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predictor: Any) -> None:
+    """UserError for an evaluator that is sure to fail after training, as far as its ``check(predictor)`` can tell."""
+    for name, evaluator in evaluators.items():
+        check: Callable[[Any], None] | None = getattr(evaluator, "check", None)
+        if check is not None:
+            try:
+                check(predictor)
+            except UserError as error:
+                raise UserError(f"evals.{name}: {error}") from error
+
+
+def check_reached(task: nn.Module) -> None:
+    """UserError for trainable parameters that the first step's backward left without a gradient."""
+    names = without_gradient(task)
+    if names:
+        parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+        rule = f"Rule(pattern=r'^{re.escape(parts[0])}', freeze=True)"
+        raise UserError(
+            f"no objective reaches {len(names)} trainable parameters of {', '.join(parts)}: {', '.join(names[:4])}"
+            f"{', ...' if len(names) > 4 else ''}. Add a head that uses them, freeze them "
+            f"(optim.rules=({rule}, *mmkit_rules())), or leave the part out"
+        )
