@@ -17,6 +17,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
+from mmkit.config_allowed import EXPERIMENT
 from mmkit.config_checks import check_experiment
 from mmkit.config_json import dump as _dump
 from mmkit.config_json import rebuild as _rebuild
@@ -310,8 +311,8 @@ def dump(experiment: Experiment) -> dict[str, Any]:
 
 
 def rebuild(data: Mapping[str, Any], allow: Sequence[str] = ()) -> Experiment:
-    """From ``dump``'s values. Imports only parts under mmkit., projects., torch.nn and the ``allow`` prefixes."""
-    experiment = _rebuild(data, tuple(allow))
+    """From ``dump``'s values: of parts that mmkit lists (``config_allowed.py``), and of the modules in ``allow``."""
+    experiment = _rebuild(data, EXPERIMENT, allow)
     if not isinstance(experiment, Experiment):
         raise UserError(f"config: holds a {type(experiment).__name__}, not an Experiment")
     return experiment

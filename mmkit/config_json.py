@@ -5,33 +5,24 @@ class or function as a value ``{"reference": ...}``, a tuple ``{"tuple": [...]}`
 or undefined float ``{"float": ...}``, a mapping with one of these keys ``{"mapping": ...}``. ``dump`` writes the
 defaults of every part out, so that a later version with other defaults rebuilds the same thing.
 
-Rebuilding a file that somebody else wrote must not run what they choose: only names under the allowed prefixes are
-imported, the object must be defined there too (not merely imported there), and of torch only modules and functions of
-``torch.nn`` are taken.
+Rebuilding a file that somebody else wrote must not run what they choose: the names in it are looked up on closed lists
+by kind of part, see ``mmkit/config_allowed.py``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmkit.config_load import make_projects_importable
-from mmkit.config_values import arguments_of
+from mmkit.config_allowed import VALUES, Kind, checked, find, is_own
+from mmkit.config_values import arguments_of, check_dataclass, check_partials
 from mmkit.errors import UserError
 
-# the parts of mmkit that a config is made of; not those that read files, run code or talk to the network by argument
-ALLOWED = (
-    *(f"mmkit.{p}" for p in ("config", "models", "heads", "encoders", "nn", "data", "evals")),
-    *(f"mmkit.{p}" for p in ("losses", "report", "types")),
-    "projects",
-    "torch.nn",
-)
 _FORMS = frozenset({"target", "dataclass", "reference", "tuple", "path", "float", "mapping"})
 
 
@@ -80,63 +71,79 @@ def _arguments(part: partial[Any]) -> dict[str, Any]:
     return found
 
 
-def rebuild(data: Any, allow: tuple[str, ...] = ()) -> Any:
-    """The way back; UserError for a name that is not allowed or does not exist, and for arguments that do not fit."""
-    if isinstance(data, list):
-        return [rebuild(v, allow) for v in data]
-    if not isinstance(data, Mapping):
-        return data
-    form = next((k for k in data if k in _FORMS), None)
-    if form is None:
-        return {k: rebuild(v, allow) for k, v in data.items()}
-    if form == "mapping":
-        return {k: rebuild(v, allow) for k, v in data[form].items()}
-    if form == "tuple":
-        return tuple(rebuild(v, allow) for v in data[form])
-    if form == "path":
-        return Path(data[form])
-    if form == "float":
-        return float(data[form])
-    target = find(data[form], allow)
-    if form == "reference":
-        return target
-    return _call(form, target, data, allow)
+def rebuild(data: Any, kind: Kind, allow: str | Sequence[str] = ()) -> Any:
+    """The way back, for a part of a kind; partials are not called, dataclasses are built.
 
-
-def _call(form: str, target: Any, data: Mapping[str, Any], allow: tuple[str, ...]) -> Any:
-    arguments = {k: rebuild(v, allow) for k, v in data["args"].items()}
-    if form == "target":
-        return partial(target, **arguments)
-    if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
-        raise UserError(f"config: {data[form]!r} is not a dataclass")
+    allow: modules of the user's own whose classes may stand there too. UserError for a name that is not on the kind's
+    list or does not exist, for arguments that do not fit, and for numbers that no such part has.
+    """
+    form = next((k for k in data if k in _FORMS), None) if isinstance(data, Mapping) else None
+    if kind.form is not None and form != kind.form:
+        expected = f"{{{kind.form!r}: MODULE:NAME, 'args': ...}}"
+        raise UserError(f"config: {str(data)[:80]!r} is no {kind.name}: expected {expected}")
     try:
-        return target(**arguments)
-    except TypeError as error:
-        raise UserError(f"config: {data[form]}: {error}; was it written by another version of mmkit?") from error
+        return _Reader(kind, checked(allow)).read(data, inner=False)
+    except RecursionError as error:
+        raise UserError("config: nested too deeply; it is damaged") from error
 
 
-def find(name: Any, allow: tuple[str, ...] = ()) -> Any:
-    """The class or function that ``module:qualname`` names, if it may be used."""
-    module_name, _, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not qualname or not _allowed(module_name, allow):
-        raise UserError(f"config: {name!r} may not be rebuilt; only parts under mmkit., projects. and torch.nn are")
-    if module_name.startswith("projects."):
-        make_projects_importable(Path.cwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        hint = "; go to the folder that holds projects/" if module_name.startswith("projects.") else ""
-        raise UserError(f"config: cannot import {module_name!r} ({error}){hint}") from error
-    for step in qualname.split("."):
-        if step.startswith("__") or not hasattr(found, step):
-            raise UserError(f"config: {module_name!r} has no {qualname!r}; was it written by another version?")
-        found = getattr(found, step)
-    if not (isinstance(found, type) or inspect.isfunction(found)) or not _allowed(found.__module__, allow):
-        raise UserError(f"config: {name!r} may not be rebuilt: it is not a class or function defined there")
-    if found.__module__ == "mmkit.config" and not dataclasses.is_dataclass(found):
-        raise UserError(f"config: {name!r} may not be rebuilt: it is not a section of a config")
-    return found
+class _Reader:
+    """Reads the values of one part. free: they stand in a part of the user's own, which judges its numbers."""
 
+    def __init__(self, kind: Kind, allow: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.allow = allow
 
-def _allowed(module: str, allow: tuple[str, ...]) -> bool:
-    return any(module == p or module.startswith(f"{p}.") for p in (*ALLOWED, *(a.rstrip(".") for a in allow)))
+    def read(self, data: Any, inner: bool = True, free: bool = False) -> Any:
+        free = free or self.kind.largest is None
+        if isinstance(data, list):
+            return [self.read(v, free=free) for v in data]
+        if not isinstance(data, Mapping):
+            return data if free else self._bounded(data)
+        form = next((k for k in data if k in _FORMS), None)
+        if form is None:
+            return {k: self.read(v, free=free) for k, v in data.items()}
+        if form in ("mapping", "tuple", "path", "float"):
+            return self._value(form, data[form], free)
+        target = find(data[form], self.kind, self.allow, inner)
+        return target if form == "reference" else self._part(form, target, data, free)
+
+    def _value(self, form: str, value: Any, free: bool) -> Any:
+        if form == "mapping" and isinstance(value, Mapping):
+            return {k: self.read(v, free=free) for k, v in value.items()}
+        if form == "tuple" and isinstance(value, list):
+            return tuple(self.read(v, free=free) for v in value)
+        if form == "path" and isinstance(value, str) and free:
+            return Path(value)
+        if form == "float" and value in ("inf", "-inf", "nan"):
+            return self.read(float(value), free=free)
+        raise UserError(f"config: {str(value)[:80]!r} may not stand as a {form} in a {self.kind.name}")
+
+    def _bounded(self, value: Any) -> Any:
+        largest = self.kind.largest
+        if largest is None or not isinstance(value, int | float):
+            return value
+        if value != value:
+            raise UserError(f"config: nan among the numbers of a {self.kind.name}; the file is damaged")
+        if abs(value) > largest:
+            raise UserError(f"config: {str(value)[:80]} is beyond what a {self.kind.name} may hold, {largest:,}")
+        return value
+
+    def _part(self, form: str, target: Any, data: Mapping[str, Any], free: bool) -> Any:
+        name, own = data[form], is_own(data[form], self.allow)
+        if not isinstance(data.get("args"), Mapping):
+            raise UserError(f"config: {name} lacks its args; the file is damaged")
+        arguments = {k: self.read(v, free=free or own) for k, v in data["args"].items()}
+        if form == "target":
+            part = partial(target, **arguments)
+            if not own:
+                check_partials(part, name)
+            return part
+        if not (isinstance(target, type) and dataclasses.is_dataclass(target)) or not (own or name in VALUES):
+            raise UserError(f"config: {name!r} is not a dataclass that stands as a value")
+        if not own:
+            check_dataclass(target, arguments, name)
+        try:
+            return target(**arguments)
+        except TypeError as error:
+            raise UserError(f"config: {name}: {error}; was it written by another version of mmkit?") from error

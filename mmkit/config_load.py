@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmkit.config_projects import clone, project_module
 from mmkit.config_values import annotations_of, check_value, nearest
 from mmkit.errors import UserError
 
@@ -40,18 +41,12 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
     return _bind(f"{path}:{name}", functions[name], arguments)
 
 
-def make_projects_importable(start: Path) -> None:
-    """Put the folder that holds ``projects/`` (the nearest above ``start``) on the import path, last."""
-    for folder in (start.resolve(), *start.resolve().parents):
-        if (folder / "projects").is_dir():
-            if str(folder) not in sys.path:
-                sys.path.append(str(folder))
-            return
-
-
 def import_file(path: Path, kind: str = "config") -> ModuleType:
     """The module in a file, whose code this runs; UserError where it cannot be. kind: for the module's name."""
-    make_projects_importable(path.parent)
+    root = clone()
+    if root is not None and path.resolve().is_relative_to(root):
+        project_module("projects")
+    _make_importable(path)
     name = f"mmkit_{kind}_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -65,6 +60,13 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
     except ImportError as error:
         raise UserError(f"{path}: cannot be imported ({error})") from error
     return module
+
+
+def _make_importable(file: Path) -> None:
+    """Put a file's own folder, and the nearest above it that holds ``projects/``, on the import path, last."""
+    folder = file.resolve().parent
+    above = next((place for place in (folder, *folder.parents) if (place / "projects").is_dir()), folder)
+    sys.path += [place for place in dict.fromkeys((str(folder), str(above))) if place not in sys.path]
 
 
 def _config_functions(module: ModuleType, returns: str) -> dict[str, Callable[..., Any]]:

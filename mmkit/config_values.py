@@ -76,6 +76,14 @@ def _check_partial(part: partial[Any], path: str) -> None:
             check_value(value, hints[name], f"{path}.{name}")
 
 
+def check_dataclass(kind: type, arguments: Mapping[str, Any], path: str) -> None:
+    """UserError for an argument of a dataclass that is of a wrong type; names that it lacks are its own to refuse."""
+    hints = annotations_of(kind)
+    for name, value in arguments.items():
+        if name in hints:
+            check_value(value, hints[name], f"{path}.{name}")
+
+
 def override(root: Any, change: str) -> Any:
     """A copy of ``root`` with one ``path=value`` applied."""
     path, sign, text = change.partition("=")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LARGEST = 16 * 2**20
+DEEPEST = 100
+
+
 @contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
     """A new, empty file in the folder of ``path``, which becomes ``path`` at the end of the block.
@@ -99,15 +103,52 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: Mappin
             raise UserError(f"{path}: cannot be written ({error})") from error
 
 
-def read_json(path: str | Path, advice: str = "copy it again") -> dict[str, Any]:
-    """A JSON object; UserError, which ends with ``advice``, where it is missing or damaged."""
+def read_json(path: str | Path, advice: str = "copy it again", *, strict: bool = False) -> dict[str, Any]:
+    """A JSON object; UserError, which ends with ``advice``, where it is missing or damaged.
+
+    strict: for what describes a model and may be a stranger's: at most 16 MiB, 100 levels, and no NaN or Infinity.
+    """
+    path = Path(path)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
+        if strict and path.stat().st_size > LARGEST:
+            raise ValueError(f"{path.stat().st_size:,} bytes, and no more than {LARGEST:,} are read")
+        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number if strict else None)
+        if strict and _is_deeper(value, DEEPEST):
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+    except RecursionError as error:
+        raise UserError(f"{path}: damaged (nested too deeply); {advice}") from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or missing ({error}); {advice}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object; {advice}")
     return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    row = [value]
+    for _ in range(levels):
+        row = [inner for v in row if isinstance(v, dict | list) for inner in (v.values() if isinstance(v, dict) else v)]
+    return any(isinstance(v, dict | list) for v in row)
+
+
+def inside(folder: str | Path, name: str | Path) -> Path:
+    """``folder/name``; UserError where ``..`` or a link leads out of the folder. It need not be there.
+
+    The cache of the Hugging Face hub is one folder: its ``snapshots`` are links into the ``blobs`` beside them.
+    """
+    path, home = Path(folder) / name, Path(os.path.realpath(folder))
+    place = Path(os.path.realpath(path))
+    cached = next((one.parent for one in home.parents if one.name == "snapshots"), home)
+    homes = [home, *([cached / "blobs"] if cached.name.startswith("models--") else [])]
+    if not any(place.is_relative_to(one) for one in homes):
+        raise UserError(f"{path}: leads out of its folder, to {place}; copy what is meant into {folder}")
+    return path
 
 
 def remove_folder(path: str | Path) -> None:

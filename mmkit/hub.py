@@ -5,16 +5,17 @@
 picture transform and the text length. A run's folder is such a folder. Nothing that only training needs is in it: no
 queue, no teacher, no optimizer.
 
-Loading builds only classes and functions under mmkit., projects. and torch.nn, reads safetensors, and is strict: every
-key of the file is used and every weight of the model is there.
+Loading builds only the parts that mmkit lists (``mmkit/config_allowed.py``), and of the user's own modules those that
+``allow`` names; it reads safetensors, nothing outside of the folder, and asks nobody. It is strict: every key of the
+file is used and every weight of the model is there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,25 +25,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmkit.config_allowed import HEAD, MODEL, TRANSFORM, checked, is_own
 from mmkit.config_json import dump, rebuild
-from mmkit.config_values import parameters_of
+from mmkit.config_values import check_partials, parameters_of
 from mmkit.data.image_ops import EvalTransform
 from mmkit.data.size import height_width
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
-from mmkit.hub_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS, read_json
+from mmkit.files import beside, write_json
+from mmkit.hub_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
+from mmkit.hub_fit import check_plan, check_shapes, shapes_in, state_of_all
 from mmkit.hub_open_clip import CONFIG as OPEN_CLIP_CONFIG
 from mmkit.hub_open_clip import PREFIX, check_open_clip, load_open_clip
 from mmkit.hub_training import record
 from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import GridPositions
-from mmkit.nn.queue import FeatureQueue
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+LONGEST = 1_000_000  # tokens
 
 
 def save(
@@ -55,7 +59,7 @@ def save(
     """
     folder = Path(folder)
     parts = experiment["args"]
-    training = record(folder, experiment) if training is None else training
+    training = record(folder, experiment, follow=True) if training is None else training
     tokenizer = predictor.tokenizer
     config = {
         "format": FORMAT,
@@ -70,11 +74,10 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
-        _write_json(folder / PREPROCESSING, preprocessing)
-        part = folder / f".{WEIGHTS}.part"
-        save_file(weights_of(predictor), part, metadata={"format": "pt"})
-        _write_json(folder / CONFIG, config)
-        part.replace(folder / WEIGHTS)
+        write_json(folder / PREPROCESSING, preprocessing)
+        with beside(folder / WEIGHTS) as part:
+            save_file(weights_of(predictor), part, metadata={"format": "pt"})
+            write_json(folder / CONFIG, config)
     except OSError as error:
         raise UserError(f"{folder}: the model cannot be written ({error})") from error
 
@@ -98,35 +101,26 @@ def load(
     if str(path).startswith(PREFIX):
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder = _find(path)
-    config = read_json(_needed(folder / CONFIG))
+    config = read_json(needed(folder, CONFIG))
     _check_format(folder / CONFIG, config)
-    preprocessing = read_json(_needed(folder / PREPROCESSING))
-    tokenizer = load_tokenizer(_needed(folder / TOKENIZER))
+    preprocessing = read_json(needed(folder, PREPROCESSING))
+    tokenizer = load_tokenizer(needed(folder, TOKENIZER))
+    weights = needed(folder, WEIGHTS)
     try:
+        transform, max_tokens = _reading(preprocessing, checked(allow))
         with torch.random.fork_rng(devices=[]):
-            make = rebuild(config["model"], tuple(allow))
-            taken = parameters_of(make)
-            model = make(**{name: value for name, value in config["resolved"].items() if name in taken})
-            heads = {name: rebuild(part, tuple(allow))(model.spec) for name, part in config["heads"].items()}
-        transform, max_tokens = rebuild(preprocessing["image"], tuple(allow)), int(preprocessing["max_tokens"])
-        if not callable(transform):
-            raise TypeError(f"image is {transform!r}, no picture transform")
+            model, heads = _parts(config, checked(allow), tokenizer.vocab_size, folder)
     except KeyError as error:
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
         if isinstance(error, UserError):
-            raise
+            raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from error
         raise UserError(
             f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
             f"({error}); copy both again, or save the model again"
         ) from error
-    if tokenizer.vocab_size != model.spec.vocab_size:
-        raise UserError(
-            f"{folder / TOKENIZER}: {tokenizer.vocab_size} words, but the model has {model.spec.vocab_size}; "
-            "this is not the tokenizer that it was trained with"
-        )
     predictor = Predictor(model, heads, tokenizer, transform, max_tokens, precision=precision)
-    load_weights(predictor, _needed(folder / WEIGHTS))
+    load_weights(predictor, weights)
     if image_size is not None:
         resize(predictor, image_size)
     for part in (model, *heads.values()):
@@ -134,12 +128,51 @@ def load(
     return predictor.to(device)
 
 
+def _reading(preprocessing: Mapping[str, Any], allow: tuple[str, ...]) -> tuple[Any, int]:
+    """The picture transform and the text length."""
+    transform, max_tokens = rebuild(preprocessing["image"], TRANSFORM, allow), preprocessing["max_tokens"]
+    if not callable(transform):
+        raise TypeError(f"image is {transform!r}, no picture transform")
+    if type(max_tokens) is not int or not 1 < max_tokens <= LONGEST:
+        raise ValueError(f"max_tokens is {max_tokens!r}, no length of texts")
+    if any(std <= 0 for std in getattr(transform, "std", ())):
+        raise ValueError(f"pictures are divided by std = {transform.std}")
+    return transform, max_tokens
+
+
+def _parts(
+    config: Mapping[str, Any], allow: tuple[str, ...], words: int, folder: Path
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The model and the heads that a config describes; those of mmkit's own lists are first compared with the weights.
+
+    words: of the tokenizer, which must be as many as the model has.
+    """
+    make = rebuild(config["model"], MODEL, allow)
+    heads = {name: rebuild(part, HEAD, allow) for name, part in config["heads"].items()}
+    sizes = {name: value for name, value in config["resolved"].items() if name in parameters_of(make)}
+    if words != config["resolved"]["vocab_size"]:
+        raise UserError(
+            f"{folder / TOKENIZER}: {words} words, but the model has {config['resolved']['vocab_size']}; "
+            "this is not the tokenizer that it was trained with"
+        )
+    make = partial(make, **sizes)
+    check_partials(make, "model")
+    if not any(is_own(part["target"], allow) for part in (config["model"], *config["heads"].values())):
+        check_plan(make, heads, folder / WEIGHTS)
+    model = make()
+    built = {name: head(model.spec) for name, head in heads.items()}
+    for name, part in {"model": model, **built}.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(f"{name} is a {type(part).__name__}, no module of PyTorch")
+    return model, built
+
+
 def check(path: str | Path) -> None:
     """UserError, at once, where there is no such model to ``load``; what is inside of its files is not looked at."""
     if str(path).startswith(PREFIX):
         check_open_clip(str(path))
     else:
-        _needed(_find(path) / WEIGHTS)
+        needed(_find(path), WEIGHTS)
 
 
 def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
@@ -178,50 +211,20 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
 
 def weights_of(predictor: Predictor) -> dict[str, Tensor]:
     """What inference needs, by the name in the file; on the CPU, none sharing memory."""
-    state = {f"model.{name}": value for name, value in _state(predictor.model)}
-    for head_name, head in predictor.heads.items():
-        if _has_weights(head):
-            state |= {f"heads.{head_name}.{name}": value for name, value in _state(head)}
+    state = state_of_all(predictor.model, {name: head for name, head in predictor.heads.items() if _has_weights(head)})
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
 def load_weights(predictor: Predictor, path: Path) -> None:
     """Copy the weights of a file into the model and the heads; UserError unless both have the same names and shapes."""
-    wanted = {f"model.{name}": value for name, value in _state(predictor.model)}
-    for head_name, head in predictor.heads.items():
-        wanted |= {f"heads.{head_name}.{name}": value for name, value in _state(head)}
+    wanted = state_of_all(predictor.model, predictor.heads)
+    check_shapes(wanted, shapes_in(path), path)
     try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            problems = [
-                *_listed("weights that the model needs and the file lacks", wanted.keys() - names),
-                *_listed("weights in the file that the model has no place for", names - wanted.keys()),
-                *_listed(
-                    "weights of another shape",
-                    (
-                        f"{name} {file.get_slice(name).get_shape()}, wanted {list(wanted[name].shape)}"
-                        for name in wanted.keys() & names
-                        if list(wanted[name].shape) != file.get_slice(name).get_shape()
-                    ),
-                ),
-            ]
-            if problems:
-                raise UserError(f"{path}: does not fit {path.parent / CONFIG}:\n" + "\n".join(problems))
-            with torch.no_grad():
-                for name, value in wanted.items():
-                    value.copy_(file.get_tensor(name))
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            for name, value in wanted.items():
+                value.copy_(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
-
-
-def _state(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """The weights and persistent buffers of a module, without those of queues."""
-    queues = tuple(
-        f"{name}." if name else "" for name, part in module.named_modules() if isinstance(part, FeatureQueue)
-    )
-    for name, value in module.state_dict().items():
-        if isinstance(value, Tensor) and not name.endswith("_extra_state") and not name.startswith(queues):
-            yield name, value
 
 
 def _has_weights(head: nn.Module) -> bool:
@@ -255,26 +258,6 @@ def _find(path: str | Path) -> Path:
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: this run has not saved a model yet; go on with `mmkit train ... --resume`")
     raise UserError(f"{folder}: holds no {CONFIG}; this is not the folder of a run or a saved model")
-
-
-def _needed(path: Path) -> Path:
-    if not path.exists():
-        raise UserError(f"{path}: missing; copy the whole folder of the model, or save it again")
-    return path
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _listed(title: str, names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    if not found:
-        return []
-    more = f", ... ({len(found)} in all)" if len(found) > 8 else ""
-    return [f"  {title}: {', '.join(found[:8])}{more}"]
 
 
 def _version() -> str:

@@ -12,8 +12,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from mmkit.config_json import find
-from mmkit.errors import UserError
+from mmkit.config_allowed import COMPARING
 from mmkit.heads.classify import Classify
 from mmkit.hub_training import UNKNOWN, licence_id
 from mmkit.predictor import Predictor
@@ -86,7 +85,7 @@ def purpose_of(predictor: Predictor, experiment: Mapping[str, Any]) -> Purpose:
         example = ANSWERS.format(choices=choices)
         return Purpose("Answers questions about pictures.", "visual-question-answering", (), example)
     retrieval = ("image-text-retrieval",)
-    if predictor.model.spec.embed_dim and _contrastive(experiment):
+    if predictor.model.spec.embed_dim and _contrastive(predictor, experiment):
         more = f"\n{MATCH}" if predictor.can_match() else ""
         summary = "Compares pictures and texts in one space, for search and for classes by their names."
         return Purpose(summary, "zero-shot-image-classification", retrieval, SIMILARITIES + more)
@@ -123,16 +122,10 @@ def card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
-def _contrastive(experiment: Mapping[str, Any]) -> bool:
-    """Whether the joint space was trained with the heads; heads without weights are not saved, so by the config."""
-    for part in experiment["args"]["heads"].values():
-        try:
-            found = find(part["target"])
-        except UserError:
-            continue
-        if getattr(found, "compares", False):
-            return True
-    return False
+def _contrastive(predictor: Predictor, experiment: Mapping[str, Any]) -> bool:
+    """Whether the joint space was trained with the heads; heads without weights are not saved, so by the config too."""
+    named = {part["target"] for part in experiment["args"]["heads"].values()}
+    return bool(named & COMPARING) or any(getattr(head, "compares", False) for head in predictor.heads.values())
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
-"""The files of a model's folder: their names, and how those in JSON are read."""
+"""The files of a model's folder: their names, and how those in JSON are read. No link in it may lead out of it."""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+from mmkit import files
 from mmkit.errors import UserError
+from mmkit.files import inside
 
 CONFIG, WEIGHTS, PREPROCESSING, TOKENIZER = "config.json", "model.safetensors", "preprocessing.json", "tokenizer"
 CONVERSION, TRAINING_STATE = "conversion.json", "training_state.safetensors"
@@ -22,11 +24,16 @@ def is_ours(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError where it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or missing ({error}); copy it again, or save the model again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; copy it again, or save the model again")
-    return value
+    """A JSON object of a model's folder; UserError where it is missing, damaged, or a link out of the folder."""
+    return files.read_json(inside(path.parent, path.name), "copy it again, or save the model again", strict=True)
+
+
+def needed(folder: Path, name: str) -> Path:
+    """A file or folder of a model; UserError where it is missing, or it or what is below it leads out of the folder."""
+    path = inside(folder, name)
+    if not (path.is_dir() if name == TOKENIZER else path.is_file()):
+        raise UserError(f"{path}: missing; copy the whole folder of the model, or save it again")
+    for place, folders, names in os.walk(path):
+        for below in (*folders, *names):
+            inside(folder, (Path(place) / below).relative_to(folder))
+    return path

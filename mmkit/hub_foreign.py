@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
+from mmkit.config_projects import clone
 from mmkit.errors import UserError
 from mmkit.hub_facts import of_transform, quiet
 from mmkit.hub_files import read_json
@@ -172,11 +173,12 @@ def _reads(layout: Layout, file: Checkpoint) -> tuple[dict[str, Any], list[str]]
 
 
 def _of_a_project(layout: Layout) -> Layout:
-    """The layout FILE.py:NAME that one without a recipe points to, where that file is here."""
+    """The layout FILE.py:NAME that one without a recipe points to, of the projects beside the running mmkit alone."""
     from mmkit.convert.layout import from_file
 
     spec = next((word for word in layout.use.split() if ".py:" in word), "")
-    return from_file(spec) if layout.recipe is None and Path(spec.partition(":")[0]).is_file() else layout
+    root = clone()
+    return layout if layout.recipe or not spec or root is None else from_file(str(root / spec))
 
 
 def _recipe(layout: Layout, file: Checkpoint) -> tuple[Recipe | None, list[str], str]:

@@ -10,10 +10,12 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError
+from mmkit.files import inside
 from mmkit.hub_facts import plain, preprocessing
 from mmkit.hub_files import (
     CONFIG,
@@ -23,8 +25,10 @@ from mmkit.hub_files import (
     TRAINING_STATE,
     WEIGHTS,
     is_ours,
+    needed,
     read_json,
 )
+from mmkit.hub_fit import shapes_in
 from mmkit.hub_foreign import KINDS, describe_foreign
 from mmkit.hub_open_clip import PREFIX, describe_open_clip, knows
 from mmkit.hub_training import facts, of_folder, record
@@ -70,7 +74,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     UserError names the file that is missing or damaged.
     """
     config, shown = read_json(folder / CONFIG), read_json(folder / PREPROCESSING)
-    try:
+    with _or_damaged(folder, f"{CONFIG} or {PREPROCESSING}"):
         found: dict[str, Any] = {
             "kind": "a model of mmkit",
             "use": f"mmkit.load({str(folder)!r}), or --model {shlex.quote(str(folder))} in every command",
@@ -78,42 +82,49 @@ def describe_folder(folder: Path) -> dict[str, Any]:
             "heads": ", ".join(config["heads"]) or "none",
             "mmkit": config["mmkit"],
         }
-        found |= parameters(_shapes(folder / WEIGHTS))
+        found |= parameters(shapes_in(needed(folder, WEIGHTS)))
         found |= preprocessing(shown["image"], shown["max_tokens"])
         words = config["resolved"]["vocab_size"]
-        found |= {"vocab_size": words, "tokenizer": f"{tokenizer(folder / TOKENIZER)}, {words} words"}
+        found |= {"vocab_size": words, "tokenizer": f"{tokenizer(inside(folder, TOKENIZER))}, {words} words"}
         return found | facts(of_folder(folder, config)) | _origin(folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder}: {CONFIG} or {PREPROCESSING} is damaged (at {error}); copy both again, or save the model again"
-        ) from error
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
     """A training checkpoint: the student's parameters, teacher and queues apart, what it trains on, and its step."""
     meta = load_meta(folder)
-    run, experiment = folder.absolute().parents[1], meta.experiment
-    arguments = experiment["args"]
-    saved = is_ours(run)
-    found: dict[str, Any] = {
-        "kind": "a training checkpoint of mmkit: weights, teacher, queues, optimizer",
-        "step": meta.step,
-        "run": str(run),
-        "use": "mmkit train ... --resume goes on from the newest one of its run"
-        + (f"; the model for use is mmkit.load({str(run)!r})" if saved else ""),
-        "model": arguments["model"]["target"],
-        "heads": ", ".join(arguments["heads"]),
-    }
-    found |= parameters(_shapes(folder / CHECKPOINT[0]))
-    if (run / PREPROCESSING).is_file():
-        shown = read_json(run / PREPROCESSING)
-        found |= preprocessing(shown["image"], shown["max_tokens"])
-    else:
-        data = arguments["data"]["args"]
-        found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
-    found["tokenizer"] = tokenizer(run / TOKENIZER)
-    training = record(run, experiment) | {"steps": meta.step, "records": meta.records}
-    return found | facts(training)
+    with _or_damaged(folder, CHECKPOINT[-1]):
+        run, experiment = folder.absolute().parents[1], meta.experiment
+        arguments = experiment["args"]
+        saved = is_ours(run)
+        found: dict[str, Any] = {
+            "kind": "a training checkpoint of mmkit: weights, teacher, queues, optimizer",
+            "step": meta.step,
+            "run": str(run),
+            "use": "mmkit train ... --resume goes on from the newest one of its run"
+            + (f"; the model for use is mmkit.load({str(run)!r})" if saved else ""),
+            "model": arguments["model"]["target"],
+            "heads": ", ".join(arguments["heads"]),
+        }
+        found |= parameters(shapes_in(inside(folder, CHECKPOINT[0])))
+        if (run / PREPROCESSING).is_file():
+            shown = read_json(run / PREPROCESSING)
+            found |= preprocessing(shown["image"], shown["max_tokens"])
+        else:
+            data = arguments["data"]["args"]
+            found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
+        found["tokenizer"] = tokenizer(inside(run, TOKENIZER))
+        training = record(run, experiment) | {"steps": meta.step, "records": meta.records}
+        return found | facts(training)
+
+
+@contextmanager
+def _or_damaged(folder: Path, files: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder}: {files} is damaged (at {error}); copy it again, or save the model again") from error
 
 
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -153,20 +164,8 @@ def _origin(folder: Path) -> dict[str, Any]:
     return {"origin": f"{made['what']}, from {made['file']}"} | beside | state
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file; UserError where it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names: Iterator[str] = iter(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or missing ({error}); copy it again, or save the model again") from error
-
-
 def _names_of_ours(path: Path) -> bool:
-    names = _shapes(path)
+    names = shapes_in(path)
     return all(name.split(".")[0] in OURS for name in names) and any(
         name.startswith(("model.image.", "heads.", "ema.copies.")) for name in names
     )
@@ -174,7 +173,7 @@ def _names_of_ours(path: Path) -> bool:
 
 def _weights_alone(path: Path) -> dict[str, Any]:
     """Weights in mmkit's names without the files that say how to build the model."""
-    found = parameters(_shapes(path))
+    found = parameters(shapes_in(path))
     if is_ours(path.parent):
         kind = "what only training needs (teacher, queues), beside a model of mmkit"
         use = f"mmkit info {path.parent} describes the model; `mmkit convert ... --reverse` writes this back"

@@ -1,7 +1,8 @@
 """What a model was trained on, from what, how long, and which licences follow; it goes along from save to save.
 
 A run's folder tells it by its checkpoints and events; a copy of the model alone has the record in its ``config.json``.
-A run that starts from another inherits that one's licences. What nobody stated is unknown, and never guessed.
+A run that starts from another inherits that one's licences, when it is saved. What nobody stated is unknown, and never
+guessed. Of what a config names nothing is imported, and of a folder that is described no other is read.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkit.config_json import find
+from mmkit.config_allowed import ANYTHING, SOURCES
 from mmkit.errors import UserError
+from mmkit.files import inside
 from mmkit.hub_files import CONFIG, CONVERSION, is_ours, read_json
 from mmkit.train.checkpoint import latest
 
@@ -22,13 +24,14 @@ OF_DATA = {
     "mmkit.data.openmoji": ("OpenMoji pictures", "CC BY-SA 4.0, openmoji.org", "cc-by-sa-4.0"),
     "mmkit.data.easy_vqa": ("easy-VQA", "MIT", "mit"),
 }
-"""Module of a data source, or of a class that it builds on -> (what, its licence, the hub's name of the licence)."""
+"""Beginning of a data source's module -> (what, its licence, the hub's name of the licence)."""
 IDS = {"BSD-3-Clause": "bsd-3-clause", "Apache-2.0": "apache-2.0", "MIT": "mit"}
-DEPTH = 8  # of runs that start from one another
 
 
-def record(folder: Path, experiment: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
+def record(folder: Path, experiment: Mapping[str, Any], follow: bool = False) -> dict[str, Any]:
     """What a folder and its dumped experiment tell of the training; empty where there was none.
+
+    follow: look at the models that it began with too, wherever they are; for one's own run, when it is saved.
 
     Keys: data, records, steps (None where unknown), heads, init (tower -> source), before (of each such source its name
     and record) and licences ([what, licence, the hub's name of it or ""]).
@@ -37,7 +40,7 @@ def record(folder: Path, experiment: Mapping[str, Any], depth: int = DEPTH) -> d
     if "data" not in arguments:
         return {}
     train, init = arguments["data"]["args"]["train"], arguments.get("init", {})
-    before = {source: _of_source(source, folder, depth) for source in init.values()}
+    before = {source: _of_source(source, folder) if follow else {} for source in init.values()}
     licences = _of_data(train)
     for source, found in before.items():
         licences += found.get("licences") or _of_weights(source)
@@ -53,12 +56,12 @@ def record(folder: Path, experiment: Mapping[str, Any], depth: int = DEPTH) -> d
     }
 
 
-def of_folder(folder: Path, saved: Mapping[str, Any], depth: int = DEPTH) -> dict[str, Any]:
+def of_folder(folder: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a model folder, whose ``config.json`` holds ``saved``."""
     kept = saved.get("training")
     if isinstance(kept, Mapping):
         return dict(kept)
-    found = record(folder, saved["experiment"], depth)
+    found = record(folder, saved["experiment"])
     if found or not (folder / CONVERSION).is_file():
         return found
     made = read_json(folder / CONVERSION)
@@ -103,10 +106,10 @@ def _told(before: Mapping[str, Any], source: str) -> str:
 
 def _steps(folder: Path) -> int | None:
     """Of the newest checkpoint, with which the model is saved; else of the last event, or of a run's best model."""
-    newest = latest(folder / "checkpoints")
+    newest = latest(inside(folder, "checkpoints"))
     if newest is not None:
         return int(newest.name.removeprefix("step-"))
-    events = folder / "metrics.jsonl"
+    events = inside(folder, "metrics.jsonl")
     lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
     best = read_json(folder / "best.json").get("step") if (folder / "best.json").is_file() else None
     try:
@@ -115,20 +118,18 @@ def _steps(folder: Path) -> int | None:
         raise UserError(f"{events}: damaged ({error})") from error
 
 
-def _of_source(source: str, folder: Path, depth: int) -> dict[str, Any]:
+def _of_source(source: str, folder: Path) -> dict[str, Any]:
     """The record of a model of ours that a run began with; empty for others' weights and where it is not here.
 
     The path is as it was given: from a folder above the run, or from here.
     """
-    if depth == 0:
-        return {}
     for start in (*folder.absolute().parents, Path.cwd()):
         place = start / source
         for near in (place, *list(place.parents)[:3]):  # a folder, a file in it, or one of its checkpoints
             if place.exists() and is_ours(near):
                 try:
-                    return of_folder(near, read_json(near / CONFIG), depth - 1)
-                except (UserError, KeyError, TypeError):
+                    return of_folder(near, read_json(near / CONFIG))
+                except (UserError, KeyError, TypeError, AttributeError):
                     return {}
     return {}
 
@@ -147,17 +148,17 @@ def _of_weights(source: str) -> list[list[str]]:
 
 def _of_data(train: Mapping[str, Any]) -> list[list[str]]:
     found: dict[str, list[str]] = {}
-    for part, own in _sources(train):
-        bases = [base.__module__ for base in own.__mro__] if isinstance(own, type) else [own.__module__] if own else []
-        known = next((OF_DATA[module] for module in bases if module in OF_DATA), None)
-        found[_described(part)] = list(known) if known else [_described(part), UNKNOWN, ""]
+    for part in _sources(train):
+        name = _described(part)
+        known = next((licence for module, licence in OF_DATA.items() if part["target"].startswith(module)), None)
+        found[name] = [name, UNKNOWN, ""] if known is None or part["target"] not in SOURCES else list(known)
     return list(found.values())
 
 
-def _sources(part: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """The data sources in a dumped one: those that it is made of, or itself; with the class, None where not here."""
-    inner = [found for value in _values(part["args"]) for found in _sources(value) if _reads(found[1])]
-    yield from inner or [(part, _class(part))]
+def _sources(part: Any) -> Iterator[Mapping[str, Any]]:
+    """The data sources in a dumped one: those that it is made of, or itself. What mmkit does not know counts as one."""
+    inner = [found for value in _values(part["args"]) for found in _sources(value) if _reads(found["target"])]
+    yield from inner or [part]
 
 
 def _values(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -173,15 +174,8 @@ def _values(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _values(inner)
 
 
-def _reads(own: Any) -> bool:
-    return isinstance(own, type) and hasattr(own, "__getitem__") and hasattr(own, "__len__")
-
-
-def _class(part: Mapping[str, Any]) -> Any:
-    try:
-        return find(part["target"])
-    except UserError:
-        return None
+def _reads(name: str) -> bool:
+    return name in SOURCES or name not in ANYTHING
 
 
 def _described(part: Mapping[str, Any]) -> str:

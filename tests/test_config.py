@@ -1,6 +1,5 @@
 import json
 import pickle
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmkit.config import (
     override,
     rebuild,
 )
+from mmkit.config_allowed import EXPERIMENT, MODEL
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
 from mmkit.data.tokenizer import sentencepiece
@@ -307,33 +307,13 @@ def test_rebuild_refuses_foreign_code(target, form):
         rebuild(data, ("tests",))
 
 
-def test_parts_of_projects_are_found_from_the_folder_that_holds_them_and_below(tmp_path, monkeypatch):
-    (tmp_path / "projects" / "mine").mkdir(parents=True)
-    (tmp_path / "projects" / "mine" / "head.py").write_text("class Mine: pass\n")
-    for name in [name for name in sys.modules if name.split(".")[0] == "projects"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / "projects").is_dir()])
-    data = {"reference": "projects.mine.head:Mine"}
-    monkeypatch.chdir(tmp_path.parent)
-    with pytest.raises(UserError, match="go to the folder that holds projects/"):
-        config_json.rebuild(data)
-    monkeypatch.chdir(tmp_path / "projects" / "mine")
-    assert config_json.rebuild(data).__name__ == "Mine"
-    for name in [name for name in sys.modules if name.split(".")[0] == "projects"]:
-        del sys.modules[name]
-
-
 def test_rebuild_takes_torch_modules_and_odd_values():
-    data = dump(partial(Source))
+    data = {"target": "tests.test_config:Source", "args": {}}
     data["args"] = {"a": {"reference": "torch.nn.modules.activation:GELU"}, "b": {"mapping": {"tuple": 1}}}
-    from mmkit.config_json import dump as dump_any
-    from mmkit.config_json import rebuild as rebuild_any
-
-    back = rebuild_any(data, ("tests",))
+    back = config_json.rebuild(data, MODEL, "tests")
     assert back.keywords == {"a": torch.nn.GELU, "b": {"tuple": 1}}
-    assert dump_any(rebuild_any(dump_any({"x": float("inf"), "tuple": (1, [2])}))) == dump_any(
-        {"x": float("inf"), "tuple": (1, [2])}
-    )
+    odd = {"x": float("inf"), "tuple": (1, [2])}
+    assert config_json.rebuild(config_json.dump(odd), EXPERIMENT) == odd
 
 
 # ---- small things -------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ DAMAGES = {
     "no config": (lambda f: (f / "config.json").unlink(), "not the folder of a run"),
     "format": (lambda f: damage_config(f, lambda c: c.update(format=9)), "format 9, this version of mmkit reads 1"),
     "lacks": (lambda f: damage_config(f, lambda c: c.pop("heads")), "lacks 'heads'"),
-    "evil": (lambda f: damage_config(f, evil), "'os:system' may not be rebuilt"),
+    "evil": (lambda f: damage_config(f, evil), r"run: config: 'os:system' may not be rebuilt as a model"),
     "key missing": (
         lambda f: damage_weights(f, lambda w: w.pop("model.text_proj.bias")),
         r"(?s)does not fit.*model needs and the file lacks: model\.text_proj\.bias",
@@ -146,14 +146,14 @@ DAMAGES = {
     "vocabulary": (
         lambda f: damage_config(f, lambda c: c["resolved"].update(vocab_size=7)), "not the tokenizer that it was"
     ),
-    "model is a number": (lambda f: damage_config(f, lambda c: c.update(model=5)), "does not describe a model"),
+    "model is a number": (lambda f: damage_config(f, lambda c: c.update(model=5)), "config: '5' is no model: expected"),
     "heads is a list": (lambda f: damage_config(f, lambda c: c.update(heads=[1])), "does not describe a model"),
     "unknown argument": (
-        lambda f: damage_config(f, lambda c: c["model"].update(args={"size": 3})), "does not describe a model"
+        lambda f: damage_config(f, lambda c: c["model"].update(args={"size": 3})), "size: albef_tiny has no such arg"
     ),
     "a config of others": (of_others, "mmkit info"),
     "transform": (
-        lambda f: (f / "preprocessing.json").write_text('{"image": "x", "max_tokens": 9}'), "image is 'x'"
+        lambda f: (f / "preprocessing.json").write_text('{"image": "x", "max_tokens": 9}'), "'x' is no transform"
     ),
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ from tests.convert.conftest import tokenizer  # noqa: F401  # a fixture
 from tests.models import family
 from tests.parity.oracle import cases, files, load, under
 from tests.test_hub_card import KINDS, saved
-from tests.train.fakes import tiny, weights
+from tests.train.fakes import Squares, tiny, weights
 
 WORDS = 60
 SMALL = {
@@ -126,6 +126,7 @@ def test_each_save_records_its_own_step(tmp_path):
 
 OPENMOJI = "OpenMoji pictures: CC BY-SA 4.0, openmoji.org"
 COCO = partial(JsonLines, path="coco.jsonl")
+SQUARES = "tests.train.fakes:Squares: unknown: set it"
 UNKNOWN = "mmkit.data.records:JsonLines coco.jsonl: unknown: set it"
 DATA = {
     "scenes": (partial(Scenes, split="train", n=9), OPENMOJI),
@@ -135,6 +136,7 @@ DATA = {
     "hypotheses": (partial(Hypotheses, split="train", n=9), OPENMOJI),
     "easy-VQA": (partial(EasyVQA, split="train"), "easy-VQA: MIT"),
     "records": (COCO, UNKNOWN),
+    "of one's own": (partial(Joined, parts=(partial(Questions), partial(Squares))), f"{OPENMOJI}; {SQUARES}"),
     "joined": (partial(Joined, parts=(partial(Questions, split="train", n=9), COCO)), f"{OPENMOJI}; {UNKNOWN}"),
 }
 
@@ -145,19 +147,23 @@ def test_the_licence_follows_the_data(name, tmp_path):
     assert describe(str(saved(tmp_path / "run", data={"train": train_on})))["licence"] == licence
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_the_licence_follows_what_a_run_started_from(recorded, tmp_path):
+def test_the_licence_follows_what_a_run_started_from(tmp_path):
     saved(tmp_path / "runs/a", data={"train": DATA["scenes"][0]})
     saved(tmp_path / "runs/b", data={"train": DATA["easy-VQA"][0]}, init={"model": "runs/a"})
     last = saved(tmp_path / "other/c", data={"train": COCO}, init={"model": str(tmp_path / "runs/b/model.safetensors")})
-    if recorded:
-        shutil.rmtree(tmp_path / "runs")  # what was saved knows it by itself
-    else:  # as an earlier version saved them: found again by the paths
-        for path in tmp_path.rglob(CONFIG):
-            path.write_text(json.dumps({k: v for k, v in read_json(path).items() if k != "training"}))
+    shutil.rmtree(tmp_path / "runs")  # what was saved knows it by itself
     assert describe(str(last))["licence"] == f"{UNKNOWN}; easy-VQA: MIT; {OPENMOJI}"
     Pretrained.from_pretrained(last).save_pretrained(tmp_path / "copy")
     assert describe(str(tmp_path / "copy"))["licence"] == describe(str(last))["licence"]
+
+
+def test_of_what_a_folder_says_that_it_started_from_nothing_is_read(tmp_path):
+    saved(tmp_path / "runs/a", data={"train": DATA["scenes"][0]})
+    last = saved(tmp_path / "runs/b", data={"train": COCO}, init={"model": str(tmp_path / "runs/a")})
+    config = read_json(last / CONFIG)
+    assert describe(str(last))["licence"] == f"{UNKNOWN}; {OPENMOJI}"
+    (last / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if k != "training"}))
+    assert describe(str(last))["licence"] == f"{UNKNOWN}; {tmp_path / 'runs/a'}: unknown: set it"
 
 
 def test_what_a_run_started_from_and_is_gone_is_unknown(tmp_path):

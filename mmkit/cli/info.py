@@ -29,5 +29,12 @@ def run(args: argparse.Namespace) -> None:
     facts = describe(args.path)
     width = max(map(len, facts))
     for name, value in facts.items():
-        sys.stdout.write(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else value}\n")
+        sys.stdout.write(
+            f"{_printable(name):<{width}}  {f'{value:,}' if isinstance(value, int) else _printable(str(value))}\n"
+        )
     write_json(args.json, facts)
+
+
+def _printable(text: str) -> str:
+    """A stranger's words may hold orders to the terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
