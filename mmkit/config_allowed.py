@@ -71,7 +71,11 @@ SOURCES = (
     | _named("data.openmoji_hypotheses", "Hypotheses")
     | _named("data.easy_vqa", "EasyVQA EasyVQAPairs")
     | _named("data.records", "JsonLines")
-    | _named("data.sources", "Folder ClassFolder ClassTable HuggingFace")
+    | _named("data.sources", "Folder ClassFolder ClassTable HuggingFace")  # as 0.1.0 named them
+    | _named("data.sources.folder", "Folder")
+    | _named("data.sources.class_folder", "ClassFolder")
+    | _named("data.sources.class_table", "ClassTable")
+    | _named("data.sources.hugging_face", "HuggingFace")
     | _named("data.karpathy", "Karpathy")
     | _named("data.refcoco", "RefCoco")
     | _named("data.vqa_files", "VQALines VQAFiles VisualGenomeQA AnswerLists Joined")

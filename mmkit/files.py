@@ -117,9 +117,7 @@ def read_json(path: str | Path, advice: str = "copy it again", *, strict: bool =
         value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number if strict else None)
         if strict and _is_deeper(value, DEEPEST):
             raise ValueError(f"nested more than {DEEPEST} levels deep")
-    except RecursionError as error:
-        raise UserError(f"{path}: damaged (nested too deeply); {advice}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged or missing ({error}); {advice}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object; {advice}")

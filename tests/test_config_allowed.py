@@ -45,8 +45,9 @@ SOURCES = """
 data.openmoji:Scenes data.openmoji:Singles data.openmoji:Unseen data.openmoji_questions:Questions
 data.openmoji_pairs:Pairs data.openmoji_hypotheses:Hypotheses data.easy_vqa:EasyVQA data.easy_vqa:EasyVQAPairs
 data.records:JsonLines data.sources:Folder data.sources:ClassFolder data.sources:ClassTable data.sources:HuggingFace
-data.karpathy:Karpathy data.refcoco:RefCoco data.vqa_files:VQALines data.vqa_files:VQAFiles
-data.vqa_files:VisualGenomeQA data.vqa_files:AnswerLists data.vqa_files:Joined
+data.sources.folder:Folder data.sources.class_folder:ClassFolder data.sources.class_table:ClassTable
+data.sources.hugging_face:HuggingFace data.karpathy:Karpathy data.refcoco:RefCoco data.vqa_files:VQALines
+data.vqa_files:VQAFiles data.vqa_files:VisualGenomeQA data.vqa_files:AnswerLists data.vqa_files:Joined
 """
 SETTINGS = """
 config:Experiment config:Data config:Run config:Optim config:Rule config:Teacher config:Ramp data.tokenizer:Framing
