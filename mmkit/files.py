@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +79,28 @@ def writing(path: str | Path, mode: str = "w", *, newline: str | None = None) ->
     """
     with beside(path) as part, part.open(mode, encoding=None if "b" in mode else "utf-8", newline=newline) as file:
         yield file
+
+
+def check_writable(path: str | Path, name: str) -> None:
+    """UserError, which begins with ``name``, where the file cannot be written; before any work. Nothing is made."""
+    path = Path(path)
+    try:
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({error.strerror})") from error
+    folder = there.is_dir()
+    if folder and there == path:
+        raise UserError(f"{name}: is a folder; name a file in it")
+    if there != path and not folder:
+        raise UserError(f"{name}: cannot be written ({there} is a file, not a folder)")
+    try:
+        if folder:
+            with tempfile.TemporaryFile(dir=there):
+                return
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({there}: {error.strerror})") from error
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{name}: cannot be written (no permission for {there})")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -79,12 +79,21 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
 
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
     command.add_argument("--rerank", type=int, metavar="K", help=rerank)
+    add_predictions(command, "what was found for each query or picture")
     command.add_argument(
         "--max-bad", type=float, metavar="SHARE",
         help="leave out pictures that cannot be read, up to this share of all, such as 0.01; opens each once before "
         "(default: the first ends the evaluation)",
     )  # fmt: skip
     add_model_arguments(command)
+
+
+def add_predictions(command: argparse.ArgumentParser, what: str) -> None:
+    """--predictions FILE."""
+    command.add_argument(
+        "--predictions", type=Path, metavar="FILE",
+        help=f"write {what}: .json (one list, as evaluation servers take it), .jsonl or .csv",
+    )  # fmt: skip
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
@@ -132,8 +141,7 @@ def retrieval(args: argparse.Namespace) -> None:
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
     from mmkit.data.opening import open_labelled, own_classes, parse_columns
-    from mmkit.evals.class_sets import default_templates, templates_named
-    from mmkit.evals.classes import with_classes
+    from mmkit.evals.class_sets import templates_named
     from mmkit.evals.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
@@ -147,14 +155,14 @@ def zeroshot(args: argparse.Namespace) -> None:
     data = open_labelled(args.data, columns=parse_columns(args.columns, ("image", "label")), split=args.split)
     classes = args.classes or own_classes(args.data)
     data, left_out = _readable(args, data)
-    source, names = with_classes(data, classes)
     evaluator = ZeroShot(
-        source=source, class_names=names, rerank_top=args.rerank, batch_size=args.batch_size,
-        templates=templates_named(args.templates) if args.templates else default_templates(classes),
-        bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(),
+        source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
+        templates=templates_named(args.templates) if args.templates else None,
+        bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(), predictions=args.predictions,
     )  # fmt: skip
+    task = evaluator.read()
     with make_predictor(args) as predictor:
-        result = evaluator.evaluate(predictor)
+        result = evaluator.evaluate(predictor, task)
     _show(args, result, left_out)
     if rank() == 0 and args.confusion is not None:
         again = result.reranked is not None

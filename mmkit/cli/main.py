@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,25 +102,8 @@ def set_up_logging() -> None:
 
 def check_output(path: Path | None, option: str = "--json") -> None:
     """UserError where the file cannot be written, before any work; nothing is made."""
-    if path is None:
-        return
-    try:
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written ({error.strerror})") from error
-    folder = there.is_dir()
-    if folder and there == path:
-        raise UserError(f"{option} {path}: is a folder; name a file in it")
-    if there != path and not folder:
-        raise UserError(f"{option} {path}: cannot be written ({there} is a file, not a folder)")
-    try:
-        if folder:
-            with tempfile.TemporaryFile(dir=there):
-                return
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written ({there}: {error.strerror})") from error
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{option} {path}: cannot be written (no permission for {there})")
+    if path is not None:
+        files.check_writable(path, f"{option} {path}")
 
 
 def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:

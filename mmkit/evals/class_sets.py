@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmkit.errors import UserError
+from mmkit.evals.common import read_lines
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100 = (
@@ -75,8 +76,6 @@ def imagenet_folders() -> tuple[str, ...]:
 
 def templates_named(name: str | Path) -> tuple[str, ...]:
     """The built-in templates of that name; of any other name the templates in that file."""
-    from mmkit.evals.zeroshot import read_templates
-
     if name in ("imagenet", "imagenet7"):
         import open_clip
 
@@ -98,3 +97,19 @@ def default_templates(classes: str | Path | None) -> Sequence[str]:
     if kind in ("cifar10", "cifar100"):
         return PHOTO
     return templates_named("imagenet") if kind == "imagenet" else ("{}",)
+
+
+def check_templates(templates: Sequence[str], where: str) -> None:
+    """UserError for a template without {}, or none at all."""
+    if isinstance(templates, str) or not templates:
+        raise UserError(f'{where}: give a list of templates such as "a photo of a {{}}."')
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f'{where}: "{template}" must hold {{}} once, where the class name goes')
+
+
+def read_templates(path: str | Path) -> tuple[str, ...]:
+    """One template per line, each with {} where the class name goes; blank lines and # comments are skipped."""
+    templates = tuple(read_lines(path, "templates"))
+    check_templates(templates, str(path))
+    return templates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +9,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.labels import Label, is_numeric, label_in, natural, read_as, same_names, some, tidy, whole
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
 from mmkit.evals.class_sets import CLASS_SETS, ClassSet, built_in_classes
 from mmkit.evals.common import read_lines
+from mmkit.ranks import rank
 
 log = logging.getLogger(__name__)
 
-Label = int | str
+Classes = str | Path | Sequence[str] | None
+"""What classes are called: a built-in set or a file by name, a list of names, or None for the labels' own."""
+SHOWN = 20
+"""So many pairs of label and name are told in full; of more, the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,28 @@ class Relabelled:
 
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
-        if self.label_key not in record.targets:
-            raise UserError(
-                f'{record.key}: no "{self.label_key}"; zero-shot classification needs the class of each picture'
-            )
-        label = record.targets[self.label_key]
-        return replace(record, targets={**record.targets, self.label_key: self._number(label, record.key)})
+        number = self._number(record.targets.get(self.label_key), record.key)
+        return replace(record, targets={**record.targets, self.label_key: number})
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record, without opening pictures where the source knows how."""
         for row, value in enumerate(targets_of(self.source, key)):
-            yield self._number(value, f"record {row}") if key == self.label_key else value
+            yield self._number(value, row) if key == self.label_key else value
 
-    def _number(self, label: Label, key: str) -> int:
+    def _number(self, value: Any, where: str | int) -> int:
+        """where: the record's key, or its row."""
+        try:
+            label = label_in(value, "", self.label_key)
+        except UserError as error:
+            raise UserError(f"{self._key(where)}{error}") from error
         if label not in self.numbers:
-            raise UserError(f"{key}: {self.label_key} {label!r} is none of the {len(self.numbers)} classes")
+            hint = "; it often stands for a class that is not known" if whole(label) == -1 else ""
+            known = len(set(self.numbers.values()))
+            raise UserError(f"{self._key(where)}: {self.label_key} {label!r} is none of the {known} classes{hint}")
         return self.numbers[label]
+
+    def _key(self, where: str | int) -> str:
+        return where if isinstance(where, str) else self.source[where].key
 
 
 def targets_of(source: Source, key: str) -> Iterator[Any]:
@@ -61,37 +71,50 @@ def targets_of(source: Source, key: str) -> Iterator[Any]:
         yield source[row].targets.get(key)
 
 
-def with_classes(source: Source, classes: str | Path | None, label_key: str = "label") -> tuple[Source, list[str]]:
+def with_classes(source: Source, classes: Classes, label_key: str = "label") -> tuple[Relabelled, list[str]]:
     """The source with class numbers as labels, and the class names.
 
-    classes: a built-in set (``imagenet``, ``cifar10``, ``cifar100``, ``openmoji:zh``), or a file of class names, one
-    per line. A line may be ``FOLDER<TAB>name``, which says what the pictures of that folder (or with that label) are
-    called. Without tabs the lines are the labels themselves; or, where none of them is, names for the sorted folders
-    (or for the numbers 0, 1, ...) in their order. Without classes the labels are the names, ``_`` as a space.
-    UserError, which names what differs, where names and labels do not fit.
+    classes: a built-in set (``imagenet``, ``cifar10``, ``cifar100``, ``openmoji:zh``), a list of names, or a file of
+    them, one per line. A line may be ``LABEL<TAB>name``, which says what the pictures with that label (or in that
+    folder) are called. Without tabs the names are the labels themselves; or, where none of them is, they stand in the
+    order of the labels: those that are numbers (3, "3", 3.0) count from 0, others are sorted as people count
+    ("class_2" before "class_10"), and what was paired is said. Without classes the labels are the names, ``_`` as a
+    space. UserError, which names what differs, where names and labels do not fit.
     """
     found = _labels(source, label_key)
     if classes is None:
-        if any(isinstance(label, int) for label in found) or all(str(label).isdecimal() for label in found):
-            some = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+        if any(isinstance(label, int) for label in found) or all(map(is_numeric, found)):
             raise UserError(
-                f"the labels are numbers ({some}), which say nothing of a picture: give "
-                "the names of the classes with --classes FILE, one line for each number from 0"
+                f"the labels are numbers ({some(found, 3)}), which say nothing of a picture: give "
+                "the names of the classes (--classes FILE, class_names=), one for each number from 0"
             )
-        names = [str(label).replace("_", " ") for label in found]
+        names = [read_as(str(label)) for label in found]
+        _tell_same(names, "the labels")
         return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
     given = read_classes(classes)
-    chosen = _by_key(found, given) or _by_number(found, given, classes) or _by_order(found, given, classes)
+    where = "the class names" if isinstance(classes, Sequence) and not isinstance(classes, str) else str(classes)
+    chosen = _by_key(found, given) or _by_number(found, given, where) or _by_order(found, given, where)
     if chosen is None:
-        raise UserError(_difference(found, given, classes))
+        raise UserError(_difference(found, given, where))
+    _tell_same(given.names, where)
     unused = len(given.names) - len(set(chosen))
-    if unused:
-        log.info("%s: %d classes, %d of them without pictures", classes, len(given.names), unused)
+    if unused and rank() == 0:
+        log.info("%s: %d classes, %d of them without pictures", where, len(given.names), unused)
     return Relabelled(source, _numbers(source, found, chosen), label_key), list(given.names)
 
 
-def read_classes(classes: str | Path) -> ClassSet:
-    """A built-in set, or the names in a file; UserError for what is neither."""
+def unlabelled(source: Source, label_key: str = "label") -> bool:
+    """Whether no record has a label (or all have -1, as ``datasets`` has it). Reads up to the first one that has."""
+    return all(value is None or value == -1 for value in targets_of(source, label_key))
+
+
+def read_classes(classes: str | Path | Sequence[str]) -> ClassSet:
+    """A built-in set, the names in a file, or the names themselves; UserError for what is neither."""
+    if not isinstance(classes, str | Path):
+        names = list(classes)
+        if not names or not all(isinstance(name, str) and name.strip() for name in names):
+            raise UserError(f"class names: {some(names) or 'none'}; give a list of texts, one for each class")
+        return ClassSet(tuple(names), (tuple(names),))
     built_in = built_in_classes(str(classes))
     if built_in is not None:
         return built_in
@@ -102,81 +125,124 @@ def read_classes(classes: str | Path) -> ClassSet:
 
 
 def _by_key(found: Sequence[Label], given: ClassSet) -> list[int] | None:
-    """Every label is a key, letter for letter or but for case and ``_``; of equal keys the first is taken."""
-    if not all(isinstance(label, str) for label in found):
-        return None
+    """Every label is a key, letter for letter, or as names and numbers are compared; of equal keys the first."""
     for keys in given.keys:
-        for tidy in (str, _tidy):
+        for form in (str, _comparable):
             order: dict[str, int] = {}
             for number, key in enumerate(keys):
-                order.setdefault(tidy(key), number)
-            labels = [tidy(str(label)) for label in found]
+                order.setdefault(form(key), number)
+            labels = [form(label) for label in found]
             if len(set(labels)) == len(labels) and all(label in order for label in labels):
                 return [order[label] for label in labels]
     return None
 
 
-def _by_number(found: Sequence[Label], given: ClassSet, where: str | Path) -> list[int] | None:
+def _by_number(found: Sequence[Label], given: ClassSet, where: str) -> list[int] | None:
     """Every label is a number, written as one or not: "10" stands behind "9", not behind "1"."""
-    if not given.ordered or not all(isinstance(label, int) or label.isdecimal() for label in found):
+    numbers = [number for number in map(whole, found) if number is not None]
+    if not given.ordered or len(numbers) < len(found):
         return None
-    numbers = [int(label) for label in found]
+    if min(numbers) < 0:
+        raise UserError(
+            f"{where}: a record has the label {min(numbers)}, which often stands for a class that is not known; "
+            "classes are counted from 0. Take these records out"
+        )
     if max(numbers) >= len(given.names):
         raise UserError(
             f"{where}: {len(given.names)} classes, but a record has the label {max(numbers)}; "
-            "one line for each number from 0"
+            f"one line for each number from 0 (the labels run from {min(numbers)} to {max(numbers)})"
         )
+    written = {str(label).partition(".")[0] for label in found}
+    if len(written) > len(set(numbers)):
+        raise UserError(f"{where}: two labels are one number, as 1 and 01 are: {some(found, SHOWN)}; write it one way")
+    _tell_pairs(found, given.names, numbers, where, "labels are numbers")
     return numbers
 
 
-def _by_order(found: Sequence[Label], given: ClassSet, where: str | Path) -> list[int] | None:
+def _by_order(found: Sequence[Label], given: ClassSet, where: str) -> list[int] | None:
     """As many labels as names, and none of them is a key: the names are in the order of the labels."""
-    known = {_tidy(key) for keys in given.keys for key in keys}
-    if not given.ordered or len(given.names) != len(found) or any(_tidy(str(label)) in known for label in found):
+    known = {_comparable(key) for keys in given.keys for key in keys}
+    if not given.ordered or len(given.names) != len(found) or any(_comparable(label) in known for label in found):
         return None
-    log.info("%s: names in the order of the labels: %s is %r, ...", where, found[0], given.names[0])
-    return list(range(len(found)))
+    numeric = [label for label in found if is_numeric(label)]
+    if numeric:
+        others = [label for label in found if not is_numeric(label)]
+        what = f"numbers ({some(numeric, 3)}) beside texts ({some(others, 3)})" if others else some(numeric)
+        raise UserError(f"{where}: the labels are {what}: not all are whole numbers. Write LABEL<TAB>name for each")
+    order = range(len(found))
+    _tell_pairs(found, given.names, order, where, "names in the order of the labels")
+    return list(order)
+
+
+def _tell_pairs(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str, how: str) -> None:
+    """Which label got which name: all of few, the first and last of many."""
+    order = sorted(zip(numbers, found, strict=True), key=lambda pair: pair[0])
+    pairs = [f"{label} = {names[number]}" for number, label in order]
+    shown = pairs if len(pairs) <= SHOWN else [*pairs[: SHOWN - 2], "...", *pairs[-2:]]
+    if rank() == 0:
+        log.info("%s: %s: %s", where, how, ", ".join(shown))
+
+
+def _tell_same(names: Sequence[str], where: str) -> None:
+    groups = same_names(names)
+    if groups and rank() == 0:
+        log.warning(
+            "%s: %s: classes with one name cannot be told apart by it, and share what is found; give each its own",
+            where, "; ".join(" and ".join(map(repr, group)) for group in groups[:5]) + ("; ..." if groups[5:] else ""),
+        )  # fmt: skip
 
 
 def _difference(found: Sequence[Label], given: ClassSet, where: str | Path) -> str:
     """What the labels have that the classes lack, and the other way round, by the keys that fit best."""
-    keys = max(given.keys, key=lambda keys: len({_tidy(key) for key in keys} & {_tidy(str(x)) for x in found}))
-    known, present = {_tidy(key) for key in keys}, {_tidy(str(label)) for label in found}
-    missing = [str(label) for label in found if _tidy(str(label)) not in known]
-    spare = [key for key in keys if _tidy(key) not in present]
+    present = {_comparable(label) for label in found}
+    keys = max(given.keys, key=lambda keys: len({_comparable(key) for key in keys} & present))
+    known = {_comparable(key) for key in keys}
+    missing = [str(label) for label in found if _comparable(label) not in known]
+    spare = [key for key in keys if _comparable(key) not in present]
     near = {label: get_close_matches(label, spare, n=1) for label in missing[:5]}
     hints = [f"{label} (perhaps {close[0]}?)" if close else label for label, close in near.items()]
     parts = [f"{where}: {len(given.names)} classes do not fit the {len(found)} labels of the pictures"]
     if missing:
         parts.append(f"no line for {', '.join(hints)}{', ...' if len(missing) > 5 else ''}")
+    parts += [f"{' and '.join(map(repr, group))} are one name" for group in same_names(map(str, found))[:3]]
     if spare:
         parts.append(f"no pictures for {', '.join(spare[:5])}{', ...' if len(spare) > 5 else ''}")
     return f"{'; '.join(parts)}. Write one line LABEL<TAB>name for each"
 
 
-def _tidy(text: str) -> str:
-    return " ".join(text.replace("_", " ").casefold().split())
+def _comparable(label: Label) -> str:
+    """The form in which labels and keys are compared."""
+    number = whole(label)
+    return tidy(str(label)) if number is None else str(number)
 
 
 def _labels(source: Source, key: str) -> list[Label]:
     """The distinct labels, sorted: a source's own ``class_names``, or those of its records."""
-    names = getattr(source, "class_names", None)
+    names = own_names(source)
     if names is not None:
-        return list(names)
+        return names
     found: set[Label] = set()
-    for row, label in enumerate(targets_of(source, key)):
-        if isinstance(label, bool) or not isinstance(label, int | str):
-            raise UserError(
-                f'{source[row].key}: "{key}" must be a class name or number, not {json.dumps(label, default=str)}'
-            )
-        found.add(label)
-    return sorted(found, key=lambda label: (isinstance(label, str), label))
+    for row, value in enumerate(targets_of(source, key)):
+        try:
+            found.add(label_in(value, "", key))
+        except UserError as error:
+            raise UserError(f"{source[row].key}{error}") from error
+    return sorted(found, key=natural)
+
+
+def own_names(source: Source) -> list[Label] | None:
+    """What a source itself says that its labels are called, in their order; None where it does not."""
+    names = getattr(source, "class_names", None)
+    names = names() if callable(names) else names
+    return None if names is None else list(names)
 
 
 def _numbers(source: Source, labels: Sequence[Label], numbers: Sequence[int]) -> dict[Label, int]:
-    """Label -> class number. The labels of a source with ``class_names`` index those."""
-    own = range(len(labels)) if getattr(source, "class_names", None) is not None else labels
-    return dict(zip(own, numbers, strict=True))
+    """Label -> class number. The labels of a source with ``class_names`` are these, or index them."""
+    out: dict[Label, int] = {}
+    if own_names(source) is not None:
+        out |= dict(zip(range(len(labels)), numbers, strict=True))
+    return out | dict(zip(labels, numbers, strict=True))
 
 
 def _read(path: str | Path) -> tuple[list[str], list[str]]:
@@ -191,7 +257,4 @@ def _read(path: str | Path) -> tuple[list[str], list[str]]:
         key, _, name = line.partition("\t")
         keys.append(key.strip())
         names.append(name.strip() or key.strip())
-    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
-    if twice:
-        log.warning("%s: classes named twice: %s", path, ", ".join(sorted(twice)))
     return keys, names

@@ -90,3 +90,14 @@ def _missed(relevant: int, candidates: int, k: int) -> float:
     if k > candidates - relevant:
         return 0.0
     return math.prod((candidates - relevant - i) / (candidates - i) for i in range(k))
+
+
+def hits_at(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """(Q, C) and (Q,) int64 -> (Q,) float64: whether the label is among the first k, 0 or 1.
+
+    Where candidates of equal score compete for the last places it is the chance to be among them, so that a model that
+    scores everything alike is at chance, whatever the order of the classes.
+    """
+    own = scores.gather(1, labels[:, None].to(scores.device))
+    above, equal = (scores > own).sum(1), (scores == own).sum(1)
+    return ((k - above).double() / equal).clamp(0, 1)

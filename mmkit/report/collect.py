@@ -108,6 +108,8 @@ def collect_examples(
 def collect_classified(source: Source, result: ZeroShotResult, *, shown: int = 12, seed: int = 0) -> list[Classified]:
     """Pictures at random, so that right and wrong stand in their true proportion."""
     names = result.class_names
+    if result.labels is None:
+        return []
     rows = sorted(Random(seed).sample(range(len(result.labels)), min(shown, len(result.labels))))
     return [
         Classified(

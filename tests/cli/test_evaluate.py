@@ -138,9 +138,9 @@ def test_built_in_data_bring_their_classes_and_templates(folder, tmp_path, monke
     run(*arguments, "openmoji", "--templates", "photo")
     run(*arguments, "openmoji:zh")
     run(*arguments, folder / "classes")
-    assert [made.templates for made in asked] == [("a {}", "an {}"), ("a photo of a {}.",), ("{}",), ("{}",)]
-    assert asked[0].class_names == class_names(kinds=12)
-    assert asked[2].class_names == class_names(kinds=12, language="zh")
+    assert [tuple(made._templates()) for made in asked] == [("a {}", "an {}"), ("a photo of a {}.",), ("{}",), ("{}",)]
+    assert asked[0].read()[1] == tuple(class_names(kinds=12))
+    assert asked[2].read()[1] == tuple(class_names(kinds=12, language="zh"))
 
 
 def test_after_re_ranking_picture_and_table_are_of_that(folder, tmp_path, monkeypatch):

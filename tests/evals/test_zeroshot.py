@@ -1,4 +1,3 @@
-import math
 from io import StringIO
 
 import pytest
@@ -7,8 +6,10 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from mmkit.errors import UserError
+from mmkit.evals.class_sets import read_templates
+from mmkit.evals.intervals import wilson
 from mmkit.evals.text_bank import class_bank
-from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult, bootstrap, read_templates, sorted_top
+from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult, sorted_top
 from tests.evals.parts import COLOURS, Pictures, predictor
 
 TEMPLATES = ("a {} box", "{}", "the {} square here")
@@ -46,7 +47,7 @@ def test_reranking_takes_the_best_match_among_the_top(templates_read):
     found = result.to_json()["rerank"]
     assert (found["top1"], found["top"]) == (pytest.approx(hits), 4)
     low, high = found["interval"]
-    assert (low, high) == bootstrap(round(14 * hits), 14)
+    assert (low, high) == wilson(round(14 * hits), 14)
     assert result.metrics()["rerank.interval_low"] == low
     assert result.metrics()["rerank.interval_high"] == high
 
@@ -58,28 +59,36 @@ def test_of_classes_that_match_alike_the_first_is_taken():
     assert torch.equal(result.reranked, result.top[:, :4].min(1).values)
 
 
+def made(names, labels, top, reranked=None):
+    labels, top = torch.tensor(labels), torch.tensor(top)
+    again = {}
+    if reranked is not None:
+        again = {
+            "rerank_top": top.shape[1], "reranked": torch.tensor(reranked),
+            "rerank_hits": (torch.tensor(reranked) == labels).double(),
+        }  # fmt: skip
+    hits = torch.stack([(top[:, :1] == labels[:, None]).any(1), (top == labels[:, None]).any(1)], 1).double()
+    return ZeroShotResult(
+        class_names=names, labels=labels, top=top, scores=torch.zeros(top.shape), hits=hits, **again
+    )  # fmt: skip
+
+
 def test_per_class_and_confusion():
-    labels, top = torch.tensor([0, 0, 0, 2, 2]), torch.tensor([[0], [1], [1], [2], [0]])
-    result = ZeroShotResult(
-        class_names=("x", "y", "z"), labels=labels, top=top, top1=0.4, top5=1.0, interval=(0.1, 0.9)
-    )
+    result = made(("x", "y", "z"), labels=[0, 0, 0, 2, 2], top=[[0], [1], [1], [2], [0]])
     assert result.confusion().tolist() == [[1, 2, 0], [0, 0, 0], [1, 0, 1]]
     assert result.per_class() == [
         {"name": "x", "n": 3, "top1": pytest.approx(1 / 3), "taken_for": "y"},
         {"name": "z", "n": 2, "top1": 0.5, "taken_for": "x"},
     ]
     found = result.to_json()
-    assert found["interval"] == [0.1, 0.9]
+    assert found["interval"] == list(wilson(2, 5))
+    assert (found["top1"], found["chance"], found["majority"]) == (pytest.approx(0.4), 1 / 3, 0.6)
     assert {"label": "x", "predicted": "y", "n": 2} in found["confusion"]
     assert result.table().row_count == 4
 
 
 def test_after_re_ranking_everything_says_of_which_it_is(tmp_path):
-    labels, top = torch.tensor([0, 0, 1]), torch.tensor([[1, 0], [1, 0], [1, 0]])
-    result = ZeroShotResult(
-        class_names=("x", "y"), labels=labels, top=top, top1=1 / 3, top5=1.0, interval=(0.0, 0.9),
-        rerank_top=2, reranked=torch.tensor([0, 0, 0]), rerank_interval=(0.1, 1.0),
-    )  # fmt: skip
+    result = made(("x", "y"), labels=[0, 0, 1], top=[[1, 0], [1, 0], [1, 0]], reranked=[0, 0, 0])
     assert result.confusion().tolist() == [[0, 2], [0, 1]]
     assert result.confusion(reranked=True).tolist() == [[2, 0], [1, 0]]
     found = result.to_json()
@@ -93,19 +102,11 @@ def test_after_re_ranking_everything_says_of_which_it_is(tmp_path):
     console = Console(width=120, file=StringIO())
     console.print(result.table())
     text = console.file.getvalue()
-    assert "10.0% to 100.0%" in text
+    low, high = wilson(2, 3)
+    assert f"{low:.1%} to {high:.1%}" in text
     assert "worst after re-ranking: y (1)" in text
     assert "worst: " not in text
     assert (result.named(False), result.named(True)) == ("joint space", "re-ranked top 2")
-
-
-def test_interval_is_seeded_and_as_wide_as_it_should_be():
-    assert bootstrap(60, 100) == bootstrap(60, 100) != bootstrap(60, 100, seed=1)
-    low, high = bootstrap(600, 1000)
-    error = 1.96 * math.sqrt(0.6 * 0.4 / 1000)
-    assert low == pytest.approx(0.6 - error, abs=0.004)
-    assert high == pytest.approx(0.6 + error, abs=0.004)
-    assert bootstrap(10, 10) == (1.0, 1.0)
 
 
 def test_order_of_equal_scores_is_that_of_the_classes():
@@ -126,10 +127,13 @@ class Labelled(Pictures):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (None, 'picture 0: no "label"'),
-        ("mauve", 'label "mauve" is none of the 11'),
-        (11, "label 11 must be"),
-        (True, "label True must be"),
+        (None, 'no "label" in any record.*--predictions FILE'),
+        ("mauve", "picture 0: label 'mauve' is none of the 11 classes"),
+        (11, "label 11 is none of the 11"),
+        (-1, 'no "label" in any record'),  # as data sets write it
+        (1.5, '"label" must be a class name or a whole number, not 1.5'),
+        (True, '"label" must be a class name or a whole number, not true'),
+        (float("nan"), r'no "label" \(NaN\)'),
     ],
 )
 def test_labels_that_fit_no_class_are_named(label, message):
@@ -138,7 +142,26 @@ def test_labels_that_fit_no_class_are_named(label, message):
 
 
 def test_a_label_may_be_a_number():
-    assert ZeroShot(source=Labelled(1))(predictor())["n"] == 3
+    for label in (1, 1.0, torch.tensor(1.0).item(), "green"):
+        assert ZeroShot(source=Labelled(label)).read()[2].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, 'picture 1: no "label"'),
+        (-1, "picture 1: label -1 is none of the 11 classes; it often stands for a class that is not known"),
+    ],
+)
+def test_one_picture_without_a_label_among_others(label, message):
+    class Some(Pictures):
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            record.targets["label"] = label if i == 1 else COLOURS[i]
+            return record
+
+    with pytest.raises(UserError, match=message):
+        ZeroShot(source=Some(3))(predictor())
 
 
 def test_templates_are_checked(tmp_path):

@@ -5,7 +5,8 @@ Left out: streaming data sets without a length, and tar shards.
 
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
 from mmkit.data.sources.class_table import ClassTable
-from mmkit.data.sources.folder import SUFFIXES, Folder, pictures_in
+from mmkit.data.sources.folder import Folder, pictures_in
 from mmkit.data.sources.hugging_face import HuggingFace
+from mmkit.data.sources.walk import SUFFIXES
 
 __all__ = ["SUFFIXES", "ClassFolder", "ClassTable", "Folder", "HuggingFace", "is_class_folder", "pictures_in"]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmkit.data.records import Problems, Record
+from mmkit.data.sources.walk import SUFFIXES, walk
 from mmkit.errors import UserError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+log = logging.getLogger(__name__)
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted; UserError when there are none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise UserError(f"{folder}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
-    return found
+    """All pictures below a folder, sorted; UserError when there are none. What is left out is said, see ``walk``."""
+    found = walk(folder, beside=(".txt",))
+    if not found.pictures:
+        told = f"; it holds {found.told()}" if found.left_out else ""
+        raise UserError(f"{folder}: no pictures in it ({', '.join(sorted(SUFFIXES))}){told}")
+    if found.left_out:
+        log.info("%s: left out, as they are no pictures: %s", folder, found.told())
+    return found.pictures
 
 
 class Folder:

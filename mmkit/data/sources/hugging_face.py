@@ -89,7 +89,10 @@ class HuggingFace:
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record; reads that column alone."""
-        column = self.targets[key]
+        column = self.targets.get(key)
+        if column is None:
+            yield from (None for _ in range(len(self)))
+            return
         for batch in self.data.select_columns([column]).iter(1000):
             yield from batch[column]
 

@@ -1,0 +1,93 @@
+"""Which files below a folder are pictures: links are followed, hidden things are not, what is left out is counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmkit.errors import UserError
+
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
+"""Endings of pictures, in any case. A file without an ending is one if it begins as one."""
+
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+NETPBM = tuple(f"P{n}".encode() for n in range(1, 7))
+HIDDEN = frozenset((
+    "__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle",
+    "system volume information",
+))  # fmt: skip
+"""What systems put into folders beside what begins with a full stop."""
+
+
+@dataclass
+class Walk:
+    """What lies below a folder. pictures: sorted paths; left_out: how many things of which kind were not taken."""
+
+    folder: Path
+    pictures: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> str:
+        """What was left out, in words; "" where that is nothing."""
+        return ", ".join(f"{n} x {kind}" for kind, n in sorted(self.left_out.items()))
+
+
+def walk(folder: str | Path, beside: Iterable[str] = ()) -> Walk:
+    """All pictures below a folder. beside: endings of files that belong to them, which are not counted as left out.
+
+    UserError where there is no such folder, or one below it may not be read.
+    """
+    top = Path(folder)
+    if not top.is_dir():
+        raise UserError(f"{top}: no such folder")
+    found = Walk(top)
+    _into(top, [Path(os.path.realpath(top))], found, frozenset(beside))
+    found.pictures.sort()
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's data."""
+    return name.startswith(".") or name.casefold() in HIDDEN
+
+
+def _into(folder: Path, above: list[Path], found: Walk, beside: frozenset[str]) -> None:
+    """above: the real paths of the folders that led here, this one the last."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            found.left_out["hidden"] += 1
+        elif entry.is_dir():
+            real = Path(os.path.realpath(path))
+            if entry.is_symlink() and any(real == place or real in place.parents for place in above):
+                found.left_out["link to a folder that it lies in"] += 1
+            else:
+                _into(path, [*above, real], found, beside)
+        elif not entry.is_file():
+            found.left_out["link to nothing" if entry.is_symlink() else "no file"] += 1
+        elif is_picture(path):
+            found.pictures.append(path)
+        elif path.suffix.lower() not in beside:
+            found.left_out[path.suffix.lower() or "file without an ending"] += 1
+
+
+def is_picture(path: Path) -> bool:
+    """By its ending; where it has none, by how it begins."""
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return webp or start.startswith(BEGINNINGS) or (start[:2] in NETPBM and start[2:3].isspace())

@@ -1,0 +1,221 @@
+"""What zero-shot classification found: rates with their intervals, confusions, tables, and a row for each picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmkit.data.records import Source, described
+from mmkit.evals.confusion import confused_pairs
+from mmkit.evals.intervals import wilson
+from mmkit.evals.reranking import Reranking
+from mmkit.files import writing
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WORDS = {"joint space": "joint space", "matching head": "matching head, every class"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotResult:
+    """What came out. Rates are 0 to 1, intervals 95 % (``wilson``).
+
+    labels: (n,) int64; None where the pictures have none, and nothing is claimed. top: (n, k) int64, each picture's
+    classes, best first, of equals the first; scores: (n, k) float32, theirs. by: what gave them. hits: (n, 2) float64,
+    whether the label is the first, and among the first five, see ``hits_at``. reranked: (n,) int64, the class after
+    re-ranking; rerank_hits: (n,) float64, whether it is right.
+    """
+
+    class_names: tuple[str, ...]
+    labels: Tensor | None
+    top: Tensor
+    scores: Tensor
+    hits: Tensor
+    by: Literal["joint space", "matching head"] = "joint space"
+    rerank_top: int | None = None
+    reranked: Tensor | None = None
+    rerank_hits: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """How many pictures."""
+        return len(self.top)
+
+    @property
+    def top1(self) -> float:
+        """How many of the pictures are taken for their class."""
+        return self.hits[:, 0].mean().item()
+
+    @property
+    def top5(self) -> float:
+        """How many have it among the first five."""
+        return self.hits[:, 1].mean().item()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of top-1."""
+        return wilson(self.hits[:, 0].sum().item(), self.n)
+
+    @property
+    def rerank_top1(self) -> float | None:
+        """Top-1 after re-ranking, where there was one and there are labels."""
+        return None if self.rerank_hits is None or self.labels is None else self.rerank_hits.mean().item()
+
+    @property
+    def rerank_interval(self) -> tuple[float, float] | None:
+        """Of that."""
+        if self.rerank_hits is None or self.labels is None:
+            return None
+        return wilson(self.rerank_hits.sum().item(), self.n)
+
+    def judged(self) -> Reranking | None:
+        """What re-ranking did to top-1; None where there was none, or no labels."""
+        if self.rerank_top is None or self.rerank_top1 is None or self.labels is None:
+            return None
+        size = min(self.rerank_top, self.top.shape[1])
+        among = (self.top[:, :size] == self.labels[:, None]).any(1).double().mean().item()
+        return Reranking(
+            what="top-1", before={1: self.top1}, after={1: self.rerank_top1},
+            chance=among / size, candidates=size, n=self.n,
+        )  # fmt: skip
+
+    def metrics(self) -> dict[str, float]:
+        """``top1``, ``top5``, ``n``, ``classes``, ``interval_low``, ``interval_high``.
+
+        ``chance``: of a class at random; ``majority``: of always saying the most frequent one. After re-ranking also
+        ``rerank.top1``, ``rerank.interval_low`` and ``rerank.interval_high``. Without labels ``n`` and ``classes``.
+        """
+        classes = len(self.class_names)
+        if self.labels is None:
+            return {"n": self.n, "classes": classes}
+        out = {
+            "top1": self.top1, "top5": self.top5, "n": self.n, "classes": classes, "chance": 1 / classes,
+            "chance_top5": min(5, classes) / classes, "majority": self.labels.bincount().max().item() / self.n,
+            "interval_low": self.interval[0], "interval_high": self.interval[1],
+        }  # fmt: skip
+        if self.rerank_top1 is not None and self.rerank_interval is not None:
+            low, high = self.rerank_interval
+            out |= {"rerank.top1": self.rerank_top1, "rerank.interval_low": low, "rerank.interval_high": high}
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics nested, ``interval`` as a pair, ``by``, ``per_class`` and the mistakes as ``confusion``.
+
+        All of these are of the joint space alone; ``rerank`` holds the same of the re-ranked classes, and says whether
+        it ``lowers`` top-1, and whether it is ``at_chance``.
+        """
+        if self.labels is None:
+            return {**self.metrics(), "by": self.by}
+        out: dict[str, Any] = {k: v for k, v in self.metrics().items() if "interval" not in k and "rerank" not in k}
+        out |= {"interval": list(self.interval), "by": self.by} | self._by_class()
+        judged = self.judged()
+        if judged is not None and self.rerank_interval is not None:
+            out["rerank"] = {
+                "top1": self.rerank_top1, "top": self.rerank_top, **self._by_class(reranked=True),
+                "interval": list(self.rerank_interval), **judged.flags(),
+            }  # fmt: skip
+        return out
+
+    def _by_class(self, reranked: bool = False) -> dict[str, Any]:
+        mistakes = [
+            {"label": self.class_names[i], "predicted": self.class_names[j], "n": n}
+            for i, j, n in confused_pairs(self.confusion(reranked))
+        ]
+        return {"per_class": self.per_class(reranked), "confusion": mistakes}
+
+    def rows(self, source: Source) -> list[Mapping[str, Any]]:
+        """For each picture of ``source``, in order: ``file``, ``label`` (None where unknown), ``predicted``, ``scores``
+        of its best classes; ``reranked`` after re-ranking. Opens no picture where the source can do without.
+        """
+        out: list[Mapping[str, Any]] = []
+        right: list[str | None] = [None] * self.n
+        if self.labels is not None:
+            right = [self.class_names[i] for i in self.labels.tolist()]
+        for row, (key, image_id, _) in enumerate(described(source)):
+            best = zip(self.top[row].tolist(), self.scores[row].tolist(), strict=True)
+            named = {
+                "file": image_id, "record": key, "label": right[row],
+                "predicted": self.class_names[int(self.top[row, 0])],
+                "scores": {self.class_names[i]: score for i, score in best},
+            }  # fmt: skip
+            if self.reranked is not None:
+                named["reranked"] = self.class_names[int(self.reranked[row])]
+            out.append(named)
+        return out
+
+    def named(self, reranked: bool) -> str:
+        """What tables and pictures call the classes of ``by``, or those after re-ranking."""
+        return f"re-ranked top {self.rerank_top}" if reranked else WORDS[self.by]
+
+    def confusion(self, reranked: bool = False) -> Tensor:
+        """(classes, classes) int64: how many pictures of the row's class were taken for the column's."""
+        size, found = len(self.class_names), self.top[:, 0]
+        if self.labels is None:
+            return torch.zeros(size, size, dtype=torch.int64)
+        if reranked and self.reranked is not None:
+            found = self.reranked
+        return torch.bincount(self.labels * size + found, minlength=size * size).view(size, size)
+
+    def per_class(self, reranked: bool = False) -> list[dict[str, Any]]:
+        """For each class with pictures: ``name``, ``n``, ``top1``, and what it is most taken for, if anything."""
+        if self.labels is None:
+            return []
+        matrix = self.confusion(reranked)
+        again = self.rerank_hits if reranked else None
+        hits = self.hits[:, 0] if again is None else again
+        rows = []
+        for i in matrix.sum(1).nonzero()[:, 0].tolist():
+            row, n = matrix[i].clone(), int(matrix[i].sum())
+            row[i] = 0
+            other = self.class_names[int(row.argmax())] if row.any() else None
+            rate = hits[self.labels == i].mean().item()
+            rows.append({"name": self.class_names[i], "n": n, "top1": rate, "taken_for": other})
+        return rows
+
+    def write_per_class(self, path: Path) -> None:
+        """``per_class`` as CSV, after re-ranking with the columns ``rerank_top1`` and ``rerank_taken_for`` beside.
+
+        UserError where it cannot be written.
+        """
+        rows = self.per_class()
+        if self.reranked is not None:
+            for row, again in zip(rows, self.per_class(reranked=True), strict=True):
+                row |= {"rerank_top1": again["top1"], "rerank_taken_for": again["taken_for"]}
+        with writing(path, newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["name", "n", "top1", "taken_for"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def table(self) -> Table:
+        """The rates with interval and chance, and the worst classes."""
+        from rich.table import Table
+
+        table = Table(title=f"zero-shot: {self.n} pictures, {len(self.class_names)} classes", title_justify="left")
+        for column in ("", "top-1", "95 % interval", "top-5"):
+            table.add_column(column, justify="left" if not column else "right")
+        if self.labels is None:
+            table.add_row("no labels, so no rates", "", "", "")
+            return table
+        rates = self.metrics()
+        table.add_row(self.named(False), f"{self.top1:.1%}", _range(self.interval), f"{self.top5:.1%}")
+        if self.rerank_top1 is not None:
+            table.add_row(self.named(True), f"{self.rerank_top1:.1%}", _range(self.rerank_interval), "")
+        table.add_row("chance", f"{rates['chance']:.1%}", "", f"{rates['chance_top5']:.1%}", end_section=True)
+        again = self.reranked is not None
+        worst = "worst after re-ranking" if again else "worst"
+        for row in sorted(self.per_class(again), key=lambda row: row["top1"])[:5]:
+            if row["top1"] < 1:
+                confused = f"taken for {row['taken_for']}" if row["taken_for"] else ""
+                table.add_row(f"{worst}: {row['name']} ({row['n']})", f"{row['top1']:.1%}", confused, "")
+        return table
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
