@@ -9,24 +9,22 @@ training. Left out: writing (any program can write JSON lines), and pictures beh
 from __future__ import annotations
 
 import json
-import logging
-import os
-from array import array
-from collections import Counter
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from mmkit.data.picture_files import CHECK_LIMIT, PictureFiles, is_url, missing
+from mmkit.data.problems import Problems
+from mmkit.data.row_file import RowFile
+from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, parse_json
 from mmkit.errors import UserError
 
-log = logging.getLogger(__name__)
-
-CHECK_LIMIT = 100_000
-"""Up to so many rows the existence of each picture is checked; of longer files, so many rows spread evenly."""
+__all__ = ["CHECK_LIMIT", "JsonLines", "Problems", "Record", "Source", "captions_of", "described", "rows_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Record:
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that yields records by index.
+    """Anything that yields records by index; from several threads at once too.
 
     It may also offer what opens no picture: ``captions()``, an iterator over all, and ``described()``, see there.
     """
@@ -79,52 +77,26 @@ def described(source: Source) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield record.key, record.image_id, record.captions
 
 
-class Problems:
-    """Collects what is wrong with the rows of one file, then raises all of it as one message."""
-
-    def __init__(self, where: str | Path, unit: str = "line", show: int = 5) -> None:
-        self.where, self.unit, self.show = where, unit, show
-        self.counts: Counter[str] = Counter()
-        self.first: list[str] = []
-        self.rows = 0
-
-    def add(self, number: int | str, kind: str, detail: str) -> None:
-        """Row ``number`` has a problem of this kind ("missing picture")."""
-        self.counts[kind] += 1
-        if len(self.first) < self.show:
-            self.first.append(f"  {self.where}:{number}: {detail}")
-
-    def raise_if_any(self, rows: int | None = None) -> None:
-        """UserError with the first few rows and the counts by kind, or nothing. rows: of how many; None = ``rows``."""
-        total = sum(self.counts.values())
-        if not total:
-            return
-        kinds = ", ".join(f"{n} x {kind}" for kind, n in self.counts.most_common())
-        more = f"\n  ... and {total - len(self.first)} more" if total > len(self.first) else ""
-        raise UserError(
-            f"{self.where}: {total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds}):\n"
-            + "\n".join(self.first)
-            + more
-            + f"\nCorrect or remove these {self.unit}s."
-        )
-
-
 def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems) -> dict[str, Any] | None:
     """The JSON object of one line, or None with the problem noted. needs: the keys that it must have."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        problems.add(number, "not UTF-8", f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
+        row = parse_json(line.strip(), first=number == 1)
+    except NotText as error:
+        advice = convert_advice(problems.where, line)
+        problems.add(
+            number, "not UTF-8", f"not UTF-8 ({error}, byte {error.at + 1} of the line); save as UTF-8, {advice}"
+        )
         return None
-    except json.JSONDecodeError as error:
-        problems.add(number, "malformed JSON", f"malformed JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:
+        kind = "malformed JSON" if str(error).startswith("malformed JSON") else "unclear JSON"
+        problems.add(number, kind, str(error))
         return None
     if not isinstance(row, dict):
         problems.add(number, "not an object", f"expected a JSON object {{...}}, found {type(row).__name__}")
         return None
-    missing = [key for key in needs if key not in row]
-    if missing:
-        names = ", ".join(f'"{key}"' for key in missing)
+    lacking = [key for key in needs if key not in row]
+    if lacking:
+        names = ", ".join(f'"{key}"' for key in lacking)
         has = ", ".join(f'"{key}"' for key in row) or "nothing"
         problems.add(number, "missing key", f"no key {names}; the line has {has}")
         return None
@@ -133,14 +105,13 @@ def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems
 
 def rows_of(path: Path, needs: Sequence[str], problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object) of each line of a JSON-lines file that holds the keys; the others are noted in ``problems``."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            problems.rows += 1
-            row = parse_row(number, line, needs, problems)
-            if row is not None:
-                yield number, row
+    for number, _, line in RowFile(path, "JSON lines").physical_lines():
+        if not line.strip():
+            continue
+        problems.rows += 1
+        row = parse_row(number, line, needs, problems)
+        if row is not None:
+            yield number, row
 
 
 def tidy_captions(value: object) -> tuple[str, ...]:
@@ -157,45 +128,48 @@ class JsonLines:
     """A file with one JSON object per line.
 
     ``{"image": "pictures/1.jpg", "caption": "a dog", "image_id": "1", "label": 3}``: ``image`` is a path relative to
-    the file (or to ``root``), ``caption`` a string or a list of strings, ``image_id`` optional (the image path stands
-    in). Every other key becomes an entry of ``Record.targets``. Only byte offsets stay in memory.
+    the file (or to ``root``), ``caption`` a string or a list of strings, ``image_id`` optional (the image's path stands
+    in where it is missing, null or empty). Every other key becomes an entry of ``Record.targets``, but for those that
+    are null. Only byte offsets stay in memory; threads may read.
 
     Args:
         path: the file, UTF-8.
         root: where relative pictures are; default the folder of the file.
         needs: the keys that every line must have, besides ``image``.
+        columns: {key as above: key in the file}, where the file calls them otherwise.
 
     Raises:
-        UserError: before anything is trained, for malformed JSON, missing keys, empty captions and missing pictures,
-            with file and line.
+        UserError: before anything is trained, for malformed JSON, missing keys, empty captions, missing pictures, and
+            one image_id for several pictures, with file and line; later, for a file that was changed meanwhile.
     """
 
     def __init__(
-        self, path: str | Path, *, root: str | Path | None = None, needs: Sequence[str] = ("caption",)
-    ) -> None:
+        self, path: str | Path, *, root: str | Path | None = None, needs: Sequence[str] = ("caption",),
+        columns: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
         self.needs = tuple(dict.fromkeys(("image", *needs)))
-        self._file: tuple[int, BinaryIO] | None = None
-        if not self.path.is_file():
-            what = "is a folder, not a file" if self.path.is_dir() else "no such file"
-            raise UserError(f"{self.path}: {what}; expected JSON lines with the keys {', '.join(self.needs)}")
-        self.offsets, self.lines = array("q"), array("q")
+        self.columns = {field: key for field, key in (columns or {}).items() if field != key}
+        self.rows = RowFile(self.path, f"JSON lines with the keys {', '.join(self.needs)}")
+        self.files = PictureFiles(self.root)
         self._validate()
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.rows)
+
+    @property
+    def lines(self) -> Sequence[int]:
+        """The number of each row's line in the file."""
+        return self.rows.lines
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        row = dict(self._row(index))
-        image = row.pop("image")
-        caption = row.pop("caption", None)
+        row = self._row(index)
+        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
         return Record(
             image=self.root / image,
             captions=tidy_captions(caption) if caption else (),
-            image_id=str(row.pop("image_id", image)),
+            image_id=id_of(row.pop("image_id", None)) or image,
             key=f"{self.path}:{self.lines[index]}",
             targets=row,
         )
@@ -207,64 +181,102 @@ class JsonLines:
             if caption:
                 yield from tidy_captions(caption)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-    def _row(self, index: int) -> Mapping[str, Any]:
-        if self._file is None or self._file[0] != os.getpid():  # a forked worker must not share the file position
-            self._file = (os.getpid(), self.path.open("rb"))
-        self._file[1].seek(self.offsets[index])
-        row: Mapping[str, Any] = json.loads(self._file[1].readline().decode("utf-8-sig"))
-        return row
+    def _row(self, index: int) -> dict[str, Any]:
+        """What a line says, by our names for the keys, without what is null."""
+        found: dict[str, Any] = parse_json(self.rows[index].strip(), first=self.lines[index] == 1)
+        if self.columns:
+            found = renamed(found, self.columns)
+        return {key: value for key, value in found.items() if value is not None and value == value}  # NaN is not
 
     def _validate(self) -> None:
-        problems, offset, pictures = Problems(self.path), 0, []
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1 and line.decode("utf-8-sig", "replace").lstrip().startswith("["):
-                    other = self.path.with_suffix(".lines.jsonl")
-                    raise UserError(
-                        f"{self.path}:1: this is one JSON list; mmkit reads one JSON object per line. "
-                        f"Convert it into another file: jq -c '.[]' {quote(str(self.path))} > {quote(str(other))}"
-                    )
-                if line.strip():
-                    self.offsets.append(offset)
-                    self.lines.append(number)
-                    pictures.append(self._check_line(number, line, problems))
-                offset += len(line)
-        if not len(self):
+        self._check_form()
+        problems, bad = Problems(self.path), 0
+        for number, start, line in self.rows.physical_lines():
+            if not line.strip():
+                continue
+            found = self._checked(number, line, problems)
+            if found is None:
+                bad += 1
+                continue
+            self.rows.add(number, start, len(line))
+            self.files.note(*found)
+        if not len(self) and not bad:
             raise UserError(f"{self.path}: the file is empty")
-        self._check_pictures(pictures, problems)
-        problems.raise_if_any(len(self))
+        self.files.check(problems, lambda row: self.lines[row])
+        self.files.check_ids(problems, lambda row: self.lines[row], self._identity)
+        problems.raise_if_any(len(self) + bad)
 
-    def _check_line(self, number: int, line: bytes, problems: Problems) -> str | None:
-        """The picture that the line names, or None with the problem noted."""
-        row = parse_row(number, line, self.needs, problems)
+    def _identity(self, row: int) -> tuple[str, str]:
+        found = self._row(row)
+        return id_of(found.get("image_id")) or self.files.name(found["image"]), found["image"]
+
+    def _check_form(self) -> None:
+        """UserError for what is JSON, but not one object per line, and for tables."""
+        begin, name = self.rows.beginning().removeprefix(b"\xef\xbb\xbf"), quote(str(self.path))
+        other = quote(str(self.path.with_suffix(".lines.jsonl")))
+        if begin.lstrip().startswith(b"["):
+            raise UserError(
+                f"{self.path}:1: this is one JSON list; mmkit reads one JSON object per line. "
+                f"Convert it into another file: jq -c '.[]' {name} > {other}"
+            )
+        if re.match(rb'\s*\{\s*\n\s*"', begin):
+            raise UserError(
+                f"{self.path}:1: this is JSON over several lines; mmkit reads one JSON object per line. "
+                f"Convert it into another file: jq -c . {name} > {other}"
+            )
+        suffix = self.path.suffix.lower()
+        if suffix in (".csv", ".tsv", ".parquet", ".arrow", ".tar"):
+            kind = "csv" if suffix in (".csv", ".tsv") else "records"
+            raise UserError(
+                f"{self.path}: not JSON lines, but {suffix}; write such lines with: "
+                f"mmkit data import {kind} {name} {other}"
+            )
+
+    def _checked(self, number: int, line: bytes, problems: Problems) -> tuple[str, str | None] | None:
+        """The picture that the line names and the id that it gives, or None with the problem noted."""
+        row = parse_row(number, line, (), problems)
         if row is None:
             return None
-        image = row.get("image")
-        if "image" in row and (not isinstance(image, str) or not image.strip()):
-            problems.add(number, "bad image", f'"image" must be a path, not {json.dumps(image)[:80]}')
+        row = renamed(row, self.columns)
+        lacking = [self.columns.get(key, key) for key in self.needs if key not in row]
+        if lacking:
+            names, has = (", ".join(f'"{key}"' for key in keys) for keys in (lacking, row))
+            problems.add(number, "missing key", f"no key {names}; the line has {has or 'nothing'}")
             return None
-        if "caption" in row and ("caption" in self.needs or row["caption"]):
+        image, caption = row.get("image"), row.get("caption")
+        if not isinstance(image, str) or not image.strip():
+            problems.add(number, "bad image", f'"image" must be a path, not {json.dumps(image)[:80]}')
+        elif is_url(image):
+            problems.add(number, *missing(image, Path(image)))
+        else:
             try:
-                tidy_captions(row["caption"])
+                if "caption" in self.needs or not (caption is None or caption in ("", []) or is_absent(caption)):
+                    tidy_captions(caption)
+                for key in self.needs[1:]:
+                    if row[key] is None or row[key] != row[key]:
+                        raise ValueError(f'"{key}" is {json.dumps(row[key])}; give it a value, or remove the line')
+                return image, _checked_id(row.get("image_id"))
             except ValueError as error:
-                problems.add(number, "empty caption" if "empty" in str(error) else "bad caption", str(error))
-                return None
-        return image
+                problems.add(number, _kind(str(error)), str(error))
+        return None
 
-    def _check_pictures(self, pictures: list[str | None], problems: Problems) -> None:
-        step = 1
-        if len(pictures) > CHECK_LIMIT:
-            step = -(-len(pictures) // CHECK_LIMIT)
-            log.info("%s: looked for the pictures of every %d. of %d rows only", self.path, step, len(pictures))
-        for index in range(0, len(pictures), step):
-            image = pictures[index]
-            if image is None or os.path.isfile(os.path.join(self.root, image)):
-                continue
-            number = self.lines[index]
-            if image.startswith(("http://", "https://")):
-                problems.add(number, "URL", f"{image}: pictures behind URLs must be downloaded first (see img2dataset)")
-            else:
-                problems.add(number, "missing picture", f"no picture {self.root / image}")
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row by our names for its keys. columns: {ours: the file's}."""
+    if not columns:
+        return dict(row)
+    theirs = set(columns.values())
+    kept = {key: value for key, value in row.items() if key not in theirs and key not in columns}
+    return {field: row[key] for field, key in columns.items() if key in row} | kept
+
+
+def _checked_id(value: Any) -> str | None:
+    try:
+        return id_of(value)
+    except ValueError as error:
+        raise ValueError(f'"image_id" {error}') from error
+
+
+def _kind(message: str) -> str:
+    what = message.split('"')[1] if message.startswith('"') else "row"
+    return f"empty {what}" if "is empty" in message else f"bad {what}"

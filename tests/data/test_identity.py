@@ -1,0 +1,134 @@
+"""Which records are of one picture: ids that are absent, ids of several pictures, names of one file."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+from mmkit.data.picture_files import PictureFiles, several
+from mmkit.data.records import JsonLines
+from mmkit.errors import UserError
+
+from .conftest import write
+
+
+def lines(folder, ids, images=None):
+    images = images or [f"{i}.png" for i in range(len(ids))]
+    rows = [{"image": image, "caption": "x"} | given for image, given in zip(images, ids, strict=True)]
+    return JsonLines(write(folder / "b.jsonl", rows))
+
+
+@pytest.mark.parametrize("given", [None, "", "  ", float("nan")])
+def test_an_id_that_is_null_or_empty_is_absent(pictures, given):
+    source = lines(pictures, [{"image_id": given}] * 6)
+    assert [source[i].image_id for i in range(6)] == [f"{i}.png" for i in range(6)]
+
+
+def test_ids_of_one_value_are_one(pictures):
+    source = lines(pictures, [{"image_id": i} for i in (10, "10", 10.0, 7)], ["0.png", "0.png", "0.png", "1.png"])
+    assert [source[i].image_id for i in range(4)] == ["10", "10", "10", "7"]
+
+
+@pytest.mark.parametrize("given", [True, [1], {"a": 1}])
+def test_what_is_no_id_is_refused(pictures, given):
+    with pytest.raises(UserError, match=r"b.jsonl:1: \"image_id\" must be a string or a number"):
+        lines(pictures, [{"image_id": given}])
+
+
+def test_one_id_for_different_pictures_is_refused_with_both_lines(pictures):
+    with pytest.raises(UserError, match=r"3 of 6 lines .*3 x one id for different pictures") as error:
+        lines(pictures, [{"image_id": i % 3} for i in range(6)])
+    assert "b.jsonl:4: image_id '0' is of 3.png here and of 0.png in line 1" in str(error.value)
+
+
+def test_a_given_id_may_not_be_the_name_of_another_picture(pictures):
+    with pytest.raises(UserError, match=r"image_id '1.png' is of 1.png here and of 0.png in line 1"):
+        lines(pictures, [{"image_id": "1.png"}, {}])
+
+
+def test_equal_bytes_under_two_names_may_have_one_id(pictures):
+    shutil.copy(pictures / "0.png", pictures / "copy.png")
+    source = lines(pictures, [{"image_id": 1}, {"image_id": 1}], ["0.png", "copy.png"])
+    assert source[0].image_id == source[1].image_id == "1"
+
+
+def test_spellings_of_one_path_are_one_picture(pictures):
+    (pictures / "sub").mkdir()
+    names = ["0.png", "./0.png", "sub/../0.png", ".//0.png", ".\\0.png", "sub\\..\\0.png"]
+    source = lines(pictures, [{}] * 6, names)
+    assert {source[i].image_id for i in range(6)} == {"0.png"}
+    assert {source[i].image for i in range(6)} == {pictures / "0.png"}
+
+
+def test_links_to_one_file_are_one_picture(pictures):
+    (pictures / "link.png").symlink_to("0.png")
+    (pictures / "folder").symlink_to(".")
+    os.link(pictures / "0.png", pictures / "hard.png")
+    names = ["0.png", "link.png", "folder/0.png", "hard.png", "1.png"]
+    source = pickle.loads(pickle.dumps(lines(pictures, [{}] * 5, names)))
+    assert [source[i].image_id for i in range(5)] == ["0.png"] * 4 + ["1.png"]
+
+
+def test_two_dots_behind_a_link_are_the_links_own_folder(pictures, tmp_path):
+    (pictures / "real" / "deep").mkdir(parents=True)
+    shutil.copy(pictures / "1.png", pictures / "real" / "0.png")
+    (pictures / "link").symlink_to(pictures / "real" / "deep")
+    source = lines(pictures, [{}], ["link/../0.png"])
+    assert source[0].image.read_bytes() == (pictures / "1.png").read_bytes()
+
+
+def test_a_name_with_a_backslash_that_is_there_is_taken_as_it_is(pictures):
+    shutil.copy(pictures / "2.png", pictures / "a\\b.png")
+    assert lines(pictures, [{}], ["a\\b.png"])[0].image == pictures / "a\\b.png"
+
+
+def test_a_picture_with_several_ids_is_warned_of(pictures, caplog):
+    source = lines(pictures, [{"image_id": i} for i in (1, 2, 3)], ["0.png", "./0.png", "1.png"])
+    assert [source[i].image_id for i in range(3)] == ["1", "2", "3"]
+    assert "several image_ids (1 times)" in caplog.text
+    assert "./0.png is 1 in line 1, 2 in line 2" in caplog.text
+    caplog.clear()
+    lines(pictures, [{"image_id": 1}, {"image_id": 1}, {}], ["0.png", "./0.png", "1.png"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("image", ["https://a/b.png", "s3://bucket/a.png", "file:///a.png", "data:image/png;base64,xx"])
+def test_addresses_are_named_in_whatever_row(pictures, monkeypatch, image):
+    monkeypatch.setattr("mmkit.data.picture_files.CHECK_LIMIT", 1)
+    with pytest.raises(UserError, match=r"b.jsonl:6: .*must be downloaded first"):
+        lines(pictures, [{}] * 6, ["0.png"] * 5 + [image])
+
+
+def test_of_long_files_some_pictures_are_looked_for(pictures, monkeypatch, caplog):
+    monkeypatch.setattr("mmkit.data.picture_files.CHECK_LIMIT", 3)
+    caplog.set_level("INFO")
+    lines(pictures, [{}] * 20, ["0.png"] * 19 + ["none.png"])
+    assert "every 4. of 20 rows only" in caplog.text
+    with pytest.raises(UserError, match=r"b.jsonl:17: no picture"):
+        lines(pictures, [{}] * 20, ["0.png"] * 16 + ["none.png"] + ["0.png"] * 3)
+
+
+def test_a_folder_is_no_picture(pictures):
+    (pictures / "sub").mkdir()
+    with pytest.raises(UserError, match=r"no picture .*sub \(a folder\)"):
+        lines(pictures, [{}], ["sub"])
+
+
+def test_several_finds_each_further_value_once():
+    assert several([5, 5, 7, 5, 7, 5], [1, 2, 3, 1, 3, 9]) == [(1, 3), (1, 5)]
+    assert several([], []) == []
+    files = PictureFiles("x")
+    assert len(files) == 0
+
+
+def test_keys_may_be_called_otherwise_and_null_is_absent(pictures):
+    row = {"file_name": "0.png", "text": "a dog", "caption": "other", "label": None, "n": float("nan"), "k": 0}
+    (pictures / "c.jsonl").write_text(json.dumps(row))
+    record = JsonLines(pictures / "c.jsonl", columns={"image": "file_name", "caption": "text"})[0]
+    assert (record.image, record.captions, record.targets) == (pictures / "0.png", ("a dog",), {"k": 0})
+    with pytest.raises(UserError, match=r'no key "path"; the line has "file_name"'):
+        JsonLines(pictures / "c.jsonl", columns={"image": "path"})
+    with pytest.raises(UserError, match=r'c.jsonl:1: "label" is null'):
+        JsonLines(pictures / "c.jsonl", columns={"image": "file_name"}, needs=("label",))
