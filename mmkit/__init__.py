@@ -25,7 +25,7 @@ def load(
     device: str = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
     image_size: int | tuple[int, int] | None = None,
-    allow: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
 ) -> Predictor:
     """A trained model from the folder of its run: see ``mmkit.hub.load``."""
     from mmkit import hub
@@ -36,15 +36,18 @@ def load(
 def explain(
     model: Predictor | str | Path, image: Picture, text: str, *, answer: str | None = None,
     target: Target | None = None, layer: int | None = None, head: int | None = None, words: bool = True,
+    allow: str | Sequence[str] = (),
 ) -> Explanation:  # fmt: skip
     """Heat maps of a picture and a text, for a loaded model or the folder of one: see ``mmkit.explanation.explain``.
+
+    allow: see ``load``.
 
     Many pairs at once: ``mmkit.explanation.explain.explain_pairs``.
     """
     from mmkit.explanation import explain as explanation
     from mmkit.predictor import Predictor
 
-    predictor = model if isinstance(model, Predictor) else load(model)
+    predictor = model if isinstance(model, Predictor) else load(model, allow=allow)
     return explanation.explain(
         predictor, image, text, answer=answer, target=target, layer=layer, head=head, words=words
     )

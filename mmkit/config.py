@@ -310,7 +310,7 @@ def dump(experiment: Experiment) -> dict[str, Any]:
     return _dump(experiment)
 
 
-def rebuild(data: Mapping[str, Any], allow: Sequence[str] = ()) -> Experiment:
+def rebuild(data: Mapping[str, Any], allow: str | Sequence[str] = ()) -> Experiment:
     """From ``dump``'s values: of parts that mmkit lists (``config_allowed.py``), and of the modules in ``allow``."""
     experiment = _rebuild(data, EXPERIMENT, allow)
     if not isinstance(experiment, Experiment):

@@ -88,15 +88,17 @@ def load(
     device: str | torch.device = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
     image_size: int | tuple[int, int] | None = None,
-    allow: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
 ) -> Predictor:
     """The model in a folder, in evaluation mode; or one of open_clip's, see ``mmkit/hub_open_clip.py``.
 
     device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
     image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, and a
         log line says so.
-    allow: further package names whose classes may be built, for models of your own. UserError names the file that is
-    missing, damaged or does not fit, and what to do.
+    allow: modules of your own, or of somebody whom you trust, whose classes may be built too: MODULE itself and what is
+        below it, installed or in the current folder; or FILE.py, which is run. It holds for this call alone.
+
+    UserError names the file that is missing, damaged or does not fit, and what to do.
     """
     if str(path).startswith(PREFIX):
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
@@ -105,11 +107,11 @@ def load(
     _check_format(folder / CONFIG, config)
     preprocessing = read_json(needed(folder, PREPROCESSING))
     tokenizer = load_tokenizer(needed(folder, TOKENIZER))
-    weights = needed(folder, WEIGHTS)
+    weights, own = needed(folder, WEIGHTS), checked(allow)
     try:
-        transform, max_tokens = _reading(preprocessing, checked(allow))
+        transform, max_tokens = _reading(preprocessing, own)
         with torch.random.fork_rng(devices=[]):
-            model, heads = _parts(config, checked(allow), tokenizer.vocab_size, folder)
+            model, heads = _parts(config, own, tokenizer.vocab_size, folder)
     except KeyError as error:
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:

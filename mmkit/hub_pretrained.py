@@ -50,7 +50,7 @@ class Pretrained(ModelHubMixin, library_name="mmkit", tags=["mmkit", "vision-lan
         cls, pretrained_model_name_or_path: str | Path, *, force_download: bool = False,
         token: str | bool | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
         revision: str | None = None, device: str = "cpu", precision: Literal["float32", "bf16"] = "float32",
-        image_size: int | tuple[int, int] | None = None, allow: Sequence[str] = (),
+        image_size: int | tuple[int, int] | None = None, allow: str | Sequence[str] = (),
     ) -> Pretrained:  # fmt: skip
         """A folder here, or OWNER/NAME on the hub, fetched once. The last four: see ``mmkit.load``.
 

@@ -97,7 +97,7 @@ def add_predictions(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
-    """What ``make_predictor`` reads: --model, --image-size, --batch-size, --device, --precision."""
+    """What ``make_predictor`` reads: --model, --allow, --image-size, --batch-size, --device, --precision."""
     add_model_choice(command)
     command.add_argument("--batch-size", type=int, default=64, help="pictures per forward (default 64)")
     command.add_argument("--device", help="default: cuda where there is one, else cpu")
@@ -105,8 +105,13 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_model_choice(command: argparse.ArgumentParser) -> None:
-    """Which model: --model, --image-size."""
+    """Which model: --model, --allow, --image-size."""
     command.add_argument("--model", required=True, metavar="M", help=MODEL)
+    command.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="let the model use code of your own: MODULE and what is below it, installed or in the current folder; or "
+        "FILE.py, which is run. May be given several times",
+    )  # fmt: skip
     command.add_argument(
         "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
     )
@@ -185,8 +190,9 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     state = PartialState(cpu=args.device == "cpu")
     try:
         predictor = mmkit.load(
-            args.model, device=args.device or str(state.device), precision=args.precision, image_size=args.image_size
-        )
+            args.model, device=args.device or str(state.device), precision=args.precision, image_size=args.image_size,
+            allow=args.allow,
+        )  # fmt: skip
     except (RuntimeError, AssertionError) as error:
         if args.device is None:
             raise

@@ -26,5 +26,5 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     import mmkit
     from mmkit.export import export
 
-    graphs = export(mmkit.load(args.model, image_size=args.image_size), args.out)
+    graphs = export(mmkit.load(args.model, image_size=args.image_size, allow=args.allow), args.out)
     return {"out": str(args.out)} | {f"{name}.difference": graph.difference for name, graph in graphs.items()}

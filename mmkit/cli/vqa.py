@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,10 +113,12 @@ def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> 
 
 def answering_stage(model: str) -> str:
     """The model; or, where it answers no questions, the one stage in its folder that does (as a quickstart's)."""
+    from mmkit.hub_files import CONFIG
+
     folder = Path(model)
-    if not (folder / "config.json").is_file() or _answers_questions(folder):
+    if not (folder / CONFIG).is_file() or _answers_questions(folder):
         return model
-    found = [path.parent for path in sorted(folder.glob("*/config.json")) if _answers_questions(path.parent)]
+    found = [path.parent for path in sorted(folder.glob(f"*/{CONFIG}")) if _answers_questions(path.parent)]
     if len(found) != 1:
         return model
     log.info("%s answers no questions; %s, which was fine-tuned from it, does", model, found[0])
@@ -125,8 +126,12 @@ def answering_stage(model: str) -> str:
 
 
 def _answers_questions(folder: Path) -> bool:
-    heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("heads", {})
-    return any("answers" in head.get("args", {}) for head in heads.values())
+    """By its config alone; False for one that is not of mmkit. UserError for a damaged one."""
+    from mmkit.hub_files import CONFIG, is_ours, read_json
+
+    heads = read_json(folder / CONFIG).get("heads") if is_ours(folder) else None
+    parts = heads.values() if isinstance(heads, dict) else ()
+    return any(isinstance(part, dict) and "answers" in dict(part.get("args") or {}) for part in parts)
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:
