@@ -14,8 +14,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mmkit.draws import Draws
 from mmkit.errors import UserError
-from mmkit.nn.gather import gather, gather_with_grad, rank, world_size
+from mmkit.ranks import gather, gather_with_grad, rank, world_size
 from mmkit.types import Batch, MaskedText, ModelSpec, Tokens
 
 
@@ -81,21 +82,23 @@ class Features:
     """The views of one batch through one model, each computed once.
 
     ``step`` is the optimizer step; ``alpha`` the weight of the teacher's soft targets at this step; ``teacher`` the
-    same views through the averaged model, or None. Tensors are on the model's device.
+    same views through the averaged model, or None. ``before``: samples of the step, of all ranks, in the micro-batches
+    before this one. Tensors are on the model's device.
     """
 
     def __init__(
-        self, model: Model | nn.Module, batch: Batch, step: int = 0, *, alpha: float = 0.0,
+        self, model: Any, batch: Batch, step: int = 0, *, alpha: float = 0.0,
         teacher: Features | None = None,
-        twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0,
+        twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0,
     ) -> None:  # fmt: skip
-        self.model: Any = model  # the Model protocol, which a module's type cannot express
+        self.model = model  # the Model protocol, which a module's type cannot express
         self.batch = batch
         self.step = step
         self.alpha = alpha
         self.teacher = teacher
         self._twins = twins or {}
         self._seed = seed
+        self._before = before
 
     # ---- views of this rank's samples -------------------------------------------------------------------------
 
@@ -168,10 +171,12 @@ class Features:
         What shows the same picture or says the same words is no other one; a sample without any keeps its own.
         """
         with torch.no_grad():
-            draws_G = torch.rand(len(self.all_image_id), generator=self._generator(1), device=self.own.device)
+            draws_G = self.random("mixed pairs", everyone=True).uniform()
             other_BG = ~self.same
-            match_B = (draws_G.argsort().argsort() < len(draws_G) // 2)[self.own] | ~other_BG.any(1)
-            other_B = self.gumbel(1)[0].masked_fill(~other_BG, -torch.inf).argmax(1)
+            place_G = draws_G.argsort(stable=True).argsort()
+            match_B = (place_G < len(draws_G) // 2)[self.own] | ~other_BG.any(1)
+            noise_BG = self.random("mixed images").gumbel(len(draws_G))
+            other_B = noise_BG.masked_fill(~other_BG, -torch.inf).argmax(1)
             rows_B = torch.where(match_B, self.own, other_B)
         x, mask = self._all_image
         image = Tokens(x[rows_B], None if mask is None else mask[rows_B])
@@ -264,20 +269,16 @@ class Features:
         """The teacher's copy of a head that has ``distilled = True``."""
         return self._twins[head]
 
-    def gumbel(self, draws: int) -> Tensor:
-        """(draws, B, G) float32 Gumbel noise: this rank's rows of a matrix that all ranks draw alike.
+    def random(self, name: str, everyone: bool = False) -> Draws:
+        """Random numbers for each of this rank's samples, from the start of a stream of their own.
 
-        It depends on the seed and the step alone, so that the draws are those of one process with the joined batch.
+        They depend on (seed, step, ``name``, place of the sample in the step): other names and steps are independent;
+        the samples of a step have the same numbers on any device, and on any number of processes and micro-batches. The
+        same name gives the same numbers again, to a teacher too. everyone: for the samples of all ranks (G) of this
+        micro-batch.
         """
-        size, device = len(self.batch), self.batch.ids.device
-        total = size * world_size()
-        noise = torch.empty(draws, total, total, device=device).exponential_(generator=self._generator())
-        return -noise[:, rank() * size : (rank() + 1) * size].log()
-
-    def _generator(self, stream: int = 0) -> torch.Generator:
-        """The same on all ranks, anew for each step; ``stream`` tells apart draws that must not depend on another."""
-        seed = self._seed * 1_000_003 + self.step + stream * 2**40
-        return torch.Generator(device=self.batch.ids.device).manual_seed(seed)
+        rows = torch.arange(len(self.all_image_id), device=self.own.device) if everyone else self.own
+        return Draws((self._seed, self.step, name), rows + self._before)
 
 
 def same_pair(image_id_B: Tensor, caption_id_B: Tensor, image_id_N: Tensor, caption_id_N: Tensor) -> Tensor:

@@ -115,25 +115,54 @@ class ModelSpec:
     fused_image: bool = False
 
 
+Count = int | float | Tensor
+"""How many items a mean is over: a number, or a float32 scalar tensor where only the device knows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
     """What one objective says of one batch.
 
-    loss: float32 scalar, a mean over ``count`` valid items. count: how many; a float32 scalar tensor where
-    only the device knows. logs: detached scalars by name. carry: detached tensors for ``after_step``.
+    loss: float32 scalar, a mean over ``count`` valid items; finite where there are none.
+    parts: in their place, a loss with several denominators (boxes and their classes): {name: (loss, count)}, each as
+        above and weighted by the head, always the same names. ``loss`` then is their sum, and ``count`` None.
+    logs: detached scalars by name, means over the items of the loss (with parts: over the samples), or pairs (mean,
+        count) where they are over something else.
+    carry: detached tensors for ``after_step``.
     """
 
-    loss: Tensor
-    count: int | Tensor
-    logs: Mapping[str, Tensor | float] = field(default_factory=dict)
+    loss: Tensor = None  # type: ignore[assignment]  # never None in the end
+    count: Count | None = None
+    parts: Mapping[str, tuple[Tensor, Count]] = field(default_factory=dict)
+    logs: Mapping[str, Tensor | float | tuple[Tensor | float, Count]] = field(default_factory=dict)
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        alone = (self.loss is not None, self.count is not None)
+        if alone != (not self.parts,) * 2:
+            raise ValueError("a head gives `loss` and `count`, or `parts`: {name: (loss, count)}, and not both")
+        if self.parts:
+            object.__setattr__(self, "loss", torch.stack([loss for loss, _ in self.parts.values()]).sum())
+        else:
+            object.__setattr__(self, "parts", {"": (self.loss, self.count)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOutput:
-    """The sum to minimise, its parts before weighting (detached), what to log, and what heads carry over."""
+    """What a task says of one rank's micro-batch.
+
+    loss: what to minimise. The sum over the micro-batches of a step of its mean over the ranks is the loss of one
+        process with the joined batch.
+    losses: what each head adds to it before its weight, and each part of a head that has several ("head.part").
+    logs: what the heads log, as "head/name".
+    counts: how many items each loss counted, by head, or by "head.part".
+    means: what to report, (mean, count) by the name in the log: "losses.head", "losses.head.part", "head.name".
+    carry: what the heads want back after the step.
+    """
 
     loss: Tensor
     losses: Mapping[str, Tensor]
     logs: Mapping[str, Tensor | float]
+    counts: Mapping[str, Count]
+    means: Mapping[str, tuple[Tensor | float, Count]]
     carry: Mapping[str, Mapping[str, Tensor]]

@@ -79,9 +79,13 @@ class AnswerClassifier(Head):
         hits_B = scores_BC.gather(1, logits_BC.detach().argmax(1, keepdim=True))[:, 0]
         return HeadOutput(
             loss=masked_mean(loss_B, known_B),
-            count=known_B.sum().float(),
+            count=self.counts(f),
             logs={"chance": len(self.answers) * log(2), "accuracy": masked_mean(hits_B, known_B)},
         )
+
+    def counts(self, f: Features) -> Tensor:
+        """The questions with a known answer."""
+        return f.target("answer_scores").any(1).sum().float()
 
     def candidates(self, tokenizer: Tokenizer, answers: Sequence[str] | None = None) -> Choices:
         """All, or those of ``answers``; UserError for one that the classifier was not made for."""

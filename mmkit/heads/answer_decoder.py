@@ -20,7 +20,7 @@ from mmkit.encoders.text import ImageContext
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
-from mmkit.losses import distilled_cross_entropy
+from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import Vocabulary
 from mmkit.types import HeadOutput, ModelSpec, Tokens
 
@@ -98,13 +98,20 @@ class AnswerDecoder(Head):
             teacher_NV = f.twin(self).token_logits(f.teacher.fused, ids_AL, of_A, index_N)
         weight_N = weight_A[index_N // ids_AL.shape[1]]
         loss_N = distilled_cross_entropy(logits_NV, labels_N, teacher_NV, f.alpha)
-        size = len(f.batch)
+        size = self.counts(f)
         hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
         return HeadOutput(
             loss=(loss_N * weight_N).sum() / size,
             count=size,
-            logs={"chance": log(logits_NV.shape[-1]) * weight_N.sum() / size, "accuracy": hits_N.mean()},
+            logs={
+                "chance": log(logits_NV.shape[-1]) * weight_N.sum() / size,
+                "accuracy": (mean_or_zero(hits_N), len(labels_N)),
+            },
         )
+
+    def counts(self, f: Features) -> int:
+        """The questions."""
+        return len(f.batch)
 
     # ---- answering ---------------------------------------------------------------------------------------------
 

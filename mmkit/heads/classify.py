@@ -56,6 +56,10 @@ class Classify(Head):
         hits = (logits_BC.detach().argmax(-1) == labels_B).float().mean()
         return HeadOutput(
             loss=loss,
-            count=len(f.batch),
+            count=self.counts(f),
             logs={"chance": math.log(len(self.classes)), "accuracy": hits, "chance_accuracy": 1 / len(self.classes)},
         )
+
+    def counts(self, f: Features) -> int:
+        """The samples."""
+        return len(f.batch)

@@ -68,7 +68,7 @@ class ITC(Head):
         candidates = hard_BN.shape[1]
         return HeadOutput(
             loss=(losses[0] + losses[1]) / 2,
-            count=len(f.batch),
+            count=self.counts(f),
             logs={
                 "chance": math.log(candidates),
                 "candidates": candidates,
@@ -85,6 +85,10 @@ class ITC(Head):
             if self.queue.size
             else {},
         )
+
+    def counts(self, f: Features) -> int:
+        """The samples."""
+        return len(f.batch)
 
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Pushes the features of every micro-batch, in order."""

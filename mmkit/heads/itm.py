@@ -99,16 +99,21 @@ class ITM(Head):
         hits_N = (logits_N2.detach().argmax(1) == labels_N).float()
         return HeadOutput(
             loss=masked_mean(loss_N, valid_N),
-            count=valid_N.sum().float(),
+            count=self.counts(f),
             logs={"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3},
         )
+
+    def counts(self, f: Features) -> int | Tensor:
+        """The pairs judged: each sample's own, and two for each sample that has a negative."""
+        size = len(f.batch)
+        return size if self.negatives == "mixed" else size + 2 * (~self._positives(f)).any(1).sum().float()
 
     def _judge_mixed(self, f: Features) -> HeadOutput:
         labels_B = f.mixed.match_B.long()
         logits_B2 = self.match_logits(f.mixed.fused.x[:, 0]).float()
         return HeadOutput(
             loss=F.cross_entropy(logits_B2, labels_B),
-            count=len(f.batch),
+            count=self.counts(f),
             logs={
                 "chance": math.log(2),
                 "accuracy": (logits_B2.detach().argmax(1) == labels_B).float().mean(),
@@ -118,17 +123,20 @@ class ITM(Head):
 
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
         """For each text an image, for each image a text, as rows of all ranks (B,); whether there is one (2, B)."""
-        noise = f.gumbel(2)
+        noise = f.random("itm").gumbel(2, len(f.all_image_id)).transpose(0, 1)
         weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
-        if self.avoid == "same":
-            positive_BG = f.same
-        elif self.avoid == "image":
-            positive_BG = f.same_image
-        else:
-            positive_BG = f.own[:, None] == torch.arange(noise.shape[-1], device=noise.device)
+        positive_BG = self._positives(f)
         weights = weights.masked_fill(positive_BG, -torch.inf)
         choice = self.draw(weights, noise)
         return choice[0], choice[1], (~positive_BG).any(1).expand(2, -1)
+
+    def _positives(self, f: Features) -> Tensor:
+        """(B, G) bool: what is no negative of this rank's samples."""
+        if self.avoid == "same":
+            return f.same
+        if self.avoid == "image":
+            return f.same_image
+        return f.own[:, None] == torch.arange(len(f.all_image_id), device=f.own.device)
 
 
 _ENTROPY = math.log(3) - 2 / 3 * math.log(2)

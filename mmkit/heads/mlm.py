@@ -46,6 +46,10 @@ class MLM(Head, Vocabulary):
         hits_N = (logits_NV.detach().argmax(-1) == masked.labels).float()
         return HeadOutput(
             loss=mean_or_zero(loss_N),
-            count=len(masked.labels),
+            count=self.counts(f),
             logs={"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)},
         )
+
+    def counts(self, f: Features) -> int:
+        """The hidden positions."""
+        return len(f.masked_text.labels)

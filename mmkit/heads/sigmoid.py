@@ -52,7 +52,7 @@ class Sigmoid(Head):
         best_B1 = logits_BG.detach().argmax(1, keepdim=True)
         return HeadOutput(
             loss=loss,
-            count=len(f.batch),
+            count=self.counts(f),
             logs={
                 "chance": _chance(candidates),
                 "candidates": candidates,
@@ -61,6 +61,10 @@ class Sigmoid(Head):
                 "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
             },
         )
+
+    def counts(self, f: Features) -> int:
+        """The samples."""
+        return len(f.batch)
 
 
 def _chance(candidates: int) -> float:

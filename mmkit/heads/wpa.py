@@ -14,7 +14,7 @@ from torch import Tensor
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
-from mmkit.losses import mean_or_zero
+from mmkit.losses import masked_mean, mean_or_zero
 from mmkit.types import HeadOutput, ModelSpec, Tokens
 
 
@@ -64,13 +64,17 @@ class WPA(Head):
             cost_BLP = cosine_cost(mixed.fused.x[:, :length].float(), image.x.float())
             distance_B = transport_distance(cost_BLP, words_BL, patches_BP, self.beta, self.iterations)
         match_B = mixed.match_B
-        shares = {"matching": match_B, "other": ~match_B}
+        kinds = {"matching": match_B, "other": ~match_B}
         return HeadOutput(
             loss=mean_or_zero(torch.where(match_B, distance_B, -distance_B)),
-            count=len(f.batch),
+            count=self.counts(f),
             logs={"chance": 0.0}
-            | {name: (distance_B.detach() * share).sum() / share.sum().clamp(min=1) for name, share in shares.items()},
+            | {name: (masked_mean(distance_B.detach(), of_B), of_B.sum().float()) for name, of_B in kinds.items()},
         )
+
+    def counts(self, f: Features) -> int:
+        """The pairs."""
+        return len(f.batch)
 
 
 def cosine_cost(x_BND: Tensor, y_BND: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stops a run on a non-finite loss or gradient, or on too many unreadable pictures, on all processes at once.
+"""Stops a run on a non-finite loss or gradient, a miscount, or too many unreadable pictures, on all processes at once.
 
 Each step's flags travel in one small vector: summed over the processes, and read without waiting for the device. On
 the CPU they are read before the optimizer's step, on a GPU one step later (and always before anything is saved), so
@@ -30,6 +30,7 @@ class _Watched:
     ready: torch.cuda.Event | None
     keys: list[tuple[str, ...]]
     per_micro: list[Tensor] = field(default_factory=list)
+    counted: tuple[str, ...] = ()
 
 
 class Guard:
@@ -53,12 +54,17 @@ class Guard:
         keys: Sequence[tuple[str, ...]],
         skipped: Sequence[str],
         stop: bool,
+        miscounted: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take note of step ``step`` (from 1): the losses and sample names of each micro-batch, the gradient's norm."""
+        """Take note of step ``step`` (from 1): the losses and sample names of each micro-batch, the gradient's norm.
+
+        miscounted: by loss, whether its head counted otherwise than it had said before the step.
+        """
         names = list(losses[0])
         per_micro = [torch.stack([part[n].float() for n in names]).isfinite().logical_not() for part in losses]
         gradient = norm.isfinite().logical_not() if self.gradients else torch.zeros_like(norm, dtype=torch.bool)
-        found = torch.cat([torch.stack(per_micro).any(0), gradient.reshape(1)]).float()
+        wrong = dict(miscounted or {})
+        found = torch.cat([torch.stack(per_micro).any(0), torch.stack([gradient, *wrong.values()])]).float()
         facts = torch.tensor([float(stop), float(len(skipped)), float(sum(len(k) for k in keys))])
         flags = torch.cat([found, facts.to(self.device, non_blocking=True)])
         if world_size() > 1:
@@ -69,7 +75,10 @@ class Guard:
             copy = flags.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        pending, self._pending = self._pending, _Watched(step, names, flags, copy, ready, list(keys), per_micro)
+        pending, self._pending = (
+            self._pending,
+            _Watched(step, names, flags, copy, ready, list(keys), per_micro, tuple(wrong)),
+        )
         if self.device.type != "cuda":
             self.check()
         elif pending is not None:
@@ -84,12 +93,20 @@ class Guard:
     def _read(self, watched: _Watched) -> None:
         if watched.ready is not None:
             watched.ready.synchronize()
-        *found, stop, bad, seen = watched.copy.tolist()
+        *flags, stop, bad, seen = watched.copy.tolist()
+        found, wrong = flags[: len(watched.names) + 1], flags[len(watched.names) + 1 :]
         self.stop_asked = self.stop_asked or stop > 0
         self.bad += round(bad)
         self.seen += round(seen)
         if any(found):
             raise UserError(self._message(watched, found))
+        if any(wrong):
+            names = [name for name, flag in zip(watched.counted, wrong, strict=True) if flag]
+            raise UserError(
+                f"step {watched.step}: the loss {', '.join(map(repr, names))} was over another number of items than "
+                "`counts` of its head had said, so the micro-batches of the step were weighed wrongly; correct "
+                "`counts`, or let it return None"
+            )
         if self.bad > self.max_bad_fraction * max(self.seen, FEW if self.max_bad_fraction else 0):
             names = [name for part in gather_objects(self._bad_names) for name in part]
             raise UserError(

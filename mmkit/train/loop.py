@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from mmkit.config import BatchPlan, Experiment, dump
 from mmkit.errors import Stopped, UserError
 from mmkit.files import write_json
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
+from mmkit.task import StepCounts
 from mmkit.train import checkpoint, folder
 from mmkit.train.build import Parts, build
 from mmkit.train.checks import check_evaluators, check_reached
@@ -30,6 +30,7 @@ from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.guard import Guard
 from mmkit.train.lock import one_writer
 from mmkit.train.logging import Display, RunLog
+from mmkit.train.means import Means
 from mmkit.train.optim import make_optimizer, set_learning_rate
 from mmkit.train.plan import Plan, make_plan
 from mmkit.train.precision import ProductChoice, choose_precision, choose_product
@@ -143,6 +144,10 @@ class Trainer:
     evaluated: int = -1
     stop: StopSignal = field(default_factory=StopSignal)
     meter: Meter = field(default_factory=Meter)
+    means: Means = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.means = Means(self.accelerator.device)
 
     # ---- the run ----------------------------------------------------------------------------------------------
 
@@ -192,16 +197,16 @@ class Trainer:
         if self.step and self.step < last and not self.clock.over() and self._owed():
             self.evaluate()
         self.meter.restart()
-        self._clear()
+        self.means.clear()
         self.parts.task.train()
         with self.clock.running():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
-                outputs = self.take_step(batches)
+                self.take_step(batches)
                 self.step += 1
                 self.clock.tick()
                 if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
-                    self.report(outputs[-1])
+                    self.report()
                 if run.save_every_steps and self.step % run.save_every_steps == 0:
                     self.save()  # before an evaluation, which may fail
                 if run.eval_every_steps and self.step % run.eval_every_steps == 0:
@@ -234,33 +239,44 @@ class Trainer:
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
-    def take_step(self, batches: Iterator[Batch]) -> list[TaskOutput]:
-        """Forward and backward of every micro-batch, clip, update, and what the task does after a step."""
+    def take_step(self, batches: Iterator[Batch]) -> None:
+        """Forward and backward of every micro-batch, clip, update, and what the task does after a step.
+
+        Each loss is the mean over what it counts in all micro-batches of all processes, so the counts come first.
+        """
         accelerator, task = self.accelerator, self.parts.task
+        step_batches = [_next(batches) for _ in range(self.batch.accumulation_steps)]
+        counts = self._count(step_batches)
         outputs: list[TaskOutput] = []
-        keys: list[tuple[str, ...]] = []
-        skipped: list[str] = []
-        for micro in range(self.batch.accumulation_steps):
-            batch = _next(batches)
-            keys.append(batch.keys)
-            skipped += batch.skipped
-            last = micro == self.batch.accumulation_steps - 1
+        before = 0
+        for batch in step_batches:
+            last = len(outputs) == len(step_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                output = self.wrapped(batch.to(accelerator.device, non_blocking=True), self.step)
-                accelerator.backward(output.loss / self.batch.accumulation_steps)
-            outputs.append(output)
+                output = self.wrapped(
+                    batch.to(accelerator.device, non_blocking=True), self.step, before, counts and counts.totals
+                )
+                accelerator.backward(output.loss)
+            outputs.append(replace(output, loss=output.loss.detach()))
+            before += len(batch) * world_size()
         if not self._reached:
             self._check_gradients()
         norm = self._clip()
-        self._watch(outputs, norm, keys, skipped)
+        self._watch(outputs, norm, step_batches, counts)
         self._rate = set_learning_rate(
             self.optimizer, self.exp.optim, self.step, self.plan.steps, self.plan.warmup_steps
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task.after_step([output.carry for output in outputs])  # type: ignore[operator]
-        self._add(outputs, norm)
-        return outputs
+        self.meter.count(self.batch.global_batch)
+        self.means.add(outputs, norm)
+
+    def _count(self, batches: Sequence[Batch]) -> StepCounts | None:
+        """What the losses count in a step of several micro-batches; a step of one counts for itself."""
+        if len(batches) == 1:
+            return None
+        with self.accelerator.autocast():
+            return self.parts.task.count(batches, self.step, self.accelerator.device)  # type: ignore[operator]
 
     def _clip(self) -> Tensor:
         self.accelerator.unscale_gradients()
@@ -275,45 +291,28 @@ class Trainer:
         check_reached(self.parts.task)
 
     def _watch(
-        self, outputs: Sequence[TaskOutput], norm: Tensor, keys: Sequence[tuple[str, ...]], skipped: Sequence[str]
+        self, outputs: Sequence[TaskOutput], norm: Tensor, batches: Sequence[Batch], counts: StepCounts | None
     ) -> None:
+        skipped = [message for batch in batches for message in batch.skipped]
         for message in skipped:
             logger.warning("skipped: %s", message)
-        losses = [{**output.losses, "loss": output.loss.detach()} for output in outputs]
-        self.guard.watch(self.step + 1, losses, norm, keys, skipped, bool(self.stop.asked))
+        losses = [{**output.losses, "loss": output.loss} for output in outputs]
+        wrong = counts.differ([output.counts for output in outputs]) if counts is not None else {}
+        keys = [batch.keys for batch in batches]
+        self.guard.watch(self.step + 1, losses, norm, keys, skipped, bool(self.stop.asked), wrong)
 
     # ---- numbers ----------------------------------------------------------------------------------------------
 
     _reached: bool = False
     _rate: float = 0.0
-    _sum: Tensor | None = None
-    _count: int = 0
+    _reported: frozenset[str] = frozenset()
 
-    def _clear(self) -> None:
-        self._sum, self._count = None, 0
-
-    def _add(self, outputs: Sequence[TaskOutput], norm: Tensor) -> None:
-        self.meter.count(self.batch.global_batch)
-        for output in outputs:
-            parts = torch.stack([output.loss.detach().float(), *(x.float() for x in output.losses.values())])
-            values = torch.cat([parts, norm.float().reshape(1)])
-            self._sum = values if self._sum is None else self._sum + values
-            self._count += 1
-
-    def report(self, output: TaskOutput) -> None:
+    def report(self) -> None:
         """Log the means since the last report, of all processes. Waits for the device."""
-        if self._sum is None:
-            return
-        losses = ["loss", *(f"losses.{name}" for name in output.losses), "grad_norm"]
-        logs = torch.stack([torch.as_tensor(v, device=self._sum.device).float() for v in output.logs.values()] or [
-            self._sum.new_zeros(())
-        ])  # fmt: skip
-        numbers = torch.cat([self._sum / self._count, logs])
-        if world_size() > 1:
-            dist.all_reduce(numbers)
-            numbers = numbers / world_size()
-        names = [*losses, *(name.replace("/", ".") for name in output.logs)]
-        values = dict(zip(names, numbers.tolist(), strict=False))
+        values = self.means.read()
+        for name in self._reported - values.keys():
+            del self.metrics[name]  # over no item this time: what it was before is not what it is
+        self._reported = frozenset(values)
         epoch = self.step / self.plan.steps_per_epoch
         rates = {"lr": self._rate, "epoch": epoch, "samples": self.step * self.batch.global_batch}
         self.metrics |= values | rates | self.meter.read()
@@ -321,7 +320,6 @@ class Trainer:
             name: self.metrics[name] for name in ("samples_per_second", "data_share")
         })  # fmt: skip
         self.display.update(self.step, self.metrics)
-        self._clear()
 
     def evaluate(self) -> None:
         """Run the evaluators, on all processes; without effect on the random state of training."""

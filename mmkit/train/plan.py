@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmkit.config import BatchPlan, Experiment, Optim
+from mmkit.heads.base import Head
 from mmkit.train.precision import ProductChoice
 
 
@@ -16,6 +17,8 @@ class Plan:
     """Durations in optimizer steps; ``parameters``: part -> (trainable, all).
 
     minutes: of a run by the clock, whose ``steps`` are 0 before it began. warmup: as the config gives it.
+    Where micro-batches are accumulated, ``within``: the heads that compare samples, which see those of one micro-batch;
+    ``counted``: the heads whose counts only a pass of their own tells.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Plan:
     loaded: dict[str, str]
     minutes: float | None = None
     warmup: str = ""
+    within: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For ``metrics.jsonl``."""
@@ -54,6 +59,7 @@ class Plan:
             f"batch: {batch.rank_batch} a forward x {batch.accumulation_steps} accumulated x {batch.world} processes "
             f"= {batch.global_batch} a step"
             + (f"; {self.steps * batch.global_batch:,} samples in all" if self.minutes is None else ""),
+            *self._accumulation(),
             f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
             f"initialised: {loaded or 'every part at random'}",
             f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
@@ -72,18 +78,35 @@ class Plan:
             "in steps or epochs stays so"
         )
 
+    def _accumulation(self) -> list[str]:
+        lines = []
+        if self.within:
+            lines.append(
+                f"accumulation: {', '.join(self.within)} compare the {self.batch.rank_batch * self.batch.world} "
+                f"samples of a micro-batch with each other, not the {self.batch.global_batch} of a step"
+            )
+        if self.counted:
+            lines.append(
+                f"accumulation: {', '.join(self.counted)} say only after a pass what they count, so each micro-batch "
+                "passes them twice; a `counts` of their own would spare that (see mmkit.heads.base.Head)"
+            )
+        return lines
+
 
 def make_plan(
-    exp: Experiment, task: nn.Module, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
+    exp: Experiment, task: Any, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
     device: str, precision: str, product: ProductChoice, threads: int,
 ) -> Plan:  # fmt: skip
     """The plan of one run. A model tells what it loaded by ``origins``: part -> file or name, and the share."""
     steps = exp.run.total_steps(steps_per_epoch)
+    heads = task.heads.items() if batch.accumulation_steps > 1 else ()
     return Plan(
         name=exp.name, records=records, steps=steps, steps_per_epoch=steps_per_epoch,
         warmup_steps=exp.optim.warmup(steps, steps_per_epoch), start_step=start_step, batch=batch, device=device,
         precision=precision, product=product, threads=threads, parameters=count_parameters(task),
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
+        within=tuple(name for name, head in heads if head.needs_negatives),
+        counted=tuple(name for name, head in heads if type(head).counts is Head.counts),
     )  # fmt: skip
 
 

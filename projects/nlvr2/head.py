@@ -21,7 +21,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
-from mmkit.nn.gather import gather, gather_with_grad
+from mmkit.ranks import gather, gather_with_grad
 from mmkit.nn.init import initialise
 from mmkit.types import HeadOutput, ModelSpec, Tokens
 
@@ -95,7 +95,7 @@ class TextAssignment(Head):
     def forward(self, f: Features) -> HeadOutput:
         """Count: the texts that count. Logs: the chance level ln 3, and the accuracy."""
         log_weights_BG = similarities(f).masked_fill(f.same, -torch.inf)
-        chosen = self.choose(log_weights_BG, f.gumbel(4), f.own)
+        chosen = self.choose(log_weights_BG, self._noise(f), f.own)
         logits_B3 = self.logits(f, chosen)
         loss_B = F.cross_entropy(logits_B3, chosen.label_B, reduction="none")
         hits_B = (logits_B3.detach().argmax(1) == chosen.label_B).float()
@@ -104,6 +104,14 @@ class TextAssignment(Head):
             count=chosen.valid_B.sum().float(),
             logs={"chance": math.log(3), "accuracy": masked_mean(hits_B, chosen.valid_B), "chance_accuracy": 1 / 3},
         )
+
+    def counts(self, f: Features) -> Tensor:
+        """The texts that have enough other pictures, however similar these are."""
+        weights_BG = torch.zeros_like(f.same, dtype=torch.float32).masked_fill(f.same, -torch.inf)
+        return self.choose(weights_BG, self._noise(f), f.own).valid_B.sum().float()
+
+    def _noise(self, f: Features) -> Tensor:
+        return f.random("text assignment").gumbel(4, len(f.all_image_id)).transpose(0, 1)
 
     def logits(self, f: Features, chosen: Assigned) -> Tensor:
         """(B, 3) float32, of the own texts with the chosen pictures."""

@@ -87,10 +87,14 @@ def test_cls_and_padding_and_a_last_separator_are_no_words(monkeypatch, model, d
 def test_matching_pairs_count_up_and_the_others_down():
     t = task(["wpa"], momentum=None)
     out = t.heads["wpa"](t.features(batch(), 0))
-    assert out.loss.item() == pytest.approx((out.logs["matching"].item() - out.logs["other"].item()) / 2, abs=1e-5)
+    (matching, three), (other, rest) = out.logs["matching"], out.logs["other"]
+    assert (three, rest) == (3, 3)
+    assert out.loss.item() == pytest.approx((matching.item() - other.item()) / 2, abs=1e-5)
     alone = replace(batch(), image_id=torch.zeros(6, dtype=torch.int64))  # nothing else to pair with
     out = t.heads["wpa"](t.features(alone, 0))
-    assert out.loss.item() == pytest.approx(out.logs["matching"].item())
+    assert out.loss.item() == pytest.approx(out.logs["matching"][0].item())
+    assert out.logs["matching"][1] == 6
+    assert out.logs["other"] == (0, 0)
 
 
 def test_widths_that_cannot_be_compared_are_refused():
