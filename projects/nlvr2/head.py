@@ -21,8 +21,8 @@ from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
-from mmkit.ranks import gather, gather_with_grad
 from mmkit.nn.init import initialise
+from mmkit.ranks import gather, gather_with_grad
 from mmkit.types import HeadOutput, ModelSpec, Tokens
 
 TEMPERATURE = 0.07  # of the similarities that negatives are drawn by; fixed, as nothing trains it here
