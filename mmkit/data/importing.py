@@ -6,21 +6,23 @@ that are files stay where they are, named relative to the new file; those made i
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from PIL import Image
 
 from mmkit.data.formats import FORMATS
 from mmkit.data.image_io import load_image
-from mmkit.data.records import Problems, Record, Source, tidy_captions
+from mmkit.data.records import Problems, Record, Source
+from mmkit.data.sources.table import Table
+from mmkit.data.sources.table_file import columns_of
 from mmkit.data.vqa_files import AnswerLists, Joined, VisualGenomeQA, VQAFiles, VQALines, read_json
 from mmkit.errors import UserError
 
+parse_table_columns = columns_of
 BUILT_IN = ("openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "easy-vqa")
 N = 2000  # records of a generated source
 
@@ -73,17 +75,6 @@ def open_format(
     if kind not in makers:
         raise UserError(f"format {kind!r}; there are {', '.join(FORMATS)}")
     return makers[kind]()
-
-
-def parse_table_columns(text: str | None) -> dict[str, str]:
-    """``image=path,label=class`` as a mapping from fields to columns; UserError for another form."""
-    columns: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        field, equals, column = (piece.strip() for piece in part.partition("="))
-        if not equals or not field or not column or field in columns:
-            raise UserError(f"--columns {text}: write FIELD=COLUMN, separated by commas")
-        columns[field] = column
-    return columns
 
 
 def open_questions(data: str, *, annotations: str | Path | None = None, images: str | Path | None = None) -> Source:
@@ -192,68 +183,6 @@ class CocoCaptions:
     def __getitem__(self, index: int) -> Record:
         name, captions = self._rows[index]
         return Record(image=self.images / name, captions=captions, image_id=name, key=f"{self.path}[{index}]")
-
-
-class Table:
-    """A CSV or TSV file with a header and a row for each picture and caption.
-
-    columns: {field: column}; ``image`` and ``caption`` (defaults: columns of those names, or ``filepath`` and ``title``
-    as open_clip has them), ``image_id``; any other field becomes a target.
-    """
-
-    def __init__(self, path: str | Path, *, columns: Mapping[str, str], images: str | Path) -> None:
-        self.path, self.images = Path(path), Path(images)
-        self._rows: list[tuple[int, dict[str, str]]] = []
-        if not self.path.is_file():
-            raise UserError(f"{path}: no such file; expected a table with the columns image and caption")
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                self._read(file, columns)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}: not a table in UTF-8 ({error}); save it as CSV, UTF-8") from error
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Record:
-        line, row = self._rows[index]
-        captions = tidy_captions(row["caption"]) if "caption" in row else ()
-        return Record(
-            image=self.images / row["image"],
-            captions=captions,
-            image_id=row.get("image_id", row["image"]),
-            key=f"{self.path}:{line}",
-            targets={field: text for field, text in row.items() if field not in ("image", "caption", "image_id")},
-        )
-
-    def _read(self, file: TextIO, columns: Mapping[str, str]) -> None:
-        header = file.readline()
-        file.seek(0)
-        table = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
-        names = list(table.fieldnames or [])
-        fields = dict(columns)
-        for field, others in {"image": ("image", "filepath"), "caption": ("caption", "title")}.items():
-            found = next((name for name in others if name in names), None)
-            if found is not None:
-                fields.setdefault(field, found)
-        missing = [c for c in fields.values() if c not in names] + [f for f in ("image",) if f not in fields]
-        if missing or len(fields) < 2:
-            raise UserError(
-                f"{self.path}:1: no column {', '.join(missing) or 'caption'}; the header has {', '.join(names)}. Say "
-                "which is which with --columns image=COLUMN,caption=COLUMN"
-            )
-        problems = Problems(self.path)
-        for row in table:
-            values = {field: (row[column] or "").strip() for field, column in fields.items()}
-            self._rows.append((table.line_num, values))
-            empty = [fields[field] for field, text in values.items() if not text]
-            if empty:
-                problems.add(table.line_num, "empty cell", f"nothing in the column {', '.join(empty)}")
-            elif not (self.images / values["image"]).is_file():
-                problems.add(table.line_num, "missing picture", f"no picture {self.images / values['image']}")
-        if not self._rows:
-            raise UserError(f"{self.path}: the table has no rows")
-        problems.raise_if_any(len(self._rows))
 
 
 def write_records(

@@ -70,12 +70,12 @@ class PictureFiles:
         """Where a picture is."""
         return self.root / self.name(image)
 
-    def note(self, image: str, image_id: str | None) -> None:
-        """One more row. image_id: as the file says it, or None where it says none."""
+    def note(self, image: str, image_id: str | None, *, looked_for: bool = True) -> None:
+        """One more row. image_id: as the file says it, or None. looked_for: False = what is wrong with it was told."""
         row, name = len(self._ids), self.name(image)
         self._ids.append(hash(name if image_id is None else image_id))
         self._pictures.append(hash(os.path.join(self._absolute, name)))
-        if row % self._every == 0:
+        if row % self._every == 0 and looked_for:
             self._sample.append((row, image))
             if len(self._sample) > 2 * CHECK_LIMIT:
                 self._sample, self._every = self._sample[::2], 2 * self._every

@@ -34,6 +34,8 @@ def decode(data: bytes, *, first: bool = False) -> str:
     """Bytes as text; NotText for what is no UTF-8. first: a byte order mark at the beginning is left out."""
     if first and data.startswith(codecs.BOM_UTF8):
         data = data[3:]
+    if first and b"\0" in data[:2]:
+        raise NotText("byte 0x00", data.index(b"\0"))
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

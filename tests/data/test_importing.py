@@ -66,8 +66,8 @@ def test_tables(pictures, separator):
     assert labelled[0].key == f"{path}:2"
     with pytest.raises(UserError, match=r"pairs.csv:1: no column breed; the header has filepath, title, kind"):
         Table(path, columns={"label": "breed"}, images=pictures)
-    path.write_text("path,words\n0.png,a\n")
-    with pytest.raises(UserError, match="no column image"):
+    path.write_text("picture,words\n0.png,a\n")
+    with pytest.raises(UserError, match=r"no column image or path .*; the header has picture, words"):
         Table(path, columns={}, images=pictures)
     path.write_text("image,caption\n0.png,\n9.png,a\n")
     with pytest.raises(UserError, match=r"(?s)pairs.csv:2: nothing in the column caption.*pairs.csv:3: no picture"):

@@ -7,6 +7,7 @@ from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
 from mmkit.data.sources.class_table import ClassTable
 from mmkit.data.sources.folder import Folder, pictures_in
 from mmkit.data.sources.hugging_face import HuggingFace
+from mmkit.data.sources.table import Table
 from mmkit.data.sources.walk import SUFFIXES
 
-__all__ = ["SUFFIXES", "ClassFolder", "ClassTable", "Folder", "HuggingFace", "is_class_folder", "pictures_in"]
+__all__ = ["SUFFIXES", "ClassFolder", "ClassTable", "Folder", "HuggingFace", "Table", "is_class_folder", "pictures_in"]

@@ -1,0 +1,110 @@
+"""Records from a table: CSV, TSV, or cells between semicolons or bars, with a header; see ``TableFile`` for its rules.
+
+Left out: several captions in one cell (give each a row).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.picture_files import PictureFiles, is_url, missing
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, tidy_captions
+from mmkit.data.sources.table_file import TableFile
+from mmkit.errors import UserError
+
+NAMES: Mapping[str, Sequence[str]] = {
+    "image": ("image", "path", "filepath", "file_path", "file_name", "filename", "image_path"),
+    "caption": ("caption", "title", "text"),
+    "image_id": ("image_id",),
+    "label": ("label", "class"),
+    "question": ("question",),
+    "answers": ("answers", "answer"),
+}
+"""What the column of a field may be called, where nobody says it; open_clip's are filepath and title."""
+
+
+class Table:
+    """A table with a picture in each row, and its caption, label or question.
+
+    A picture may have several rows. ``targets`` are text as it is written; an empty cell is as if there was none.
+
+    Args:
+        path: the file, UTF-8.
+        columns: {field: column}; ``image``, ``caption``, ``image_id``, and any other, which becomes a target. Those of
+            ``NAMES`` that are not given are looked for; targets only if they are in ``needs``.
+        images: where relative paths begin; default the folder of the file.
+        needs: the fields, besides ``image``, that no row may lack; None = caption, if the table has one.
+
+    Raises:
+        UserError: with file and line, before anything is trained, for what ``TableFile`` refuses, empty cells that are
+            needed, missing pictures, and one image_id for several pictures.
+    """
+
+    def __init__(
+        self, path: str | Path, *, columns: Mapping[str, str] | None = None, images: str | Path | None = None,
+        needs: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.path = Path(path)
+        named = dict(columns or {})
+        fields = ("image", "caption", "image_id", *(needs or ()))
+        wanted = {field: NAMES.get(field, (field,)) for field in dict.fromkeys(fields)}
+        self.table = TableFile(self.path, wanted=wanted, named=named, needs=("image", *(needs or ())))
+        found = self.table.columns
+        if needs is None:
+            needs = ("caption",) if "caption" in found else ()
+            if not found.keys() - {"image", "image_id"}:
+                TableFile(self.path, wanted=wanted, named=named, needs=("image", "caption"))  # says what it has
+        self.needs = tuple(dict.fromkeys(("image", *needs)))
+        self.root = Path(images) if images is not None else self.path.parent
+        self.files = PictureFiles(self.root)
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Record:
+        row = self.table[index]
+        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
+        return Record(
+            image=self.root / image,
+            captions=tidy_captions(caption) if caption else (),
+            image_id=row.pop("image_id", image),
+            key=f"{self.path}:{self.table.rows.lines[index]}",
+            targets=row,
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every caption in the order of the file."""
+        for index in range(len(self)):
+            caption = self.table[index].get("caption")
+            if caption:
+                yield caption
+
+    def target(self, key: str) -> Iterator[Any]:
+        """One target of every record; None where its cell is empty."""
+        for index in range(len(self)):
+            yield self.table[index].get(key)
+
+    def _read(self) -> None:
+        problems, columns, at = Problems(self.path), self.table.columns, self.table.rows.lines
+        for row in self.table.scan(problems):
+            line, image = at[-1], row.get("image", "")
+            empty = [self.table.header[columns[field]] for field in self.needs if field not in row]
+            if empty:
+                problems.add(line, "empty cell", f"nothing in the column {', '.join(empty)}")
+            elif is_url(image):
+                problems.add(line, *missing(image, Path(image)))
+            self.files.note(image, row.get("image_id"), looked_for=not empty and not is_url(image))
+        if not len(self) and not problems.counts:
+            raise UserError(f"{self.path}: the table has no rows")
+        self.files.check(problems, lambda row: at[row])
+        self.files.check_ids(problems, lambda row: at[row], self._identity)
+        problems.raise_if_any(max(len(self), problems.rows))
+
+    def _identity(self, index: int) -> tuple[str, str]:
+        row = self.table[index]
+        image = row.get("image", "")
+        return row.get("image_id", self.files.name(image)), image
