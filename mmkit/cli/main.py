@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit import files
 from mmkit.errors import Stopped, UserError
+from mmkit.parent import live_with_launcher
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,6 +55,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
     try:
+        live_with_launcher()
         check_output(args.json)
         numbers = args.run(args)
         if numbers is not None:

@@ -26,6 +26,7 @@ from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import KeepShapeTrain
 from mmkit.errors import UserError
+from mmkit.parent import end_with_rank
 from mmkit.types import Batch
 
 Transform = Callable[[Image.Image, str, Random], tuple[Tensor, str]]
@@ -165,5 +166,6 @@ def make_loader(
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=end_with_rank,
         generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
     )

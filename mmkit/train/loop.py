@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ class Trainer:
         self.meter.restart()
         self.means.clear()
         self.parts.task.train()
-        with self.clock.running():
+        with closing(batches), self.clock.running():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
                 self.take_step(batches)

@@ -17,12 +17,14 @@ from accelerate.utils import parse_flag_from_env
 
 from mmkit.config import Run
 from mmkit.errors import Stopped, UserError
+from mmkit.parent import live_with_launcher, told_to_stop
 from mmkit.predictor import Predictor
 from mmkit.ranks import gather_objects, world_size
 
 
 def start_processes(run: Run) -> PartialState:
-    """Join the other processes, if a launcher started several; the device of this one."""
+    """Join the other processes, if a launcher started several, and end with it; the device of this one."""
+    live_with_launcher()
     state = PartialState(cpu=_on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
@@ -133,5 +135,6 @@ class StopSignal:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = self.asked or number
+        told_to_stop(number)
         if self._at_once:
             raise Stopped(self.asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import torch
@@ -20,8 +20,8 @@ class Meter:
         self._waited = 0.0
         self._samples = 0
 
-    def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, with the time to get each counted as waiting."""
+    def timed(self, batches: Iterable[T]) -> Generator[T]:
+        """The same batches, with the time to get each counted as waiting; closing it ends the workers behind them."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()

@@ -1,0 +1,56 @@
+"""Started by test_signals.py on several processes: a run that would take minutes, in its steps or in an evaluation.
+
+``python -m tests.train.slow_run OUT JSON steps|evaluation``; it makes OUT.begun once it is there.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from mmkit.cli.main import execute
+from mmkit.evals.common import together
+from mmkit.train import loop
+from tests.train.fakes import tiny
+
+PLAIN = loop.dump(tiny())
+
+
+class Slow:
+    """An evaluator that shares its work and takes a minute, telling of its progress."""
+
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
+    def __call__(self, predictor):
+        def share():
+            self.begun.touch()
+            for done in range(1200):
+                time.sleep(0.05)
+                predictor.progress("nothing", done, 1200)
+
+        together(share)
+        return {"value": 1.0}
+
+
+def main() -> int:
+    out, file, where = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    begun = out.with_suffix(".begun")
+    take_step = loop.Trainer.take_step
+
+    def slow(self, batches):
+        time.sleep(0.05)
+        if self.step == 2 and where == "steps":
+            begun.touch()
+        return take_step(self, batches)
+
+    loop.Trainer.take_step = slow
+    loop.dump = lambda exp: PLAIN
+    run = dict(steps=2000, eval_every_steps=3 if where == "evaluation" else 0)
+    exp = tiny(run=run, evals={"slow": partial(Slow, begun)}, data=dict(workers=1))
+    return execute(argparse.Namespace(json=file, run=lambda args: loop.train(exp, out)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
