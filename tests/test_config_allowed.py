@@ -21,6 +21,7 @@ from mmkit.config_json import rebuild
 from mmkit.errors import UserError
 from mmkit.heads.base import Head
 from mmkit.types import ModelSpec
+from tests.watch import watched
 
 MODELS = """
 models.sizes:albef models.sizes:albef_base models.sizes:albef_small models.sizes:albef_mini models.sizes:albef_tiny
@@ -141,39 +142,6 @@ def test_the_heads_that_compare_are_those_that_say_so():
 
 
 # ---- what is on the lists only builds ----------------------------------------------------------------------------
-
-WATCHED = ("open", "socket.", "subprocess.", "os.", "shutil.", "urllib.", "ctypes.")
-QUIET = ("os.listdir", "os.scandir")
-SEEN: list[tuple] | None = None
-
-
-def _watch(event, arguments):
-    if SEEN is not None and event.startswith(WATCHED) and event not in QUIET:
-        SEEN.append((event, *map(str, arguments[:1])))
-
-
-sys.addaudithook(_watch)
-
-
-class Finder:
-    """Finds no module, and notes which were looked for."""
-
-    def find_spec(self, name, path=None, target=None):
-        if SEEN is not None:
-            SEEN.append(("import", name))
-
-
-@contextlib.contextmanager
-def watched():
-    """What is opened, started, imported or called over the network within, by Python's own audit events."""
-    global SEEN
-    SEEN = found = []
-    sys.meta_path.insert(0, finder := Finder())
-    try:
-        yield found
-    finally:
-        SEEN = None
-        sys.meta_path.remove(finder)
 
 
 def test_the_watch_sees(tmp_path):

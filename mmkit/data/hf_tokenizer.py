@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmkit.data.texts.hf_folder import FILES, from_folder, is_folder
 from mmkit.data.tokenizer import Framing, is_cjk
 from mmkit.errors import UserError
+from mmkit.files import read_json
 
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+__all__ = ["CLIP", "FILES", "FRAMING", "HuggingFaceTokenizer"]
+
 FRAMING = "framing.json"
 CLIP = "clip"
 NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
@@ -119,9 +122,12 @@ def _saved_framing(file: Path) -> Framing:
     if not file.is_file():
         return Framing()
     try:
-        return Framing(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        found = Framing(**read_json(file, strict=True))
+        if not all(type(value) is type(getattr(Framing(), name)) for name, value in asdict(found).items()):
+            raise TypeError("a value of another type")
+    except TypeError as error:
         raise UserError(f"{file}: damaged, or of another version of mmkit ({error})") from error
+    return found
 
 
 def _clip():  # type: ignore[no-untyped-def]
@@ -139,7 +145,7 @@ def _cached(name: str):  # type: ignore[no-untyped-def]
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         return None
 
@@ -149,14 +155,10 @@ def _load(name: str):  # type: ignore[no-untyped-def]  # transformers' classes a
 
     if name == CLIP:
         return _clip()
-    folder = Path(name)
-    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    here = folder.is_dir()
-    if looks_local and not (folder.is_dir() and any((folder / file).is_file() for file in FILES)):
-        found = f"none of {', '.join(FILES)} is in it" if here else "no such folder"
-        raise UserError(f"tokenizer {name}: {found}; give a folder that `save_pretrained` wrote, or a name on the hub")
+    if is_folder(name):
+        return from_folder(name)
     try:
-        wrapped = _cached(name) or AutoTokenizer.from_pretrained(name)
+        wrapped = _cached(name) or AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"tokenizer {name!r} is neither a folder here nor can it be fetched from the Hugging Face hub. "
