@@ -49,6 +49,7 @@ data.records:JsonLines data.sources:Folder data.sources:ClassFolder data.sources
 data.sources.folder:Folder data.sources.class_folder:ClassFolder data.sources.class_table:ClassTable
 data.sources.hugging_face:HuggingFace data.karpathy:Karpathy data.refcoco:RefCoco data.vqa_files:VQALines
 data.vqa_files:VQAFiles data.vqa_files:VisualGenomeQA data.vqa_files:AnswerLists data.vqa_files:Joined
+data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked
 """
 SETTINGS = """
 config:Experiment config:Data config:Run config:Optim config:Rule config:Teacher config:Ramp data.tokenizer:Framing

@@ -19,7 +19,8 @@ from mmkit.data.image_io import load_image
 from mmkit.data.records import Problems, Record, Source
 from mmkit.data.sources.table import Table
 from mmkit.data.sources.table_file import columns_of
-from mmkit.data.vqa_files import AnswerLists, Joined, VisualGenomeQA, VQAFiles, VQALines, read_json
+from mmkit.data.text_files import read_json
+from mmkit.data.vqa_files import AnswerLists, Joined, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.errors import UserError
 
 parse_table_columns = columns_of

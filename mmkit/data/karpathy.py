@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mmkit.data.records import CHECK_LIMIT, Problems, Record, tidy_captions
+from mmkit.data.picture_files import PictureFiles
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, tidy_captions
+from mmkit.data.text_files import id_of, read_json
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
+
+WHAT = (
+    "dataset_coco.json or dataset_flickr30k.json (in caption_datasets.zip, at "
+    "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip), or one of ALBEF's lists"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     image: str
     captions: tuple[str, ...]
-    image_id: str
+    image_id: str | None
     at: int
 
 
@@ -49,12 +56,13 @@ class Karpathy:
         self, path: str | Path, images: str | Path, *, split: str | None = None,
         per: Literal["picture", "caption"] = "picture",
     ) -> None:  # fmt: skip
-        self.path, self.images, self.empty_captions = Path(path), Path(images), 0
+        self.path, self.images, self.empty_captions, self.further_ids = Path(path), Path(images), 0, 0
         if per not in ("picture", "caption"):
             raise UserError(f"{self.path}: per={per!r}; give 'picture' or 'caption'")
         if not self.images.is_dir():
             raise UserError(f"{self.images}: no such folder; give the one that holds the pictures of {self.path}")
-        data = _json(self.path)
+        self.files = PictureFiles(self.images)
+        data = read_json(self.path, WHAT)
         problems = Problems(self.path, unit="row")
         if isinstance(data, Mapping) and isinstance(data.get("images"), list):
             rows = self._published(data["images"], split, problems)
@@ -69,6 +77,9 @@ class Karpathy:
         problems.raise_if_any()
         if self.empty_captions:
             log.warning("%s: left out %d empty captions", self.path, self.empty_captions)
+        if self.further_ids:
+            log.warning("%s: %d rows give a picture another image_id than before; each picture is one", self.path,
+                        self.further_ids)  # fmt: skip
         single = per == "caption"
         self._rows = [replace(row, captions=(c,)) for row in rows for c in row.captions] if single else rows
 
@@ -79,9 +90,11 @@ class Karpathy:
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = self._rows[index]
+        image = self.files.name(row.image)
         return Record(
-            image=self.images / row.image, captions=row.captions, image_id=row.image_id, key=f"{self.path}[{row.at}]"
-        )
+            image=self.images / image, captions=row.captions, image_id=row.image_id or image,
+            key=f"{self.path}[{row.at}]",
+        )  # fmt: skip
 
     def captions(self) -> Iterator[str]:
         """Every caption, without opening pictures."""
@@ -105,7 +118,7 @@ class Karpathy:
                 problems.add(at, "missing key", 'expected an object with "filename", "sentences" and "split"')
             elif str(entry["split"]) in wanted:
                 problems.rows += 1
-                folder = f"{entry['filepath']}/" if "filepath" in entry else ""
+                folder = f"{entry['filepath']}/" if entry.get("filepath") else ""
                 name = f"{folder}{entry['filename']}"
                 try:
                     texts = [sentence["raw"] for sentence in entry["sentences"]]
@@ -113,7 +126,7 @@ class Karpathy:
                     form = '"sentences" must be a list of objects with the caption as "raw"'
                     problems.add(at, "bad caption", f"{form}, not {json.dumps(entry['sentences'])[:80]}")
                     continue
-                rows += self._row(name, texts, entry.get("imgid", name), at, problems)
+                rows += self._row(name, texts, entry.get("imgid"), at, problems)
         return rows
 
     def _listed(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
@@ -125,11 +138,20 @@ class Karpathy:
             if not isinstance(entry, Mapping) or not {"image", "caption"} <= entry.keys():
                 problems.add(at, "missing key", 'expected an object with "image" and "caption"')
                 continue
-            name = str(entry["image"])
-            for row in self._row(name, entry["caption"], entry.get("image_id", name), at, problems):
+            if not isinstance(entry["image"], str) or not entry["image"].strip():
+                what = f'"image" must be a path, not {json.dumps(entry["image"])[:80]}'
+                problems.add(at, "bad image", what)
+                continue
+            name = self.files.name(entry["image"])
+            for row in self._row(name, entry["caption"], entry.get("image_id"), at, problems):
                 first = found.setdefault(name, row)
-                if first is not row:  # rows of one picture become one
-                    found[name] = replace(first, captions=first.captions + row.captions)
+                if first is row:
+                    continue
+                if None not in (first.image_id, row.image_id) and first.image_id != row.image_id:
+                    self.further_ids += 1
+                found[name] = replace(  # rows of one picture become one
+                    first, captions=first.captions + row.captions, image_id=first.image_id or row.image_id
+                )
         return list(found.values())
 
     def _row(self, name: str, texts: Any, image_id: Any, at: int, problems: Problems) -> list[_Row]:
@@ -140,9 +162,14 @@ class Karpathy:
                 self.empty_captions += len(texts) - len(kept)
                 texts = kept
         try:
-            return [_Row(image=name, captions=tidy_captions(texts), image_id=str(image_id), at=at)]
+            captions = tidy_captions(texts)
         except ValueError as error:
             problems.add(at, "bad caption", str(error))
+            return []
+        try:
+            return [_Row(image=name, captions=captions, image_id=id_of(image_id), at=at)]
+        except ValueError as error:
+            problems.add(at, "bad image_id", f'"image_id" {error}')
             return []
 
     def _located(self, rows: list[_Row], problems: Problems) -> list[_Row]:
@@ -153,9 +180,7 @@ class Karpathy:
         forms = _forms(rows[0].image)
         cut = next((i for i, form in enumerate(forms) if (self.images / form).is_file()), 0)
         located = [replace(row, image=_cut(row.image, cut)) for row in rows]
-        for row in located[:: -(-len(located) // CHECK_LIMIT)]:
-            if not os.path.isfile(self.images / row.image):
-                problems.add(row.at, "missing picture", f"no picture {self.images / row.image}")
+        self.files.check_rows([(row.at, row.image, row.image_id) for row in located], problems)
         return located
 
 
@@ -168,17 +193,3 @@ def _forms(name: str) -> list[str]:
     """The path with fewer and fewer leading folders: "coco/val2014/a.jpg", "val2014/a.jpg", "a.jpg"."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return ["/".join(parts[i:]) for i in range(len(parts))]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file; dataset_coco.json and dataset_flickr30k.json are in caption_datasets.zip, at "
-            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); if it holds one object a line, call it .jsonl"
-        ) from error

@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,15 @@ class PictureFiles:
                 "%s in %s %s", problems.where, len(more), row(here)[1], row(before)[0], problems.unit, number(before),
                 row(here)[0], problems.unit, number(here),
             )  # fmt: skip
+
+    def check_rows(self, rows: Sequence[tuple[int | str, str, str | None]], problems: Problems) -> None:
+        """All of the above for rows that are in memory: (number, image, the id that the file says, or None)."""
+        for _, image, image_id in rows:
+            self.note(image, image_id)
+        self.check(problems, lambda at: rows[at][0])
+        self.check_ids(
+            problems, lambda at: rows[at][0], lambda at: (rows[at][2] or self.name(rows[at][1]), rows[at][1])
+        )
 
     def _look(self, name: str, first: dict[tuple[int, int], str]) -> bool:
         """Whether a picture is there; names of a file that was met before are one with its first."""

@@ -9,14 +9,16 @@ The pickle is read without running anything in it. Left out: masks, and RefCOCO 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import Problems, Record
+from mmkit.data.picture_files import PictureFiles
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record
+from mmkit.data.text_files import read_json
 from mmkit.data.text_ops import clean_caption
 from mmkit.errors import UserError
 
@@ -54,9 +56,9 @@ class RefCoco:
         files = [expressions] if isinstance(expressions, str | Path) else list(expressions)
         boxes = _References(refs, instances, detections) if refs is not None and instances is not None else None
         self._rows: list[tuple[str, str, str, Mapping[str, Any]]] = []
-        missing: dict[str, bool] = {}
+        self.files = PictureFiles(self.images)
         for path in files:
-            self._read(path, boxes, missing)
+            self._read(path, boxes)
         if not self._rows:
             found = ", ".join(str(path) for path in files)
             raise UserError(f"{found}: no expression of the splits {', '.join(self.splits)}")
@@ -64,9 +66,10 @@ class RefCoco:
             log.warning("%s: %d pictures have no detected box; their expressions count as missed", detections,
                         len(boxes.without))  # fmt: skip
 
-    def _read(self, path: str | Path, boxes: _References | None, missing: dict[str, bool]) -> None:
-        """The expressions of one file; ``missing``: whether a picture is, as far as was looked."""
+    def _read(self, path: str | Path, boxes: _References | None) -> None:
+        """The expressions of one file."""
         rows, problems = _rows(Path(path)), Problems(path, unit="expression")
+        found: list[tuple[int | str, str, str | None]] = []
         for number, row in enumerate(rows):
             if not isinstance(row, Mapping) or not isinstance(row.get("image"), str) or not _text(row):
                 problems.add(number, "bad row", f'needs "image" and "text", found {str(row)[:80]}')
@@ -75,11 +78,9 @@ class RefCoco:
             if targets is None or (self.splits and targets["split"] not in self.splits):
                 continue
             image = row["image"]
-            if image not in missing:
-                missing[image] = not (self.images / image).is_file()
-                if missing[image]:
-                    problems.add(number, "missing picture", f"no picture {self.images / image}")
+            found.append((number, image, _id(image)))
             self._rows.append((image, self._clean(_text(row)), f"{path}:{number}", targets))
+        PictureFiles(self.images).check_rows(found, problems)
         problems.raise_if_any(len(rows))
 
     def __len__(self) -> int:
@@ -90,9 +91,7 @@ class RefCoco:
         found = dict(targets)
         if "box" in found:
             found["boxes"] = [{"name": text, "box": found.pop("box")}]
-        return Record(
-            image=self.images / image, captions=(text,), image_id=image.rpartition("/")[2], key=key, targets=found
-        )
+        return Record(image=self.files.path(image), captions=(text,), image_id=_id(image), key=key, targets=found)
 
     def captions(self) -> Iterator[str]:
         """Every expression, without opening pictures."""
@@ -108,13 +107,13 @@ class _References:
 
     def __init__(self, refs: str | Path, instances: str | Path, detections: str | Path | None) -> None:
         self.refs = {ref["ref_id"]: ref for ref in _unpickled(Path(refs))}
-        whole = _json(Path(instances))
+        whole = read_json(instances, "the instances of RefCOCO+")
         try:
             self.boxes = {entry["id"]: _corners(entry["bbox"]) for entry in whole["annotations"]}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{instances}: expected annotations with id and bbox ({error!r})") from error
         self.file = str(detections)
-        self.detections = None if detections is None else _json(Path(detections))
+        self.detections = None if detections is None else read_json(detections, "detected boxes by image")
         self.without: set[str] = set()
 
     def targets(self, row: Mapping[str, Any], number: int, problems: Problems) -> Mapping[str, Any] | None:
@@ -142,25 +141,20 @@ def _corners(box: Sequence[float]) -> Box:
     return left, top, left + width, top + height
 
 
+def _id(image: str) -> str:
+    return image.replace("\\", "/").rpartition("/")[2]
+
+
 def _text(row: Mapping[str, Any]) -> str:
     text = row.get("text")
     return text.strip() if isinstance(text, str) else ""
 
 
 def _rows(path: Path) -> list[Any]:
-    rows = _json(path)
+    rows = read_json(path, "a list of expressions")
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: expected a list of expressions with image, text and ref_id")
     return rows
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
 
 
 class _Plain(pickle.Unpickler):

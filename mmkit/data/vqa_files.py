@@ -12,99 +12,48 @@ test split), ``answer_type``, ``question_id``, and where the file tells them ``a
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import CHECK_LIMIT, JsonLines, Problems, Record, Source, captions_of
+from mmkit.data.picture_files import PictureFiles
+from mmkit.data.problems import Problems
+from mmkit.data.records import JsonLines, Record
+from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.questions import Asked, given_in, guess_type, tidy_answers
+from mmkit.data.text_files import id_of, is_absent, read_json
 from mmkit.errors import UserError
 
 __all__ = ["AnswerLists", "Joined", "VQAFiles", "VQALines", "VisualGenomeQA"]
 
+log = logging.getLogger(__name__)
+
 VG_WEIGHT = 0.5
 
 
-def guess_type(answer: str) -> str:
-    """One of "yes/no", "number" and "other", as VQA sorts answers; for files that do not say."""
-    if answer.strip().lower() in ("yes", "no"):
-        return "yes/no"
-    return "number" if answer.strip().replace(".", "", 1).isdigit() else "other"
-
-
-def tidy_answers(value: object, *, leave_out_empty: bool = False) -> list[str]:
-    """The answers in an ``answers`` value: a string, a list of strings, or a list of objects with ``answer``;
-    ValueError says what is wrong with it.
-    """
-    items: Any = [value] if isinstance(value, str) else value
-    if not isinstance(items, Sequence):
-        raise ValueError(f'"answers" must be a string or a list, not {json.dumps(value, default=str)[:80]}')
-    found = []
-    for item in items:
-        answer = item.get("answer") if isinstance(item, Mapping) else item
-        if not isinstance(answer, str) or not (answer.strip() or leave_out_empty):
-            raise ValueError(f'"answers" has {json.dumps(item, default=str)[:80]}; give strings that are not empty')
-        if answer.strip():
-            found.append(answer.strip())
-    if not found:
-        raise ValueError('"answers" is empty; give at least one, or remove the line')
-    return found
-
-
-class VQALines:
+class VQALines(Asked):
     """JSON lines: ``{"image": "1.jpg", "question": "what is this?", "answers": ["dog", "dog", "puppy"]}``.
 
     Further keys become targets: ``question_id``, ``answer_type`` (else by the form of the first answer), ``weight``.
-    ``answer`` may stand for ``answers``. answers_needed: False for a test split.
+    ``answer`` may stand for ``answers``. answers_needed: False for a test split. columns: as ``JsonLines`` takes them.
 
     Raises:
         UserError: with file and line, for what ``JsonLines`` refuses, empty questions, and answers of another form.
     """
 
-    def __init__(self, path: str | Path, *, root: str | Path | None = None, answers_needed: bool = True) -> None:
-        self.lines = JsonLines(path, root=root, needs=("question",))
-        problems = Problems(self.lines.path)
-        for index in range(len(self.lines)):
-            row = self.lines[index]
-            number = self.lines.lines[index]
-            question = row.targets["question"]
-            if not isinstance(question, str) or not question.strip():
-                problems.add(number, "empty question", f'"question" must be some words, not {question!r:.80}')
-                continue
-            if not answers_needed and not {"answers", "answer"} & row.targets.keys():
-                continue
-            if not {"answers", "answer"} & row.targets.keys():
-                has = ", ".join(f'"{key}"' for key in ("image", *row.targets))
-                problems.add(number, "missing key", f'no key "answers"; the line has {has}')
-                continue
-            try:
-                tidy_answers(row.targets.get("answers", row.targets.get("answer")))
-            except ValueError as error:
-                problems.add(number, "bad answers", str(error))
-        problems.raise_if_any(len(self.lines))
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, index: int) -> Record:
-        row = self.lines[index]
-        question = row.targets["question"].strip()
-        own: dict[str, Any] = {"question": question, "question_id": index}
-        given = row.targets.get("answers", row.targets.get("answer"))
-        if given is not None:
-            own["answers"] = tidy_answers(given)
-            own["answer_type"] = guess_type(own["answers"][0])
-        used = {"question", "answers"} if "answers" in row.targets else {"question", "answer"}
-        further = {key: value for key, value in row.targets.items() if key not in used}
-        return replace(row, captions=(question,), targets={**own, **further})
-
-    def captions(self) -> Iterator[str]:
-        """Every question."""
-        for index in range(len(self)):
-            yield self.lines[index].targets["question"].strip()
+    def __init__(
+        self, path: str | Path, *, root: str | Path | None = None, answers_needed: bool = True,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.lines = JsonLines(path, root=root, needs=("question",), columns=columns)
+        super().__init__(
+            self.lines, answers_needed=answers_needed, where=self.lines.path, unit="line",
+            number=lambda index: self.lines.lines[index],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +80,8 @@ class _Rows:
         total = len(rows) + problems.counts.total()
         if not total:
             raise UserError(f"{path}: no questions in it")
-        for row in rows[:: -(-len(rows) // CHECK_LIMIT)] if rows else ():
-            if not os.path.isfile(self.images / row.image):
-                problems.add(row.at, "missing picture", f"no picture {self.images / row.image}")
+        self.files = PictureFiles(self.images)
+        self.files.check_rows([(row.at, row.image, None) for row in rows], problems)
         problems.raise_if_any(total)
 
     def __len__(self) -> int:
@@ -151,10 +99,11 @@ class _Rows:
             targets["answer"] = row.answer
         if row.weight is not None:
             targets["weight"] = row.weight
+        image = self.files.name(row.image)
         return Record(
-            image=self.images / row.image,
+            image=self.images / image,
             captions=(row.question,),
-            image_id=row.image,
+            image_id=image,
             key=f"{self.path}[{row.at}]",
             targets=targets,
         )
@@ -166,32 +115,34 @@ class _Rows:
 
 
 class VQAFiles(_Rows):
-    """One split of VQA (v1 or v2).
+    """One split of VQA (v1 or v2), or of a data set in its form.
 
     questions: ``v2_OpenEnded_mscoco_train2014_questions.json``. annotations: ``v2_mscoco_train2014_annotations.json``,
     or None for a test split. images: the folder of ``COCO_train2014_000000000009.jpg``, or the one that holds
-    ``train2014``.
+    ``train2014``. pictures: how a picture is called, ``{image_id}.jpg`` or ``{image_id:012d}.jpg``; None = as COCO
+    calls it, by the file's ``data_subtype``.
     """
 
-    def __init__(self, questions: str | Path, annotations: str | Path | None = None, *, images: str | Path) -> None:
+    def __init__(
+        self, questions: str | Path, annotations: str | Path | None = None, *, images: str | Path,
+        pictures: str | None = None,
+    ) -> None:  # fmt: skip
         path = Path(questions)
         whole = read_json(path, "VQA's questions")
         problems = Problems(path, unit="row")
         entries = _list_in(whole, "questions", path)
-        split = str(whole.get("data_subtype", "")) if isinstance(whole, Mapping) else ""
-        split = "test2015" if split == "test-dev2015" else split
-        folder = f"{split}/" if (Path(images) / split).is_dir() else ""
-        given = {} if annotations is None else _annotations(Path(annotations), len(entries))
+        pattern = _pattern(pictures, whole.get("data_subtype") if isinstance(whole, Mapping) else None, images, path)
+        given = {} if annotations is None else _annotations(Path(annotations))
         rows = []
         for at, entry in enumerate(entries):
             if not _has(entry, ("question", "question_id", "image_id"), at, problems):
                 continue
             try:
-                name = f"{folder}COCO_{split}_{int(entry['image_id']):012d}.jpg"
-            except (TypeError, ValueError):
-                problems.add(at, "bad image_id", f'"image_id" must be a number, not {entry["image_id"]!r}')
+                name, number = _picture_name(pattern, entry["image_id"]), id_of(entry["question_id"])
+            except ValueError as error:
+                problems.add(at, "bad id", f"image_id {entry['image_id']!r}, {error}")
                 continue
-            told = given.get(entry["question_id"])
+            told = given.get(number)
             if annotations is not None and told is None:
                 problems.add(at, "no annotation", f"question_id {entry['question_id']}: not in {annotations}")
                 continue
@@ -202,6 +153,39 @@ class VQAFiles(_Rows):
                 )
             )  # fmt: skip
         super().__init__(path, images, rows, problems)
+
+
+def _pattern(pictures: str | None, split: object, images: str | Path, path: Path) -> str:
+    """How pictures are called, with ``{image_id}`` for the number; UserError where that is not known."""
+    if pictures is not None:
+        try:
+            if pictures.format(image_id=7) != pictures.format(image_id=8):
+                return pictures
+        except (ValueError, KeyError, IndexError, AttributeError):
+            pass
+        raise UserError(f'--pictures {pictures}: write {{image_id}} for the id, "{{image_id}}.jpg" for example')
+    if not isinstance(split, str) or not split.strip():
+        raise UserError(
+            f'{path}: no "data_subtype" (such as train2014), by which COCO\'s pictures are called; say how these are: '
+            '--pictures "{image_id}.jpg", or "{image_id:012d}.jpg"'
+        )
+    split = "test2015" if split == "test-dev2015" else split.strip()
+    folder = f"{split}/" if (Path(images) / split).is_dir() else ""
+    return f"{folder}COCO_{split}_{{image_id:012d}}.jpg"
+
+
+def _picture_name(pattern: str, image_id: object) -> str:
+    name = id_of(image_id)
+    if name is None:
+        raise ValueError("it is empty")
+    try:
+        return pattern.format(image_id=int(name) if name.isdecimal() and str(int(name)) == name else name)
+    except (ValueError, TypeError):
+        pass
+    try:
+        return pattern.format(image_id=int(name))
+    except ValueError as error:
+        raise ValueError(f"it must be a number for {pattern}") from error
 
 
 class VisualGenomeQA(_Rows):
@@ -229,13 +213,17 @@ class VisualGenomeQA(_Rows):
                         )
                     )  # fmt: skip
                 at += 1
-        super().__init__(path, images, [row for row in rows if row.answers[0]], problems)
+        told = [row for row in rows if row.answers[0]]
+        if len(told) < len(rows):
+            log.warning("%s: left out %d questions without an answer", path, len(rows) - len(told))
+        super().__init__(path, images, told, problems)
 
 
 class AnswerLists(_Rows):
     """ALBEF's lists: rows of ``image``, ``question``, ``question_id`` and ``answer`` (a list, or one string).
 
-    images: where the names in the file begin. An answer of the data set ``vg`` weighs half.
+    Also VizWiz's and others of that form, whose ``answers`` is a list of texts or of objects with ``answer``. images:
+    where the names in the file begin. An answer of the data set ``vg`` weighs half.
     """
 
     def __init__(self, path: str | Path, *, images: str | Path, vg_weight: float = VG_WEIGHT) -> None:
@@ -244,57 +232,22 @@ class AnswerLists(_Rows):
         for at, entry in enumerate(_list_in(read_json(path, "ALBEF's list of questions"), None, path)):
             if not _has(entry, ("image", "question"), at, problems):
                 continue
-            given: list[str] = []
-            if "answer" in entry:
-                try:
-                    given = tidy_answers(entry["answer"])
-                except ValueError as error:
-                    problems.add(at, "bad answers", str(error).replace('"answers"', '"answer"'))
-                    continue
+            answers = given_in(entry)
+            try:
+                given = [] if answers is None else tidy_answers(answers, leave_out_empty="answers" in entry)
+            except ValueError as error:
+                key = "answers" if entry.get("answers") is not None else "answer"
+                problems.add(at, "bad answers", str(error).replace('"answers"', f'"{key}"'))
+                continue
             weight = vg_weight if entry.get("dataset") == "vg" else None
             rows.append(
                 Row(
                     image=str(entry["image"]), question=str(entry["question"]).strip(),
-                    question_id=entry.get("question_id", at), at=at, answers=tuple(given), weight=weight,
+                    question_id=at if is_absent(entry.get("question_id")) else entry["question_id"], at=at,
+                    answers=tuple(given), weight=weight, answer_type=_text(entry.get("answer_type")),
                 )
             )  # fmt: skip
         super().__init__(path, images, rows, problems)
-
-
-class Joined:
-    """Several sources as one, one after the other. parts: sources, or partials that make them."""
-
-    def __init__(self, parts: Sequence[Source | partial[Any]]) -> None:
-        if not parts:
-            raise UserError("Joined: no parts; give at least one source")
-        self.parts: list[Source] = [part() if isinstance(part, partial) else part for part in parts]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def __getitem__(self, index: int) -> Record:
-        if index < 0:
-            raise IndexError(index)
-        for part in self.parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
-
-    def captions(self) -> Iterator[str]:
-        """Every part's."""
-        for part in self.parts:
-            yield from captions_of(part)
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The file's content; UserError where it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected {what}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); expected {what}") from error
 
 
 def _list_in(data: Any, key: str | None, path: Path) -> list[Any]:
@@ -315,26 +268,32 @@ def _has(entry: Any, keys: Sequence[str], at: int, problems: Problems) -> bool:
     return not missing
 
 
-def _annotations(path: Path, questions: int) -> dict[Any, dict[str, Any]]:
+def _annotations(path: Path) -> dict[str | None, dict[str, Any]]:
     """question_id -> what ``Row`` takes of an annotation."""
-    found: dict[Any, dict[str, Any]] = {}
+    found: dict[str | None, dict[str, Any]] = {}
     problems = Problems(path, unit="row")
     entries = _list_in(read_json(path, "VQA's annotations"), "annotations", path)
     for at, entry in enumerate(entries):
         if not _has(entry, ("question_id", "answers"), at, problems):
             continue
         try:
-            answers = tuple(tidy_answers(entry["answers"], leave_out_empty=True))
+            answers, number = tuple(tidy_answers(entry["answers"], leave_out_empty=True)), id_of(entry["question_id"])
         except ValueError as error:
             problems.add(at, "bad answers", f"question_id {entry['question_id']}: {error}")
             continue
-        found[entry["question_id"]] = {
+        if number in found:
+            problems.add(at, "question twice", f"question_id {number} has an annotation before")
+        found[number] = {
             "answers": answers,
-            "answer": entry.get("multiple_choice_answer"),
-            "answer_type": entry.get("answer_type"),
+            "answer": _text(entry.get("multiple_choice_answer")),
+            "answer_type": _text(entry.get("answer_type")),
         }
     problems.raise_if_any(len(entries))
     return found
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def _vg_name(images: Path, number: str) -> str:

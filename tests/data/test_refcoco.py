@@ -80,7 +80,7 @@ def test_problems(tmp_path):
     fail = [
         ({"expressions.json": [{"image": "a.jpg", "text": "red", "ref_id": 10}]}, r":0: no picture .*a\.jpg"),
         ({"expressions.json": [{"image": "a.jpg"}]}, 'needs "image" and "text"'),
-        ({"expressions.json": "{"}, "not JSON"),
+        ({"expressions.json": "{"}, "cannot be read as JSON"),
         ({"expressions.json": {}}, "a list of expressions"),
         ({"instances.json": {"annotations": [{"id": 1}]}}, "annotations with id and bbox"),
         ({"instances.json": {"annotations": []}}, "ref_id 10 is not in the refs"),
@@ -94,7 +94,7 @@ def test_problems(tmp_path):
     write(tmp_path)
     with pytest.raises(UserError, match="belong together"):
         RefCoco(tmp_path / "expressions.json", tmp_path, refs=tmp_path / "refs(unc).p")
-    with pytest.raises(UserError, match=r"none\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
         RefCoco(tmp_path / "none.json", tmp_path)
 
 

@@ -6,8 +6,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmkit.data.records import Problems, Record
+from mmkit.data.picture_files import PictureFiles
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record
 from mmkit.data.sources.walk import SUFFIXES, walk
+from mmkit.data.text_files import read_lines
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,25 +33,33 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: list[tuple[Path, tuple[str, ...]]] = []
-        problems = Problems(self.path, unit="picture")
+        problems, self.files = Problems(self.path, unit="picture"), PictureFiles(self.path)
         pictures = pictures_in(self.path)
         for picture in pictures:
             text, name = picture.with_suffix(".txt"), str(picture.relative_to(self.path))
             if not text.is_file():
                 problems.add(name, "missing caption", f"no {text.name} beside it")
                 continue
-            captions = tuple(line.strip() for line in text.read_text("utf-8-sig").splitlines() if line.strip())
+            try:
+                captions = tuple(line.strip() for line in read_lines(text) if line.strip())
+            except UserError as error:
+                problems.add(name, "unreadable caption", str(error))
+                continue
             if not captions:
                 problems.add(name, "empty caption", f"{text.name} is empty")
             self._rows.append((picture, captions))
+        self.files.check_rows([(name, name, None) for name in self._names()], Problems(self.path))
         problems.raise_if_any(len(pictures))
+
+    def _names(self) -> list[str]:
+        return [picture.relative_to(self.path).as_posix() for picture, _ in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
         picture, captions = self._rows[index]
-        name = str(picture.relative_to(self.path))
+        name = self.files.name(picture.relative_to(self.path).as_posix())
         return Record(image=picture, captions=captions, image_id=name, key=str(picture))
 
     def captions(self) -> Iterator[str]:

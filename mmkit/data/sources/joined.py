@@ -1,0 +1,99 @@
+"""Several sources as one, in which a picture still has one id and an id one picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkit.data.picture_files import PictureFiles, several
+from mmkit.data.records import Record, Source, captions_of, described
+from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Joined:
+    """Several sources as one, one after the other. parts: sources, or partials that make them.
+
+    Two parts may each have a ``1.jpg`` or an image_id 1 of their own. So where an id is the picture's name, its whole
+    path stands in; and where another id is of different pictures in different parts, too, and that is said.
+    """
+
+    def __init__(self, parts: Sequence[Source | partial[Any]]) -> None:
+        if not parts:
+            raise UserError("Joined: no parts; give at least one source")
+        self.parts: list[Source] = [part() if isinstance(part, partial) else part for part in parts]
+        self._ends = list(accumulate(map(len, self.parts)))
+        self._ambiguous = self._look()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = bisect_right(self._ends, index)
+        return self._own(self.parts[at][index - (self._ends[at - 1] if at else 0)])
+
+    def captions(self) -> Iterator[str]:
+        """Every part's."""
+        for part in self.parts:
+            yield from captions_of(part)
+
+    def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """(key, image_id, captions) of every record, as ``described`` gives them."""
+        for part in self.parts:
+            if _files(part) is None:
+                yield from described(part)
+                continue
+            for index in range(len(part)):
+                record = self._own(part[index])
+                yield record.key, record.image_id, record.captions
+
+    def _own(self, record: Record) -> Record:
+        if isinstance(record.image, Path) and (_is_name(record) or record.image_id in self._ambiguous):
+            return replace(record, image_id=os.path.abspath(record.image))
+        return record
+
+    def _look(self) -> frozenset[str]:
+        """The ids that are of different pictures in different parts, apart from names."""
+        hashes = [files.hashes() for files in map(_files, self.parts) if files is not None]
+        if len(hashes) < 2:
+            return frozenset()
+        ids, pictures = (np.concatenate(both) for both in zip(*hashes, strict=True))
+        twice = {int(ids[row]) for row, _ in several(ids, pictures)}
+        if not twice:
+            return frozenset()
+        found = {
+            record.image_id
+            for part in self.parts if _files(part) is not None
+            for record in map(part.__getitem__, range(len(part)))
+            if hash(record.image_id) in twice and not _is_name(record)
+        }  # fmt: skip
+        if found:
+            some = ", ".join(sorted(found)[:5])
+            log.warning(
+                "%d image_ids are of different pictures in different parts (%s); there a picture's path is its id",
+                len(found), some,
+            )  # fmt: skip
+        return frozenset(found)
+
+
+def _files(part: Source) -> PictureFiles | None:
+    files = getattr(part, "files", None)
+    return files if isinstance(files, PictureFiles) else None
+
+
+def _is_name(record: Record) -> bool:
+    """Whether an id is the picture's path, or the end of it."""
+    path = record.image.as_posix() if isinstance(record.image, Path) else ""
+    return path == record.image_id or path.endswith(f"/{record.image_id}")
