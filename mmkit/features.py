@@ -6,10 +6,10 @@ work. The teacher's views are the same, through the averaged copy and without gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol, Self, runtime_checkable
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,24 @@ class Mixed:
     image: Tokens
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_the_step(make: Callable[Concatenate[Features, P], R]) -> Callable[Concatenate[Features, P], R]:
+    """A view is made in the precision of the step, wherever a head first asks for it.
+
+    A head computes its loss in float32, with autocast off; a tower that ran because of it must not run so too.
+    """
+
+    @wraps(make)
+    def made(self: Features, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(**self._precision):
+            return make(self, *args, **kwargs)
+
+    return made
+
+
 # Rows of a batch: None for this rank's own in order, or int64 indices into the rows of all ranks.
 Rows = Tensor | None
 
@@ -99,10 +117,16 @@ class Features:
         self._twins = twins or {}
         self._seed = seed
         self._before = before
+        device = batch.ids.device.type
+        self._precision: dict[str, Any] = {
+            "device_type": device, "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }  # fmt: skip
 
     # ---- views of this rank's samples -------------------------------------------------------------------------
 
     @cached_property
+    @_in_the_step
     def image(self) -> Tokens:
         """Image tokens (B, P, D)."""
         if self.batch.pixel_mask is None:
@@ -110,31 +134,37 @@ class Features:
         return self.model.encode_image(self.batch.pixels, self.batch.pixel_mask)
 
     @cached_property
+    @_in_the_step
     def text(self) -> Tokens:
         """Text tokens (B, L, D), before fusion."""
         return self.model.encode_text(self.batch.ids, self.batch.mask)
 
     @cached_property
+    @_in_the_step
     def image_embed(self) -> Tensor:
         """(B, E) float32, L2-normalised."""
         return self.model.embed_image(self.image)
 
     @cached_property
+    @_in_the_step
     def text_embed(self) -> Tensor:
         """(B, E) float32, L2-normalised."""
         return self.model.embed_text(self.text)
 
     @cached_property
+    @_in_the_step
     def context(self) -> Context:
         """The images of this rank ready for fusion; projected once, read by every fusion pass."""
         return self.model.image_context(self.image)
 
     @cached_property
+    @_in_the_step
     def fused(self) -> Tokens:
         """The fused tokens of each text with its own image (B, N, D)."""
         return self.model.fuse(self.text, [self.context])
 
     @cached_property
+    @_in_the_step
     def fused_first(self) -> Tokens:
         """The first fused token of each text with its own image (B, 1, D): what classifiers read."""
         if "fused" in self.__dict__:
@@ -157,6 +187,7 @@ class Features:
         return self.batch.masked
 
     @cached_property
+    @_in_the_step
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
@@ -165,6 +196,7 @@ class Features:
         return states_BMD.flatten(0, 1)[masked.index]
 
     @cached_property
+    @_in_the_step
     def mixed(self) -> Mixed:
         """Each text with its own image or, for a random half of all ranks' samples, with a random other one.
 
@@ -225,6 +257,7 @@ class Features:
         """(B, G) bool: whether sample g shows the picture of this rank's sample b."""
         return self.batch.image_id[:, None] == self.all_image_id
 
+    @_in_the_step
     def fuse(self, pairs: Sequence[tuple[Rows, Rows]], keep_BM: Tensor | None = None) -> Tokens:
         """Fuses groups of (texts, images) in one pass over the layers; the rows of the groups follow one another.
 
@@ -247,16 +280,19 @@ class Features:
         return self.model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_BM)
 
     @cached_property
+    @_in_the_step
     def _all_text(self) -> tuple[Tensor, Tensor]:
         if world_size() == 1:
             return self.text.x, self.text.full_mask()
         return gather_with_grad(self.text.x), gather(self.text.full_mask())
 
     @cached_property
+    @_in_the_step
     def _all_image(self) -> Tokens:
         mask = self.image.mask
         return Tokens(gather_with_grad(self.image.x), None if mask is None else gather(mask))
 
+    @_in_the_step
     def _images(self, rows: Tensor) -> Context:
         if world_size() == 1:
             return self.context.rows(rows)

@@ -73,10 +73,10 @@ class Task(nn.Module):
         self.alpha = alpha
         self.seed = seed
         self.ema: EMA | None = None
+        self.constrain()
         if momentum is not None:
             distilled = {f"heads_{name}": head for name, head in heads.items() if head.distilled}
             self.ema = EMA({"model": model, **distilled}, momentum)
-        self.constrain()
 
     def forward(
         self, batch: Batch, step: int, before: int = 0, totals: Mapping[str, Count] | None = None
@@ -160,7 +160,10 @@ class Task(nn.Module):
 
     @torch.no_grad()
     def after_step(self, carries: Sequence[Carry]) -> None:
-        """All that changes between optimizer steps; ``carries`` of every micro-batch of the step, in order."""
+        """All that changes between optimizer steps; ``carries`` of every micro-batch of the step, in order.
+
+        Bounds come first: the teacher follows only values that are allowed.
+        """
         self.constrain()
         if self.ema is not None:
             self.ema.update()

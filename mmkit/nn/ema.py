@@ -11,7 +11,8 @@ from torch import nn
 class EMA(nn.Module):
     """A copy of some modules that follows their parameters, always in eval mode and without gradient.
 
-    ``teacher`` = momentum * ``teacher`` + (1 - momentum) * ``student`` at each ``update``. Buffers are not averaged.
+    ``teacher`` = momentum * ``teacher`` + (1 - momentum) * ``student`` at each ``update``. Buffers, such as the running
+    statistics of a batch norm, are the student's own: they are averages already, or no numbers to average.
     """
 
     def __init__(self, modules: dict[str, nn.Module], momentum: float) -> None:
@@ -42,10 +43,17 @@ class EMA(nn.Module):
         ]
         own, students = zip(*pairs, strict=True)
         torch._foreach_lerp_(own, students, 1.0 - self.momentum)
+        self._copy_buffers()
 
     @torch.no_grad()
     def reset(self) -> None:
         """Makes the copies equal to their sources again, after those were loaded."""
         for name, module in self._source.items():
             for own, student in zip(self.copies[name].parameters(), module.parameters(), strict=True):
+                own.copy_(student)
+        self._copy_buffers()
+
+    def _copy_buffers(self) -> None:
+        for name, module in self._source.items():
+            for own, student in zip(self.copies[name].buffers(), module.buffers(), strict=True):
                 own.copy_(student)

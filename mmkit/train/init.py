@@ -42,9 +42,9 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
                 logger.info("init.%s from %s: %s", tower, source, note)
     shares = _shares(task, written)
     _refuse_frozen(shares)
+    task.constrain()
     if written and task.ema is not None:
         task.ema.reset()
-    task.constrain()
     return {part: share.describe() for part, share in shares.items()} if written else {}
 
 
