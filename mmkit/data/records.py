@@ -21,7 +21,7 @@ from PIL import Image
 from mmkit.data.picture_files import CHECK_LIMIT, PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
-from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, parse_json
+from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, is_null, parse_json
 from mmkit.errors import UserError
 
 __all__ = ["CHECK_LIMIT", "JsonLines", "Problems", "Record", "Source", "captions_of", "described", "rows_of"]
@@ -186,7 +186,7 @@ class JsonLines:
         found: dict[str, Any] = parse_json(self.rows[index].strip(), first=self.lines[index] == 1)
         if self.columns:
             found = renamed(found, self.columns)
-        return {key: value for key, value in found.items() if value is not None and value == value}  # NaN is not
+        return {key: value for key, value in found.items() if not is_null(value)}
 
     def _validate(self) -> None:
         self._check_form()
@@ -253,7 +253,7 @@ class JsonLines:
                 if "caption" in self.needs or not (caption is None or caption in ("", []) or is_absent(caption)):
                     tidy_captions(caption)
                 for key in self.needs[1:]:
-                    if row[key] is None or row[key] != row[key]:
+                    if is_null(row[key]):
                         raise ValueError(f'"{key}" is {json.dumps(row[key])}; give it a value, or remove the line')
                 return image, _checked_id(row.get("image_id"))
             except ValueError as error:

@@ -151,11 +151,14 @@ def read_json(path: str | Path, what: str = "JSON") -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}); expected {what}{lines}") from error
 
 
+def is_null(value: Any) -> bool:
+    """Whether a value is null, or NaN, which pandas writes in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def is_absent(value: Any) -> bool:
     """Whether a value says that there is none: null, NaN (as pandas writes it), or a text without letters."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and not value.strip())
+    return is_null(value) or (isinstance(value, str) and not value.strip())
 
 
 def id_of(value: Any) -> str | None:

@@ -95,11 +95,78 @@ def test_a_data_set_is_described_without_its_pictures(parquet, monkeypatch):
     opened, read = [], HuggingFace._image
     monkeypatch.setattr(HuggingFace, "_image", lambda self, value, key: opened.append(key) or read(self, value, key))
     assert list(described(source)) == wanted
-    plain = HuggingFace(parquet / "disk", image="photo", caption=None)
-    assert list(described(plain)) == [(f"{plain.name}[{i}]", f"{plain.name}:{i}", ()) for i in range(3)]
     assert not opened
     assert Retrieval(source=source)(predictor())["images"] == 3
     assert sorted(opened) == [key for key, _, _ in wanted]  # each once
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Writes columns as Parquet, in a folder of its own, and opens them."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf-cache"))
+
+    def make(columns, **options):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        n = len(next(iter(columns.values())))
+        if "caption" not in columns:
+            options.setdefault("caption", None)
+        source = HuggingFace(tmp_path / "t.parquet", **options)
+        assert [(d[0], d[1]) for d in described(source)] == [(source[i].key, source[i].image_id) for i in range(n)]
+        return source
+
+    return make
+
+
+def test_equal_bytes_are_one_picture(pictures, rows):
+    data = [(pictures / f"{i % 2}.png").read_bytes() for i in range(6)]
+    source = rows({"image": data, "caption": [f"caption {i}" for i in range(6)]})
+    assert len({source[i].image_id for i in range(6)}) == 2
+    assert Retrieval(source=source)(predictor())["images"] == 2
+    nested = rows({"image": [{"bytes": one, "path": f"{i}.png"} for i, one in enumerate(data)]})
+    assert nested[0].image_id == nested[2].image_id != nested[1].image_id
+
+
+@pytest.mark.parametrize("given", [[None] * 4, [""] * 4, [float("nan")] * 4])
+def test_ids_that_are_null_are_absent(pictures, rows, given):
+    data = [(pictures / f"{i}.png").read_bytes() for i in range(4)]
+    source = rows({"image": data, "id": given}, image_id="id")
+    assert len({source[i].image_id for i in range(4)}) == 4
+
+
+def test_whole_floats_are_the_ids_that_they_were(pictures, rows):
+    data = [(pictures / f"{i}.png").read_bytes() for i in range(3)]
+    source = rows({"image": data, "id": [1.0, 2.0, None]}, image_id="id")
+    assert source[1].image_id == f"{source.name}:2"
+
+
+@pytest.mark.parametrize("second", ["other", "flipped"])
+def test_one_id_for_different_bytes_is_refused(pictures, rows, second):
+    data = (pictures / "0.png").read_bytes()
+    other = (pictures / "1.png").read_bytes() if second == "other" else data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(UserError, match=r"t.parquet:2: image_id '7' is of another picture in row 0"):
+        rows({"image": [data, data, other], "id": [7, 7, 7]}, image_id="id")
+
+
+def test_relative_paths_begin_at_the_file(pictures, rows, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0.png").write_bytes(b"another")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = rows({"image": ["0.png", "./0.png", "1.png"]})
+    assert [source[i].image for i in range(3)] == [pictures / "0.png", pictures / "0.png", pictures / "1.png"]
+    assert source[0].image_id == source[1].image_id
+    with pytest.raises(UserError, match=r"t.parquet:1: no picture .*none.png"):
+        rows({"image": ["0.png", "none.png"]})
+
+
+def test_rows_without_a_picture_and_targets_that_are_null(pictures, rows):
+    data = (pictures / "0.png").read_bytes()
+    with pytest.raises(UserError, match=r"1 of 2 rows .*\n.*t.parquet:1: column 'image' is empty"):
+        rows({"image": [data, None]})
+    source = rows({"image": [data] * 3, "x": [1.0, None, float("nan")]}, targets={"label": "x"})
+    assert [source[i].targets for i in range(3)] == [{"label": 1.0}, {}, {}]
 
 
 def test_hugging_face_bad_input(parquet):

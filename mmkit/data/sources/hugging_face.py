@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import CHECK_LIMIT, Problems, Record, tidy_captions
+from mmkit.data.picture_files import CHECK_LIMIT, MOST_PAIRS, PictureFiles, is_url, missing
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, tidy_captions
+from mmkit.data.text_files import id_of, is_absent, is_null
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,8 +25,9 @@ class HuggingFace:
     Args:
         name: the folder, or the name on the hub.
         split, config: as in ``datasets.load_dataset``.
-        image, caption, image_id: names of columns. ``caption`` None: a task without captions; ``image_id`` None: the
-            row number stands in. Pictures stay encoded until they are needed.
+        image, caption, image_id: names of columns. ``caption`` None: a task without captions; Where
+            ``image_id`` is None, or says nothing, the picture stands in: equal bytes or equal paths are one. Relative
+            paths begin at the folder, or at that of the file. Pictures stay encoded until they are needed.
         targets: further columns, {name in Record.targets: column}.
     """
 
@@ -40,12 +45,16 @@ class HuggingFace:
         self.name, self.image, self.caption, self.image_id = str(name), image, caption, image_id
         self.targets = dict(targets or {})
         self.data = _load(self.name, split, config)
+        place = Path(self.name)
+        self.root = place if place.is_dir() else place.parent if place.is_file() else None
+        self.files = PictureFiles(self.root or Path())
         self._check_columns()
         if type(self.data.features[image]).__name__ == "Image":
             from datasets import Image
 
             self.data = self.data.cast_column(image, Image(decode=False))
         self._check_captions()
+        self._check_pictures()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -55,12 +64,13 @@ class HuggingFace:
             raise IndexError(index)
         row = self.data[index]
         key = f"{self.name}[{index}]"
+        image = self._image(row[self.image], key)
         return Record(
-            image=self._image(row[self.image], key),
+            image=image,
             captions=tidy_captions(row[self.caption]) if self.caption is not None else (),
-            image_id=f"{self.name}:{row[self.image_id] if self.image_id is not None else index}",
+            image_id=self._id(row[self.image_id] if self.image_id is not None else None, image),
             key=key,
-            targets={target: row[column] for target, column in self.targets.items()},
+            targets={target: row[column] for target, column in self.targets.items() if not is_null(row[column])},
         )
 
     def captions(self) -> Iterator[str]:
@@ -71,15 +81,32 @@ class HuggingFace:
                     yield from tidy_captions(value)
 
     def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """(key, image_id, captions) of every record; reads these columns alone, never a picture."""
+        """(key, image_id, captions) of every record. Pictures are not decoded; read only where they are the ids."""
         wanted = [column for column in (self.caption, self.image_id) if column is not None]
-        if not wanted:
-            yield from ((f"{self.name}[{index}]", f"{self.name}:{index}", ()) for index in range(len(self)))
-            return
-        for index, row in enumerate(self.data.select_columns(list(dict.fromkeys(wanted)))):
-            name = row[self.image_id] if self.image_id is not None else index
-            captions = tidy_captions(row[self.caption]) if self.caption is not None else ()
-            yield f"{self.name}[{index}]", f"{self.name}:{name}", captions
+        for start, batch in self._batches(wanted if self.image_id is not None else [*wanted, self.image]):
+            for at in range(batch.num_rows):
+                key, given, image = f"{self.name}[{start + at}]", None, None
+                if self.image_id is not None:
+                    given = batch[self.image_id][at].as_py()
+                    image = self._image(self.data[start + at][self.image], key) if is_absent(given) else b""
+                else:
+                    image = self._image(batch[self.image][at].as_py(), key)
+                captions = tidy_captions(batch[self.caption][at].as_py()) if self.caption is not None else ()
+                yield key, self._id(given, image), captions
+
+    def _batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
+        """(first row, Arrow table) of the whole, of these columns alone."""
+        data, start = self.data.select_columns(list(dict.fromkeys(columns))).with_format("arrow"), 0
+        for batch in data.iter(size):
+            yield start, batch
+            start += batch.num_rows
+
+    def _id(self, given: Any, image: Path | bytes) -> str:
+        """What the column says, or what the picture is: its path, or its bytes."""
+        own = id_of(given)
+        if own is not None:
+            return f"{self.name}:{own}"
+        return image.as_posix() if isinstance(image, Path) else hashlib.blake2b(image, digest_size=16).hexdigest()
 
     @property
     def class_names(self) -> list[str] | None:
@@ -99,11 +126,19 @@ class HuggingFace:
     def _image(self, value: Any, key: str) -> Path | bytes:
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) and value:
             return value
-        if isinstance(value, str):
-            return Path(value) if os.path.isabs(value) or not os.path.isdir(self.name) else Path(self.name) / value
-        raise UserError(f"{key}: column {self.image!r} holds {type(value).__name__}, not a picture, bytes or a path")
+        if isinstance(value, str) and value.strip():
+            return self._path(value, key)
+        what = "nothing" if not value else type(value).__name__
+        raise UserError(f"{key}: column {self.image!r} holds {what}, not a picture, bytes or a path")
+
+    def _path(self, value: str, key: str) -> Path:
+        if is_url(value):
+            raise UserError(f"{key}: {missing(value, Path(value))[1]}")
+        if self.root is None and not os.path.isabs(value):
+            raise UserError(f"{key}: {value} is relative, and {self.name} is no folder; download the data set into one")
+        return Path(value) if self.root is None else self.files.path(value)
 
     def _check_columns(self) -> None:
         wanted = [c for c in (self.image, self.caption, self.image_id, *self.targets.values()) if c is not None]
@@ -128,6 +163,59 @@ class HuggingFace:
                 problems.add(number, "bad caption", str(error))
         problems.raise_if_any(len(rows))
 
+    def _check_pictures(self) -> None:
+        """Rows without a picture, paths of missing ones, and ids of several pictures, told by their sizes."""
+        problems = Problems(self.name, unit="row")
+        columns = [self.image] if self.image_id is None else [self.image, self.image_id]
+        first: dict[str, tuple[int, int]] = {}
+        paths: list[tuple[int | str, str, str | None]] = []
+        compared = 0
+        for start, batch in self._batches(columns):
+            sizes, names = _sizes_and_paths(batch[self.image])
+            ids = batch[self.image_id].to_pylist() if self.image_id is not None else [None] * batch.num_rows
+            for at, (size, name, given) in enumerate(zip(sizes, names, ids, strict=True), start=start):
+                try:
+                    image_id = id_of(given)
+                except ValueError as error:
+                    problems.add(at, "bad image_id", f"column {self.image_id!r} {error}")
+                    continue
+                if not size and not name:
+                    problems.add(at, "no picture", f"column {self.image!r} is empty")
+                elif not size and self.root is not None:
+                    paths.append((at, name, image_id))
+                elif image_id is not None and size:
+                    before, length = first.setdefault(image_id, (at, size))
+                    compared += before != at
+                    if length != size or (before != at and compared <= MOST_PAIRS and not self._same(before, at)):
+                        what = f"image_id {image_id!r} is of another picture in row {before}; equal ids mean one"
+                        problems.add(at, "one id for different pictures", what)
+        if paths:
+            self.files.check_rows(paths, problems)
+        problems.raise_if_any(len(self))
+
+    def _same(self, one: int, other: int) -> bool:
+        images = [self._image(self.data[row][self.image], f"{self.name}[{row}]") for row in (one, other)]
+        return images[0] == images[1]
+
+
+def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
+    """The number of bytes, and the path, of each picture of an Arrow column, None where there is none; reads neither
+    the bytes of pictures nor, where they are in a mapped file, their pages.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nothing: list[Any] = [None] * len(column)
+    if pa.types.is_struct(column.type):
+        fields = {field.name for field in column.type}
+        data = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist() if "bytes" in fields else nothing
+        return data, pc.struct_field(column, "path").to_pylist() if "path" in fields else nothing
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return pc.binary_length(column).to_pylist(), nothing
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return nothing, column.to_pylist()
+    return [1] * len(column), nothing  # of some other form, which is told as it is read
+
 
 def _load(name: str, split: str, config: str | None) -> Any:
     import datasets
@@ -143,9 +231,9 @@ def _load(name: str, split: str, config: str | None) -> Any:
             return loaded[split]
         if folder.is_file():
             kind = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-            if folder.suffix not in kind:
+            if folder.suffix.lower() not in kind:
                 raise UserError(f"{name}: not one of {', '.join(kind)}")
-            return datasets.load_dataset(kind[folder.suffix], data_files=name, split="train")
+            return datasets.load_dataset(kind[folder.suffix.lower()], data_files=name, split="train")
         return datasets.load_dataset(name, config, split=split)
     except UserError:
         raise
