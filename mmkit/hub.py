@@ -196,7 +196,7 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
         raise UserError("the image size of this model cannot be changed when it is loaded")
     for tower in towers:
         tower.positions.resize_(grid_of(size, tower.patch.patch))
-    predictor.transform = replace(predictor.transform, size=size)
+    predictor.transform = predictor.transform.resized(size)
 
 
 def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmkit import hub
-from mmkit.config import Experiment, dump, load_experiment, override, rebuild
+from mmkit.config import Experiment, dump, load_experiment, official_rules, override, rebuild
 from mmkit.train.loop import train
 from mmkit.train.stages import train_stages
 
@@ -97,3 +97,10 @@ def test_albef_on_records_takes_two_steps(tmp_path):
     spec = f"{ROOT}/pretrain/albef.py:small(records='{tmp_path}/train.jsonl', res=32, vocab_size=60, epochs=1)"
     experiment = override(load_experiment(spec), ["data.global_batch=4", "data.workers=0", "run.tensorboard=false"])
     assert train(experiment, tmp_path / "run")["step"] == 2
+
+
+def test_the_paper_decays_as_its_code_does():
+    """Everything but what is a vector or a bias: the temperature, [CLS] and the positions too."""
+    from configs.pretrain.albef import base
+
+    assert base().optim.rules == official_rules()

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mmkit.config import Data, Experiment, Optim, Run, Teacher, load_experiment
+from mmkit.config import Data, Experiment, Optim, Run, Teacher, load_experiment, official_rules
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
 from mmkit.data.records import JsonLines
@@ -47,7 +47,15 @@ def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
             global_batch=512,
             workers=4,
         ),
-        optim=Optim(lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, clip_norm=None),
+        optim=Optim(
+            lr=1e-4,
+            min_lr=1e-5,
+            warmup_lr=1e-5,
+            warmup_steps=2000,
+            weight_decay=0.02,
+            clip_norm=None,
+            rules=official_rules(),
+        ),
         run=Run(epochs=30, save_every_steps=5000, log_every_steps=50),
     )
 

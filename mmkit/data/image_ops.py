@@ -7,8 +7,7 @@ which is where Pillow's resampling is fastest. Left out: colour jitter and mixin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -19,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.randaugment import RandAugment
+from mmkit.data.resizing import RESAMPLE, Resample, resized
 from mmkit.data.size import Size, height_width
 from mmkit.data.text_ops import swap_left_right
 from mmkit.errors import UserError
@@ -38,40 +38,55 @@ __all__ = [
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+FACTOR = 1 / 255
+"""What bytes are multiplied by before they are normalised."""
+
 Triple = tuple[float, float, float]
 
 
-def to_pixels(image: Image.Image, mean: Triple, std: Triple) -> Tensor:
-    """RGB picture to (3, h, w) float32, (x / 255 - mean) / std."""
+def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> Tensor:
+    """RGB picture to (3, h, w) float32, (x * factor - mean) / std."""
     pixels = F.pil_to_tensor(image).to(torch.float32)
-    scale = 255 * torch.tensor(std)
-    return pixels.sub_(255 * torch.tensor(mean)[:, None, None]).div_(scale[:, None, None])
+    full = 1 / factor
+    scale = full * torch.tensor(std)
+    return pixels.sub_(full * torch.tensor(mean)[:, None, None]).div_(scale[:, None, None])
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """Squash to the size, bicubic, normalise (ALBEF's evaluation). (PIL RGB) -> (3, h, w) float32."""
+    """Squash to the size, bicubic, normalise (ALBEF's evaluation). (PIL RGB) -> (3, h, w) float32.
+
+    resample: how. factor: what bytes are multiplied by, before ``mean`` is taken off and ``std`` divides.
+    """
 
     size: Size
     mean: Triple = CLIP_MEAN
     std: Triple = CLIP_STD
+    resample: Resample = "bicubic"
+    factor: float = FACTOR
+
+    def __post_init__(self) -> None:
+        height_width(self.size)
+        check_numbers(type(self).__name__, self.mean, self.std, self.resample, self.factor)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture to (3, h, w) float32, normalised."""
         height, width = height_width(self.size)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return to_pixels(image, self.mean, self.std)
+        return to_pixels(resized(image, (width, height), self.resample), self.mean, self.std, self.factor)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``preprocessing.json``."""
-        return {"size": list(height_width(self.size)), "mean": list(self.mean), "std": list(self.std)}
+    def resized(self, size: Size) -> EvalTransform:
+        """The same for another size of the result."""
+        return replace(self, size=size)
 
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> EvalTransform:
-        """The inverse of ``to_dict``."""
-        height, width = saved["size"]
-        return cls(size=(height, width), mean=tuple(saved["mean"]), std=tuple(saved["std"]))
+
+def check_numbers(name: str, mean: Triple, std: Triple, resample: str, factor: float) -> None:
+    """UserError for what no picture can be normalised with, or a resampling that Pillow has not."""
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or 0 in std:
+        raise UserError(f"{name} mean={mean}, std={std}: three finite numbers each, of which std has no 0")
+    if resample not in RESAMPLE:
+        raise UserError(f"{name} resample={resample!r}: there are {', '.join(RESAMPLE)}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise UserError(f"{name} factor={factor}: what bytes are multiplied by, above 0 (1 / 255 as a rule)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +183,6 @@ def crop_box(
             return left, top, left + w, top + h
     # as torchvision: the largest centred rectangle whose aspect ratio is allowed
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_ops import RandAugment, Triple, to_pixels
+from mmkit.data.image_ops import FACTOR, RandAugment, Triple, check_numbers, to_pixels
+from mmkit.data.resizing import Resample, resized
 from mmkit.errors import UserError
 
 HALF: Triple = (0.5, 0.5, 0.5)
@@ -23,9 +24,16 @@ HALF: Triple = (0.5, 0.5, 0.5)
 
 def fitted(width: int, height: int, shorter: int, longest: int, multiple: int) -> tuple[int, int]:
     """(width, height) of a picture after scaling; whole multiples, at least one."""
-    scale = min(shorter / min(width, height), longest / max(width, height))
-    sides = (max(multiple, int(side * scale + 0.5) // multiple * multiple) for side in (width, height))
-    return next(sides), next(sides)
+    scale = shorter / min(width, height)
+    sides = (shorter if side == min(width, height) else scale * side for side in (width, height))
+    wide, high = sides
+    if (most := max(wide, high)) > longest:
+        wide, high = longest / most * wide, longest / most * high
+    return _whole(wide, multiple), _whole(high, multiple)
+
+
+def _whole(side: float, multiple: int) -> int:
+    return max(multiple, int(side + 0.5) // multiple * multiple)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,8 @@ class KeepShape:
     """The shape is kept, for evaluation. (PIL RGB) -> (3, h, w) float32.
 
     size: the shorter side in pixels. longest: bound of the longer side; None = 5 / 3 of the shorter. multiple: both
-    sides become multiples of it, the patch. mean, std: normalisation; as published, to -1 .. 1.
+    sides become multiples of it, the patch. mean, std: normalisation; as published, to -1 .. 1. resample, factor: as in
+    ``EvalTransform``.
     """
 
     size: int
@@ -41,8 +50,11 @@ class KeepShape:
     multiple: int = 32
     mean: Triple = HALF
     std: Triple = HALF
+    resample: Resample = "bicubic"
+    factor: float = FACTOR
 
     def __post_init__(self) -> None:
+        check_numbers("KeepShape", self.mean, self.std, self.resample, self.factor)
         if not isinstance(self.size, int) or self.size < self.multiple or self.bound < self.size:
             raise UserError(
                 f"KeepShape size={self.size}, longest={self.longest}, multiple={self.multiple}: give the shorter "
@@ -63,9 +75,7 @@ class KeepShape:
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture to (3, h, w) float32, normalised."""
         size = fitted(image.width, image.height, self.size, self.bound, self.multiple)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return to_pixels(image, self.mean, self.std)
+        return to_pixels(resized(image, size, self.resample), self.mean, self.std, self.factor)
 
 
 @dataclass(frozen=True, kw_only=True)

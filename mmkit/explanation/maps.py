@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.data.centre_crop import CentreCrop
-from mmkit.data.size import height_width
 
 if TYPE_CHECKING:
     from mmkit.explanation.picture import Style
@@ -52,9 +51,9 @@ class HeatMap:
         down, across = size[0] / self.size[0], size[1] / self.size[1]
         left, top = round(self.seen[0] * across), round(self.seen[1] * down)
         right, bottom = max(left + 1, round(self.seen[2] * across)), max(top + 1, round(self.seen[3] * down))
-        whole = torch.zeros(size)
-        part = whole[top:bottom, left:right]
-        part.copy_(upsampled(self.grid, (bottom - top, right - left))[: part.shape[0], : part.shape[1]])
+        whole, heat = torch.zeros(size), upsampled(self.grid, (bottom - top, right - left))
+        part, (above, before) = whole[max(0, top) : bottom, max(0, left) : right], (max(0, -top), max(0, -left))
+        part.copy_(heat[above : above + part.shape[0], before : before + part.shape[1]])
         return whole
 
     @property
@@ -65,14 +64,13 @@ class HeatMap:
 
 
 def seen_box(transform: object, picture: Image.Image) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) of a picture that a transform shows to the model; None for all of it."""
+    """(left, top, right, bottom) of a picture that a transform shows to the model; None for all of it.
+
+    It reaches beyond the picture where the transform sets a border around it.
+    """
     if not isinstance(transform, CentreCrop):
         return None
-    height, width = height_width(transform.size)
-    share = min(picture.width / width, picture.height / height)
-    wide, high = round(width * share), round(height * share)
-    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
-    return left, top, left + wide, top + high
+    return transform.seen(picture.width, picture.height)
 
 
 def upsampled(grid: Tensor, size: tuple[int, int]) -> Tensor:
