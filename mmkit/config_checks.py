@@ -148,7 +148,7 @@ def _one_of(path: str, section: Any, names: Sequence[str], needed: bool = False)
 def _positive(path: str, section: Any, names: Sequence[str], or_zero: bool = False) -> None:
     for name in names:
         value = getattr(section, name)
-        if value is not None and (value < 0 or (value == 0 and not or_zero)):
+        if value is not None and not (value > 0 or (value == 0 and or_zero)):  # nor not a number
             raise UserError(f"{path}.{name} = {value}: must be positive{', or 0' if or_zero else ''}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,3 +133,18 @@ def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
         return Task(model, heads, weights=exp.weights, momentum=None, alpha=0.0, seed=exp.run.seed)
     teacher = exp.teacher.resolve(steps_per_epoch)
     return Task(model, heads, weights=exp.weights, momentum=teacher.momentum, alpha=teacher.alpha, seed=exp.run.seed)
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next micro-batch; what stopped a loading worker is told as if there were none."""
+    try:
+        return next(batches)
+    except StopIteration:
+        raise RuntimeError("the loader ended before the run: it gave fewer micro-batches than it promised") from None
+    except UserError as error:
+        raise UserError(_plain(str(error))) from None
+
+
+def _plain(message: str) -> str:
+    """A message from a loading worker without the stack trace that torch puts before it."""
+    return message.rsplit("UserError: ", 1)[-1].strip() if message.startswith("Caught ") else message

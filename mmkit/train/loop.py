@@ -19,12 +19,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmkit.config import BatchPlan, Experiment, dump
-from mmkit.errors import Stopped, UserError
+from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
 from mmkit.task import StepCounts
 from mmkit.train import checkpoint, folder
-from mmkit.train.build import Parts, build
+from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.guard import Guard
@@ -168,6 +168,16 @@ class Trainer:
                     self.evaluate()
                     self._report_run()
                     self._leave_if_asked()
+            if (
+                self._done()
+                and self.exp.run.minutes is not None
+                and self.step <= self.plan.warmup_steps
+                and rank() == 0
+            ):
+                logger.warning(
+                    "the warm-up of %d steps did not end before the time did: give optim.warmup_frac",
+                    self.plan.warmup_steps,
+                )
             if not self._done() and rank() == 0:
                 logger.info("stopped after step %d; go on with --resume", self.step)
         finally:
@@ -245,7 +255,7 @@ class Trainer:
         Each loss is the mean over what it counts in all micro-batches of all processes, so the counts come first.
         """
         accelerator, task = self.accelerator, self.parts.task
-        step_batches = [_next(batches) for _ in range(self.batch.accumulation_steps)]
+        step_batches = [next_batch(batches) for _ in range(self.batch.accumulation_steps)]
         counts = self._count(step_batches)
         outputs: list[TaskOutput] = []
         before = 0
@@ -376,17 +386,3 @@ class Trainer:
         self.metrics = dict(meta.metrics)
         self.guard.seen, self.guard.bad = meta.seen, meta.bad
         self.clock.seconds = meta.seconds
-
-
-def _next(batches: Iterator[Batch]) -> Batch:
-    try:
-        return next(batches)
-    except StopIteration:
-        raise RuntimeError("the loader ended before the run: it gave fewer micro-batches than it promised") from None
-    except UserError as error:
-        raise UserError(_plain(str(error))) from None
-
-
-def _plain(message: str) -> str:
-    """A message from a loading worker without the stack trace that torch puts before it."""
-    return message.rsplit("UserError: ", 1)[-1].strip() if message.startswith("Caught ") else message

@@ -172,6 +172,21 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
     assert train(tiny(run=dict(steps=3, log_every_steps=1)), tmp_path, resume=True)["step"] == 3
 
 
+def test_resume_keeps_the_samples_of_a_step(tmp_path, caplog):
+    exp = tiny(run=dict(steps=None, epochs=2, stop_after_steps=4), data=dict(global_batch=None, rank_batch=8))
+    train(exp, tmp_path)
+    on = change(exp, run=dict(stop_after_steps=None))
+    with pytest.raises(
+        UserError, match=r"had 8 samples .* would have 4 .*--set data\.global_batch=8 data\.rank_batch=8"
+    ):
+        train(change(on, data=dict(rank_batch=4)), tmp_path, resume=True)
+    numbers = train(change(on, data=dict(rank_batch=4, global_batch=8)), tmp_path, resume=True)
+    assert numbers["step"] == 10
+    assert "a forward had 8 samples on all processes together and has 4 now" in caplog.text
+    kept = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    assert kept.batch == {"rank_batch": 4, "accumulation_steps": 2, "global_batch": 8, "world": 1}
+
+
 def test_a_part_that_no_objective_reaches_is_named(tmp_path):
     exp = tiny(heads={"itc": partial(ITC, queue_size=13)}, teacher=None)
     with pytest.raises(UserError, match=r"of model\.fusion: .*Rule\(pattern=r'\^model\\\.fusion', freeze=True\)"):

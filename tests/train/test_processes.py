@@ -49,6 +49,33 @@ def test_two_processes_resume_bit_for_bit(two):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_processes_stop_together_by_the_clock(two):
+    out, reports = two
+    assert reports[0]["clock"] == reports[1]["clock"]
+    assert reports[0]["clock"][0] > 2
+    kept = json.loads(next((out / "clock").glob("checkpoints/step-*/meta.json")).read_text())
+    assert 0.6 <= kept["seconds"] < 5
+
+
+def test_a_mistake_of_one_process_is_named_by_all(two):
+    _, reports = two
+    for report in reports:
+        found = report["mistakes"]
+        assert (found["none"], found["value"]) == (report is reports[1], 7)
+        assert found["two"] == ["FileNotFoundError", "[Errno 2] no such file: 'x'"]  # the first process's
+    first, second = (report["mistakes"] for report in reports)
+    assert first["first"] == ["ZeroDivisionError", "a mistake"]
+    assert second["first"] == ["UserError", "process 0 stopped: ZeroDivisionError: a mistake"]
+    assert second["one"] == ["KeyError", "'a mistake'"]
+    assert first["one"] == ["UserError", "process 1 stopped: KeyError: 'a mistake'"]
+
+
+def test_a_process_that_leaves_is_named_by_those_that_wait_for_it(two):
+    _, reports = two
+    assert reports[1]["left"] == ["KeyError", "'a mistake'"]
+    assert reports[0]["left"] == ["UserError", "process 1 stopped: KeyError: 'a mistake'"]
+
+
 def test_every_process_names_what_went_wrong_on_one(two):
     _, reports = two
     assert reports[0]["sick"] == reports[1]["sick"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank
+from mmkit.ranks import on_first, rank, together
 from mmkit.train.loop import train
 from tests.train.fakes import Squares, plain, tiny
 from tests.train.test_loop import Sick
@@ -21,12 +21,46 @@ class SickOnOne(Sick):
         super().__init__(spec, at=1 if rank() == 1 else -1)
 
 
-def message(exp, out):
+class BrokenOnOne(Sick):
+    """A mistake in a program, which only the second process meets."""
+
+    def forward(self, f):
+        if rank() == 1 and f.step == 1:
+            raise KeyError("a mistake")
+        return super().forward(f)
+
+
+def told(work):
+    """The error, as (type, message)."""
     try:
-        train(exp, out)
-    except UserError as error:
-        return str(error)
-    return ""
+        work()
+    except Exception as error:  # noqa: BLE001
+        return [type(error).__name__, str(error)]
+    return ["", ""]
+
+
+def message(exp, out):
+    return told(lambda: train(exp, out))[1]
+
+
+def mistakes():
+    """What every process sees of a mistake on one of them."""
+
+    def work(on):
+        if rank() == on:
+            raise {0: ZeroDivisionError, 1: KeyError}[on]("a mistake")
+        return "done"
+
+    def bad():
+        if rank() == 1:
+            raise UserError("bad input")
+        if rank() == 0:
+            raise FileNotFoundError(2, "no such file", "x")
+
+    return {
+        "first": told(lambda: on_first(lambda: work(0))), "one": told(lambda: together(lambda: work(1))),
+        "two": told(lambda: together(bad)), "none": together(lambda: rank()), "value": on_first(lambda: rank() + 7),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -38,10 +72,18 @@ def main() -> None:
     sick = message(tiny(heads=dict(tiny().heads) | {"sick": partial(SickOnOne)}), out / "sick")
     bad = tiny(data=dict(train=partial(Squares, 40, (3, 4, 5, 6, 17)), max_bad_fraction=0.01))
     bad_message = message(bad, out / "bad")
-    report = {"loss": numbers["loss"], "sick": sick, "bad": bad_message}
-    (out / f"report-{rank()}.json").write_text(json.dumps(report))
+    timed = train(tiny(run=dict(steps=None, minutes=0.01), optim=dict(warmup_steps=None)), out / "clock")
+    report = {
+        "loss": numbers["loss"], "sick": sick, "bad": bad_message, "clock": [timed["step"], timed["lr"]],
+        "mistakes": mistakes(),
+    }  # fmt: skip
     dist.barrier()
-    dist.destroy_process_group()
+    me = rank()  # in the end one leaves by a mistake, and the other one sees only that it has gone
+    heads = dict(tiny().heads) | {"sick": partial(BrokenOnOne, at=-1)}
+    report["left"] = told(lambda: train(tiny(heads=heads), out / "left"))
+    (out / f"report-{me}.json").write_text(json.dumps(report))
+    if me == 0:
+        dist.destroy_process_group()
 
 
 main()
