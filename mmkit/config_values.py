@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from mmkit.draws import check_seed
 from mmkit.errors import UserError
 
 _MISSING = object()
@@ -55,10 +56,12 @@ def arguments_of(part: partial[Any], defaults: bool = True) -> dict[str, Any]:
 
 
 def check_partials(root: Any, path: str = "") -> None:
-    """UserError for a partial with an argument that its target does not take, or of a wrong type."""
+    """UserError for a partial with an argument that its target does not take, or of a wrong type; for a bad seed."""
     if isinstance(root, partial):
         _check_partial(root, path)
     for name, value in _children(root, defaults=False):
+        if name == "seed" and type(value) is int:
+            check_seed(value, f"{path}.seed".lstrip("."))
         check_partials(value, f"{path}.{name}".lstrip("."))
 
 

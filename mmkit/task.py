@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mmkit.draws import check_seed
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
@@ -65,6 +66,7 @@ class Task(nn.Module):
         momentum: float | None = 0.995, alpha: float | Schedule = 0.4, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_seed(seed, "seed")
         self.model = model
         self.heads = nn.ModuleDict(heads)
         self.weights: dict[str, float | Schedule] = {**dict.fromkeys(heads, 1.0), **(weights or {})}

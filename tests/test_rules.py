@@ -22,7 +22,7 @@ LEVELS = {
     "task": 5, "predictor": 5, "explanation": 6, "evals": 7, "convert": 7, "train": 8, "report": 8,
     "embed_files": 8, "export": 8, "hub": 9, "cli": 10, "__init__": 11, "__main__": 11,
 }  # fmt: skip
-DATA_MAY = {"types", "errors", "files", "parent", "ranks", "data"}
+DATA_MAY = {"types", "errors", "files", "parent", "ranks", "draws", "data"}
 LONG_FUNCTIONS = {("mmkit/train/loop.py", "train")}  # the training step may be longer
 
 

@@ -70,9 +70,11 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
     from mmkit.data.show import grid, open_source, sample_batch
     from mmkit.data.show_tasks import has_task, task_grid
+    from mmkit.draws import check_seed
     from mmkit.errors import UserError
 
     check_output(args.out, "--out")
+    check_seed(args.seed, "--seed")
     source = open_source(args.source)
     if args.n < 1:
         raise UserError(f"--n {args.n}: must be at least 1")

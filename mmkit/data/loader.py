@@ -25,6 +25,7 @@ from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import KeepShapeTrain
+from mmkit.draws import check_seed
 from mmkit.errors import UserError
 from mmkit.parent import end_with_rank
 from mmkit.types import Batch
@@ -118,6 +119,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: int = 0,
         start_step: int = 0,
     ) -> None:
+        check_seed(seed, "seed")
         self.size, self.rank_batch, self.accumulation, self.seed = size, rank_batch, accumulation, seed
         self.rank, self.world, self.start_step, self.steps = rank, world, start_step, steps
         self.global_batch = rank_batch * accumulation * world
