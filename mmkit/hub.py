@@ -36,8 +36,8 @@ from mmkit.errors import UserError
 from mmkit.files import beside, write_json
 from mmkit.hub_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
 from mmkit.hub_fit import check_plan, check_shapes, shapes_in, state_of_all
-from mmkit.hub_open_clip import CONFIG as OPEN_CLIP_CONFIG
 from mmkit.hub_open_clip import PREFIX, check_open_clip, load_open_clip
+from mmkit.hub_open_clip_config import CONFIG as OPEN_CLIP_CONFIG
 from mmkit.hub_training import record
 from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import GridPositions

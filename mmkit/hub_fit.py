@@ -76,23 +76,24 @@ def check_shapes(wanted: Mapping[str, Tensor], found: Shapes, path: Path) -> Non
 def check_plan(make: Callable[[], nn.Module], heads: Mapping[str, partial[Any]], path: Path) -> None:
     """UserError where a described model and its heads have not the weights of a file; no memory is taken for them."""
     found = shapes_in(path)
-    with torch.device("meta"), _no_larger_than(found, path):
+    said = f"{path.parent / CONFIG}: describes a far larger model than the weights beside it are"
+    with torch.device("meta"), no_more_than(2 * len(found) + SPARE_TENSORS, said):
         model = make()
         built = {name: head(model.spec) for name, head in heads.items()}
     check_shapes(state_of_all(model, built), found, path)
 
 
 @contextmanager
-def _no_larger_than(found: Shapes, path: Path) -> Iterator[None]:
-    """UserError as soon as what is built has far more tensors than a file; or larger constants than models have."""
-    tensors, values, thread = len(found) * 2 + SPARE_TENSORS, SPARE_VALUES, threading.get_ident()
+def no_more_than(tensors: int, said: str) -> Iterator[None]:
+    """UserError(said) as soon as what is built within has more tensors, or larger constants than models have."""
+    left, values, thread = tensors, SPARE_VALUES, threading.get_ident()
 
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
-        nonlocal tensors
+        nonlocal left
         if threading.get_ident() == thread and value is not None:
-            tensors -= 1
-            if tensors < 0:
-                raise UserError(f"{path}: {path.parent / CONFIG} describes a far larger model than these weights are")
+            left -= 1
+            if left < 0:
+                raise UserError(said)
 
     def weigh(module: nn.Module, name: str, value: Tensor | None) -> None:
         nonlocal values
@@ -100,9 +101,7 @@ def _no_larger_than(found: Shapes, path: Path) -> Iterator[None]:
         if threading.get_ident() == thread and value is not None:
             values -= value.numel()
             if values < 0:
-                raise UserError(
-                    f"{path.parent / CONFIG}: describes a model with {name} of {list(value.shape)}: refused"
-                )
+                raise UserError(f"{said} ({name} of {list(value.shape)})")
 
     hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(weigh)
     try:

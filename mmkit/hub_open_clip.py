@@ -28,13 +28,15 @@ from mmkit.data.tokenizer import Tokenizer
 from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
 from mmkit.errors import UserError
 from mmkit.hub_facts import quiet
+from mmkit.hub_open_clip_config import CONFIG, checked, never_asked, of_folder
+from mmkit.hub_open_clip_config import options as options_of
+from mmkit.hub_open_clip_config import tokenizer as tokenizer_of
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 PREFIX = "open_clip:"
-HUB = "hf-hub:"
-CONFIG = "open_clip_config.json"
+HUB, LOCAL = "hf-hub:", "local-dir:"
 FORMS = (
     "open_clip:ARCH/TAG (see open_clip.list_pretrained()), open_clip:ARCH@FILE, open_clip:ARCH/TAG@FILE, "
     f"open_clip:FOLDER with {CONFIG}, or open_clip:hf-hub:OWNER/NAME"
@@ -63,7 +65,7 @@ def load_open_clip(
 ) -> Predictor:
     """A predictor without heads. UserError names what is missing, and which file to fetch where there is no network."""
     name = parse(spec)
-    with _at_once_without_network(name):
+    with _at_once_without_network(name), never_asked():
         return _load(name, precision, image_size).to(device)
 
 
@@ -77,11 +79,11 @@ def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | t
         weights = weights or _fetched(name, tag)
         options |= _options_of(tag, name)
     with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
+        own, words = _prepared(name)
         clip = open_clip.create_model(
             name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
-            **options,
+            **options, **own,
         )  # fmt: skip
-        words = open_clip.get_tokenizer(name.place or name.arch)
         preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
         height, width = open_clip.utils.to_2tuple(preprocess.size)
         embed_dim = embed_dim_of(clip, (height, width))
@@ -106,12 +108,12 @@ def describe_open_clip(spec: str) -> dict[str, Any]:
     name = parse(spec)
     tag = _tag_of(name) if name.arch else {}
     options = _options_of(tag, name) if name.arch else {}
-    with _as_user_error(spec, None), torch.device("meta"), quiet():  # it warns that nothing was loaded
-        clip = open_clip.create_model(
-            name.place or name.arch, load_weights=False, pretrained_text=False, device="meta", **options
-        )
-    with _as_user_error(spec, None):
-        words = open_clip.get_tokenizer(name.place or name.arch)
+    with _as_user_error(spec, None), _at_once_without_network(name):
+        own, words = _prepared(name, with_weights=False)
+        with torch.device("meta"), quiet():  # it warns that nothing was loaded
+            clip = open_clip.create_model(
+                name.place or name.arch, load_weights=False, pretrained_text=False, device="meta", **options, **own
+            )
         picture = open_clip.get_model_preprocess_cfg(clip)
     parts: Counter[str] = Counter()
     for path, value in clip.named_parameters():
@@ -135,6 +137,23 @@ def describe_open_clip(spec: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], Any]:
+    """Further options for ``open_clip.create_model``, and the tokenizer; of a config that was looked through."""
+    import open_clip
+
+    if name.place.startswith(LOCAL):
+        folder = Path(name.place.removeprefix(LOCAL))
+        model = of_folder(folder, name.spec, with_weights)
+        words = tokenizer_of(folder, model) or open_clip.get_tokenizer(name.place)
+        return options_of(model, name.spec), words
+    model = open_clip.get_model_config(name.place or name.arch)
+    text = checked(model, name.spec)["text_cfg"] if name.place else model["text_cfg"]
+    named = [text[key] for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
+    with never_asked(*named):
+        code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        return {}, open_clip.get_tokenizer(name.place or name.arch, **code)
+
+
 def knows(text: str) -> bool:
     """Whether open_clip has an architecture of this name, with or without /TAG behind it."""
     import open_clip
@@ -155,7 +174,7 @@ def parse(spec: str) -> Name:
     if not at and Path(text).is_dir():
         if not (Path(text) / CONFIG).is_file():
             raise UserError(f"{text}: holds no {CONFIG}; give a folder as open_clip saves it, or {PREFIX}ARCH@FILE")
-        return Name(spec=spec, place=f"local-dir:{text}")
+        return Name(spec=spec, place=f"{LOCAL}{text}")
     if not at and (Path(text).is_file() or text.startswith((".", "/", "~"))):
         what = "is a file" if Path(text).is_file() else "no such folder"
         raise UserError(f"{text}: {what}. An open_clip model is one of: {FORMS}")

@@ -106,8 +106,8 @@ def test_predictions_equal_those_of_open_clip(folder, name, kind):
     assert 0 < model.model.temperature().item() < 1
 
 
-def test_a_text_tower_of_transformers(tmp_path):
-    """XLM-R and BERT towers bring a tokenizer of their own, which lies in the folder."""
+def test_a_text_tower_of_transformers(tmp_path, monkeypatch):
+    """XLM-R and BERT towers bring a tokenizer of their own, which lies in the folder; the config is in the cache."""
     from transformers import BertConfig, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "the", "thing", *COLOURS]
@@ -116,6 +116,7 @@ def test_a_text_tower_of_transformers(tmp_path):
     BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     ).save_pretrained(tmp_path / "bert")  # fmt: skip
+    monkeypatch.setattr("mmkit.hub_open_clip_config.cached", lambda name, files: tmp_path / "bert/config.json")
     text = {"hf_model_name": str(tmp_path / "bert"), "hf_tokenizer_name": "bert", "context_length": 12}
     config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": {**text, "hf_proj_type": "mlp"}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
@@ -123,12 +124,26 @@ def test_a_text_tower_of_transformers(tmp_path):
         **{**config, "text_cfg": {**config["text_cfg"], "hf_model_pretrained": False}}
     )
     torch.save(custom.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"hf_model_name .* is no name of the hub, which are OWNER/NAME"):
+        mmkit.load(f"open_clip:{tmp_path}")
+    file = tmp_path / "open_clip_config.json"
+    theirs = file.read_text()
+    file.write_text(theirs.replace(str(tmp_path / "bert"), "lab/bert"))
     model, source = mmkit.load(f"open_clip:{tmp_path}"), Wide(8)
+    file.write_text(theirs)
     result = ZeroShot(source=source, templates=TEMPLATES, batch_size=3).evaluate(model)
     bank, order = own_classifier("", (f"local-dir:{tmp_path}",), source)
     torch.testing.assert_close(class_bank(model, COLOURS, TEMPLATES), bank.T, atol=1e-5, rtol=0)
     assert torch.equal(result.top, order[:, :5])
     assert model.model.spec.vocab_size == len(words)
+    file.write_text(theirs.replace(str(tmp_path / "bert"), "lab/bert"))
+    config = json.loads((tmp_path / "bert/config.json").read_text())
+    (tmp_path / "bert/config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(UserError, match="lab/bert needs code from the hub, which mmkit does not run"):
+        mmkit.load(f"open_clip:{tmp_path}")
+    monkeypatch.setattr("mmkit.hub_open_clip_config.cached", lambda name, files: None)
+    with pytest.raises(UserError, match=r"fetch it once by `hf download lab/bert config\.json`"):
+        mmkit.load(f"open_clip:{tmp_path}")
 
 
 def test_it_serves_retrieval_and_says_that_it_cannot_re_rank(folder):
@@ -201,7 +216,7 @@ def test_without_a_network_it_says_what_to_fetch(folder, tags, monkeypatch):
         ("open_clip:empty", "empty: holds no open_clip_config.json"),
         ("open_clip:tiny-quick@tiny-sigmoid.pt", "cannot be loaded .*Are these weights of that architecture"),
         ("open_clip:tiny-clip/plain@code.pt", "code.pt: refused, this pickle holds more than tensors"),
-        ("open_clip:noweights", "cannot be loaded .*Required pretrained weights"),
+        ("open_clip:noweights", r"open_clip:noweights: the folder holds no weights \(\*\.safetensors"),
         ("tiny-clip", "tiny-clip: a model of open_clip; write open_clip:tiny-clip"),
     ],
 )  # fmt: skip
