@@ -63,10 +63,11 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
 
 
 def _make_importable(file: Path) -> None:
-    """Put a file's own folder, and the nearest above it that holds ``projects/``, on the import path, last."""
+    """Put a file's folder, the nearest above it that holds ``projects/``, and the current one on the path, last."""
     folder = file.resolve().parent
     above = next((place for place in (folder, *folder.parents) if (place / "projects").is_dir()), folder)
-    sys.path += [place for place in dict.fromkeys((str(folder), str(above))) if place not in sys.path]
+    places = dict.fromkeys(map(str, (folder, above, Path.cwd())))
+    sys.path += [place for place in places if place not in sys.path]
 
 
 def _config_functions(module: ModuleType, returns: str) -> dict[str, Callable[..., Any]]:

@@ -131,7 +131,8 @@ def _answers_questions(folder: Path) -> bool:
 
     heads = read_json(folder / CONFIG).get("heads") if is_ours(folder) else None
     parts = heads.values() if isinstance(heads, dict) else ()
-    return any(isinstance(part, dict) and "answers" in dict(part.get("args") or {}) for part in parts)
+    arguments = (part.get("args") for part in parts if isinstance(part, dict))
+    return any(isinstance(found, dict) and "answers" in found for found in arguments)
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:
