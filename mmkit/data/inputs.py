@@ -10,20 +10,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_io import load_image
+from mmkit.data.image_io import file_bytes, load_image
 from mmkit.data.records import Record
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Picture = str | Path | bytes | Image.Image | Tensor | Record
+Picture = str | Path | bytes | IO[bytes] | Image.Image | Tensor | Record
 T = TypeVar("T")
 
 NO_LIMIT = 1 << 20  # tokens, more than any text has
@@ -40,7 +40,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
 
 def many_pictures(images: Iterable[Picture] | Tensor) -> Iterable[Picture]:
     """The pictures one after the other; UserError for a single one, or what holds none."""
-    single = isinstance(images, str | Path | bytes | Image.Image | Record)
+    single = isinstance(images, str | Path | bytes | Image.Image | Record) or hasattr(images, "read")
     if single or (isinstance(images, Tensor) and images.ndim == 3):
         raise UserError(f"images must be a list of pictures, not one ({_kind(images)}); write [image]")
     if isinstance(images, Tensor) and images.ndim != 4:
@@ -78,14 +78,29 @@ def open_picture(image: Picture, number: int = 0) -> Image.Image:
     name = f"picture {number}"
     if isinstance(image, Tensor):
         return picture_of(image, name)
+    if isinstance(image, bytes | bytearray | memoryview):
+        image = bytes(image)
+    elif hasattr(image, "read") and not isinstance(image, Image.Image):
+        image = _read(cast(IO[bytes], image), name)
     if isinstance(image, bytes | Image.Image):
         image = Record(image=image, captions=(), image_id=str(number), key=name)
     elif not isinstance(image, str | Path | Record):
         raise UserError(
             f"{name}: {_kind(image)} is not a picture; give a path, a PIL image (of an array: Image.fromarray), "
-            "encoded bytes or a tensor (3, h, w)"
+            "encoded bytes, a file opened for reading bytes, or a tensor (3, h, w)"
         )
     return load_image(image)
+
+
+def _read(file: IO[bytes], name: str) -> bytes:
+    """All of an open file; UserError for one of text, or that cannot be read."""
+    try:
+        data = file_bytes(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: the open file cannot be read ({error})") from error
+    if not isinstance(data, bytes):
+        raise UserError(f'{name}: the file was opened for text; open it with mode "rb"')
+    return data
 
 
 def picture_of(pixels: Tensor, name: str) -> Image.Image:

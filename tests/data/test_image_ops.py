@@ -99,15 +99,17 @@ def test_broken_pictures_name_their_file(tmp_path, image, monkeypatch):
     (tmp_path / "text.jpg").write_text("<html>not found</html>")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, says in [
-        ("cut.jpg", "damaged"), ("cut.png", "damaged"), ("text.jpg", "not a picture"), ("empty.png", "not a picture"),
+        ("cut.jpg", "damaged"), ("cut.png", "damaged"), ("text.jpg", "a web page"), ("empty.png", "an empty file"),
         ("none.png", "no such picture"),
     ]:  # fmt: skip
         with pytest.raises(BadImage, match=rf"{name} \(a.jsonl:3\): {says}"):
             load_image(record(name))
     image.save(tmp_path / "huge.png")
-    monkeypatch.setattr("mmkit.data.image_io.MAX_PIXELS", 1000)
-    with pytest.raises(BadImage, match=r"huge.png .*80 x 60 pixels are too many"):
+    monkeypatch.setenv("MMKIT_MAX_MEGAPIXELS", "0.0047")
+    with pytest.raises(BadImage, match=r"huge.png .*80 x 60 pixels are too many.*0.0047 .*MMKIT_MAX_MEGAPIXELS=N"):
         load_image(record("huge.png"))
+    monkeypatch.setenv("MMKIT_MAX_MEGAPIXELS", "0.0048")
+    assert load_image(record("huge.png")).size == (80, 60)
     with pytest.raises(BadImage, match=r"a.jsonl:9: not a picture"):
         load_image(Record(image=b"no", captions=(), image_id="x", key="a.jsonl:9"))
 

@@ -8,12 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmkit.data.images.formats import SUFFIXES
 from mmkit.errors import UserError
-
-SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-))  # fmt: skip
-"""Endings of pictures, in any case. A file without an ending is one if it begins as one."""
 
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 NETPBM = tuple(f"P{n}".encode() for n in range(1, 7))
