@@ -62,14 +62,18 @@ def _register_import(inner: Commands) -> None:
     command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
     command.add_argument("--split", help="of Karpathy's files: train, val, test, train+restval")
     command.add_argument("--annotations", type=Path, metavar="JSON", help="VQA's annotations")
+    command.add_argument(
+        "--pictures", metavar="PATTERN", help='how pictures of VQA\'s form are called: "{image_id}.jpg"'
+    )
     command.add_argument("--columns", metavar="FIELD=COLUMN,...", help="of a table: image, caption, image_id, others")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
 
 
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
-    from mmkit.data.show import grid, open_source, sample_batch
+    from mmkit.data.show import grid, sample_batch
     from mmkit.data.show_tasks import has_task, task_grid
+    from mmkit.data.sources.open import open_source
     from mmkit.draws import check_seed
     from mmkit.errors import UserError
 
@@ -97,12 +101,10 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from mmkit.cli.progress import progress
     from mmkit.data.check import check as check_source
-    from mmkit.data.show import open_source
-    from mmkit.data.sources import ClassFolder, is_class_folder
+    from mmkit.data.sources.open import open_source
     from mmkit.errors import UserError
 
-    folder = Path(args.source)
-    source = ClassFolder(folder) if folder.is_dir() and is_class_folder(folder) else open_source(args.source)
+    source = open_source(args.source)
     with progress() as report:
         summary = check_source(source, lambda done: report("pictures", done, len(source)))
     if summary.bad_images:
@@ -114,14 +116,15 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
     from mmkit.cli.progress import progress
-    from mmkit.data.importing import open_format, parse_table_columns, write_records
+    from mmkit.data.importing import open_format, write_records
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.errors import UserError
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1")
     source = open_format(
         args.format, args.source, images=args.images, annotations=args.annotations, split=args.split,
-        columns=parse_table_columns(args.columns),
+        columns=columns_of(args.columns), pictures=args.pictures,
     )  # fmt: skip
     with progress() as report:
         n = write_records(source, args.out, limit=args.limit, progress=lambda done, of: report("records", done, of))
@@ -131,7 +134,7 @@ def import_(args: argparse.Namespace) -> Mapping[str, Any]:
 def build(args: argparse.Namespace) -> Mapping[str, Any]:
     """Count, choose, write the list; how many questions it answers."""
     from mmkit.data.answers import build_answers, coverage
-    from mmkit.data.importing import open_all_questions
+    from mmkit.data.sources.open import open_all_questions
     from mmkit.errors import UserError
 
     if args.min_count is not None and args.top is not None:

@@ -41,7 +41,7 @@ def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(command: argparse.ArgumentParser) -> None:
-    """What ``open_captioned`` takes beside the data: --images, --split, --columns."""
+    """What ``open_source`` takes beside the data: --images, --split, --columns."""
     command.add_argument("--images", metavar="FOLDER", help="the pictures of a published list (default: beside it)")
     command.add_argument("--split", help="of a published list or a data set: test, val, train+restval")
     command.add_argument("--columns", metavar="MAP", help="of a data set: image=...,caption=...,image_id=...")
@@ -130,12 +130,13 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.opening import open_captioned, parse_columns
+    from mmkit.data.sources.open import open_source
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.evals.retrieval import Retrieval
 
     _check(args)
-    columns = parse_columns(args.columns, ("image", "caption", "image_id"))
-    source = open_captioned(args.data, columns=columns, split=args.split, images=args.images)
+    columns = columns_of(args.columns, ("image", "caption", "image_id"))
+    source = open_source(args.data, {"caption"}, columns=columns, split=args.split, images=args.images)
     source, left_out = _readable(args, source)
     evaluator = Retrieval(source=source, rerank_top=args.rerank, batch_size=args.batch_size)
     with make_predictor(args) as predictor:
@@ -145,7 +146,8 @@ def retrieval(args: argparse.Namespace) -> None:
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.opening import open_labelled, own_classes, parse_columns
+    from mmkit.data.sources.open import open_source, own_classes
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.evals.class_sets import templates_named
     from mmkit.evals.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
@@ -157,7 +159,8 @@ def zeroshot(args: argparse.Namespace) -> None:
     check_output(args.per_class, "--per-class")
     if args.confusion is not None:
         check_picture_name(args.confusion)
-    data = open_labelled(args.data, columns=parse_columns(args.columns, ("image", "label")), split=args.split)
+    columns = columns_of(args.columns, ("image", "label"))
+    data = open_source(args.data, {"label"}, columns=columns, split=args.split)
     classes = args.classes or own_classes(args.data)
     data, left_out = _readable(args, data)
     evaluator = ZeroShot(

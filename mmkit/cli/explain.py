@@ -135,9 +135,8 @@ def grounding(args: argparse.Namespace) -> None:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from mmkit.data.opening import open_captioned
-    from mmkit.data.records import JsonLines
     from mmkit.data.refcoco import RefCoco
+    from mmkit.data.sources.open import open_source
     from mmkit.errors import UserError
 
     if args.refs is not None:
@@ -150,7 +149,4 @@ def _source(args: argparse.Namespace) -> Source:
         raise UserError(
             "--data: one file of records, or RefCOCO+ lists with --refs, --instances, --detections, --images"
         )
-    (data,) = args.data
-    if data.partition(":")[0] == "openmoji" and not Path(data).exists():
-        return open_captioned(data)
-    return JsonLines(data, needs=("boxes",))
+    return open_source(args.data[0], {"boxes"})

@@ -56,14 +56,16 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from mmkit.data.opening import is_data_set, open_captioned, parse_columns, refuse
-    from mmkit.data.records import JsonLines
+    from mmkit.data.sources.open import is_data_set, open_source
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.embed_files import Pictures
+    from mmkit.errors import UserError
 
-    path, options = Path(args.data), {"columns": args.columns, "split": args.split, "images": args.images}
-    lines = path.suffix.lower() in (".jsonl", ".ndjson")
-    if lines or (path.is_dir() and not is_data_set(args.data)):
-        refuse(args.data, options)
-        return JsonLines(path, needs=()) if lines else Pictures(path)
-    options["columns"] = parse_columns(args.columns, ("image", "caption", "image_id"))
-    return open_captioned(args.data, **options, captions=not args.no_texts)
+    path = Path(args.data)
+    if path.is_dir() and not is_data_set(args.data):
+        for name in ("columns", "split", "images"):
+            if getattr(args, name):
+                raise UserError(f"--{name}: has no meaning for {args.data}")
+        return Pictures(path)
+    columns = columns_of(args.columns, ("image", "caption", "image_id"))
+    return open_source(args.data, columns=columns, split=args.split, images=args.images)

@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, save, and show how one caption is cut."""
     from mmkit.data.records import captions_of
-    from mmkit.data.show import open_source
+    from mmkit.data.sources.open import open_source
     from mmkit.data.tokenizer import load_tokenizer, sentencepiece
     from mmkit.errors import UserError
 

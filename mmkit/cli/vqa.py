@@ -89,10 +89,10 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
-    from mmkit.data.importing import open_questions
+    from mmkit.data.sources.open import open_source
     from mmkit.evals.vqa import VQA
 
-    source = open_questions(args.data, annotations=args.annotations, images=args.images)
+    source = open_source(args.data, {"question"}, annotations=args.annotations, images=args.images)
     evaluator = VQA(source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size)
     args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:

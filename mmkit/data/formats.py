@@ -7,5 +7,6 @@ FORMATS = {
     "vg-qa": "Visual Genome's question_answers.json",
     "albef-vqa": "ALBEF's vqa_train.json, vqa_val.json, vg_qa.json, vqa_test.json",
     "csv": "a table, separated by commas or tabs; --columns image=COLUMN,caption=COLUMN and more for targets",
+    "records": "whatever `mmkit retrieval` reads: JSON lines with other keys, Parquet, hf:NAME, a folder",
     "builtin": "openmoji, openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa; with :test a split",
 }

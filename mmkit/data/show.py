@@ -6,53 +6,20 @@ system. Left out: video.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
-from mmkit.data.importing import built_in
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.masking import Masking
-from mmkit.data.records import JsonLines, Source, captions_of
+from mmkit.data.records import Source, captions_of
 from mmkit.data.show_text import LINE, WHITE, chips, legend, wrap, write
-from mmkit.data.sources import Folder
 from mmkit.data.tokenizer import SentencePieceTokenizer, Tokenizer
-from mmkit.data.vqa_files import VQALines
 from mmkit.errors import UserError
 from mmkit.types import Batch
 
 GAP = 14
-
-
-def open_source(name: str) -> Source:
-    """What a SOURCE on the command line names: a JSON-lines file (of captions or questions), a folder, ``openmoji``,
-    ``openmoji:zh``, ``openmoji-questions:test``, ``easy-vqa``, ...
-    """
-    kind, _, language = name.partition(":")
-    source = built_in(name)
-    if source is not None:
-        return source
-    if kind == "openmoji":
-        from mmkit.data.openmoji import Scenes
-
-        return Scenes(n=2000, language=language or "en")
-    if Path(name).is_dir():
-        return Folder(name)
-    return VQALines(name, answers_needed=False) if _asks(name) else JsonLines(name)
-
-
-def _asks(name: str) -> bool:
-    """Whether the first line of a file is a question."""
-    try:
-        with Path(name).open("rb") as file:
-            row = json.loads(file.readline(1_000_000))
-    except (OSError, ValueError):
-        return False  # to be told by who opens it
-    return isinstance(row, dict) and "question" in row and "caption" not in row
 
 
 def sample_batch(

@@ -193,8 +193,7 @@ def test_the_model_is_looked_for_before_the_data(folder, monkeypatch, command, a
         raise AssertionError("the data were opened")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("mmkit.data.opening.open_labelled", slow)
-    monkeypatch.setattr("mmkit.data.opening.open_captioned", slow)
+    monkeypatch.setattr("mmkit.data.sources.open.open_source", slow)
     with pytest.raises(UserError, match=message):
         run(command, "--data", "hf:somewhere", *arguments)
 

@@ -117,7 +117,7 @@ def test_the_stage_that_answers_is_found(folder, caplog):
         (("--image", "0.png", "--question", " "), "--question: is empty"),
         (("--image", "0.png", "--question", "x", "--images", "."), "belong to --data"),
         (("--image", "0.png", "--question", "x", "--first-token-twice"), "has a AnswerClassifier"),
-        (("--data", "."), "is a folder"),
+        (("--data", "."), "a folder of pictures"),
     ],
 )
 def test_what_is_refused(folder, arguments, message, capsys, monkeypatch):

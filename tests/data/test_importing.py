@@ -9,18 +9,17 @@ from PIL import Image
 from mmkit.data.image_io import load_image
 from mmkit.data.importing import (
     CocoCaptions,
-    Table,
-    built_in,
     open_format,
-    open_questions,
-    parse_table_columns,
     write_records,
 )
 from mmkit.data.openmoji_pairs import Pairs
 from mmkit.data.openmoji_questions import Questions
 from mmkit.data.records import JsonLines
-from mmkit.data.show import open_source
 from mmkit.data.show_tasks import has_task, right_answer, task_grid
+from mmkit.data.sources import Table
+from mmkit.data.sources.built_in import built_in
+from mmkit.data.sources.open import open_source
+from mmkit.data.sources.table_file import columns_of
 from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.errors import UserError
 from tests.data.conftest import write
@@ -75,11 +74,11 @@ def test_tables(pictures, separator):
 
 
 def test_columns():
-    assert parse_table_columns("image=path, caption=text") == {"image": "path", "caption": "text"}
-    assert parse_table_columns(None) == {}
+    assert columns_of("image=path, caption=text") == {"image": "path", "caption": "text"}
+    assert columns_of(None) == {}
     for wrong in ("image", "image=", "=a", "a=b,a=c"):
         with pytest.raises(UserError, match="--columns"):
-            parse_table_columns(wrong)
+            columns_of(wrong)
 
 
 def test_questions_keep_everything(pictures, tmp_path):
@@ -144,17 +143,18 @@ def test_formats_are_told_apart(pictures):
     (pictures / "COCO_x_000000000001.jpg").write_bytes((pictures / "1.png").read_bytes())
     asked = [{"image_id": 1, "question_id": 1, "question": "a?"}]
     vqa = file("vqa.json", {"data_subtype": "x", "questions": asked})
-    assert isinstance(open_questions(vg), VisualGenomeQA)
-    assert isinstance(open_questions(albef), AnswerLists)
+    assert isinstance(open_source(vg, {"question"}), VisualGenomeQA)
+    assert isinstance(open_source(albef, {"question"}), AnswerLists)
     answered = [{"question_id": 1, "answers": [{"answer": "b"}]}]
-    assert isinstance(open_questions(vqa, annotations=file("vqa-a.json", {"annotations": answered})), VQAFiles)
+    told = file("vqa-a.json", {"annotations": answered})
+    assert isinstance(open_source(vqa, {"question"}, annotations=told), VQAFiles)
     with pytest.raises(UserError, match=r"questions alone.*--annotations"):
-        open_questions(vqa)
+        open_source(vqa, {"question"})
     with pytest.raises(UserError, match="--images: has no meaning for easy-vqa"):
-        open_questions("easy-vqa", images=pictures)
+        open_source("easy-vqa", {"question"}, images=pictures)
     assert open_format("albef-vqa", albef)[0].targets["answers"] == ["b"]
-    with pytest.raises(UserError, match="--annotations: has no meaning for the format vg-qa"):
-        open_questions(vg, annotations="a.json")
+    with pytest.raises(UserError, match=r"--annotations: has no meaning for .*vg\.json"):
+        open_source(vg, {"question"}, annotations="a.json")
     with pytest.raises(UserError, match="--split: has no meaning for the format csv; it is for karpathy"):
         open_format("csv", albef, split="test")
     with pytest.raises(UserError, match="format 'voc'"):

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from mmkit.data.karpathy import Karpathy
-from mmkit.data.opening import open_captioned, open_labelled, own_classes, parse_columns
 from mmkit.data.records import JsonLines
 from mmkit.data.sources import ClassFolder, ClassTable, Folder, HuggingFace
+from mmkit.data.sources.open import open_source, own_classes
+from mmkit.data.sources.table_file import columns_of
 from mmkit.errors import UserError
 
 
@@ -53,7 +54,7 @@ MAP = {"image": "img", "label": "fine"}
 )
 def test_pictures_with_classes(folder, monkeypatch, name, columns, split, kind, n):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
-    source = open_labelled(str(folder / name), columns=columns, split=split)
+    source = open_source(str(folder / name), {"label"}, columns=columns, split=split)
     assert isinstance(source, kind)
     assert len(source) == n
     names = getattr(source, "class_names", None)
@@ -65,9 +66,9 @@ def test_pictures_with_classes(folder, monkeypatch, name, columns, split, kind, 
 
 
 def test_openmoji():
-    source = open_labelled("openmoji:zh")
+    source = open_source("openmoji:zh", {"label"})
     assert source.class_names[0] == "狗"
-    assert open_captioned("openmoji")[0].captions
+    assert open_source("openmoji", {"caption"})[0].captions
 
 
 def test_what_brings_its_own_classes(tmp_path, monkeypatch):
@@ -82,14 +83,16 @@ def test_what_brings_its_own_classes(tmp_path, monkeypatch):
 def test_pictures_with_captions(folder, tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("black\n")
-    assert isinstance(open_captioned(str(tmp_path)), Folder)
+    assert isinstance(open_source(str(tmp_path), {"caption"}), Folder)
     (tmp_path / "r.jsonl").write_text('{"image": "a.png", "caption": "black"}\n')
-    assert isinstance(open_captioned(str(tmp_path / "r.jsonl")), JsonLines)
+    assert isinstance(open_source(str(tmp_path / "r.jsonl"), {"caption"}), JsonLines)
     (tmp_path / "coco_karpathy_test.json").write_text('[{"image": "a.png", "caption": ["black"]}]')
-    assert isinstance(open_captioned(str(tmp_path / "coco_karpathy_test.json")), Karpathy)
+    assert isinstance(open_source(str(tmp_path / "coco_karpathy_test.json"), {"caption"}), Karpathy)
     data = datasets.Dataset.from_dict({"p": [str(tmp_path / "a.png")], "words": [["black", "dark"]], "id": [7]})
     data.save_to_disk(str(tmp_path / "saved"))
-    source = open_captioned(str(tmp_path / "saved"), columns={"image": "p", "caption": "words", "image_id": "id"})
+    source = open_source(
+        str(tmp_path / "saved"), {"caption"}, columns={"image": "p", "caption": "words", "image_id": "id"}
+    )
     assert source[0].captions == ("black", "dark")
 
 
@@ -109,23 +112,23 @@ def test_pictures_with_captions(folder, tmp_path):
 def test_tables_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        open_labelled(str(tmp_path / "t.csv"))
+        open_source(str(tmp_path / "t.csv"), {"label"})
 
 
 def test_what_does_not_fit_is_named(folder, tmp_path):
-    with pytest.raises(UserError, match=r"nothing: no such file or folder; give a folder of class folders, a CSV"):
-        open_labelled(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"nothing: no such file or folder; give openmoji.*a table with a header"):
+        open_source(str(tmp_path / "nothing"), {"label"})
     with pytest.raises(UserError, match=r"no column label; it has img, fine.*--columns on the command line"):
-        open_labelled(str(folder / "saved"), columns={"image": "img"})
+        open_source(str(folder / "saved"), {"label"}, columns={"image": "img"})
     with pytest.raises(UserError, match="no split 'val'; there are train, test"):
-        open_labelled(str(folder / "saved"), columns=MAP, split="val")
+        open_source(str(folder / "saved"), {"label"}, columns=MAP, split="val")
     with pytest.raises(UserError, match=r"--columns: has no meaning for .*classes"):
-        open_labelled(str(folder / "classes"), columns=MAP)
+        open_source(str(folder / "classes"), {"label"}, columns=MAP)
     with pytest.raises(UserError, match=r"--split: has no meaning for .*records"):
-        open_captioned(str(folder / "records.jsonl"), split="test")
+        open_source(str(folder / "records.jsonl"), {"caption"}, split="test")
     (tmp_path / "latin.csv").write_bytes(b"path,label\n\xff.png,a\n")
     with pytest.raises(UserError, match=r"latin.csv:2: not UTF-8 \(byte 0xff, byte 1 of the line\).*iconv -f CP1252"):
-        open_labelled(str(tmp_path / "latin.csv"))
+        open_source(str(tmp_path / "latin.csv"), {"label"})
 
 
 def test_a_data_set_of_the_hub_without_a_network(monkeypatch):
@@ -134,12 +137,12 @@ def test_a_data_set_of_the_hub_without_a_network(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(UserError, match=r"hf download --repo-type dataset cifar10 --local-dir FOLDER"):
-        open_labelled("hf:cifar10")
+        open_source("hf:cifar10", {"label"})
 
 
 def test_column_maps():
-    assert parse_columns("image=a, label=b c", ("image", "label")) == {"image": "a", "label": "b c"}
-    assert parse_columns(None, ("image",)) == {}
+    assert columns_of("image=a, label=b c", ("image", "label")) == {"image": "a", "label": "b c"}
+    assert columns_of(None, ("image",)) == {}
     for bad in ("img=a", "image", "image="):
         with pytest.raises(UserError, match=r"write FIELD=COLUMN.*one of image, label"):
-            parse_columns(bad, ("image", "label"))
+            columns_of(bad, ("image", "label"))

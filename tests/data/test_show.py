@@ -8,8 +8,9 @@ from PIL import Image
 from mmkit.data.collate import Collator, Sample
 from mmkit.data.image_ops import EvalTransform
 from mmkit.data.records import JsonLines
-from mmkit.data.show import grid, open_source, sample_batch, to_image
+from mmkit.data.show import grid, sample_batch, to_image
 from mmkit.data.show_text import chips
+from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
 
 

@@ -28,15 +28,21 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 class Folder:
-    """Pictures with their captions beside them: ``a.jpg`` and ``a.txt``, one caption per line of the text file."""
+    """Pictures with their captions beside them: ``a.jpg`` and ``a.txt``, one caption per line of the text file.
 
-    def __init__(self, path: str | Path) -> None:
+    captions_needed: False = pictures may have none. UserError for missing, empty and undecodable captions.
+    """
+
+    def __init__(self, path: str | Path, *, captions_needed: bool = True) -> None:
         self.path = Path(path)
         self._rows: list[tuple[Path, tuple[str, ...]]] = []
         problems, self.files = Problems(self.path, unit="picture"), PictureFiles(self.path)
         pictures = pictures_in(self.path)
         for picture in pictures:
             text, name = picture.with_suffix(".txt"), str(picture.relative_to(self.path))
+            if not text.is_file() and not captions_needed:
+                self._rows.append((picture, ()))
+                continue
             if not text.is_file():
                 problems.add(name, "missing caption", f"no {text.name} beside it")
                 continue

@@ -198,6 +198,12 @@ class HuggingFace:
         return images[0] == images[1]
 
 
+def columns_in(name: str | Path, split: str = "train", config: str | None = None) -> list[str]:
+    """The names of a data set's columns; UserError where it cannot be loaded."""
+    names: list[str] = _load(str(name), split, config).column_names
+    return names
+
+
 def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
     """The number of bytes, and the path, of each picture of an Arrow column, None where there is none; reads neither
     the bytes of pictures nor, where they are in a mapped file, their pages.

@@ -1,0 +1,65 @@
+"""Which of the published forms a JSON file is in, from its beginning."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from mmkit.data.text_files import decode
+
+Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "lines", "unknown"]
+
+GIVES: dict[Form, frozenset[str]] = {
+    "karpathy": frozenset({"caption"}), "albef": frozenset({"caption"}), "coco": frozenset({"caption"}),
+    "vqa": frozenset({"question"}), "vg-qa": frozenset({"question"}), "albef-vqa": frozenset({"question"}),
+}  # fmt: skip
+"""What the records of a form hold; lines hold anything."""
+
+BEGINNING = 1 << 20
+
+
+def form_of(path: str | Path) -> Form:
+    """The form of a file; "unknown" where its beginning does not tell, or it cannot be read (who opens it says why)."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(BEGINNING)
+        text = decode(data[: data.rfind(b"}") + 1] if len(data) == BEGINNING else data, first=True).lstrip()
+    except (OSError, ValueError):
+        return "unknown"
+    first, end = _first(text[1:].lstrip() if text.startswith("[") else text)
+    keys = set(first) if first is not None else set(re.findall(r'"([A-Za-z_]+)"\s*:', text))
+    if text.startswith("["):
+        return (
+            "vg-qa"
+            if "qas" in keys
+            else "albef-vqa"
+            if "question" in keys
+            else "albef"
+            if "caption" in keys
+            else "unknown"
+        )
+    if first is not None and text[end:].strip() and "\n" in text.strip():
+        return "lines"
+    if first is not None and keys & {"image", "question"} and not keys & {"images", "questions"}:
+        return "lines"
+    return (
+        "vqa" if "questions" in keys else "karpathy" if _sentences(first, text) else "coco"
+        if {"images", "annotations"} <= keys or "file_name" in keys else "unknown"
+    )  # fmt: skip
+
+
+def _sentences(first: Any, text: str) -> bool:
+    return re.search(r'"(sentences|imgid|sentids)"\s*:', text) is not None or (
+        isinstance(first, dict) and "images" in first and "annotations" not in first
+    )
+
+
+def _first(text: str) -> tuple[dict[str, Any] | None, int]:
+    """The object that a text begins with and where it ends; None where it is cut, or is none."""
+    try:
+        found, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, 0
+    return (found, end) if isinstance(found, dict) else (None, 0)

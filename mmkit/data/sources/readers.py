@@ -1,0 +1,204 @@
+"""How each kind of data is read, with what is wanted of it; ``open.py`` chooses among these."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.karpathy import Karpathy
+from mmkit.data.records import JsonLines, Source
+from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
+from mmkit.data.sources.class_table import ClassTable
+from mmkit.data.sources.coco_captions import CocoCaptions
+from mmkit.data.sources.folder import Folder
+from mmkit.data.sources.hugging_face import HuggingFace, columns_in
+from mmkit.data.sources.json_form import GIVES, form_of
+from mmkit.data.sources.questions import Asked
+from mmkit.data.sources.table import NAMES, Table
+from mmkit.data.sources.walk import walk
+from mmkit.data.text_files import parse_json
+from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.errors import UserError
+
+HUB = "hf:"
+ARROW = (".parquet", ".arrow")
+TARS = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".7z")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+EVERYTHING = frozenset({"caption", "label", "question", "boxes"})
+Wants = frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be said beside the data; see ``open_source``."""
+
+    columns: Mapping[str, str] | None = None
+    split: str | None = None
+    images: str | Path | None = None
+    annotations: str | Path | None = None
+    pictures: str | None = None
+    answers_needed: bool = True
+
+    def refuse(self, spec: str, *, but: Collection[str] = ()) -> None:
+        """UserError for an option that means nothing for this kind of data."""
+        for one in fields(self):
+            if one.name not in (*but, "answers_needed") and getattr(self, one.name):
+                raise UserError(f"--{one.name}: has no meaning for {spec}")
+
+
+def is_data_set(spec: str) -> bool:
+    """``hf:...``, or what ``datasets`` wrote: Parquet or Arrow, alone or in a folder without pictures."""
+    path = Path(spec)
+    if spec.startswith(HUB) or path.suffix.lower() in ARROW:
+        return True
+    if not path.is_dir():
+        return False
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return True
+    found = any(p.suffix.lower() in ARROW for folder in (path, path / "data") for p in folder.glob("*"))
+    return found and not walk(path).pictures
+
+
+def read_data_set(name: str, wants: Wants, given: Options) -> Source:
+    """A data set of ``datasets``, by its columns; those that are wanted, or all that are known."""
+    columns, name, split = dict(given.columns or {}), name.removeprefix(HUB), given.split or "test"
+    there = columns_in(name, split)
+    targets = {field: columns[field] for field in columns if field not in ("image", "caption", "image_id")}
+    for field in ("label", "question", "answers", "boxes"):
+        if field in wants or (not wants and field in there):
+            targets.setdefault(field, next((own for own in NAMES.get(field, (field,)) if own in there), field))
+    if not given.answers_needed and targets.get("answers") not in there:
+        targets.pop("answers", None)
+    if "question" in targets and "answers" not in targets:
+        found = next((own for own in NAMES["answers"] if own in there), None)
+        targets |= {} if found is None else {"answers": found}
+    caption = columns.get("caption", "caption")
+    is_wanted = "caption" in wants or "caption" in columns or (not wants and caption in there)
+    image_id = columns.get("image_id", "image_id" if "image_id" in there else None)
+    source = HuggingFace(
+        name, split=split, image=columns.get("image", "image"), caption=caption if is_wanted else None,
+        image_id=image_id, targets=targets,
+    )  # fmt: skip
+    if "question" not in wants and ("question" not in targets or source.caption is not None):
+        return source
+    return Asked(source, where=name, answers_needed="question" in wants and given.answers_needed)
+
+
+def read_table(name: str, wants: Wants, given: Options) -> Source:
+    """A table, by its columns."""
+    columns, images = given.columns or {}, given.images
+    if "question" in wants:
+        needs = ("question", "answers") if given.answers_needed else ("question",)
+        return Asked(
+            Table(name, columns=columns, images=images, needs=needs), where=name, answers_needed=given.answers_needed
+        )
+    if wants == {"label"} and not columns.keys() - {"image", "label"}:
+        named = {field: columns[field] for field in ("image", "label") if field in columns}
+        return ClassTable(name, **named, root=images)
+    return Table(name, columns=columns, images=images, needs=tuple(sorted(wants)) or None)
+
+
+def read_published(name: str, wants: Wants, given: Options) -> Source:
+    """A JSON file of one of the published forms."""
+    form, images = form_of(name), given.images or Path(name).parent
+    if not wants <= GIVES.get(form, EVERYTHING):
+        raise UserError(f"{name}: holds {', '.join(GIVES[form])}s, no {', '.join(sorted(wants - GIVES[form]))}s")
+    takes: dict[str, tuple[str, ...]] = dict.fromkeys(("karpathy", "albef", "unknown"), ("split", "images"))
+    takes["vqa"] = ("images", "annotations", "pictures")
+    given.refuse(name, but=takes.get(form, ("images",)))
+    if form == "vqa":
+        return _vqa(name, given)
+    if form in ("vg-qa", "albef-vqa"):
+        return _answered((VisualGenomeQA if form == "vg-qa" else AnswerLists)(name, images=images), name, wants, given)
+    return CocoCaptions(name, images=images) if form == "coco" else Karpathy(name, images, split=given.split)
+
+
+def _vqa(name: str, given: Options) -> Source:
+    if given.annotations is None and given.answers_needed:
+        own = Path(name).name.replace("OpenEnded_", "").replace("questions", "annotations")
+        raise UserError(
+            f"{name}: VQA's questions alone; give the answers too, published beside them: --annotations "
+            f"{Path(name).with_name(own) if own != Path(name).name else 'v2_mscoco_val2014_annotations.json'}"
+        )
+    folder = given.images or Path(name).parent
+    return VQAFiles(name, given.annotations, images=folder, pictures=given.pictures)
+
+
+def _answered(source: AnswerLists | VisualGenomeQA, name: str, wants: Wants, given: Options) -> Source:
+    """The source; UserError where answers are wanted and a row has none."""
+    if "question" in wants and given.answers_needed:
+        lacking = [row.at for row in source.rows if not row.answers]
+        if lacking:
+            raise UserError(
+                f"{name}[{lacking[0]}]: no answers, and {len(lacking)} of {len(source)} questions have none; they are "
+                "needed here"
+            )
+    return source
+
+
+def read_lines_of(name: str, wants: Wants, given: Options) -> Source:
+    """JSON lines with what is wanted, or by what the first of them holds."""
+    own = {"root": given.images, "columns": given.columns}
+    if "question" in wants:
+        return VQALines(name, **own, answers_needed=given.answers_needed)  # type: ignore[arg-type]
+    if wants:
+        return JsonLines(name, **own, needs=tuple(sorted(wants)))  # type: ignore[arg-type]
+    first = _first_row(name)
+    if "question" in first and "caption" not in first:
+        return VQALines(name, **own, answers_needed=False)  # type: ignore[arg-type]
+    needs = ("caption",) if "caption" in first or not first else ()
+    return JsonLines(name, **own, needs=needs)  # type: ignore[arg-type]
+
+
+def _first_row(name: str) -> Mapping[str, Any]:
+    try:
+        with Path(name).open("rb") as file:
+            line = next((line for line in file if line.strip()), b"")
+        row = parse_json(line.strip(), first=True)
+    except (OSError, ValueError):
+        return {}  # to be told by who opens it
+    return row if isinstance(row, dict) else {}
+
+
+def read_folder(name: str, wants: Wants, given: Options) -> Source:
+    """Pictures in class folders, with captions beside them, with a file of metadata, or alone."""
+    path = Path(name)
+    own = next((path / file for file in METADATA if (path / file).is_file()), None)
+    if own is not None and "label" not in wants:
+        return _metadata(own, wants)
+    if "label" in wants:
+        return ClassFolder(path)
+    found = walk(path, beside=(".txt",))
+    packed = [ending for ending in found.left_out if ending in TARS]
+    if not found.pictures and packed:
+        raise UserError(
+            f"{path}: holds {found.told()}, no pictures; unpack them: for f in {path}/*{packed[0]}; do tar -xf $f -C "
+            f"{path}; done"
+        )
+    if "caption" not in wants:
+        if is_class_folder(path):
+            return ClassFolder(path)
+        texts = any(picture.with_suffix(".txt").is_file() for picture in found.pictures)
+        return Folder(path, captions_needed=texts)
+    return Folder(path)
+
+
+def _metadata(file: Path, wants: Wants) -> Source:
+    """A folder as ``datasets`` calls an image folder: file_name and text, or others, for each picture."""
+    if file.suffix == ".parquet":
+        return read_data_set(str(file), wants, Options(columns={"image": "file_name"}))
+    if file.suffix == ".csv":
+        return read_table(str(file), wants, Options())
+    keys = _first_row(str(file))
+    columns = {
+        field: next((own for own in NAMES[field] if own in keys), field)
+        for field in ("image", "caption") if not (field == "caption" and "caption" not in wants and wants)
+    }  # fmt: skip
+    if "file_name" in keys:
+        columns["image"] = "file_name"
+    if columns.get("caption") not in keys and not wants:
+        columns.pop("caption", None)
+        return JsonLines(file, columns=columns, needs=())
+    return read_lines_of(str(file), wants or frozenset({"caption"}), Options(columns=columns))
