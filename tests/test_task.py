@@ -6,10 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
 from mmkit.errors import UserError
-from mmkit.models.sizes import albef
+from mmkit.heads.itc import ITC
+from mmkit.models.sizes import albef, albef_tiny
 from mmkit.nn.block import PostNormBlock, PreNormBlock
+from mmkit.nn.ema import EMA
+from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
 
@@ -42,6 +46,40 @@ def test_the_temperature_stays_within_bounds():
     t.model.temperature.value.data.fill_(2.0)
     t.after_step([t(batch(), 0).carry])
     assert t.model.temperature.value.item() == 0.5
+
+
+def test_bounds_come_before_the_teacher_follows():
+    t = task(["itc"], momentum=0.9)
+    t.model.temperature.value.data.fill_(2.0)
+    t.after_step([t(batch(), 0).carry])
+    assert t.ema["model"].temperature.value.item() == pytest.approx(0.9 * 0.07 + 0.1 * 0.5)
+    model = albef_tiny(64)
+    model.temperature.value.data.fill_(2.0)
+    first = Task(model, {"itc": ITC(model.spec, 4)})
+    assert first.model.temperature.value.item() == first.ema["model"].temperature.value.item() == 0.5
+
+
+def test_the_teacher_has_the_statistics_of_the_student():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    ema = EMA({"net": net}, 0.5)
+    net.train()
+    before = [p.clone() for p in ema["net"].parameters()]
+    for _ in range(3):
+        net(torch.randn(8, 3) * 4 + 7)
+    with torch.no_grad():
+        net[0].weight += 1
+    ema.update()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(getattr(ema["net"][1], name), getattr(net[1], name))
+    assert ema["net"][1].num_batches_tracked == 3
+    torch.testing.assert_close(ema["net"][0].weight, before[0] + 0.5)  # parameters are averaged as ever
+    net(torch.randn(8, 3))
+    assert ema["net"][1].num_batches_tracked == 3  # a copy, not the same tensor
+    ema.reset()
+    assert torch.equal(ema["net"][1].running_mean, net[1].running_mean)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(ema["net"](x), net.eval()(x))
 
 
 def test_accumulation_pushes_every_micro_batch_once():

@@ -31,7 +31,7 @@ def test_the_loss_of_a_constant_model_is_the_chance_level():
     assert out.logs["itc/chance"] == pytest.approx(math.log(6))
 
 
-@pytest.mark.parametrize("sizes", [[3, 4, 5], [20], [50], [7, 7, 7, 7]])
+@pytest.mark.parametrize("sizes", [[3, 4, 5], [20, 3], [5, 50, 4, 1], [7, 7, 7, 7], [11, 3], [12, 10, 12, 2]])
 def test_the_queue_holds_the_newest_rows_for_any_batch_size(sizes):
     queue = ITC(_spec(embed_dim=2), queue_size=11).queue
     pushed = []

@@ -32,12 +32,31 @@ def test_same_picture_or_words_are_never_negatives_even_when_all_else_is_unlikel
 
 
 def test_a_row_without_a_negative_is_left_out():
-    b = replace(batch(3), image_id=torch.tensor([1, 1, 1]))
-    out = task(["itm"])(b, 0)
-    assert out.loss.isfinite()
     t = task(["itm"])
+    b = replace(batch(3), image_id=torch.tensor([1, 1, 1]))
+    assert t(b, 0).loss.isfinite()
     positives_alone = t.heads["itm"](t.features(b, 0))
-    assert positives_alone.count == 3
+    assert positives_alone.count == t.heads["itm"].counts(t.features(b, 0)) == 3
+
+
+def test_of_some_rows_without_a_negative_those_alone_are_left_out():
+    t = task(["itm"])
+    head = t.heads["itm"]
+    b = replace(batch(4), image_id=torch.tensor([1, 1, 1, 2]), caption_id=torch.tensor([5, 6, 7, 5]))
+    # the first shares its picture or its words with each of the others; these have one negative or two
+    f = t.features(b, 0)
+    image, text, valid = head._choose(f)
+    assert valid.tolist() == [[False, True, True, True]] * 2
+    assert image[1:3].tolist() == text[1:3].tolist() == [3, 3]
+    out = head(t.features(b, 0))
+    assert out.count == head.counts(t.features(b, 0)) == 4 + 2 * 3
+    fused = f.fuse([(None, None), (text, None), (None, image)]).x[:, 0]
+    labels = torch.tensor([1] * 4 + [0] * 8)
+    losses = torch.nn.functional.cross_entropy(head.match_logits(fused), labels, reduction="none")
+    kept = torch.tensor([True] * 4 + [False, True, True, True] * 2)
+    torch.testing.assert_close(out.loss, losses[kept].mean())
+    hits = (head.match_logits(fused).argmax(1) == labels)[kept].float().mean()
+    torch.testing.assert_close(out.logs["accuracy"], hits)
 
 
 def test_a_constant_classifier_scores_the_chance_level():

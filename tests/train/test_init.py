@@ -133,6 +133,18 @@ def test_a_model_of_our_own(tmp_path):
     )  # as many, another grid
 
 
+def test_a_foreign_temperature_is_brought_within_bounds(tmp_path):
+    first = task()
+    first.model.temperature.value.data.fill_(3.0)
+    state = {n: p for n, p in first.state_dict().items() if n.startswith(("model.", "heads.")) and "queue" not in n}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model": {"args": {"image_size": 32}}}')
+    second = task()
+    initialise(second, {"model": str(tmp_path)})
+    assert torch.equal(second.model.text_proj.weight, first.model.text_proj.weight)
+    assert second.model.temperature.value.item() == second.ema["model"].temperature.value.item() == 0.5
+
+
 @pytest.mark.parametrize(
     ("init", "options", "says"),
     [
