@@ -10,12 +10,14 @@ from torch import nn
 
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
+from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef, albef_tiny
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
+from tests.test_accumulation import ShortOnes, Two, difference, hidden
 
 
 def test_the_loss_is_the_weighted_sum():
@@ -157,12 +159,39 @@ def two_steps(rank: int, world: int) -> dict[str, torch.Tensor]:
     return result | {f"state.{k}": v.float() for k, v in t.state_dict().items()}
 
 
+def accumulated(rank: int, world: int) -> dict[str, torch.Tensor]:
+    """The gradients of one step of twelve samples in parts of two, on the ranks in turn; with one process, whole."""
+    torch.manual_seed(0)
+    model = albef_tiny(64)
+    heads = {"mlm": MLM(model.spec), "short": ShortOnes(model.spec), "two": Two(model.spec)}
+    t = Task(model, heads, alpha=0.4)
+    whole = hidden(batch(12, seed=7), [0, 1, 2, 3, 5, 6, 8, 17, 23])  # of the fifth part none, of the sixth one
+    chunks = 1 if world == 1 else 6
+    micro = [part_of(whole, i, chunks) for i in range(rank, chunks, world)]
+    counts = t.count(micro, 1, torch.device("cpu"))
+    losses = torch.zeros(())
+    for i, part in enumerate(micro):
+        out = t(part, 1, i * world * len(part), counts.totals)
+        out.loss.backward()
+        losses += out.loss.detach()
+    assert not any(counts.differ([out.counts]).values()) if len(micro) == 1 else counts.own.shape == (len(micro), 4)
+    found = {"loss": losses, "counts": torch.stack(list(counts.totals.values()))}
+    found |= {f"grad.{n}": p.grad for n, p in t.named_parameters() if p.grad is not None}
+    if world > 1:
+        for name, value in found.items():
+            if name != "counts":
+                dist.all_reduce(value)
+                value /= world
+    return found
+
+
 def _process(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    result = two_steps(rank, world)
+    result, accumulate = two_steps(rank, world), accumulated(rank, world)
     if rank == 0:
         torch.save(result, f"{folder}/result.pt")
+        torch.save(accumulate, f"{folder}/accumulated.pt")
     dist.destroy_process_group()
 
 
@@ -173,3 +202,6 @@ def test_several_processes_take_the_step_of_one(tmp_path, world):
     assert several.keys() == one.keys()
     for name, value in copy.copy(one).items():
         torch.testing.assert_close(several[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    parts, joined = torch.load(tmp_path / "accumulated.pt", weights_only=True), accumulated(0, 1)
+    assert torch.equal(parts.pop("counts"), joined.pop("counts"))
+    assert difference(parts, joined) < 1e-6

@@ -48,6 +48,19 @@ def test_what_is_kept_equals_what_all_gives():
     torch.testing.assert_close(pre(x, mask, keep), pre(x, mask).gather(1, keep[..., None].expand(-1, -1, 16)))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_kept_of_a_causal_layer_equals_what_all_gives(masked):
+    torch.manual_seed(0)
+    attention = SelfAttention(8, 2, causal=True)
+    x, keep = torch.randn(3, 6, 8), torch.tensor([[5, 0], [2, 4], [3, 3]])
+    mask = torch.arange(6) < torch.tensor([[6], [5], [4]]) if masked else None
+    whole = attention(x, mask)
+    torch.testing.assert_close(attention(x, mask, keep), whole.gather(1, keep[..., None].expand(-1, -1, 8)))
+    changed = x.clone()
+    changed[0, 1:] += 1
+    torch.testing.assert_close(attention(changed, mask, keep)[0, 1], whole[0, 0])
+
+
 def test_folded_rows_read_their_own_source():
     cross = CrossAttention(16, 4, 8)
     images = torch.randn(2, 5, 8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmkit.config import Data, Experiment, Optim, Run, Teacher
+from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
 from mmkit.data.records import Record
@@ -94,6 +94,13 @@ def weights(folder: Path) -> dict:
     from safetensors.torch import load_file
 
     return load_file(sorted(folder.glob("checkpoints/step-*"))[-1] / "task.safetensors")
+
+
+def words_alone(**data) -> Experiment:
+    """Without dropout, and with hidden words as the only objective, which looks at no other sample."""
+    unused = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)", freeze=True)
+    exp = change(plain(4), heads={"mlm": partial(MLM)}, data=data, run=dict(log_every_steps=1))
+    return change(exp, optim=dict(rules=(unused, *mmkit_rules()), clip_norm=0.05))
 
 
 def plain(steps: int) -> Experiment:

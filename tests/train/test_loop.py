@@ -20,8 +20,9 @@ from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
+from mmkit.train.schedule import learning_rate
 from mmkit.types import HeadOutput
-from tests.train.fakes import Count, Report, Squares, change, tiny, weights
+from tests.train.fakes import Count, Report, Squares, change, tiny, weights, words_alone
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,12 +85,55 @@ def test_it_learns(seed, tmp_path):
     assert losses[-1] < losses[0] - 0.4  # 0.8 to 1.1 for many seeds; 0.0 where nothing is learned
 
 
-def test_accumulation_counts_optimizer_steps(tmp_path):
-    train(tiny(run=dict(steps=4, log_every_steps=1), data=dict(rank_batch=4)), tmp_path / "a")
-    train(tiny(run=dict(steps=4, log_every_steps=1)), tmp_path / "b")
+@pytest.mark.parametrize("rank_batch", [4, 2, 1])
+def test_accumulation_counts_optimizer_steps(tmp_path, rank_batch):
+    train(words_alone(rank_batch=rank_batch), tmp_path / "a")
+    train(words_alone(), tmp_path / "b")
     one, other = (events(tmp_path / name, "train") for name in "ab")
-    assert [e["lr"] for e in one] == [e["lr"] for e in other]
     assert [e["samples"] for e in one] == [8, 16, 24, 32]
+    assert_close_runs(tmp_path / "a", tmp_path / "b")
+    assert other[0]["losses.mlm"] == other[0]["loss"]
+
+
+def assert_close_runs(one, other):
+    """The same steps: rates, losses, norms of the gradients, and the weights that came of them."""
+    for a, b in zip(events(one, "train"), events(other, "train"), strict=True):
+        assert a["lr"] == b["lr"]
+        for name in ("loss", "losses.mlm", "grad_norm", "mlm.accuracy", "mlm.chance"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4 if a["step"] > 1 else 1e-6), (name, a["step"])
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("clip", [0.05, None])
+def test_each_step_has_its_own_rate_and_a_clipped_gradient(tmp_path, monkeypatch, clip):
+    rates, norms, step = [], [], torch.optim.AdamW.step
+
+    def noting(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        norms.append(torch.nn.utils.get_total_norm([p.grad for g in self.param_groups for p in g["params"]]).item())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    exp = change(words_alone(rank_batch=4), optim=dict(clip_norm=clip))
+    train(exp, tmp_path)
+    settings = dict(lr=exp.optim.lr, min_lr=exp.optim.min_lr, warmup_lr=exp.optim.warmup_lr, warmup_steps=2, steps=4)
+    assert rates == [learning_rate(done, **settings) for done in range(4)]
+    logged = [e["grad_norm"] for e in events(tmp_path, "train")]
+    assert [e["lr"] for e in events(tmp_path, "train")] == rates
+    assert min(logged) > 0.1
+    assert norms == pytest.approx([clip] * 4 if clip else logged, rel=1e-4)
+
+
+def test_the_norm_and_the_losses_of_a_window_are_means_over_its_steps(tmp_path):
+    train(words_alone(), tmp_path / "each")
+    train(change(words_alone(), run=dict(log_every_steps=4)), tmp_path / "all")
+    each, (whole,) = (events(tmp_path / name, "train") for name in ("each", "all"))
+    for name in ("loss", "grad_norm"):
+        assert whole[name] == pytest.approx(sum(e[name] for e in each) / 4, rel=1e-5)
+    assert whole["losses.mlm"] != pytest.approx(whole["loss"], rel=1e-6)  # over hidden words, of which steps differ
 
 
 # ---- resume -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmkit.train.loop import train
-from tests.train.fakes import plain, weights
+from tests.train.fakes import plain, weights, words_alone
+from tests.train.test_loop import assert_close_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +42,12 @@ def test_two_processes_run_as_one(two, tmp_path):
     assert one.keys() == other.keys()
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_micro_batches_on_two_processes_take_the_steps_of_the_joined_batch(two, tmp_path):
+    out, _ = two
+    train(words_alone(), tmp_path)
+    assert_close_runs(out / "accumulated", tmp_path)
 
 
 def test_two_processes_resume_bit_for_bit(two):
