@@ -121,7 +121,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 def _or_damaged(folder: Path, files: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder}: {files} is damaged (at {error}); copy it again, or save the model again") from error

@@ -114,7 +114,7 @@ def _steps(folder: Path) -> int | None:
     best = read_json(folder / "best.json").get("step") if (folder / "best.json").is_file() else None
     try:
         return max((int(json.loads(line)["step"]) for line in lines), default=best)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{events}: damaged ({error})") from error
 
 

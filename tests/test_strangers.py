@@ -404,3 +404,29 @@ def test_weights_of_another_kind_are_not_opened_as_a_pickle(folder):
     torch.save(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match="damaged or not a safetensors file"):
         mmkit.load(folder)
+
+
+DEEP = '{"a":' * 100_000
+
+
+@pytest.mark.parametrize("name", ["conversion.json", "data.json", "metrics.jsonl", "best.json"])
+def test_damaged_json_beside_it_is_named_by_info(name, folder):
+    whole = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in whole.items() if k != "training"}))
+    (folder / name).write_text(DEEP)
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: damaged"):
+        describe(str(folder))
+
+
+def test_damaged_json_is_named_by_convert_too(folder, capsys):
+    (folder / "conversion.json").write_text(DEEP)
+    assert main(["convert", "albef", str(folder), str(folder.parent / "x.safetensors"), "--reverse"]) == 2
+    assert "conversion.json: damaged" in capsys.readouterr().err
+    theirs = folder.parent / "theirs"
+    theirs.mkdir()
+    save_file({"visual.x": torch.zeros(1)}, theirs / "model.safetensors")
+    for text in (DEEP, "[]", "{"):
+        (theirs / "config.json").write_text(text)
+        for command in (["convert", "auto", str(theirs), str(folder.parent / "new")], ["info", str(theirs)]):
+            assert main(command) == 2
+            assert "config.json: " in capsys.readouterr().err

@@ -6,7 +6,6 @@ precision and the names that are a matter of the file's age.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.convert_paths import check_out
 from mmkit.errors import UserError
+from mmkit.files import read_json
 from mmkit.hub_files import CONVERSION, TRAINING_STATE, WEIGHTS
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ def _record_of(folder: Path) -> dict[str, Any]:
     file = folder / CONVERSION
     if not file.is_file():
         return plain
-    try:
-        return plain | dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error}); convert the foreign file again, or take it away") from error
+    return plain | read_json(file, "convert the foreign file again, or take it away")
 
 
 def _rows(layout: Layout, state: State, folder: Path) -> list[Row]:

@@ -8,7 +8,6 @@ weights (``model``, ``state_dict``, ``module.``) is taken off and remembered, so
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import zipfile
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from mmkit.convert.table import State
 from mmkit.errors import UserError
+from mmkit.files import read_json
 
 WEIGHTS = (
     "model.safetensors",
@@ -176,8 +176,4 @@ def _config_of(path: Path) -> Mapping[str, Any]:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: damaged ({error})") from error
-    return value if isinstance(value, dict) else {}
+    return read_json(file)

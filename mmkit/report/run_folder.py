@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError
+from mmkit.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ def read_events(folder: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             events.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: damaged line ({error.msg}); remove it") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: damaged line ({error}); remove it") from error
     return events
 
 
@@ -135,13 +136,7 @@ def facts(folder: str | Path, events: Sequence[Mapping[str, Any]]) -> list[tuple
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: damaged ({error}); remove it") from error
-    return found
+    return read_json(path, "remove it") if path.is_file() else {}
 
 
 def _some(curves: Sequence[Curve]) -> tuple[Curve, ...]:
