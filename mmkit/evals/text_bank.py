@@ -2,7 +2,7 @@
 
 A file's name is a digest of all that decides its content: the weights, what the model makes of them (activation,
 heads, ...), the precision, how the prompts are cut into tokens. So a changed model or prompt never meets an old bank,
-and nothing has to be declared stale.
+and nothing has to be declared stale. In the commands' own folder the last used fifty stay.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import partial
@@ -21,14 +22,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.evals.common import encode_texts
+from mmkit.files import write_tensors
 from mmkit.nn.gather import gather, rank
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
+
+KEPT = 50
+NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
 def cache_folder() -> Path:
@@ -127,15 +133,23 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     if tuple(bank.shape) != shape:
         log.warning("%s: of another shape; made anew", path)
         return None
+    with suppress(OSError):
+        os.utime(path)  # the last used stay
     log.info("text bank of %d classes read from %s", len(bank), path)
     return bank
 
 
 def _write(path: Path, bank: Tensor) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"bank": bank.contiguous()}, part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
+        write_tensors(path, {"bank": bank.contiguous()})
+        if path.parent == cache_folder():
+            _trim(path.parent)
+    except (OSError, UserError) as error:
         log.warning("%s: the text bank cannot be kept (%s)", path, error)
+
+
+def _trim(folder: Path) -> None:
+    """Remove all but the last used ``KEPT`` banks of the commands' own folder; files of other names stay."""
+    banks = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    for path in sorted(banks, key=lambda path: path.stat().st_mtime_ns)[:-KEPT]:
+        path.unlink(missing_ok=True)

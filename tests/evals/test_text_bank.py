@@ -1,4 +1,5 @@
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -116,3 +117,28 @@ def test_a_damaged_file_is_made_anew_and_an_unwritable_folder_is_only_a_warning(
 def test_the_folder_of_the_commands(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert text_bank.cache_folder() == tmp_path / "mmkit" / "text-banks"
+
+
+def test_of_the_commands_own_folder_the_last_used_stay_and_nothing_else_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(text_bank, "KEPT", 3)
+    model, folder, elsewhere = predictor(), text_bank.cache_folder(), tmp_path / "mine"
+    for place in (folder, elsewhere):
+        place.mkdir(parents=True)
+        for number in range(4):
+            (place / f"{number:032x}.safetensors").write_bytes(b"old")
+            os.utime(place / f"{number:032x}.safetensors", (number, number))
+        for name in ("notes.txt", "model.safetensors", "g" * 32 + ".safetensors"):
+            (place / name).write_text("mine")
+            os.utime(place / name, (0, 0))
+    class_bank(model, COLOURS, TEMPLATES, folder=folder)
+    class_bank(model, COLOURS, TEMPLATES, folder=elsewhere)
+    first = f"{fingerprint(model, COLOURS, TEMPLATES)}.safetensors"
+    own = {"notes.txt", "model.safetensors", f"{'g' * 32}.safetensors"}
+    assert {path.name for path in folder.iterdir()} == own | {first, f"{2:032x}.safetensors", f"{3:032x}.safetensors"}
+    assert len(list(elsewhere.iterdir())) == 4 + 3 + 1
+    os.utime(folder / first, (1, 1))
+    class_bank(model, COLOURS, TEMPLATES, folder=folder)  # read, and so used last
+    class_bank(model, COLOURS, ("{}",), folder=folder)
+    assert (folder / first).exists()
+    assert not (folder / f"{2:032x}.safetensors").exists()
