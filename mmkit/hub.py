@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from mmkit.config_allowed import HEAD, MODEL, TRANSFORM, checked, is_own
 from mmkit.config_json import dump, rebuild
 from mmkit.config_values import check_partials, parameters_of
+from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
 from mmkit.data.image_ops import EvalTransform
 from mmkit.data.size import height_width
-from mmkit.data.tokenizer import load_tokenizer
+from mmkit.data.tokenizer import Tokenizer, load_tokenizer
 from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.files import beside, write_json
-from mmkit.hub_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
+from mmkit.hub_files import CONFIG, CONVERSION, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
 from mmkit.hub_fit import check_plan, check_shapes, shapes_in, state_of_all
 from mmkit.hub_open_clip import PREFIX, check_open_clip, load_open_clip
 from mmkit.hub_open_clip_config import CONFIG as OPEN_CLIP_CONFIG
@@ -107,6 +108,7 @@ def load(
     _check_format(folder / CONFIG, config)
     preprocessing = read_json(needed(folder, PREPROCESSING))
     tokenizer = load_tokenizer(needed(folder, TOKENIZER))
+    _tell_uncleaned(folder, tokenizer)
     weights, own = needed(folder, WEIGHTS), checked(allow)
     try:
         transform, max_tokens = _reading(preprocessing, own)
@@ -167,6 +169,19 @@ def _parts(
         if not isinstance(part, nn.Module):
             raise TypeError(f"{name} is a {type(part).__name__}, no module of PyTorch")
     return model, built
+
+
+def _tell_uncleaned(folder: Path, tokenizer: Tokenizer) -> None:
+    """A log line for an official ALBEF that mmkit 0.1.0 converted: its tokenizer leaves texts as they are."""
+    if not (folder / CONVERSION).is_file() or not isinstance(tokenizer, HuggingFaceTokenizer):
+        return
+    layout = str(read_json(folder / CONVERSION)["layout"])
+    if layout.startswith("albef") and tokenizer.framing.clean == "none":
+        log.warning(
+            "%s: converted by mmkit 0.1.0, which did not clean texts as the official ALBEF does (lower case, no "
+            "punctuation): its numbers are lower than the published ones. Convert again: mmkit convert %s FILE NEW",
+            folder, layout,
+        )  # fmt: skip
 
 
 def check(path: str | Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmkit.data.answers import choices
 from mmkit.data.inputs import Encoder, Picture, batches, many_pictures, many_texts, open_picture, pairs_of
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.nn.gather import rank
@@ -78,7 +78,8 @@ class Predictor:
     def encode_text(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         """Embeddings (n, E) float32 on the CPU, L2-normalised."""
         self._needs_embeddings()
-        with self.encoder.counting():
+        texts = many_texts(texts)
+        with self.encoder.counting(texts):
             parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
 
@@ -90,7 +91,7 @@ class Predictor:
         self.matcher()
         images, texts = pairs_of(images, texts)
         scores = []
-        with self.encoder.counting():
+        with self.encoder.counting(texts):
             chunks = batches(texts, batch_size)
             for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
                 bank = TokenBank(self.text_tokens(chunk, batch_size))
@@ -116,10 +117,10 @@ class Predictor:
             raise UserError(f"question {empty[0]} is empty; ask something")
         candidates = self.candidates(answers, generate)
         found: list[list[tuple[str, float]]] = []
-        with self.encoder.counting():
+        with self.encoder.counting(questions, "question"):
             pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
             for image, chunk in pairs:
-                fused = self.fuse(image, torch.arange(len(chunk)), chunk)
+                fused = self.fuse(image, torch.arange(len(chunk)), chunk, "question")
                 with self.inference():
                     if generate:
                         texts, probabilities = head.generate(fused, self.tokenizer)
@@ -147,10 +148,12 @@ class Predictor:
             for jobs in waiting:
                 yield self._encode_pixels([job.result() for job in jobs])
 
-    def text_tokens(self, texts: Iterable[str], batch_size: int = 256) -> Iterator[Tokens]:
+    def text_tokens(
+        self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption"
+    ) -> Iterator[Tokens]:  # fmt: skip
         """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
         for chunk in batches(many_texts(texts), batch_size):
-            rows = [self.encoder(text) for text in chunk]
+            rows = [self.encoder(text, kind) for text in chunk]
             lengths = torch.tensor([len(row) for row in rows])
             width = int(lengths.max())
             ids = torch.tensor([[*row, *[self.tokenizer.pad_id] * (width - len(row))] for row in rows])
@@ -159,9 +162,9 @@ class Predictor:
                 tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
             yield tokens
 
-    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str]) -> Tokens:
+    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str], kind: Kind = "caption") -> Tokens:
         """Text i with the picture ``rows[i]`` of ``image`` -> fused tokens (n, N, D) on the model's device."""
-        (text,) = self.text_tokens(texts, len(texts))
+        (text,) = self.text_tokens(texts, len(texts), kind)
         with self.inference():
             context = self.model.image_context(image).rows(rows.to(self.device))
             fused: Tokens = self.model.fuse(text, [context])

@@ -19,7 +19,7 @@ from mmkit.config import Data, Experiment, Optim, Run, Teacher, load_experiment,
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import huggingface, sentencepiece
+from mmkit.data.tokenizer import Framing, huggingface, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -36,7 +36,7 @@ def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
         model=partial(albef_base, image_size=res),
         heads={"itc": partial(ITC, queue_size=65_536), "itm": partial(ITM), "mlm": partial(MLM)},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
         init={"image": "timm:deit_base_patch16_224.fb_in1k", "text": "hf:google-bert/bert-base-uncased"},
         data=Data(
             train=partial(JsonLines, path=records),

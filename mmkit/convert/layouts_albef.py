@@ -15,6 +15,7 @@ from mmkit.convert.grid import compact, picture_size, told_size
 from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
 from mmkit.convert.table import Row, depth_of
 from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
+from mmkit.data.tokenizer import Framing
 from mmkit.errors import UserError
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
@@ -24,7 +25,7 @@ from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef as build
 
 RETRIEVAL_TOKENS = 30  # what the official evaluation cuts texts to
-TASK_TOKENS = 64  # questions and hypotheses are not cut there
+TASK_TOKENS = 512  # questions and hypotheses are not cut there, beyond their words
 BERT = "google-bert/bert-base-uncased"
 LICENCE = "BSD-3-Clause (the official ALBEF release)"
 ENTAILMENT = ("contradiction", "neutral", "entailment")
@@ -52,7 +53,7 @@ def _recipe(
         return Recipe(
             model=model, heads=heads(state, parts, choices), rows=rows, vocab_size=len(words),
             transform=EvalTransform(size=size, mean=CLIP_MEAN, std=CLIP_STD),
-            max_tokens=min(len(positions), most_tokens), tokenizer=BERT,
+            max_tokens=min(len(positions), most_tokens), tokenizer=BERT, framing=Framing(clean="albef"),
         )  # fmt: skip
 
     return recipe

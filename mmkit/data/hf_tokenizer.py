@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmkit.data.text_ops import CAPTION_WORDS, QUESTION_WORDS, clean_caption, clean_question
 from mmkit.data.texts.hf_folder import FILES, from_folder, is_folder
-from mmkit.data.tokenizer import Framing, is_cjk
+from mmkit.data.tokenizer import Framing, Kind, is_cjk
 from mmkit.errors import UserError
 from mmkit.files import read_json
 
@@ -58,13 +59,13 @@ class HuggingFaceTokenizer:
         self._ends = sum(piece.endswith("</w>") for piece in self._pieces) > self.vocab_size // 10
         self._starts = self._word_starts()
 
-    def encode(self, text: str, max_tokens: int) -> list[int]:
+    def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
         framing = self.framing
-        if framing.canonical:
-            text = " ".join(text.translate(NO_PUNCTUATION).lower().split())
+        text = self._cleaned(text, kind, whole=max_tokens is None)
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        ids = ids[: max_tokens - framing.first - framing.last]
+        if max_tokens is not None:
+            ids = ids[: max(0, max_tokens - framing.first - framing.last)]
         return [*[self.cls_id] * framing.first, *ids, *[self.sep_id] * framing.last]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -86,6 +87,16 @@ class HuggingFaceTokenizer:
         """See ``Tokenizer``."""
         self._wrapped.save_pretrained(str(folder))
         (Path(folder) / FRAMING).write_text(json.dumps(asdict(self.framing)) + "\n", encoding="utf-8")
+
+    def _cleaned(self, text: str, kind: Kind, whole: bool) -> str:
+        """What is read of a text; whole: no word of it left out."""
+        if self.framing.clean == "albef" and kind == "question":
+            text = clean_question(text, None if whole else QUESTION_WORDS)
+        elif self.framing.clean == "albef" and kind == "caption":
+            text = clean_caption(text, None if whole else CAPTION_WORDS)
+        if self.framing.canonical:
+            text = " ".join(text.translate(NO_PUNCTUATION).lower().split())
+        return text
 
     def _special(self, kind: str, stand_in: int | None = None) -> int:
         own = getattr(self._wrapped, f"{kind}_token_id")
@@ -121,11 +132,12 @@ class HuggingFaceTokenizer:
 def _saved_framing(file: Path) -> Framing:
     if not file.is_file():
         return Framing()
+    saved = read_json(file, strict=True)
     try:
-        found = Framing(**read_json(file, strict=True))
+        found = Framing(**saved)
         if not all(type(value) is type(getattr(Framing(), name)) for name, value in asdict(found).items()):
             raise TypeError("a value of another type")
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         raise UserError(f"{file}: damaged, or of another version of mmkit ({error})") from error
     return found
 

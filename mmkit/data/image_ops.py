@@ -20,7 +20,7 @@ from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.randaugment import RandAugment
 from mmkit.data.resizing import RESAMPLE, Resample, resized
 from mmkit.data.size import Size, height_width
-from mmkit.data.text_ops import swap_left_right
+from mmkit.data.texts.mirror import swap_left_right
 from mmkit.errors import UserError
 
 __all__ = [

@@ -6,6 +6,7 @@ One picture or one text where a list is wanted is refused, not read letter by le
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -18,15 +19,14 @@ from torch import Tensor
 
 from mmkit.data.image_io import file_bytes, load_image
 from mmkit.data.records import Record
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.text_ops import CAPTION_WORDS
+from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Picture = str | Path | bytes | IO[bytes] | Image.Image | Tensor | Record
 T = TypeVar("T")
-
-NO_LIMIT = 1 << 20  # tokens, more than any text has
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
@@ -130,23 +130,29 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, shown: bool = True) -> None:
         self.tokenizer, self.max_tokens, self.shown = tokenizer, max_tokens, shown
-        self.texts = self.cut = self.longest = self._depth = 0
+        self._whole: dict[tuple[str, Kind], int] = {}  # of what was read: its uncut length, 0 where nothing was cut
+        self._times: Counter[tuple[str, Kind]] = Counter()
+        self._depth = 0
         self._said = False
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: str, kind: Kind = "caption") -> list[int]:
         """The ids of one text."""
-        ids = self.tokenizer.encode(text, self.max_tokens)
-        self.texts += 1
-        if len(ids) >= self.max_tokens:
-            whole = len(self.tokenizer.encode(text, NO_LIMIT))
-            self.cut += whole > len(ids)
-            self.longest = max(self.longest, whole)
+        ids = self.tokenizer.encode(text, self.max_tokens, kind)
+        if not self._said:
+            self._whole[text, kind] = self._cut(ids, text, kind)
         return ids
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """What is read within counts together."""
+    def counting(self, texts: Iterable[str] = (), kind: Kind = "caption") -> Iterator[None]:
+        """What is read within counts together, each text once, however often it is read.
+
+        texts: all that there are, where the caller knows: of equal ones each counts, and those that another process
+        reads too.
+        """
         self._depth += 1
+        if not self._said:
+            for key, times in Counter((text, kind) for text in texts).items():
+                self._times[key] = max(self._times[key], times)
         try:
             yield
         finally:
@@ -154,14 +160,26 @@ class Encoder:
             if not self._depth:
                 self._tell()
 
+    def _cut(self, ids: Sequence[int], text: str, kind: Kind) -> int:
+        if len(ids) < self.max_tokens and text.count(" ") < CAPTION_WORDS:  # of which a cleaning may leave some out
+            return 0
+        whole = len(self.tokenizer.encode(text, None, kind))
+        return whole if whole > len(ids) else 0
+
     def _tell(self) -> None:
-        if self.cut and self.shown and not self._said:
-            self._said = True
-            log.warning(
-                "%d of %d texts are longer than this model reads and were cut to %d tokens; the longest has %d",
-                self.cut, self.texts, self.max_tokens, self.longest,
-            )  # fmt: skip
-        self.texts = self.cut = self.longest = 0
+        if self.shown and not self._said:
+            for text, kind in self._times.keys() - self._whole.keys():  # read by another process
+                self._whole[text, kind] = self._cut(self.tokenizer.encode(text, self.max_tokens, kind), text, kind)
+            lengths = self._whole
+            times = {key: self._times[key] or 1 for key in lengths}
+            if any(lengths.values()):
+                self._said = True
+                log.warning(
+                    "%d of %d texts are longer than this model reads and were cut to %d tokens; the longest has %d",
+                    sum(times[key] for key, length in lengths.items() if length), sum(times.values()),
+                    self.max_tokens, max(lengths.values()),
+                )  # fmt: skip
+        self._whole, self._times = {}, Counter()
 
 
 def _kind(value: Any) -> str:

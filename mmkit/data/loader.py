@@ -9,9 +9,9 @@ a sample. Left out: streaming sources without a length, and length bucketing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.image_ops import BlankTrain
 from mmkit.data.masking import Masking
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import KeepShapeTrain
 from mmkit.draws import check_seed
 from mmkit.errors import UserError
@@ -40,7 +41,7 @@ MAX_REPLACEMENTS = 100
 class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
-    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption). clean: applied to the caption first.
+    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption); see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
     """
@@ -50,7 +51,6 @@ class PairDataset(Dataset[Sample]):
     tokenizer: Tokenizer
     max_tokens: int
     masking: Masking | None = None
-    clean: Callable[[str], str] | None = None
     targets: TargetEncoder = field(default_factory=RawTargets)
     seed: int = 0
 
@@ -75,21 +75,23 @@ class PairDataset(Dataset[Sample]):
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
         caption = rng.choice(record.captions)
-        if self.clean is not None:
-            caption = self.clean(caption)
-        pixels, caption = self.transform(image, caption, rng)
-        ids = self.tokenizer.encode(caption, self.max_tokens)
+        pixels, caption = self._view(record)(image, caption, rng)
+        ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         return Sample(
             pixels=pixels,
             ids=ids,
             image_id=stable_id(record.image_id),
-            caption_id=stable_id(caption.lower()),
+            caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
             key=record.key,
             caption=caption,
             masked=self.masking(ids, self.tokenizer, rng) if self.masking is not None else None,
             targets=self._targets(record, rng),
             skipped=skipped,
         )
+
+    def _view(self, record: Record) -> Transform:
+        """The transform; for a record that asks, without its mirroring: the answers would stay as they are."""
+        return still(self.transform) if asks(record) else self.transform
 
     def _targets(self, record: Record, rng: Random) -> Mapping[str, Any]:
         try:
@@ -98,6 +100,26 @@ class PairDataset(Dataset[Sample]):
             raise
         except UserError as error:
             raise UserError(f"{record.key}: {error}") from error
+
+
+def asks(record: Record) -> bool:
+    """Whether the captions of a record are questions."""
+    return not record.targets.keys().isdisjoint(("question", "answers", "answer"))
+
+
+def kind_of(record: Record) -> Kind:
+    """What the captions of a record are."""
+    return "question" if asks(record) else "caption"
+
+
+def still(transform: Transform) -> Transform:
+    """The transform without its mirroring, where it has a ``flip`` that says how often."""
+    if isinstance(transform, BlankTrain):
+        return BlankTrain(still(transform.transform))
+    if not is_dataclass(transform) or not getattr(transform, "flip", None):
+        return transform
+    unmirrored: Transform = replace(cast(Any, transform), flip=0.0)
+    return unmirrored
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

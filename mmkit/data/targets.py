@@ -122,7 +122,7 @@ class AnswerTokens:
 
 def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
     """[CLS], the words and [SEP], at most ``max_tokens`` in all."""
-    return [*tokenizer.encode(answer, max_tokens - 1), tokenizer.sep_id]
+    return [*tokenizer.encode(answer, max_tokens - 1, "answer"), tokenizer.sep_id]
 
 
 class AnswerScores:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmkit.data.records import Source, captions_of
 from mmkit.errors import UserError
@@ -22,21 +22,30 @@ from mmkit.errors import UserError
 SP_FILE = "sentencepiece.model"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+Kind = Literal["caption", "question", "answer"]
+"""What a text is. ALBEF cleans captions (and all that is compared with pictures) and questions, each its own way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Framing:
     """What stands around a text's tokens, for a Hugging Face tokenizer.
 
     first: [CLS], or what begins texts there, goes first. last: [SEP], or what ends texts there, goes last, also where
-    a text was cut. canonical: lower-cased and without punctuation (SigLIP). grows: special tokens that the tokenizer
-    lacks are added to its vocabulary; otherwise it stays as weights know it, and what begins or ends a text, or is
-    unknown, stands in.
+    a text was cut. canonical: lower-cased and without punctuation (SigLIP). clean: "albef" = captions and questions are
+    cleaned, and cut to 30 and 50 words, as the official ALBEF does; answers are read as they are. grows: special tokens
+    that the tokenizer lacks are added to its vocabulary; otherwise it stays as weights know it, what begins or ends a
+    text, or is unknown, stands in, and there may be no [MASK].
     """
 
     first: bool = True
     last: bool = False
     canonical: bool = False
     grows: bool = True
+    clean: Literal["none", "albef"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.clean not in ("none", "albef"):
+            raise UserError(f"framing: clean={self.clean!r}; it is 'none' or 'albef'")
 
 
 @runtime_checkable
@@ -51,8 +60,8 @@ class Tokenizer(Protocol):
     mask_id: int
     special_ids: frozenset[int]
 
-    def encode(self, text: str, max_tokens: int) -> list[int]:
-        """[CLS] and the tokens, at most ``max_tokens`` in all."""
+    def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
+        """[CLS] and the tokens, at most ``max_tokens`` in all; None = the whole text, uncut."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -152,9 +161,9 @@ class SentencePieceTokenizer:
         path = Path(path)
         return cls((path / SP_FILE if path.is_dir() else path).read_bytes())
 
-    def encode(self, text: str, max_tokens: int) -> list[int]:
+    def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
-        return [self.cls_id, *self._processor.encode(text)[: max_tokens - 1]]
+        return [self.cls_id, *self._processor.encode(text)][:max_tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See ``Tokenizer``."""

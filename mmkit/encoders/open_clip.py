@@ -80,7 +80,7 @@ class OpenClipTokenizer:
             map(int, tokenizer.all_special_ids if inner is None else inner.all_special_ids),
         )
 
-    def encode(self, text: str, max_tokens: int) -> list[int]:
+    def encode(self, text: str, max_tokens: int | None, kind: str = "caption") -> list[int]:
         """``context_length`` ids, whatever ``max_tokens`` is: the towers take no other number."""
         return [int(i) for i in self.tokenizer([text])[0]]
 

@@ -180,6 +180,10 @@ class Retrieval:
         """UserError where a picture cannot be read, or the model lacks what re-ranking needs."""
         source = self._source(predictor)
         pairs = Pairs.read(source)
+        with predictor.encoder.counting(pairs.texts):
+            return self._evaluate(predictor, source, pairs)
+
+    def _evaluate(self, predictor: Predictor, source: Source, pairs: Pairs) -> RetrievalResult:
         relevance = pairs.relevance()
         if not predictor.model.spec.embed_dim:
             return self._judge_all(predictor, source, pairs, relevance)

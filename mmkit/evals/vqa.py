@@ -72,7 +72,8 @@ class VQA:
                 predictor.progress("questions", min(len(order), (unit + 1) * self.batch_size), len(order))
             return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
 
-        with predictor.encoder.counting():
+        questions = [text for record in records for text in record.captions]
+        with predictor.encoder.counting(questions, "question"):
             found = together(share)
         scores = gather_by_index(*found, len(records), predictor.device)
         return summary(scores[:, 0].tolist(), [types[int(i)] for i in scores[:, 1]])
@@ -88,7 +89,8 @@ def answers_to(predictor: Predictor, records: Sequence[Record], head: Any, candi
     distinct = {record.image_id: record for record in records}
     row = {image_id: i for i, image_id in enumerate(distinct)}
     (image,) = predictor.image_tokens(list(distinct.values()), len(distinct))
-    fused = predictor.fuse(image, torch.tensor([row[record.image_id] for record in records]), questions)
+    rows = torch.tensor([row[record.image_id] for record in records])
+    fused = predictor.fuse(image, rows, questions, "question")
     with predictor.inference():
         if candidates is None:
             written: list[str] = head.generate(fused, predictor.tokenizer)[0]

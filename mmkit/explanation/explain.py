@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.data.inputs import Picture, batches, open_picture
+from mmkit.data.tokenizer import Kind
 from mmkit.errors import UserError
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
-from mmkit.explanation.targets import Target, best_answers
+from mmkit.explanation.targets import Target, best_answers, kind_of
 from mmkit.explanation.words import unseen_words, words_of
 from mmkit.nn.gather import rank
 from mmkit.predictor import Predictor
@@ -71,12 +72,13 @@ def explain_pairs(
     """
     _check_pairs(images, texts, answers, target)
     asked = ask(predictor, target if answers is None else "answer", layer, head)
+    kind = kind_of(predictor, asked.target)
     for text in texts:
         if not isinstance(text, str) or not words_of(
-            predictor.tokenizer.encode(text, predictor.max_tokens), predictor.tokenizer
+            predictor.tokenizer.encode(text, predictor.max_tokens, kind), predictor.tokenizer
         ):
             raise UserError(f"text {text!r}: there is no word in it that the model knows")
-    _tell_unseen(predictor, texts)
+    _tell_unseen(predictor, texts, kind)
     if asked.target == "answer" and answers is None:
         answers = best_answers(predictor, images, texts, batch_size)
     return _explained(predictor, asked, images, texts, answers or (), words, batch_size)
@@ -95,9 +97,9 @@ def _check_pairs(
             raise UserError(f"answer {answer!r}: give a text; or no answer at all, for the model's own")
 
 
-def _tell_unseen(predictor: Predictor, texts: Sequence[str]) -> None:
+def _tell_unseen(predictor: Predictor, texts: Sequence[str], kind: Kind) -> None:
     """Log, once for all, that texts do not fit into the model."""
-    cut = [(text, words) for text in texts if (words := _unseen(predictor, text))]
+    cut = [(text, words) for text in texts if (words := _unseen(predictor, text, kind))]
     if not cut or rank() != 0:
         return
     (text, words), more = cut[0], f" (and {len(cut) - 1} more texts)" if len(cut) > 1 else ""
@@ -107,8 +109,8 @@ def _tell_unseen(predictor: Predictor, texts: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _unseen(predictor: Predictor, text: str) -> tuple[str, ...]:
-    return unseen_words(text, predictor.tokenizer, predictor.max_tokens)
+def _unseen(predictor: Predictor, text: str, kind: Kind) -> tuple[str, ...]:
+    return unseen_words(text, predictor.tokenizer, predictor.max_tokens, kind)
 
 
 def _explained(
@@ -193,7 +195,8 @@ def _explanation(
                 groups, raws, weights, chances or [None] * len(groups), strict=True
             )
         )
+    unseen = _unseen(predictor, text, kind_of(predictor, asked.target))
     return Explanation(
         picture=picture, text=text, target=found.target, score=found.score, layer=asked.layer, head=asked.head,
-        sentence=HeatMap(found.sentence(), size, seen), words=parts, unseen=_unseen(predictor, text),
+        sentence=HeatMap(found.sentence(), size, seen), words=parts, unseen=unseen,
     )  # fmt: skip

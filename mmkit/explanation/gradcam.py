@@ -17,7 +17,16 @@ from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
-from mmkit.explanation.targets import Goal, Target, answer_head, default_target, goal, hidden_words, word_head
+from mmkit.explanation.targets import (
+    Goal,
+    Target,
+    answer_head,
+    default_target,
+    goal,
+    hidden_words,
+    kind_of,
+    word_head,
+)
 from mmkit.nn.patch import grid_of
 from mmkit.predictor import Predictor
 from mmkit.types import Tokens
@@ -85,7 +94,8 @@ def token_maps(
     model, which guesses what stood there, where the target is "mlm".
     """
     pixels, mask = stack_pixels(pictures)
-    rows = [predictor.tokenizer.encode(text, predictor.max_tokens) for text in texts]
+    kind = kind_of(predictor, asked.target)
+    rows = [predictor.tokenizer.encode(text, predictor.max_tokens, kind) for text in texts]
     device = predictor.device
     ids_BL, mask_BL = (part.to(device) for part in _padded(rows, predictor.tokenizer, hidden))
     images = _Images(

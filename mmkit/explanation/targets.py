@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmkit.data.tokenizer import Kind
 from mmkit.errors import UserError
 from mmkit.nn.vocabulary import Vocabulary
 from mmkit.predictor import Predictor, batches
@@ -120,6 +121,11 @@ def answer_head(predictor: Predictor) -> Any:
     )
 
 
+def kind_of(predictor: Predictor, target: object) -> Kind:
+    """What the texts are: questions where they are answered from a list of answers, or freely; else captions."""
+    return "question" if target == "answer" and hasattr(answer_head(predictor), "answers") else "caption"
+
+
 def best_answers(predictor: Predictor, images: Sequence[Any], texts: Sequence[str], batch_size: int = 32) -> list[str]:
     """What the model itself answers to each text about its picture: of its list, its classes, or freely written."""
     head = answer_head(predictor)
@@ -130,7 +136,7 @@ def best_answers(predictor: Predictor, images: Sequence[Any], texts: Sequence[st
     out: list[str] = []
     tokens = predictor.image_tokens(images, batch_size)
     for image, part in zip(tokens, batches(texts, batch_size), strict=True):
-        fused = predictor.fuse(image, torch.arange(len(part)), part)
+        fused = predictor.fuse(image, torch.arange(len(part)), part, kind_of(predictor, "answer"))
         with predictor.inference():
             out += [names[i] for i in head.logits(fused).argmax(1).tolist()]
     return out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmkit.data.inputs import NO_LIMIT
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.tokenizer import Kind, Tokenizer
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:
@@ -35,12 +34,12 @@ def _reading(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     return text[first:last]
 
 
-def unseen_words(text: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[str, ...]:
-    """The words at the end of a text that ``max_tokens`` leave out, one that is read in part included."""
-    ids = tokenizer.encode(text, max_tokens)
-    if len(ids) < max_tokens:
+def unseen_words(text: str, tokenizer: Tokenizer, max_tokens: int, kind: Kind = "caption") -> tuple[str, ...]:
+    """The words at the end of a text that are left out, one that is read in part included."""
+    ids, all_ids = tokenizer.encode(text, max_tokens, kind), tokenizer.encode(text, None, kind)
+    if len(ids) == len(all_ids):
         return ()
-    read, whole = words_of(ids, tokenizer), words_of(tokenizer.encode(text, NO_LIMIT), tokenizer)
+    read, whole = words_of(ids, tokenizer), words_of(all_ids, tokenizer)
     kept = sum(one == other for one, other in zip(read, whole, strict=False))
     return tuple(word for word, _ in whole[kept:])
 

@@ -19,7 +19,7 @@ from mmkit.data.image_ops import TrainTransform
 from mmkit.data.openmoji import Scenes
 from mmkit.data.openmoji_pairs import Pairs
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import huggingface
+from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.evals.classify import Classification
 from projects.nlvr2.data import NLVR2, PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment
@@ -104,7 +104,7 @@ def nlvr2(start: str, folder: str = "data/nlvr2", images: str | None = None, res
         heads={"label": partial(PairClassify)},
         init={"model": start},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=partial(NLVR2, path=f"{folder}/train.json", images=images),
             image_size=res,
@@ -127,7 +127,7 @@ def nlvr2_assignment(start: str, records: str = "train.jsonl", res: int = 256) -
         model=partial(pair_base, image_size=res, embed_dim=256),
         heads={"assignment": partial(TextAssignment)},
         init={"model": start},
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=partial(JsonLines, path=records),
             image_size=res,

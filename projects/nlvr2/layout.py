@@ -22,6 +22,7 @@ from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads
 from mmkit.convert.layouts_albef import BERT, LICENCE, TASK_TOKENS
 from mmkit.convert.table import Row, depth_of, layer, same
 from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
+from mmkit.data.tokenizer import Framing
 from mmkit.errors import UserError
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_albef
@@ -81,7 +82,7 @@ def recipe(state: State, choices: Choices) -> Recipe:
     return Recipe(
         model=model, heads=heads, rows=table_of(state), vocab_size=len(words),
         transform=EvalTransform(size=size, mean=CLIP_MEAN, std=CLIP_STD),
-        max_tokens=min(len(positions), TASK_TOKENS), tokenizer=BERT,
+        max_tokens=min(len(positions), TASK_TOKENS), tokenizer=BERT, framing=Framing(clean="albef"),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.openmoji_hypotheses import Hypotheses
-from mmkit.data.tokenizer import huggingface
+from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.evals.classify import Classification
 from mmkit.heads.classify import Classify
 from mmkit.models.sizes import albef_base, albef_mini
@@ -75,7 +75,7 @@ def snli_ve(
         heads={"label": partial(Classify, classes=CLASSES)},
         init={"model": start},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=0.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=train,
             image_size=res,

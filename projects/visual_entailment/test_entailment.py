@@ -77,7 +77,7 @@ class Letters:
 
     vocab_size, pad_id = 128, 0
 
-    def encode(self, text, max_tokens):
+    def encode(self, text, max_tokens, kind):
         return [ord(letter) for letter in text][:max_tokens]
 
 

@@ -1,18 +1,19 @@
 """The loader: what a sample depends on, who gets which records, resuming, broken pictures, and collation."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from mmkit.data.collate import Collator, Sample, stable_id
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.loader import PairDataset, StepSampler, make_loader
+from mmkit.data.image_ops import BlankTrain, TrainTransform
+from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
 from mmkit.data.masking import Masking
 from mmkit.data.openmoji import Scenes
 from mmkit.data.records import JsonLines, Record
 from mmkit.data.targets import collate_targets
-from mmkit.data.text_ops import clean_caption
 from mmkit.data.tokenizer import SentencePieceTokenizer
 from mmkit.errors import UserError
 
@@ -99,10 +100,57 @@ def test_every_caption_of_a_record_gets_its_turn(words):
     assert min(seen.values()) >= 3
 
 
-def test_caption_cleaning_is_an_option(words):
-    record = Record(image=Scenes(n=1)[0].image, captions=("A Dog-Cat!",), image_id="x", key="x")
-    assert dataset(words, [record], clean=clean_caption)[0, 0].caption == "a dog cat"
-    assert dataset(words, [record])[0, 0].caption == "A Dog-Cat!"
+class Halves(list):
+    """One picture whose left half is white, with words and targets of its own."""
+
+    def __init__(self, caption, **targets):
+        image = Image.new("RGB", (32, 16))
+        image.paste((255, 255, 255), (0, 0, 16, 16))
+        super().__init__([Record(image=image, captions=(caption,), image_id="x", key="x", targets=targets)])
+
+
+FLIPPING = TrainTransform(size=(16, 32), scale=(1.0, 1.0), flip=1.0, randaugment=None)
+
+
+@pytest.mark.parametrize("targets", [{"question": "?"}, {"answers": ["left"]}, {"answer": "left"}])
+@pytest.mark.parametrize("transform", [FLIPPING, BlankTrain(FLIPPING)])
+def test_a_picture_with_a_question_is_not_mirrored(words, transform, targets):
+    text = "the white on the left"
+    asked = PairDataset(source=Halves(text, **targets), transform=transform, tokenizer=words, max_tokens=24)[0, 0]
+    assert asked.caption == text
+    told = PairDataset(source=Halves(text, label=3), transform=transform, tokenizer=words, max_tokens=24)[0, 0]
+    assert told.caption == "the white on the right"
+    if transform is FLIPPING:
+        assert asked.pixels[0, 0, 0] > asked.pixels[0, 0, -1]
+        assert told.pixels[0, 0, 0] < told.pixels[0, 0, -1]
+
+
+def test_a_transform_without_mirroring_serves_questions_as_it_is(words):
+    class Own:
+        def __call__(self, image, caption, rng):
+            return torch.zeros(3, 4, 4), caption
+
+    own = Own()
+    assert still(own) is own
+    assert still(replace(FLIPPING, flip=0.0)).flip == 0.0
+    assert PairDataset(source=Halves("a", question="?"), transform=own, tokenizer=words, max_tokens=9)[0, 0].ids
+
+
+def test_equal_texts_are_those_that_the_model_reads_alike(words):
+    """As they stand after mirroring; letters, spaces and what is cut make no difference."""
+
+    def number(text, **options):
+        data = PairDataset(
+            source=Halves(text), transform=options.pop("transform", FLIPPING), tokenizer=words, max_tokens=24, **options
+        )
+        return data[0, 0].caption_id
+
+    plain = replace(FLIPPING, flip=0.0)
+    assert number("a dog on the left") == number("a dog on the right", transform=plain)
+    assert number("a dog on the left") != number("a dog on the left", transform=plain)
+    assert number("A  Dog") == number("a dog")
+    assert number("a dog " * 30) == number("a dog " * 31)
+    assert number("a dog") != number("a cat")
 
 
 # -- who gets what --

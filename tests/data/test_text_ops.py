@@ -1,52 +1,8 @@
-"""Captions of mirrored pictures, and ALBEF's cleaning."""
+"""ALBEF's cleaning of captions and questions."""
 
 import pytest
 
-from mmkit.data.text_ops import clean_caption, swap_left_right
-
-SWAPS = [
-    ("A dog to the left of a cat", "A dog to the right of a cat"),
-    ("Left: a dog; right: a cat", "Right: a dog; left: a cat"),
-    ("the leftmost man, left-hand side", "the rightmost man, right-hand side"),
-    ("links ein Hund, das rechte Auge", "rechts ein Hund, das linke Auge"),
-    ("chien à gauche de chat", "chien à droite de chat"),
-    ("a la izquierda un perro", "a la derecha un perro"),
-    ("cane a sinistra di gatto", "cane a destra di gatto"),
-    ("cão à esquerda de gato", "cão à direita de gato"),
-    ("狗在猫左边", "狗在猫右边"),
-    ("猫の左に犬", "猫の右に犬"),
-    ("고양이 왼쪽에 개", "고양이 오른쪽에 개"),
-    ("слева собака, справа кошка", "справа собака, слева кошка"),
-    ("solda köpek, sağda kedi", "sağda köpek, solda kedi"),
-    ("anjing di kiri kucing", "anjing di kanan kucing"),
-    ("سگ سمت چپ گربه", "سگ سمت راست گربه"),
-    ("كلب على يسار قطة", "كلب على يمين قطة"),
-]
-
-
-@pytest.mark.parametrize(("one", "other"), SWAPS)
-def test_left_and_right_change_places_and_back(one, other):
-    assert swap_left_right(one) == other
-    assert swap_left_right(other) == one
-
-
-@pytest.mark.parametrize(
-    "caption", ["a dog on a red car", "copyright notice", "cleft rock, brightly lit", "一只狗", "sağlık", "alleluia"]
-)
-def test_other_captions_stay(caption):
-    assert swap_left_right(caption) == caption
-
-
-@pytest.mark.parametrize(
-    "caption",
-    [
-        "they are all right", "one piece is left", "a bag left behind", "civil rights march", "leaving right now",
-        "左右两只狗", "po lewej stronie pies", "le côté gauche", "till vänster en hund",
-        "chó ở bên trái", "αριστερά ένας σκύλος",
-    ],
-)  # fmt: skip
-def test_unsafe_captions_are_not_swapped(caption):
-    assert swap_left_right(caption) is None
+from mmkit.data.text_ops import clean_caption, clean_question
 
 
 def test_cleaning_follows_the_recipe():
@@ -56,3 +12,19 @@ def test_cleaning_follows_the_recipe():
     )
     assert clean_caption("word " * 40).split() == ["word"] * 30
     assert clean_caption("one two three", max_words=2) == "one two"
+    assert clean_caption("word " * 40, max_words=None).split() == ["word"] * 40
+
+
+def test_questions_keep_their_spaces_and_take_fifty_words():
+    assert clean_question("What's <person> - doing? ") == "whats <person>   doing"
+    assert clean_question("word " * 60).split() == ["word"] * 50
+    assert clean_question("a  b c", max_words=3) == "a  b"  # what stands between two spaces counts as a word there
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a man , riding a wave !", " A--B // c ", "tab\tand\n\nline\n", "ΑΣ'Σ İ", "word " * 40, "<person>s' hat", ""],
+)
+@pytest.mark.parametrize("clean", [clean_caption, clean_question])
+def test_cleaning_twice_is_cleaning_once(clean, text):
+    assert clean(clean(text)) == clean(text)

@@ -106,3 +106,14 @@ def test_a_broken_model_gets_no_numbers():
         model.model.text_proj.weight.fill_(torch.nan)
     with pytest.raises(UserError, match="text embeddings hold values that are not finite"):
         Retrieval(source=Pictures(9))(model)
+
+
+def test_each_text_is_counted_once_and_equal_ones_each(caplog):
+    """Five captions, three different, are read for the joint space and again for matching: two of five are cut."""
+    long = "a red square " * 9
+    rows = [(str(i), (text,)) for i, text in enumerate((long, "a red box", long, "a red box", "a green box"))]
+    own = predictor()
+    with own.encoder.counting():  # as the command does
+        Retrieval(source=Records(rows), rerank_top=2)(own)
+    (said,) = [message for message in caplog.messages if "longer" in message]
+    assert said.startswith("2 of 5 texts are longer")
