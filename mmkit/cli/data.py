@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command, check_output
+from mmkit.cli.main import add_command, check_output, write_json
+from mmkit.cli.main import show as show_numbers
+
+log = logging.getLogger("mmkit")
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
 
 SOURCE = (
-    "a file of records (JSON lines), a folder of pictures with captions beside them, openmoji[:LANGUAGE], or one of "
-    "openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa, each also with :SPLIT"
+    "what mmkit reads: JSON lines, a table (CSV, TSV), Parquet or hf:NAME, a folder of pictures in class folders or "
+    "with captions beside them, a published list, openmoji[:LANGUAGE], or one of openmoji-questions, openmoji-pairs, "
+    "openmoji-hypotheses, easy-vqa, each also with :SPLIT"
 )
 QUESTIONS = (
     "JSON lines with image, question and answers; VQA's questions (with --annotations); Visual Genome's "
@@ -32,8 +37,10 @@ def register(commands: Commands) -> None:
     command.add_argument("--n", type=int, default=16, help="samples (default 16)")
     command.add_argument("--size", type=int, default=128, help="pixels of each side (default 128)")
     command.add_argument("--seed", type=int, default=0, help="which batch (default 0)")
-    command = add_command(inner, "check", "open every picture and read every caption", check)
+    _options(command)
+    command = add_command(inner, "check", "count all that training or evaluation would trip over", check)
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
+    _options(command)
     _register_import(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
     command.add_argument("--data", action="append", required=True, metavar="QUESTIONS", help=QUESTIONS)
@@ -69,17 +76,33 @@ def _register_import(inner: Commands) -> None:
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
 
 
+def _options(command: argparse.ArgumentParser) -> None:
+    """What ``open_source`` takes beside the data."""
+    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
+    command.add_argument("--split", help="of a data set, or of Karpathy's files: train, val, test, train+restval")
+    command.add_argument("--annotations", type=Path, metavar="JSON", help="VQA's annotations")
+    command.add_argument("--pictures", metavar="PATTERN", help='of VQA: how pictures are called, "{image_id}.jpg"')
+    command.add_argument(
+        "--columns", metavar="FIELD=COLUMN,...",
+        help="of tables, JSON lines and data sets: image, caption, image_id, others",
+    )  # fmt: skip
+
+
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
     from mmkit.data.show import grid, sample_batch
     from mmkit.data.show_tasks import has_task, task_grid
     from mmkit.data.sources.open import open_source
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.draws import check_seed
     from mmkit.errors import UserError
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
-    source = open_source(args.source)
+    source = open_source(
+        args.source, columns=columns_of(args.columns), split=args.split, images=args.images,
+        annotations=args.annotations, pictures=args.pictures, answers_needed=False,
+    )  # fmt: skip
     if args.n < 1:
         raise UserError(f"--n {args.n}: must be at least 1")
     if has_task(source[0]):
@@ -100,17 +123,26 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from dataclasses import asdict
 
     from mmkit.cli.progress import progress
-    from mmkit.data.check import check as check_source
-    from mmkit.data.sources.open import open_source
+    from mmkit.data.check import check_named
+    from mmkit.data.sources.table_file import columns_of
     from mmkit.errors import UserError
 
-    source = open_source(args.source)
     with progress() as report:
-        summary = check_source(source, lambda done: report("pictures", done, len(source)))
-    if summary.bad_images:
+        summary = check_named(
+            args.source, lambda done, total: report("pictures", done, total), columns=columns_of(args.columns),
+            split=args.split, images=args.images, annotations=args.annotations, pictures=args.pictures,
+        )  # fmt: skip
+    for message in summary.warnings:
+        log.warning(message)
+    numbers = asdict(summary)
+    if summary.problems:
+        show_numbers(numbers)
+        write_json(args.json, numbers)
+        kinds = ", ".join(f"{n} x {kind}" for kind, n in summary.problems.items())
+        more = f"\n  ... and more: {kinds}" if len(summary.bad) > 10 else ""
         first = "\n  ".join(summary.bad[:10])
-        raise UserError(f"{summary.bad_images} of {summary.records} pictures cannot be read:\n  {first}")
-    return asdict(summary)
+        raise UserError(f"{args.source}: what cannot be used: {kinds}\n  {first}{more}")
+    return numbers
 
 
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -1,67 +1,218 @@
-"""Opening every picture of a source once, for ``mmkit data check``: what is there, and what cannot be read."""
+"""All that is wrong with a source, counted by kind, for ``mmkit data check``: what training or evaluation trips over.
+
+What readers refuse is collected here and not raised, so that one look finds everything; each picture is opened once,
+whatever the number of its records. Left out: what only a tokenizer or a list of classes can know.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from mmkit.data.image_io import BadImage, load_image
-from mmkit.data.records import Source
+from mmkit.data.labels import label_in
+from mmkit.data.problems import Problems, collecting
+from mmkit.data.records import Record, Source
+from mmkit.data.sources.open import open_source
+from mmkit.errors import UserError
+
+LONG = 77
+"""Captions of more words (or letters, where there are no spaces) are longer than most models read."""
+
+SHOWN = 100
+"""So many messages of each kind of trouble are kept."""
+
+ONE_ID = "one id for different pictures"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Summary:
-    """What a source holds. Sizes are of the pictures in pixels; lengths are of captions in words (or characters, for
-    captions without spaces). ``bad``: a message for each picture that cannot be read, the first hundred.
+    """What a source holds and what is wrong with it.
+
+    Sizes are of the pictures in pixels; lengths are of captions in words (or characters, for captions without spaces).
+    images: distinct ids. bad_images: distinct pictures that are missing or cannot be read. duplicate_images: ids whose
+    picture has the very bytes of another's. problems: {kind: number}, empty where nothing is wrong; bad: a message for
+    each, the first of each kind; warnings: what does not stop anything, but may not be meant.
     """
 
-    records: int
-    images: int
-    captions: int
-    distinct_captions: int
-    bad_images: int
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
-    longest_caption: int
-    captions_per_image: float
-    targets: dict[str, int]
+    records: int = 0
+    images: int = 0
+    captions: int = 0
+    distinct_captions: int = 0
+    bad_images: int = 0
+    duplicate_images: int = 0
+    smallest: tuple[int, int] | None = None
+    largest: tuple[int, int] | None = None
+    longest_caption: int = 0
+    long_captions: int = 0
+    captions_per_image: float = 0.0
+    without_caption: int = 0
+    without_answers: int = 0
+    targets: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, int] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
-def check(source: Source, progress: Callable[[int], object] | None = None) -> Summary:
-    """Open every picture. ``progress`` is called with the number of records done so far."""
-    sizes: list[tuple[int, int]] = []
-    ids: set[str] = set()
-    captions: Counter[str] = Counter()
-    targets: Counter[str] = Counter()
-    bad: list[str] = []
-    broken = longest = 0
+def check_named(spec: str, progress: Callable[[int, int], object] | None = None, **options: Any) -> Summary:
+    """Open what a name stands for, and check it. options: of ``open_source``. UserError where it cannot be opened at
+    all; progress: called with (done, total).
+    """
+    heard = _Heard()
+    logger = logging.getLogger("mmkit.data")
+    logger.addHandler(heard)
+    try:
+        with collecting() as found:
+            source = open_source(spec, answers_needed=False, **options)
+    finally:
+        logger.removeHandler(heard)
+    total = len(source)
+    summary = check(source, None if progress is None else lambda done: progress(done, total), found)
+    summary.warnings = heard.messages + summary.warnings
+    return summary
+
+
+def check(source: Source, progress: Callable[[int], object] | None = None, found: Sequence[Problems] = ()) -> Summary:
+    """Open every picture. progress: called with the number of records done so far. found: what its reader met."""
+    look = _Look(found)
     for index in range(len(source)):
-        record = source[index]
-        ids.add(record.image_id)
-        captions.update(text.lower() for text in record.captions)
-        longest = max([longest, *(len(text.split()) if " " in text else len(text) for text in record.captions)])
-        targets.update(record.targets.keys())
         try:
-            sizes.append(load_image(record).size)
-        except BadImage as error:
-            broken += 1
-            if len(bad) < 100:
-                bad.append(str(error))
+            look.at(source[index])
+        except UserError as error:
+            look.trouble("unusable record", str(error), index)
         if progress is not None:
             progress(index + 1)
-    by_area = sorted(set(sizes), key=lambda size: size[0] * size[1])
-    return Summary(
-        records=len(source),
-        images=len(ids),
-        captions=captions.total(),
-        distinct_captions=len(captions),
-        bad_images=broken,
-        smallest=by_area[0] if by_area else None,
-        largest=by_area[-1] if by_area else None,
-        longest_caption=longest,
-        captions_per_image=captions.total() / max(1, len(ids)),
-        targets=dict(targets),
-        bad=bad,
-    )
+    return look.summary(len(source))
+
+
+class _Heard(logging.Handler):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+class _Look:
+    """What was seen so far."""
+
+    def __init__(self, found: Sequence[Problems]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.told: list[str] = []
+        self.known = {number for problems in found if problems.unit == "row" for number in problems.numbers}
+        self.ids_told = any(ONE_ID in problems.counts for problems in found)
+        for problems in found:
+            self.counts.update(problems.counts)
+            self.told += [message.strip() for message in problems.first]
+        self.shown: Counter[str] = Counter()
+        self.sizes: set[tuple[int, int]] = set()
+        self.opened: dict[str, str | None] = {}  # picture -> digest; None where it cannot be read
+        self.ids: dict[str, str] = {}
+        self.captions: Counter[str] = Counter()
+        self.targets: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
+        self.longest = self.long = self.silent = self.unanswered = self.asked = self.labelled = self.bad = 0
+        self.unlabelled: list[str] = []
+
+    # number: of a row of a data set, whose reader may have told of it
+    def trouble(self, kind: str, message: str, number: int | None = None) -> None:
+        if number is not None and number in self.known:
+            return
+        self.counts[kind] += 1
+        self.shown[kind] += 1
+        if self.shown[kind] <= SHOWN:
+            self.told.append(message)
+
+    def at(self, record: Record) -> None:
+        self._words(record)
+        self._targets(record)
+        digest = self._open(record, record.image)
+        first = self.ids.setdefault(record.image_id, digest or "")
+        if digest and not first:
+            self.ids[record.image_id] = digest
+        if digest and first and first != digest and not self.ids_told:
+            what = f"{record.key}: image_id {record.image_id!r} is of another picture than before; equal ids mean one"
+            self.trouble(ONE_ID, what)
+        for value in record.targets.values():
+            if isinstance(value, Path | bytes | Image.Image):
+                self._open(record, value)
+
+    def _words(self, record: Record) -> None:
+        self.silent += not record.captions
+        self.captions.update(text.lower() for text in record.captions)
+        for text in record.captions:
+            length = len(text.split()) if " " in text else len(text)
+            self.longest, self.long = max(self.longest, length), self.long + (length > LONG)
+
+    def _targets(self, record: Record) -> None:
+        self.targets.update(record.targets.keys())
+        if "question" in record.targets:
+            self.asked += 1
+            self.unanswered += not record.targets.get("answers")
+        if "label" not in record.targets:
+            self.unlabelled.append(record.key)
+            return
+        self.labelled += 1
+        try:
+            self.labels[str(label_in(record.targets["label"], record.key))] += 1
+        except UserError as error:
+            self.trouble("bad label", str(error))
+
+    def _open(self, record: Record, image: Image.Image | Path | bytes) -> str | None:
+        """The digest of a picture's bytes; None where it cannot be read, "" where it is none of a file."""
+        name = str(image) if isinstance(image, Path) else _digest(image) if isinstance(image, bytes) else ""
+        if name in self.opened:
+            return self.opened[name]
+        digest: str | None = ""
+        try:
+            self.sizes.add(load_image(record if image is record.image else image).size)
+            digest = _digest(image.read_bytes()) if isinstance(image, Path) else name
+        except BadImage as error:
+            digest, gone = None, isinstance(image, Path) and not image.exists()
+            self.bad += 1
+            self.trouble("missing picture" if gone else "unreadable picture", str(error))
+        if name:
+            self.opened[name] = digest
+        return digest
+
+    def summary(self, records: int) -> Summary:
+        if self.labelled and self.unlabelled:
+            some = ", ".join(self.unlabelled[:3])
+            self.counts["no label"] += len(self.unlabelled)
+            self.told.append(f"{len(self.unlabelled)} records without a label, beside {self.labelled} with one: {some}")
+        by_area = sorted(self.sizes, key=lambda size: size[0] * size[1])
+        digests = [digest for digest in self.ids.values() if digest]
+        double = len(digests) - len(set(digests))
+        mixed = self.silent if self.captions else 0
+        warnings = [
+            message for number, message in (
+                (double, f"{double} pictures are copies of others under another id; they count as different"),
+                (self.long, f"{self.long} captions are longer than {LONG} words; models cut them"),
+                (mixed, f"{mixed} records have no caption, others have"),
+                (self.unanswered, f"{self.unanswered} of {self.asked} questions have no answers"),
+            ) if number
+        ]  # fmt: skip
+        return Summary(
+            records=records, images=len(self.ids), captions=self.captions.total(),
+            distinct_captions=len(self.captions), bad_images=self.bad, duplicate_images=double,
+            smallest=by_area[0] if by_area else None, largest=by_area[-1] if by_area else None,
+            longest_caption=self.longest, long_captions=self.long, without_caption=self.silent,
+            without_answers=self.unanswered, captions_per_image=self.captions.total() / max(1, len(self.ids)),
+            targets=dict(self.targets), labels=dict(self.labels), bad=self.told, warnings=warnings,
+            problems={kind: number for kind, number in self.counts.most_common() if number},
+        )  # fmt: skip
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkit.data.problems import Problems
+from mmkit.data.problems import Problems, is_collecting
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ class PictureFiles:
         """Where a picture is."""
         return self.root / self.name(image)
 
-    def note(self, image: str, image_id: str | None, *, looked_for: bool = True) -> None:
-        """One more row. image_id: as the file says it, or None. looked_for: False = what is wrong with it was told."""
+    def note(self, image: str, image_id: str | None) -> None:
+        """One more row. image_id: as the file says it, or None where it says none."""
         row, name = len(self._ids), self.name(image)
         self._ids.append(hash(name if image_id is None else image_id))
         self._pictures.append(hash(os.path.join(self._absolute, name)))
-        if row % self._every == 0 and looked_for:
+        if row % self._every == 0:
             self._sample.append((row, image))
             if len(self._sample) > 2 * CHECK_LIMIT:
                 self._sample, self._every = self._sample[::2], 2 * self._every
@@ -92,7 +92,7 @@ class PictureFiles:
             name = self.name(image)
             if name not in known:
                 known[name] = self._look(name, first)
-            if not known[name]:
+            if not known[name] and not is_collecting():
                 problems.add(number(row), *missing(image, self.root / name))
         self._sample.clear()
 

@@ -47,6 +47,11 @@ class RowFile:
         self._starts.append(start)
         self._sizes.append(size)
 
+    def drop_last(self) -> None:
+        """The row that was noted last is none."""
+        for numbers in (self.lines, self._starts, self._sizes):
+            numbers.pop()
+
     def physical_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """(number, first byte, bytes with the end) of every line, blank ones too; only a line feed ends one."""
         start = 0

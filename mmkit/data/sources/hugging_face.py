@@ -67,7 +67,7 @@ class HuggingFace:
         image = self._image(row[self.image], key)
         return Record(
             image=image,
-            captions=tidy_captions(row[self.caption]) if self.caption is not None else (),
+            captions=self._captions(row[self.caption], key) if self.caption is not None else (),
             image_id=self._id(row[self.image_id] if self.image_id is not None else None, image),
             key=key,
             targets={target: row[column] for target, column in self.targets.items() if not is_null(row[column])},
@@ -132,6 +132,12 @@ class HuggingFace:
             return self._path(value, key)
         what = "nothing" if not value else type(value).__name__
         raise UserError(f"{key}: column {self.image!r} holds {what}, not a picture, bytes or a path")
+
+    def _captions(self, value: Any, key: str) -> tuple[str, ...]:
+        try:
+            return tidy_captions(value)
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from error
 
     def _path(self, value: str, key: str) -> Path:
         if is_url(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ class Asked:
         number: Callable[[int], int] = lambda index: index,
     ) -> None:  # fmt: skip
         self.source = source
-        problems = Problems(where, unit=unit)
+        problems, self._rows = Problems(where, unit=unit), array("q")
         for index, row in enumerate(targets_of(source, ("question", "answers", "answer"))):
             question, given = row.get("question"), given_in(row)
             if not isinstance(question, str) or not question.strip():
@@ -61,18 +62,21 @@ class Asked:
                 if answers_needed:
                     has = ", ".join(f'"{key}"' for key in ("image", *(key for key in row if row[key] is not None)))
                     problems.add(number(index), "missing key", f'no key "answers"; the {unit} has {has}')
-                continue
-            try:
-                tidy_answers(given)
-            except ValueError as error:
-                problems.add(number(index), "bad answers", str(error))
+                    continue
+            else:
+                try:
+                    tidy_answers(given)
+                except ValueError as error:
+                    problems.add(number(index), "bad answers", str(error))
+                    continue
+            self._rows.append(index)
         problems.raise_if_any(len(source))
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        row = self.source[index]
+        row = self.source[self._rows[index]]
         question, given = row.targets["question"].strip(), given_in(row.targets)
         own: dict[str, Any] = {"question": question, "question_id": index}
         if given is not None:
@@ -84,8 +88,10 @@ class Asked:
 
     def captions(self) -> Iterator[str]:
         """Every question."""
-        for row in targets_of(self.source, ("question",)):
-            yield row["question"].strip()
+        good = set(self._rows) if len(self._rows) < len(self.source) else None
+        for index, row in enumerate(targets_of(self.source, ("question",))):
+            if good is None or index in good:
+                yield row["question"].strip()
 
     @property
     def files(self) -> PictureFiles | None:

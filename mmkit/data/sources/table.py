@@ -97,12 +97,15 @@ class Table:
                 problems.add(line, "empty cell", f"nothing in the column {', '.join(empty)}")
             elif is_url(image):
                 problems.add(line, *missing(image, Path(image)))
-            self.files.note(image, row.get("image_id"), looked_for=not empty and not is_url(image))
+            else:
+                self.files.note(image, row.get("image_id"))
+                continue
+            self.table.rows.drop_last()
         if not len(self) and not problems.counts:
             raise UserError(f"{self.path}: the table has no rows")
         self.files.check(problems, lambda row: at[row])
         self.files.check_ids(problems, lambda row: at[row], self._identity)
-        problems.raise_if_any(max(len(self), problems.rows))
+        problems.raise_if_any(problems.rows)
 
     def _identity(self, index: int) -> tuple[str, str]:
         row = self.table[index]

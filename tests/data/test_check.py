@@ -1,0 +1,142 @@
+"""What ``mmkit data check`` finds: everything at once, each thing once, in every form of data."""
+
+import json
+import shutil
+
+import pytest
+
+from mmkit.cli.main import main
+from mmkit.data.check import check_named
+from mmkit.data.openmoji import Scenes
+
+from .conftest import write
+
+
+@pytest.fixture
+def messy(pictures):
+    """The six pictures, a damaged one, a cut one, a copy, and their class folders and captions."""
+    (pictures / "damaged.png").write_bytes(b"no picture")
+    data = (pictures / "5.png").read_bytes()
+    (pictures / "cut.png").write_bytes(data[: len(data) // 2])
+    shutil.copy(pictures / "0.png", pictures / "copy.png")
+    return pictures
+
+
+def test_all_that_is_wrong_with_lines_is_counted_once(messy):
+    rows = [
+        {"image": "0.png", "caption": "fine"}, "{", {"image": "0.png"}, {"image": "none.png", "caption": "a"},
+        {"image": "none.png", "caption": "b"}, {"image": "damaged.png", "caption": "a"},
+        {"image": "cut.png", "caption": "a"},
+        {"image": "cut.png", "caption": "again"}, {"image": "1.png", "caption": " "},
+        r'{"image": "1.png", "caption": "\ud83d"}',
+        {"image": "1.png", "caption": "a", "image_id": 1}, {"image": "2.png", "caption": "a", "image_id": 1},
+        {"image": "copy.png", "caption": "word " * 80},
+    ]  # fmt: skip
+    found = check_named(str(write(messy / "b.jsonl", rows)))
+    assert found.problems == {
+        "unreadable picture": 2, "malformed JSON": 1, "missing key": 1, "empty caption": 1, "unclear JSON": 1,
+        "one id for different pictures": 1, "missing picture": 1,
+    }  # fmt: skip
+    assert found.bad_images == 3
+    assert (found.duplicate_images, found.long_captions, found.longest_caption) == (1, 1, 80)
+    assert len(found.bad) == 8
+    assert any("b.jsonl:10: half a character" in message for message in found.bad)
+    assert any("copies of others" in message for message in found.warnings)
+
+
+def test_the_command_writes_its_numbers_and_fails(messy, capsys):
+    write(messy / "b.jsonl", [{"image": "0.png", "caption": "a"}, {"image": "cut.png", "caption": "b"}, "{"])
+    out = messy / "out.json"
+    assert main(["data", "check", str(messy / "b.jsonl"), "--json", str(out)]) == 2
+    assert json.loads(out.read_text())["problems"] == {"malformed JSON": 1, "unreadable picture": 1}
+    told = capsys.readouterr().err
+    assert "1 x malformed JSON, 1 x unreadable picture" in told
+    assert "b.jsonl:3: malformed JSON" in told
+    assert main(["data", "check", str(messy / "a.jsonl"), "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["problems"] == {}
+
+
+def test_tables(messy):
+    text = 'image,caption\n0.png,a\n1.png,b,c\n,d\nnone.png,e\n0.png,f\ncut.png,g\n2.png,"x" y\n'
+    (messy / "t.csv").write_text(text)
+    found = check_named(str(messy / "t.csv"))
+    assert (found.records, found.images, found.captions) == (4, 3, 4)
+    assert found.problems == {
+        "other number of cells": 1, "empty cell": 1, "broken row": 1, "missing picture": 1, "unreadable picture": 1
+    }  # fmt: skip
+
+
+def test_questions(messy):
+    rows = [
+        {"image": "0.png", "question": "what?", "answers": ["a"]}, {"image": "0.png", "question": "what?"},
+        {"image": "1.png", "question": " ", "answers": ["a"]}, {"image": "cut.png", "question": "a?", "answers": []},
+        {"image": "cut.png", "question": "a?", "answers": ["b"]},
+    ]  # fmt: skip
+    found = check_named(str(write(messy / "q.jsonl", rows)))
+    assert found.problems == {"empty question": 1, "bad answers": 1, "unreadable picture": 1}
+    assert (found.records, found.without_answers) == (3, 1)
+    assert "1 of 3 questions have no answers" in found.warnings
+
+
+def test_labels(messy):
+    rows = [{"image": f"{i}.png", "label": label} for i, label in enumerate(["a", "a", 1.5, None, 2])]
+    found = check_named(str(write(messy / "l.jsonl", rows)))
+    assert found.problems == {"bad label": 1, "no label": 1}
+    assert found.labels == {"a": 2, "2": 1}
+
+
+def test_folders(messy):
+    for name in ("cat", "dog"):
+        (messy / "classes" / name).mkdir(parents=True)
+        shutil.copy(messy / "0.png", messy / "classes" / name / f"{name}.png")
+    shutil.copy(messy / "cut.png", messy / "classes" / "dog" / "cut.png")
+    (messy / "classes" / "empty").mkdir()
+    found = check_named(str(messy / "classes"))
+    assert found.problems == {"unreadable picture": 1}
+    assert found.labels == {"0": 1, "1": 2}
+    assert any("folders without pictures" in message for message in found.warnings)
+    for i in range(3):
+        (messy / "pairs").mkdir(exist_ok=True)
+        shutil.copy(messy / f"{i}.png", messy / "pairs" / f"{i}.png")
+    (messy / "pairs" / "0.txt").write_bytes("café".encode("cp1252"))
+    (messy / "pairs" / "1.txt").write_text("a dog\u2028and a cat\nanother\n")
+    found = check_named(str(messy / "pairs"))
+    assert found.problems == {"unreadable caption": 1, "missing caption": 1}
+    assert found.captions == 2
+
+
+def test_parquet(messy, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(messy / "hf-cache"))
+    data = [(messy / name).read_bytes() for name in ("0.png", "0.png", "1.png", "damaged.png", "damaged.png")] + [None]
+    captions = ["a", "b", None, "d", "e", "f"]
+    pq.write_table(pa.table({"image": data, "caption": captions}), messy / "t.parquet")
+    found = check_named(str(messy / "t.parquet"))
+    assert found.problems == {"bad caption": 1, "no picture": 1, "unreadable picture": 1}
+    assert (found.records, found.images) == (6, 2)
+
+
+def test_published_lists(messy):
+    rows = [
+        {"image": "0.png", "caption": "a"},
+        {"image": "none.png", "caption": "b"},
+        {"image": "1.png", "caption": ""},
+    ]
+    (messy / "list.json").write_text(json.dumps(rows))
+    assert check_named(str(messy / "list.json")).problems == {"bad caption": 1, "missing picture": 1}
+
+
+def test_what_is_drawn_is_fine_and_has_no_copies():
+    from mmkit.data.check import check
+
+    found = check(Scenes(n=3))
+    assert (found.records, found.problems, found.duplicate_images) == (3, {}, 0)
+
+
+def test_copies_under_one_id_and_another_picture_under_it(messy):
+    from mmkit.data.check import check
+    from mmkit.data.records import Record
+
+    names = ("0.png", "copy.png", "1.png", "2.png")
+    source = [Record(image=messy / name, captions=("a",), image_id="x", key=name) for name in names]
+    assert check(source).problems == {"one id for different pictures": 2}
