@@ -186,11 +186,11 @@ class Predictor:
         """How well the pairs (n, 2) int64 = (row of ``image``, row of ``texts``) match: (n,) float32 on the CPU.
 
         Higher is better. score: "log_odds" of the match probability (its sigmoid is ``match``), or "match_logit", the
-        logit of the class "match" alone, which the official ALBEF evaluation sorts by. Each image's keys and values
-        are made once for up to ``pair_batch`` texts that read it.
+        logit of the class "match" alone, which the official ALBEF evaluation sorts by, or "logits", both classes':
+        (n, 2), "match" the second. Each image's keys and values are made once for up to ``pair_batch`` texts.
         """
         matcher = self.matcher()
-        out = torch.empty(len(pairs))
+        out = torch.empty(len(pairs), 2)
         order = pairs[:, 0].argsort(stable=True)
         for rows, images, counts in _packed(pairs[order, 0], pair_batch):
             chosen = order[rows]
@@ -203,8 +203,10 @@ class Predictor:
                 ]
                 keep = torch.zeros(len(chosen), 1, dtype=torch.int64, device=self.device)
                 logits = matcher.match_logits(self.model.fuse(text, contexts, keep).x[:, 0]).float().cpu()
-            out[chosen] = logits[:, 1] - logits[:, 0] if score == "log_odds" else logits[:, 1]
-        return out
+            out[chosen] = logits
+        if score == "logits":
+            return out
+        return out[:, 1] - out[:, 0] if score == "log_odds" else out[:, 1]
 
     # ---- the parts ---------------------------------------------------------------------------------------------
 

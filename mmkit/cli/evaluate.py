@@ -138,7 +138,9 @@ def retrieval(args: argparse.Namespace) -> None:
     columns = columns_of(args.columns, ("image", "caption", "image_id"))
     source = open_source(args.data, {"caption"}, columns=columns, split=args.split, images=args.images)
     source, left_out = _readable(args, source)
-    evaluator = Retrieval(source=source, rerank_top=args.rerank, batch_size=args.batch_size)
+    evaluator = Retrieval(
+        source=source, rerank_top=args.rerank, batch_size=args.batch_size, predictions=args.predictions
+    )
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     _show(args, result, left_out)
@@ -210,9 +212,11 @@ def _check(args: argparse.Namespace) -> None:
     """UserError for what can be seen at once, before data are read and a model is loaded."""
     from mmkit import hub
     from mmkit.errors import UserError
+    from mmkit.evals.predictions import check_predictions
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
+    check_predictions(args.predictions)
     hub.check(args.model)
 
 

@@ -1,7 +1,7 @@
 """R@k where several candidates may be relevant to a query: pure functions on tensors.
 
-A query is answered at k when any of its relevant candidates is among the first k. Candidates of equal score stand in
-the order of their index, so that a result never depends on the sorting algorithm.
+A query is answered at k when any of its relevant candidates is among the first k. Candidates of equal score are listed
+in the order of their index, so that a list never depends on the sorting algorithm; in rates they count as a draw.
 """
 
 from __future__ import annotations
@@ -59,6 +59,37 @@ def first_relevant_rank(scores: Tensor, relevant: Tensor) -> Tensor:
     return before.sum(1).where(relevant.any(1), size)
 
 
+def places(scores: Tensor, relevant: Tensor) -> Tensor:
+    """(Q, C) float and bool -> (Q, 4) int64: where the first relevant candidate of each query stands.
+
+    ``first_relevant_rank``; how many score higher than it; how many score the same, itself among them; how many of
+    these are relevant.
+    """
+    own = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
+    equal = scores == own
+    counts = torch.stack([(scores > own).sum(1), equal.sum(1), (equal & relevant).sum(1)], 1)
+    none = counts.new_tensor([scores.shape[1], 1, 0])
+    found = torch.where(relevant.any(1, keepdim=True), counts, none)
+    return torch.cat([first_relevant_rank(scores, relevant)[:, None], found], 1)
+
+
+def recall_of(found: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
+    """R@k of ``places``: the share of queries with a relevant candidate among the first k.
+
+    Where candidates of equal score compete for the last places it is the chance that a draw takes a relevant one, so
+    that a model that scores everything alike is at chance, whatever the order of the data.
+    """
+    _, above, equal, right = found.unbind(1)
+    out = {}
+    for k in ks:
+        room, missed = (k - above).clamp(min=0), torch.ones(len(found), dtype=torch.float64)
+        for i in range(k):
+            draw = (equal - right - i).clamp(min=0).double() / (equal - i).clamp(min=1)
+            missed = torch.where(i < room, missed * draw, missed)
+        out[k] = (1 - missed).where(right > 0, 0.0).mean().item()
+    return out
+
+
 def top_k(scores: Tensor, k: int) -> Tensor:
     """(Q, C) -> (Q, min(k, C)) int64: the best candidates in ascending order of index; of equals, the lower indices."""
     k = min(k, scores.shape[1])
@@ -90,6 +121,13 @@ def _missed(relevant: int, candidates: int, k: int) -> float:
     if k > candidates - relevant:
         return 0.0
     return math.prod((candidates - relevant - i) / (candidates - i) for i in range(k))
+
+
+def sorted_top(scores: Tensor, k: int) -> Tensor:
+    """(Q, C) -> (Q, min(k, C)) int64, best first; of equals, the lower index first."""
+    top = top_k(scores, k)
+    order = scores.gather(1, top).sort(dim=1, descending=True, stable=True).indices
+    return top.gather(1, order)
 
 
 def hits_at(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:

@@ -1,21 +1,24 @@
 """Image-text retrieval both ways, by the joint space alone and with re-ranking by the matching head.
 
-ALBEF, section 5 (the usual R@k of Flickr30k and COCO). A picture may have many captions, all relevant to it; captions
-that are equal after lower-casing and joining of white space are relevant to each other's pictures too, because no
-model can tell them apart. Records with one ``image_id`` are one picture. Re-ranking takes each query's best k by the
-joint space and orders these by the matching head; the others keep their places behind.
+ALBEF, section 5. A picture may have many captions, all relevant to it. Two rules are measured side by side: as it is
+published for Flickr30k and COCO, a caption's own picture alone is right; and by ours, captions that are equal after
+lower-casing and joining of white space are relevant to each other's pictures too, because no model can tell them apart.
+Records with one ``image_id`` are one picture. Re-ranking takes each query's best k by the joint space and orders these
+by the matching head (ours by the odds of a match, the official code by the logit of the class "match" alone); the
+others keep their places behind.
 
-A model without a joint space judges every pair by its matching head, which costs pictures x texts passes.
-
-Each picture is read and encoded once. Similarities are made in chunks; nothing of size pictures x texts is held.
+Each picture is read and encoded once. Similarities are made in chunks, so nothing of size pictures x texts is held,
+except for a model without a joint space: it judges every pair by its matching head, which costs pictures x texts passes
+and holds their scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,31 +31,31 @@ from mmkit.evals.common import (
     gather_by_index,
     make_source,
     needs_of,
-    nested,
     own_records,
     own_units,
     together,
 )
 from mmkit.evals.held import HeldTokens, Hold
-from mmkit.evals.recall import KS, Relevance, chance_at, first_relevant_rank, recall_at, top_k
+from mmkit.evals.predictions import check_predictions, save_predictions
+from mmkit.evals.recall import Relevance, chance_at, places, recall_of, sorted_top, top_k
+from mmkit.evals.reranking import Reranking
+from mmkit.evals.retrieved import NAMES, SHOWN, Found, RetrievalResult, rows_of
 from mmkit.nn.gather import gather
 from mmkit.predictor import Predictor, TokenBank
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Ways = Literal["t2i", "i2t"]
-NAMES = {"t2i": "text to image", "i2t": "image to text"}
-WORDS = {"joint space": "joint space", "matching head": "matching head, every pair"}
+__all__ = ["Pairs", "Retrieval", "RetrievalResult"]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pictures and texts of a source. rows: the record of each picture; image_of: the picture of each text."""
+    """The pictures and texts of a source. rows, names: the record and image_id of each picture; image_of: the picture
+    of each text.
+    """
 
     rows: list[int]
     texts: list[str]
     image_of: list[int]
+    names: list[str]
 
     @classmethod
     def read(cls, source: Source) -> Pairs:
@@ -69,10 +72,18 @@ class Pairs:
                 rows.append(row)
             texts += captions
             image_of += [image] * len(captions)
-        return cls(rows, texts, image_of)
+        return cls(rows, texts, image_of, list(images))
+
+    def own(self) -> dict[str, Relevance]:
+        """As published: for "t2i" the picture of each text alone, for "i2t" the texts of each picture alone."""
+        texts_of: list[list[int]] = [[] for _ in self.rows]
+        for text, image in enumerate(self.image_of):
+            texts_of[image].append(text)
+        t2i = Relevance.of([[image] for image in self.image_of], len(self.rows))
+        return {"t2i": t2i, "i2t": Relevance.of(texts_of, len(self.texts))}
 
     def relevance(self) -> dict[str, Relevance]:
-        """For "t2i" the pictures relevant to each text, for "i2t" the texts relevant to each picture."""
+        """For "t2i" the pictures relevant to each text, for "i2t" the texts relevant to each picture: equal words."""
         images_of: dict[str, dict[int, None]] = {}
         texts_of: dict[str, list[int]] = {}
         words_of: list[dict[str, None]] = [{} for _ in self.rows]
@@ -87,69 +98,14 @@ class Pairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalResult:
-    """recall, rerank: R@k as {"t2i": {1: ...}, "i2t": ...}; chance: of a random order. Rates are 0 to 1.
-
-    by: what ``recall`` was sorted by. held_bytes: image tokens that waited for matching, of all processes.
-    """
-
-    images: int
-    texts: int
-    recall: Mapping[str, Mapping[int, float]]
-    chance: Mapping[str, Mapping[int, float]]
-    rerank: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    rerank_top: int | None = None
-    held_bytes: int = 0
-    by: Literal["joint space", "matching head"] = "joint space"
-
-    def metrics(self) -> dict[str, float]:
-        """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
-
-        ``chance_r1`` is that of text to image, ``chance_i2t_r1`` of image to text.
-        """
-        out = _flat(self.recall) | {f"rerank.{name}": value for name, value in _flat(self.rerank).items()}
-        chance = {"chance_r1": self.chance["t2i"][1], "chance_i2t_r1": self.chance["i2t"][1]}
-        return out | {"images": self.images, "texts": self.texts} | chance
-
-    def to_json(self) -> dict[str, Any]:
-        """The same, nested; ``by``; ``chance`` of every rate; what relevance means."""
-        found = nested(self.metrics()) | {"by": self.by, "chance": _flat(self.chance)}
-        if "rerank" in found:
-            found["rerank"]["top"] = self.rerank_top
-            found["held_gib"] = self.held_bytes / 2**30
-        note = "a query is answered at k when any relevant candidate is among the first k; equal captions are relevant "
-        return found | {"relevance": note + "to each other's pictures"}
-
-    def table(self) -> Table:
-        """R@k of both ways, with re-ranking and chance below."""
-        from rich.table import Table
-
-        table = Table(title=f"retrieval: {self.images} pictures, {self.texts} texts", title_justify="left")
-        table.add_column("")
-        for k in KS:
-            table.add_column(f"R@{k}", justify="right")
-        rows = {WORDS[self.by]: self.recall, f"re-ranked top {self.rerank_top}": self.rerank, "chance": self.chance}
-        for way, words in NAMES.items():
-            for name, values in rows.items():
-                if values:
-                    rates = (f"{values[way][k]:.1%}" for k in KS)
-                    table.add_row(f"{words}, {name}", *rates, end_section=name == "chance")
-        return table
-
-
-def _flat(values: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    out = {f"{way}_r{k}": value for way, at in values.items() for k, value in at.items()}
-    return out | {"r_mean": sum(out.values()) / len(out)} if out else out
-
-
-@dataclass(frozen=True, kw_only=True)
 class Retrieval:
     """Evaluates retrieval over the records of ``source`` (a Source, or a partial that makes one).
 
     rerank_top: how many candidates of each query the matching head re-orders (published: 128 on Flickr30k, 256 on
     COCO); None = not at all. score: what it orders by, see ``Predictor.match_pairs``; "match_logit" is the official
-    code's. batch_size: pictures per forward; chunk: queries per block of similarities. hold: how image tokens
-    wait for re-ranking, on the CPU; "auto" is float32, or half where all of them would be more than 2 GiB.
+    code's, which the published numbers have in any case. batch_size: pictures per forward; chunk: queries per block of
+    similarities. hold: how image tokens wait for re-ranking, on the CPU; "auto" is float32, or half where all of them
+    would be more than 2 GiB. predictions: a file for the ranks of each query, see ``rows_of``.
     """
 
     source: partial[Any] | Source
@@ -159,6 +115,7 @@ class Retrieval:
     chunk: int = 512
     score: Literal["log_odds", "match_logit"] = "log_odds"
     hold: Hold = "auto"
+    predictions: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.rerank_top is not None and self.rerank_top < 1:
@@ -170,6 +127,7 @@ class Retrieval:
 
     def _source(self, predictor: Predictor) -> Source:
         needs_of(predictor, self.rerank_top)
+        check_predictions(self.predictions)
         return make_source(self.source)
 
     def __call__(self, predictor: Predictor) -> dict[str, float]:
@@ -184,39 +142,69 @@ class Retrieval:
             return self._evaluate(predictor, source, pairs)
 
     def _evaluate(self, predictor: Predictor, source: Source, pairs: Pairs) -> RetrievalResult:
-        relevance = pairs.relevance()
-        if not predictor.model.spec.embed_dim:
-            return self._judge_all(predictor, source, pairs, relevance)
-        held, images = self._encode_images(predictor, source, pairs.rows, keep=self.rerank_top is not None)
-        texts = encode_texts(predictor, pairs.texts, 4 * self.batch_size)
-        ranks, tops = {}, {}
-        for way, query, candidate in (("t2i", texts, images), ("i2t", images, texts)):
-            ranks[way], tops[way] = self._search(predictor, query, candidate, relevance[way])
-        rerank = {}
-        if self.rerank_top is not None:
-            scores = self._match(predictor, held, pairs.texts, tops, len(pairs.rows))
-            rerank = {w: recall_at(reranked(ranks[w], tops[w], scores[w], relevance[w])) for w in NAMES}
+        relevance, own = pairs.relevance(), pairs.own()
+        joint = bool(predictor.model.spec.embed_dim)
+        held, images = self._encode_images(predictor, source, pairs.rows, keep=not joint or self.rerank_top is not None)
+        if joint:
+            texts = encode_texts(predictor, pairs.texts, 4 * self.batch_size)
+            ways = {"t2i": (texts, images), "i2t": (images, texts)}
+            found = {w: self._search(predictor, *ways[w], relevance[w], own[w]) for w in NAMES}
+            if self.rerank_top is not None:
+                found = self._rerank(predictor, held, pairs, found, relevance, own)
+        else:
+            found = self._judge_all(predictor, held, pairs, relevance, own)
+        judged = [] if self.rerank_top is None else [_judged(w, found[w], relevance[w]) for w in NAMES]
+        for one in judged:
+            one.tell()
+        odds = {w: self._odds(one.match) for w, one in found.items() if one.match is not None}
+        save_predictions(self.predictions, lambda: rows_of(found, pairs.names, pairs.texts, pairs.image_of, odds))
+        again = {w: one for w, one in found.items() if one.ours_again is not None}
         return RetrievalResult(
-            images=len(pairs.rows), texts=len(pairs.texts), rerank=rerank, rerank_top=self.rerank_top,
-            held_bytes=total(held.nbytes, predictor),
-            recall={w: recall_at(ranks[w]) for w in NAMES},
+            images=len(pairs.rows), texts=len(pairs.texts), rerank_top=self.rerank_top, judged=judged,
+            by="joint space" if joint else "matching head", held_bytes=total(held.nbytes, predictor),
+            recall={w: recall_of(one.ours) for w, one in found.items()},
+            published={w: recall_of(one.published) for w, one in found.items()},
+            rerank={w: recall_of(_there(one.ours_again)) for w, one in again.items()},
+            published_rerank={w: recall_of(_there(one.published_again)) for w, one in again.items()},
             chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
+            published_chance={w: chance_at(r.counts(), r.candidates) for w, r in own.items()},
         )  # fmt: skip
 
+    def _odds(self, logits: Tensor) -> Tensor:
+        """What candidates are ordered by, of the matching head's two logits (..., 2)."""
+        return logits[..., 1] - logits[..., 0] if self.score == "log_odds" else logits[..., 1]
+
     def _judge_all(
-        self, predictor: Predictor, source: Source, pairs: Pairs, relevance: Mapping[str, Relevance]
-    ) -> RetrievalResult:
+        self, predictor: Predictor, held: HeldTokens, pairs: Pairs, relevance: Mapping[str, Relevance],
+        own: Mapping[str, Relevance],
+    ) -> dict[str, Found]:  # fmt: skip
         """Both ways by the matching scores of all pairs; there is nothing to re-rank."""
-        held, _ = self._encode_images(predictor, source, pairs.rows, keep=True)
         images, texts = len(pairs.rows), len(pairs.texts)
         tops = {"t2i": torch.arange(images).repeat(texts, 1), "i2t": torch.arange(texts).repeat(images, 1)}
-        scores = self._match(predictor, held, pairs.texts, tops, images)
-        ranks = {w: first_relevant_rank(scores[w], relevance[w].mask(range(len(tops[w])))) for w in NAMES}
-        return RetrievalResult(
-            images=images, texts=texts, by="matching head", recall={w: recall_at(ranks[w]) for w in NAMES},
-            held_bytes=total(held.nbytes, predictor),
-            chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
-        )  # fmt: skip
+        logits = self._match(predictor, held, pairs.texts, tops, images)
+        found = {}
+        for way in NAMES:
+            odds, every = self._odds(logits[way]), range(len(tops[way]))
+            best = sorted_top(odds, SHOWN)
+            found[way] = Found(
+                ours=places(odds, relevance[way].mask(every)), best=best, scores=odds.gather(1, best),
+                published=places(logits[way][..., 1], own[way].mask(every)),
+            )  # fmt: skip
+        return found
+
+    def _rerank(
+        self, predictor: Predictor, held: HeldTokens, pairs: Pairs, found: Mapping[str, Found],
+        relevance: Mapping[str, Relevance], own: Mapping[str, Relevance],
+    ) -> dict[str, Found]:  # fmt: skip
+        tops = {w: _there(one.top) for w, one in found.items()}
+        logits = self._match(predictor, held, pairs.texts, tops, len(pairs.rows))
+        return {
+            w: replace(
+                one, match=logits[w], ours_again=reranked(one.ours, tops[w], self._odds(logits[w]), relevance[w]),
+                published_again=reranked(one.published, tops[w], logits[w][..., 1], own[w]),
+            )
+            for w, one in found.items()
+        }  # fmt: skip
 
     def _encode_images(
         self, predictor: Predictor, source: Source, rows: Sequence[int], keep: bool
@@ -241,24 +229,30 @@ class Retrieval:
         return held, finite(gather_by_index(embeddings, numbers, len(rows), predictor.device), "picture embeddings")
 
     def _search(
-        self, predictor: Predictor, query: Tensor, candidate: Tensor, relevance: Relevance
-    ) -> tuple[Tensor, Tensor]:
-        """Each query's rank of its first relevant candidate (Q,), and its best candidates (Q, rerank_top)."""
-        k = min(self.rerank_top or 0, len(candidate))
+        self, predictor: Predictor, query: Tensor, candidate: Tensor, relevance: Relevance, own: Relevance
+    ) -> Found:
+        """Where the right candidates of each query stand, and the best ones, as far as these are wanted."""
+        k, shown = min(self.rerank_top or 0, len(candidate)), min(SHOWN, len(candidate)) if self.predictions else 0
         device = predictor.device
         candidate = candidate.to(device)
-        ranks, tops = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, k, dtype=torch.int64)]
+        rows = [torch.empty(0, 8 + k + shown, dtype=torch.int64)]
+        values = [torch.empty(0, shown)]
         numbers: list[int] = []
         for _, items in own_units(len(query), self.chunk):
             with torch.autocast(device.type, enabled=False):
                 scores = query[items.start : items.stop].to(device) @ candidate.T
-            ranks.append(first_relevant_rank(scores, relevance.mask(items).to(device)).cpu())
-            if k:
-                tops.append(top_k(scores, k).cpu())
+            row = [places(scores, which.mask(items).to(device)) for which in (relevance, own)]
+            row += [top_k(scores, k)] if k else []
+            if shown:
+                row.append(sorted_top(scores, shown))
+                values.append(scores.gather(1, row[-1]).cpu())
+            rows.append(torch.cat(row, 1).cpu())
             numbers += items
         index = torch.tensor(numbers, dtype=torch.int64)
-        rank_of = gather_by_index(torch.cat(ranks), index, len(query), device)
-        return rank_of, gather_by_index(torch.cat(tops), index, len(query), device) if k else rank_of.new_empty(0, 0)
+        found = gather_by_index(torch.cat(rows), index, len(query), device)
+        ours, published, top, best = found.split([4, 4, k, shown], 1)
+        scores = gather_by_index(torch.cat(values), index, len(query), device) if shown else torch.empty(len(query), 0)
+        return Found(ours=ours, published=published, best=best, scores=scores, top=top if k else None)
 
     def _match(
         self,
@@ -268,7 +262,7 @@ class Retrieval:
         tops: Mapping[str, Tensor],
         images: int,
     ) -> dict[str, Tensor]:
-        """The matching scores of each way's candidates, shaped like ``tops``; each pair is judged once for both."""
+        """The matching head's logits (..., 2) of each way's candidates ``tops``; each pair is judged once for both."""
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         word = torch.tensor([number[text] for text in texts])
         keys = {
@@ -293,11 +287,11 @@ class Retrieval:
         needed = [i for unit in units.tolist() for i in range(unit * size, min(len(words), (unit + 1) * size))]
         bank = TokenBank(predictor.text_tokens([words[i] for i in needed], size))
         row = torch.searchsorted(units, text[index] // size) * size + text[index] % size
-        scores, done = [torch.empty(0)], 0
+        scores, done = [torch.empty(0, 2)], 0
         for unit, part in zip(held, own, strict=True):
             pairs = torch.stack([image[part] - unit * self.batch_size, row[done : done + len(part)]], 1)
             tokens = held.take(unit, predictor.device)
-            scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score=self.score))
+            scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score="logits"))
             done += len(part)
             predictor.progress("matching pairs", done, len(index))
         return torch.cat(scores), index
@@ -308,13 +302,34 @@ def total(number: int, predictor: Predictor) -> int:
     return int(gather(torch.tensor([number], device=predictor.device)).sum())
 
 
-def reranked(ranks: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -> Tensor:
-    """The ranks (Q,) after the candidates ``top`` (Q, k), in ascending order, were sorted by ``scores`` (Q, k)."""
-    out = ranks.clone()
-    for start in range(0, len(ranks), 1024):
-        rows = range(start, min(len(ranks), start + 1024))
+def reranked(found: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -> Tensor:
+    """``places`` (Q, 4) after the candidates ``top`` (Q, k), in ascending order, were sorted by ``scores`` (Q, k)."""
+    out = found.clone()
+    for start in range(0, len(found), 1024):
+        rows = range(start, min(len(found), start + 1024))
         part = slice(rows.start, rows.stop)
         relevant = relevance.mask(rows).gather(1, top[part])
-        place = first_relevant_rank(scores[part], relevant)
-        out[part] = place.where(relevant.any(1), ranks[part])
+        rank, above, equal, right = found[part].unbind(1)
+        inside = (top.shape[1] - above).clamp(min=0)  # of those with the same score, all of them not relevant
+        behind = torch.stack([rank, above + inside, equal - inside, right], 1)
+        out[part] = torch.where(relevant.any(1, keepdim=True), places(scores[part], relevant), behind)
     return out
+
+
+def _judged(way: str, found: Found, relevance: Relevance) -> Reranking:
+    """What re-ranking did to R@k, and what a random order of the candidates would give for R@1."""
+    top = _there(found.top)
+    right = torch.cat([
+        relevance.mask(range(start, min(len(top), start + 1024))).gather(1, top[start : start + 1024]).sum(1)
+        for start in range(0, len(top), 1024)
+    ])  # fmt: skip
+    return Reranking(
+        what=f"R@1, {NAMES[way]}", before=recall_of(found.ours), after=recall_of(_there(found.ours_again)),
+        chance=(right / top.shape[1]).mean().item(), candidates=top.shape[1], n=len(top),
+    )  # fmt: skip
+
+
+def _there(value: Tensor | None) -> Tensor:
+    """What is there after re-ranking."""
+    assert value is not None  # re-ranking made it
+    return value

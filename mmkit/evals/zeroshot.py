@@ -32,7 +32,7 @@ from mmkit.evals.common import (
     together,
 )
 from mmkit.evals.predictions import check_predictions, save_predictions
-from mmkit.evals.recall import hits_at, top_k
+from mmkit.evals.recall import hits_at, sorted_top
 from mmkit.evals.text_bank import class_bank, fill
 from mmkit.predictor import Predictor, TokenBank
 from mmkit.ranks import rank
@@ -227,10 +227,3 @@ def _result(names: tuple[str, ...], labels: Tensor | None, rows: Tensor, k: int)
         class_names=names, labels=labels, top=rows[:, :k].long(), scores=rows[:, k : 2 * k].float(),
         hits=rows[:, 2 * k : 2 * k + 2],
     )  # fmt: skip
-
-
-def sorted_top(scores: Tensor, k: int) -> Tensor:
-    """(Q, C) -> (Q, min(k, C)) int64, best first; of equals, the lower index first."""
-    top = top_k(scores, k)
-    order = scores.gather(1, top).sort(dim=1, descending=True, stable=True).indices
-    return top.gather(1, order)

@@ -18,7 +18,7 @@ def silent(what, done, total):
 def test_what_can_be_read_stays():
     source, told = Pictures(9, broken=4), []
     kept, bad = readable(source, 0.2, lambda *args: told.append(args))
-    assert bad == ["picture 4: not a picture in a known format"]
+    assert [message.partition(";")[0] for message in bad] == ["picture 4: not a picture in a known format"]
     assert [record.key for record in map(kept.__getitem__, range(len(kept)))] == [
         f"picture {i}" for i in range(9) if i != 4
     ]
@@ -48,6 +48,6 @@ def test_too_many_are_an_error():
 
 @pytest.mark.parametrize("evaluator", [ZeroShot, Retrieval])
 def test_without_it_the_first_bad_picture_says_what_to_do(evaluator):
-    with pytest.raises(UserError, match=r"^picture 4: not a picture in a known format\. An evaluation reads every"):
+    with pytest.raises(UserError, match=r"^picture 4: not a picture in a known format.*\. An evaluation reads every"):
         evaluator(source=Pictures(9, broken=4))(predictor())
     assert "--max-bad" in EVERY_PICTURE

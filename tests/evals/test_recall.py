@@ -3,7 +3,16 @@ import itertools
 import pytest
 import torch
 
-from mmkit.evals.recall import Relevance, chance_at, first_relevant_rank, recall_at, top_k
+from mmkit.evals.recall import (
+    Relevance,
+    chance_at,
+    first_relevant_rank,
+    hits_at,
+    places,
+    recall_at,
+    recall_of,
+    top_k,
+)
 
 
 def reference_rank(scores, relevant):
@@ -45,3 +54,34 @@ def test_a_model_that_scores_everything_alike_is_at_chance_not_perfect():
     relevance = Relevance.of([[i] for i in range(50)], 50)
     ranks = first_relevant_rank(torch.zeros(50, 50), relevance.mask(range(50)))
     assert recall_at(ranks, [1])[1] == 1 / 50
+
+
+def drawn(scores, right, k):
+    """The share of all orders, of equal candidates among themselves, with a right one among the first k."""
+    orders = [
+        order for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]  # fmt: skip
+    return sum(any(i in right for i in order[:k]) for order in orders) / len(orders)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_scores_are_a_draw(seed):
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 3, (12, 6), generator=g).float()
+    rows = [[i for i in range(6) if torch.rand((), generator=g) < 0.3] for _ in range(11)] + [[]]
+    found = places(scores, Relevance.of(rows, 6).mask(range(12)))
+    for k in (1, 2, 5, 6, 9):
+        wanted = [drawn(s, set(r), k) for s, r in zip(scores.tolist(), rows, strict=True)]
+        assert recall_of(found, [k])[k] == pytest.approx(sum(wanted) / 12, abs=1e-12)
+        labels = torch.randint(0, 6, (12,), generator=g)
+        hits = [drawn(s, {label}, k) for s, label in zip(scores.tolist(), labels.tolist(), strict=True)]
+        assert hits_at(scores, labels, k).tolist() == pytest.approx(hits, abs=1e-12)
+
+
+def test_without_equal_scores_a_draw_is_the_rank():
+    scores = torch.rand(200, 30, generator=torch.Generator().manual_seed(5))
+    relevant = torch.rand(200, 30, generator=torch.Generator().manual_seed(6)) < 0.1
+    found = places(scores, relevant)
+    assert torch.equal(found[:, 0], first_relevant_rank(scores, relevant))
+    assert recall_of(found) == recall_at(found[:, 0])

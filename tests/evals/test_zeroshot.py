@@ -8,8 +8,9 @@ from rich.console import Console
 from mmkit.errors import UserError
 from mmkit.evals.class_sets import read_templates
 from mmkit.evals.intervals import wilson
+from mmkit.evals.recall import sorted_top
 from mmkit.evals.text_bank import class_bank
-from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult, sorted_top
+from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult
 from tests.evals.parts import COLOURS, Pictures, predictor
 
 TEMPLATES = ("a {} box", "{}", "the {} square here")
