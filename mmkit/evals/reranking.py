@@ -60,4 +60,4 @@ class Reranking:
                 f"{name}the matching head orders the {self.candidates} candidates no better than chance "
                 f"({self.after[1]:.1%} where a random order gives {self.chance:.1%})"
             )
-        log.warning("%s. Leave re-ranking out, or train the matching head (ITM) longer", "; ".join(parts))
+        log.warning("%s. Leave re-ranking out, or train the matching head (ITM) further", "; ".join(parts))
