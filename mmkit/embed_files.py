@@ -10,25 +10,22 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mmkit.data.image_io import BadImage, load_image
-from mmkit.data.inputs import batches
+from mmkit.data.image_io import load_image
+from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
 from mmkit.data.sources import pictures_in
-from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
 from mmkit.evals.text_bank import fingerprint
+from mmkit.files import beside, write_tensors
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -89,8 +86,8 @@ def embed_files(
 
     Parquet has the columns ``key``, ``image`` (path, where there is one), ``image_id``, ``embedding`` (E float32),
     ``captions`` and ``caption_embeddings``. Safetensors has ``image`` (n, E) and ``text`` (m, E) float32,
-    ``text_image`` (m,) int64, the picture's row of each text, and in its metadata, as JSON: ``keys``, ``images``,
-    ``image_ids``, ``captions``.
+    ``text_image`` (m,) int64, the picture's row of each text, and ``about`` (bytes,) uint8, the UTF-8 of a JSON object
+    with the lists ``keys``, ``images``, ``image_ids`` and ``captions``; it is put together in memory, Parquet is not.
 
     UserError where the model has no joint space, more than ``max_bad_fraction`` of the pictures (and more than one)
     cannot be read, or the file cannot be written; what is done so far is kept for the next call.
@@ -98,6 +95,8 @@ def embed_files(
     out = Path(out)
     if out.suffix not in FORMATS:
         raise UserError(f"{out}: the name must end in {' or '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file")
     if not predictor.model.spec.embed_dim:
         raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
     folder = out.with_name(f".{out.name}.parts")
@@ -118,7 +117,7 @@ def embed_files(
                 resumed += len(records)
                 predictor.progress("pictures", number * size + len(records), total)
             bad += part.unreadable
-            _check(bad, total, max_bad_fraction)
+            check_share(bad, total, max_bad_fraction, "max_bad_fraction, --max-bad", few=1)
         parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
         width = predictor.model.spec.embed_dim
         written = (_parquet if out.suffix == ".parquet" else _safetensors)(out, parts, width)
@@ -134,18 +133,17 @@ def _made(
     good: list[Record] = []
     bad: list[str] = []
     images: list[Tensor] = [torch.empty(0, predictor.model.spec.embed_dim)]
-    for chunk, found in _opened(predictor, records, batch_size):
-        read = [pixels for pixels in found if isinstance(pixels, Tensor)]
-        good += [record for record, pixels in zip(chunk, found, strict=True) if isinstance(pixels, Tensor)]
-        bad += [pixels for pixels in found if isinstance(pixels, str)]
-        if read:
-            pixels, mask = stack_pixels(read)
-            beside = () if mask is None else (mask.to(predictor.device),)
-            with predictor.inference():
-                tokens = predictor.model.encode_image(pixels.to(predictor.device), *beside)
-            images.append(predictor.embed_image(tokens))
-        done += len(chunk)
-        predictor.progress("pictures", done, total)
+
+    def opened(record: Record, _: int) -> Tensor:
+        pixels: Tensor = predictor.transform(load_image(record))
+        return pixels
+
+    for read in reading(records, opened, batch_size=batch_size, threads=predictor.threads, bad="leave out"):
+        good += read.items
+        bad += read.bad
+        if read.made:
+            images.append(predictor.embed_image(predictor.encode_pixels(read.made)))
+        predictor.progress("pictures", done + read.done, total)
     for message in bad:
         log.warning("left out: %s", message)
     captions = tuple(record.captions if texts else () for record in good)
@@ -158,55 +156,19 @@ def _made(
     )  # fmt: skip
 
 
-def _opened(
-    predictor: Predictor, records: Sequence[Record], batch_size: int
-) -> Iterator[tuple[tuple[Record, ...], list[Tensor | str]]]:
-    """Each batch with its pixels, or the message where there are none. Reads ahead by one batch."""
-
-    def opened(record: Record) -> Tensor | str:
-        try:
-            pixels: Tensor = predictor.transform(load_image(record))
-            return pixels
-        except BadImage as error:
-            return str(error)
-
-    with ThreadPoolExecutor(predictor.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[tuple[tuple[Record, ...], list[Future[Tensor | str]]]] = deque()
-        for chunk in batches(records, batch_size):
-            waiting.append((chunk, [pool.submit(opened, record) for record in chunk]))
-            if len(waiting) > 1:
-                before, jobs = waiting.popleft()
-                yield before, [job.result() for job in jobs]
-        for before, jobs in waiting:
-            yield before, [job.result() for job in jobs]
-
-
-def _check(bad: Sequence[str], total: int, max_bad_fraction: float) -> None:
-    some = "\n".join(f"  {message}" for message in bad[:5])
-    if len(bad) == total:
-        raise UserError(f"none of the {total} pictures can be read:\n{some}")
-    if len(bad) > max(1.0, max_bad_fraction * total):
-        raise UserError(
-            f"{len(bad)} of {total} pictures cannot be read, more than the {max_bad_fraction:.0%} that may be left out:"
-            f"\n{some}\nRepair or remove them, or allow more (max_bad_fraction, --max-bad)"
-        )
-
-
 def _write(path: Path, kind: str, records: Sequence[Record], part: _Part) -> None:
     about = {
         "kind": kind, "records": [record.key for record in records], "keys": part.keys, "paths": part.paths,
         "image_ids": part.image_ids, "captions": part.captions, "unreadable": part.unreadable,
     }  # fmt: skip
-    half = path.with_suffix(".half")
-    save_file({"images": part.images, "texts": part.texts}, half, metadata={"about": json.dumps(about)})
-    half.replace(path)
+    write_tensors(path, {"images": part.images, "texts": part.texts, "about": _bytes_of(about)})
 
 
 def _read(path: Path, kind: str, records: Sequence[Record]) -> _Part | None:
     """A part that was made before, of the same model, settings and records; else None."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
+            about = _about(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
     same = about["kind"] == kind and about["records"] == [record.key for record in records]
@@ -215,11 +177,21 @@ def _read(path: Path, kind: str, records: Sequence[Record]) -> _Part | None:
 
 def _kept(path: Path) -> _Part:
     with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["about"])
+        about = _about(file)
         images, texts = file.get_tensor("images"), file.get_tensor("texts")
     captions = tuple(tuple(group) for group in about["captions"])
     keys, paths, image_ids, unreadable = (tuple(about[name]) for name in ("keys", "paths", "image_ids", "unreadable"))
     return _Part(keys, paths, image_ids, captions, images, texts, unreadable)
+
+
+def _bytes_of(about: dict[str, Any]) -> Tensor:
+    """As uint8, the JSON's UTF-8: a header may hold 100 MB and no more."""
+    return torch.frombuffer(bytearray(json.dumps(about, ensure_ascii=False).encode()), dtype=torch.uint8)
+
+
+def _about(file: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(bytes(file.get_tensor("about").numpy()))
+    return about
 
 
 def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
@@ -233,8 +205,8 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
             "captions": pa.list_(pa.string()), "caption_embeddings": pa.list_(vector),
         }
     )  # fmt: skip
-    half, pictures, texts = out.with_name(f".{out.name}.half"), 0, 0
-    with pq.ParquetWriter(half, schema) as writer:
+    pictures = texts = 0
+    with beside(out) as half, pq.ParquetWriter(half, schema) as writer:
         for part in parts:
             counts = [len(group) for group in part.captions]
             ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
@@ -251,7 +223,6 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
             ]
             writer.write_table(pa.table(columns, schema=schema))
             pictures, texts = pictures + len(part.keys), texts + sum(counts)
-    half.replace(out)
     return pictures, texts
 
 
@@ -269,7 +240,5 @@ def _safetensors(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, in
         "image_ids": [name for part in found for name in part.image_ids],
         "captions": [caption for group in groups for caption in group],
     }
-    half = out.with_name(f".{out.name}.half")
-    save_file(tensors, half, metadata={name: json.dumps(value, ensure_ascii=False) for name, value in about.items()})
-    half.replace(out)
+    write_tensors(out, tensors | {"about": _bytes_of(about)})
     return len(tensors["image"]), len(rows)

@@ -13,9 +13,7 @@ Pictures and texts come as lists, generators or stacked tensors. Left out: heat 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -24,7 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmkit.data.answers import choices
-from mmkit.data.inputs import Encoder, Picture, batches, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.data.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.data.reading import batches, reading
 from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
@@ -137,16 +136,8 @@ class Predictor:
 
     def image_tokens(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Iterator[Tokens]:
         """The image tokens (b, P, D) of each batch in turn, on the model's device. Reads ahead by one batch."""
-        # one thread of torch in each reader: they are many already, and the model's own must not wait for them
-        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting: deque[Any] = deque()
-            for number, chunk in enumerate(batches(many_pictures(images), batch_size)):
-                first = number * batch_size
-                waiting.append([pool.submit(self._pixels, image, first + i) for i, image in enumerate(chunk)])
-                if len(waiting) > 1:
-                    yield self._encode_pixels([job.result() for job in waiting.popleft()])
-            for jobs in waiting:
-                yield self._encode_pixels([job.result() for job in jobs])
+        for read in reading(many_pictures(images), self._pixels, batch_size=batch_size, threads=self.threads):
+            yield self.encode_pixels(read.made)
 
     def text_tokens(
         self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption"
@@ -280,7 +271,8 @@ class Predictor:
         if not self.model.spec.embed_dim:
             raise UserError("this model has no joint space of image and text; use match")
 
-    def _encode_pixels(self, rows: list[Tensor]) -> Tokens:
+    def encode_pixels(self, rows: Sequence[Tensor]) -> Tokens:
+        """Pictures (3, h, w) float32 as the transform makes them -> image tokens (b, P, D) on the model's device."""
         pixels, mask = stack_pixels(rows)
         beside = () if mask is None else (mask.to(self.device),)
         with self.inference():

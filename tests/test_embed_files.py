@@ -1,6 +1,7 @@
 """Embeddings in files: the same as the model gives, nothing lost on the way, and pictures that cannot be read."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -35,7 +36,7 @@ def read(path):
         texts = [vector for group in table["caption_embeddings"] for vector in group]
         return table["key"], torch.tensor(table["embedding"]), table["captions"], torch.tensor(texts)
     with safe_open(path, framework="pt") as file:
-        about = {name: json.loads(value) for name, value in file.metadata().items()}
+        about = json.loads(bytes(file.get_tensor("about").numpy()))
         captions: list = [[] for _ in about["keys"]]
         for row, caption in zip(file.get_tensor("text_image").tolist(), about["captions"], strict=True):
             captions[row].append(caption)
@@ -80,7 +81,9 @@ def test_unreadable_pictures_are_named(folder, caplog):
     assert "3.jpg" in caplog.text
     assert "0/3.jpg" not in read(folder / "out.parquet")[0]
     (folder / "pictures/0/5.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"2 of 9 pictures cannot be read, more than the 10%[\s\S]*3\.jpg[\s\S]*5\.jpg"):
+    with pytest.raises(
+        UserError, match=r"2 of 9 pictures cannot be read, more than the 10 %[\s\S]*3\.jpg[\s\S]*5\.jpg"
+    ):
         embed_files(predictor(), Pictures(folder / "pictures"), folder / "other.parquet")
     assert not (folder / "other.parquet").exists()
     allowed = embed_files(predictor(), Pictures(folder / "pictures"), folder / "o.parquet", max_bad_fraction=0.3)
@@ -92,6 +95,35 @@ def test_nothing_but_bad_pictures(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(UserError, match=r"none of the 1 pictures can be read:\n.*a\.png"):
         embed_files(predictor(), Pictures(tmp_path), tmp_path / "o.parquet", max_bad_fraction=1.0)
+
+
+def test_one_bad_picture_of_few_is_left_out_but_not_where_none_may_be(folder):
+    (folder / "pictures/0/3.jpg").write_text("no picture")
+    source = Pictures(folder / "pictures")
+    assert embed_files(predictor(), source, folder / "a.parquet", max_bad_fraction=0.01).pictures == 7
+    with pytest.raises(UserError, match=r"1 of 8 pictures cannot be read, more than the 0 %"):
+        embed_files(predictor(), source, folder / "b.parquet", max_bad_fraction=0.0)
+
+
+def test_what_pictures_are_called_may_be_longer_than_a_header(tmp_path):
+    """safetensors refuses headers of 100 MB, after all the work."""
+    long = "a dog " * 2_000_000
+
+    class Long(Coloured):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), key=f"{index} {long}")
+
+    embed_files(predictor(), Long(9), tmp_path / "out.safetensors", texts=False)
+    keys, images, *_ = read(tmp_path / "out.safetensors")
+    assert keys == [f"{i} {long}" for i in range(9)]
+    assert images.shape == (9, 16)
+
+
+def test_own_output_among_the_pictures_is_none_of_them(folder):
+    out = folder / "pictures" / "f.parquet"
+    for _ in range(2):
+        assert embed_files(predictor(), Pictures(folder / "pictures"), out).pictures == 7
+    assert len(read(out)[0]) == 7
 
 
 def test_goes_on_where_it_was_stopped(folder, monkeypatch):
@@ -144,6 +176,9 @@ def test_problems(folder):
         embed_files(predictor(), source, folder / "out.csv")
     with pytest.raises(UserError, match="no joint space"):
         embed_files(predictor(heads=(), model=vilt_tiny), source, folder / "out.parquet")
+    (folder / "b.parquet").mkdir()
+    with pytest.raises(UserError, match=r"b\.parquet: is a folder"):
+        embed_files(predictor(), source, folder / "b.parquet")
     (folder / "file").write_text("")
     with pytest.raises(UserError, match=r"out\.parquet: cannot be written"):
         embed_files(predictor(), source, folder / "file" / "out.parquet")

@@ -109,7 +109,7 @@ def _opened(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> I
     """Opened by Pillow, its header read; closed again if it was opened here."""
     if isinstance(image, Image.Image):
         if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
-            raise BadImage(f"{name}: opened as {image.format}, which is not read; {_known()}")
+            raise BadImage(f"{name}: opened as {image.format}, which is not read. Known formats: {', '.join(FORMATS)}")
         yield image
         return
     if isinstance(image, (str, Path)):
@@ -165,10 +165,6 @@ def _larger() -> str:
     return f"make it smaller, or raise the limit of {max_megapixels():g} megapixels: {LIMIT}=N"
 
 
-def _known() -> str:
-    return f"known formats: {', '.join(FORMATS)}"
-
-
 def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
     """Why a file was not recognised."""
     start = b""
@@ -180,7 +176,7 @@ def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
     if not start:
         return "an empty file, no picture"
     kind = kind_of(start)
-    return f"{kind}, no picture that is read; {_known()}" if kind else f"not a picture in a known format; {_known()}"
+    return f"{kind}, no picture that can be read" if kind else "not a picture in a known format"
 
 
 def to_rgb(image: Image.Image, name: str = "a picture in memory") -> Image.Image:

@@ -9,9 +9,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, cast
 
 import torch
 from PIL import Image
@@ -26,16 +25,6 @@ from mmkit.errors import UserError
 log = logging.getLogger(__name__)
 
 Picture = str | Path | bytes | IO[bytes] | Image.Image | Tensor | Record
-T = TypeVar("T")
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """The items in order, ``size`` at a time; the last batch may be smaller. UserError for a size below 1."""
-    if size < 1:
-        raise UserError(f"batch_size={size}: must be at least 1")
-    iterator = iter(items)
-    while batch := tuple(islice(iterator, size)):
-        yield batch
 
 
 def many_pictures(images: Iterable[Picture] | Tensor) -> Iterable[Picture]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from mmkit.data.image_io import BadImage, load_image
-from mmkit.data.inputs import batches
+from mmkit.data.image_io import load_image
+from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source, described
 from mmkit.errors import UserError
 from mmkit.evals.classes import targets_of
@@ -55,27 +54,22 @@ def readable(
     """
     if not 0 <= max_bad < 1:
         raise UserError(f"--max-bad {max_bad}: give a share from 0 to 1, such as 0.01")
-    found: list[str | None] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for chunk in batches(range(len(source)), 256):
-            found += pool.map(lambda row: _problem(source[row]), chunk)
-            progress("looking for bad pictures", len(found), len(source))
-    bad = [message for message in found if message is not None]
-    shown = "\n  ".join(bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
-    if len(bad) > max_bad * len(source):
-        raise UserError(
-            f"{len(bad)} of {len(source)} pictures cannot be read, more than --max-bad {max_bad}:\n  {shown}"
-        )
+    bad: list[str] = []
+    keep = [False] * len(source)
+    for read in reading(
+        range(len(source)), lambda row, _: _opens(source[row]), batch_size=256, threads=threads, bad="leave out"
+    ):
+        bad += read.bad
+        for row in read.items:
+            keep[row] = True
+        progress("looking for bad pictures", read.done, len(source))
+    check_share(bad, len(source), max_bad)
     if not bad:
         return source, bad
+    shown = "\n  ".join(bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
     log.warning("left out %d of %d pictures, which cannot be read:\n  %s", len(bad), len(source), shown)
-    keep = [message is None for message in found]
     return Kept(source, keep, [row for row, kept in enumerate(keep) if kept]), bad
 
 
-def _problem(record: Record) -> str | None:
-    try:
-        load_image(record)
-    except BadImage as error:
-        return str(error)
-    return None
+def _opens(record: Record) -> None:
+    load_image(record)

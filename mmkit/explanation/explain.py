@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.inputs import Picture, batches, open_picture
+from mmkit.data.inputs import Picture, open_picture
+from mmkit.data.reading import batches, reading
 from mmkit.data.tokenizer import Kind
 from mmkit.errors import UserError
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
@@ -167,9 +167,13 @@ def _read(
     """The distinct pictures, what the model sees of them, and which of them each of ``images`` is."""
     distinct = {id(image): image for image in images}
     numbers = {key: i for i, key in enumerate(distinct)}
-    with ThreadPoolExecutor(predictor.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pictures = list(pool.map(open_picture, distinct.values(), range(first, first + len(distinct))))
-        pixels = list(pool.map(predictor.transform, pictures))
+
+    def opened(image: Picture, number: int) -> tuple[Image.Image, Tensor]:
+        picture = open_picture(image, first + number)
+        return picture, predictor.transform(picture)
+
+    (read,) = reading(distinct.values(), opened, batch_size=len(distinct), threads=predictor.threads)
+    pictures, pixels = [picture for picture, _ in read.made], [seen for _, seen in read.made]
     return pictures, pixels, [numbers[id(image)] for image in images]
 
 

@@ -57,7 +57,7 @@ def test_a_damaged_picture_is_named_once(pictures):
     (folder / "x.png").write_bytes(b"no picture")
     with pytest.raises(BadImage) as found:
         load_image(ClassFolder(pictures / "classes")[0])
-    assert str(found.value).startswith(f"{folder / 'x.png'}: not a picture in a known format; known formats: JPEG")
+    assert str(found.value) == f"{folder / 'x.png'}: not a picture in a known format"
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ def test_a_good_source_stays_itself():
 
 
 def test_too_many_are_an_error():
-    with pytest.raises(UserError, match=r"1 of 9 pictures cannot be read, more than --max-bad 0.1:\n  picture 4: not"):
+    with pytest.raises(
+        UserError, match=r"1 of 9 pictures cannot be read, more than the 10 % that may be left out:\n  picture 4: not"
+    ):
         readable(Pictures(9, broken=4), 0.1, silent)
     for share in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match="give a share"):
