@@ -14,7 +14,11 @@ from mmkit.cli.main import show as show_numbers
 log = logging.getLogger("mmkit")
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmkit.cli.main import Commands
+    from mmkit.config import Experiment
+    from mmkit.data.records import Source
 
 SOURCE = (
     "what mmkit reads: JSON lines, a table (CSV, TSV), Parquet or hf:NAME, a folder of pictures in class folders or "
@@ -42,6 +46,7 @@ def register(commands: Commands) -> None:
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
     _options(command)
     _register_import(inner)
+    _register_export(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
     command.add_argument("--data", action="append", required=True, metavar="QUESTIONS", help=QUESTIONS)
     command.add_argument(
@@ -74,6 +79,19 @@ def _register_import(inner: Commands) -> None:
     )
     command.add_argument("--columns", metavar="FIELD=COLUMN,...", help="of a table: image, caption, image_id, others")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
+
+
+def _register_export(inner: Commands) -> None:
+    command = add_command(inner, "export", "write what a config trains on: its pictures, and JSON lines", export)
+    command.add_argument("experiment", metavar="CONFIG", help="FILE.py[:func(args)], a config function")
+    command.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
+    command.add_argument(
+        "--split", default="train", metavar="NAME", help="train (default), or the evaluation whose data are written"
+    )
 
 
 def _options(command: argparse.ArgumentParser) -> None:
@@ -161,6 +179,42 @@ def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     with progress() as report:
         n = write_records(source, args.out, limit=args.limit, progress=lambda done, of: report("records", done, of))
     return {"records": n, "out": str(args.out)}
+
+
+def export(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Write the records of each stage that has the split."""
+    from mmkit.cli.progress import progress
+    from mmkit.config import load_experiment, override
+    from mmkit.data.writing import check_new_folder, export_source
+    from mmkit.errors import UserError
+
+    check_new_folder(args.out)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1")
+    experiment = override(load_experiment(args.experiment), [change for group in args.changes for change in group])
+    stages = experiment.stages()
+    sources = {stage.name: source for stage in stages if (source := _source_of(stage, args.split)) is not None}
+    if not sources:
+        known = dict.fromkeys(name for stage in stages for name in stage.evals)
+        raise UserError(f"--split {args.split}: this config has train{''.join(f', {name}' for name in known)}")
+    numbers: dict[str, Any] = {}
+    for name, make in sources.items():
+        with progress() as report:
+            written = export_source(
+                make(), args.out, args.split if len(sources) == 1 else f"{name}-{args.split}", limit=args.limit,
+                progress=lambda done, of: report("records", done, of),
+            )  # fmt: skip
+        numbers |= written if len(sources) == 1 else {f"{name}.{key}": value for key, value in written.items()}
+    return numbers
+
+
+def _source_of(stage: Experiment, split: str) -> Callable[[], Source] | None:
+    """What makes the source of a stage's training, or of one of its evaluations; None where it has no such one."""
+    if split == "train":
+        return stage.data.train
+    evaluator = stage.evals.get(split)
+    source = None if evaluator is None else evaluator.keywords.get("source")
+    return source if callable(source) else None
 
 
 def build(args: argparse.Namespace) -> Mapping[str, Any]:

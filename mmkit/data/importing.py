@@ -6,24 +6,21 @@ that are files stay where they are, named relative to the new file; those made i
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from mmkit.data.formats import FORMATS
-from mmkit.data.image_io import load_image
 from mmkit.data.karpathy import Karpathy
-from mmkit.data.records import Record, Source
+from mmkit.data.records import Source
 from mmkit.data.sources.built_in import split_of
 from mmkit.data.sources.coco_captions import CocoCaptions
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.table import Table
 from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles
+from mmkit.data.writing import write_records
 from mmkit.errors import UserError
+
+__all__ = ["open_format", "write_records"]
 
 
 def open_format(
@@ -55,50 +52,3 @@ def _refuse(kind: str, given: Mapping[str, tuple[object, tuple[str, ...]]]) -> N
         if value and kind not in fit:
             what = f"the format {kind}; it is for {', '.join(fit)}" if fit else kind
             raise UserError(f"--{name}: has no meaning for {what}")
-
-
-def write_records(
-    source: Source, path: str | Path, *, limit: int | None = None, progress: Callable[[int, int], object] | None = None
-) -> int:
-    """Write a new file of JSON lines, which appears when it is whole; the number of records.
-
-    limit: only the first so many. progress: called with (done, total). Pictures in memory are saved as PNG in the
-    folder ``STEM-images`` beside the file. UserError for a file that is there already or cannot be written.
-    """
-    path = Path(path)
-    if path.exists():
-        raise UserError(f"{path}: exists already; name a new file, or remove it")
-    n = len(source) if limit is None else min(limit, len(source))
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            for i in range(n):
-                file.write(json.dumps(_row(source[i], path, f"{i:06d}"), ensure_ascii=False) + "\n")
-                if progress is not None:
-                    progress(i + 1, n)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    return n
-
-
-def _row(record: Record, path: Path, name: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"image": _picture(record.image, path, name), "image_id": record.image_id}
-    if record.captions and "question" not in record.targets:
-        row["caption"] = list(record.captions) if len(record.captions) > 1 else record.captions[0]
-    for key, value in record.targets.items():
-        # a target may be a picture too (the second one of a pair)
-        is_picture = isinstance(value, Image.Image | Path | bytes)
-        row[key] = _picture(value, path, f"{name}-{key}") if is_picture else value
-    return row
-
-
-def _picture(image: Image.Image | Path | bytes, path: Path, name: str) -> str:
-    """The picture's path relative to the file, saved first where it has none."""
-    if isinstance(image, Path):
-        return Path(os.path.relpath(image, path.parent)).as_posix()
-    folder = path.with_name(f"{path.stem}-images")
-    folder.mkdir(exist_ok=True)
-    load_image(image).save(folder / f"{name}.png")
-    return f"{folder.name}/{name}.png"

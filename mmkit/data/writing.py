@@ -1,0 +1,155 @@
+"""Records written as mmkit's own form: JSON lines, with the pictures beside them or where they are.
+
+What is written reads back as the same samples: captions, ids, questions, labels and all targets that JSON can say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmkit.data.image_io import load_image
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, Source
+from mmkit.errors import UserError
+from mmkit.files import write_text, writing
+
+log = logging.getLogger(__name__)
+
+ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "MPO": ".jpg"}
+Progress = Callable[[int, int], object]
+
+
+def write_records(
+    source: Source, path: str | Path, *, limit: int | None = None, progress: Progress | None = None,
+    copy_to: Path | None = None,
+) -> int:  # fmt: skip
+    """Write a new file of JSON lines, which appears when it is whole; the number of records.
+
+    limit: only the first so many. progress: called with (done, total). copy_to: a folder for the pictures, all of them;
+    None = those that are files stay where they are, and others are saved in ``STEM-images`` beside the file. Each
+    picture is saved once. UserError for a file that is there already or cannot be written, and for targets that JSON
+    cannot say.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path}: exists already; name a new file, or remove it")
+    n = len(source) if limit is None else min(limit, len(source))
+    pictures = _Pictures(path, copy_to or path.with_name(f"{path.stem}-images"), copy=copy_to is not None)
+    problems = Problems(path, unit="record")
+    try:
+        with writing(path) as file:
+            for i in range(n):
+                record = source[i]
+                try:
+                    file.write(json.dumps(_row(record, pictures, f"{i:06d}"), ensure_ascii=False) + "\n")
+                except (TypeError, ValueError) as error:
+                    problems.add(record.key, "not JSON", f"its targets cannot be written ({error})")
+                    problems.raise_if_any(n)
+                if progress is not None:
+                    progress(i + 1, n)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if pictures.repeated:
+        log.warning(
+            "%s: %d records have an id of several pictures; there it is left out, and each picture is one of its own",
+            path, pictures.repeated,
+        )  # fmt: skip
+    return n
+
+
+def export_source(
+    source: Source, folder: str | Path, name: str, *, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write ``folder/NAME.jsonl`` with all its pictures in ``folder/images``, and ``NAME.classes.txt`` where the source
+    names its classes. The counts, and the paths.
+    """
+    folder = Path(folder)
+    out = folder / f"{name}.jsonl"
+    n = write_records(source, out, limit=limit, progress=progress, copy_to=folder / "images" / name)
+    names = getattr(source, "class_names", None)
+    if names:
+        write_text(folder / f"{name}.classes.txt", "".join(f"{one}\n" for one in names))
+    return {"records": n, "out": str(out)} | ({"classes": len(names)} if names else {})
+
+
+def check_new_folder(folder: Path) -> None:
+    """UserError where a folder is there already and is not empty, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is not empty; name a new folder" if folder.is_dir() else f"{folder}: is a file")
+
+
+class _Pictures:
+    """Saves each picture once, and says by which path the file of records names it."""
+
+    def __init__(self, path: Path, folder: Path, *, copy: bool) -> None:
+        self.path, self.folder, self.copy = path, folder, copy
+        self.saved: dict[str, str] = {}
+        self.of_id: dict[str, str] = {}
+        self.repeated = 0
+
+    def name(self, image: Image.Image | Path | bytes, stem: str) -> str:
+        """The path relative to the file of records; the picture is saved first where it must be."""
+        if isinstance(image, Path) and not self.copy:
+            return Path(os.path.relpath(image, self.path.parent)).as_posix()
+        kind = image if isinstance(image, Path | bytes) else image.tobytes() + repr((image.mode, image.size)).encode()
+        key = str(kind) if isinstance(kind, Path) else hashlib.blake2b(kind, digest_size=16).hexdigest()
+        if key not in self.saved:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            target = self.folder / f"{stem}{_ending(image)}"
+            _save(image, target)
+            self.saved[key] = Path(os.path.relpath(target, self.path.parent)).as_posix()
+        return self.saved[key]
+
+    def image_id(self, record: Record, name: str) -> str | None:
+        """The id to write; None where the name says it, or the id is of several pictures, which no file may say."""
+        own = isinstance(record.image, Path) and record.image_id == os.path.abspath(record.image)
+        same = self.of_id.setdefault(record.image_id, name) == name
+        self.repeated += not same
+        return record.image_id if same and not own else None
+
+
+def _ending(image: Image.Image | Path | bytes) -> str:
+    if isinstance(image, Path):
+        return image.suffix
+    if isinstance(image, Image.Image):
+        return ".png"
+    load_image(image)  # says what is wrong with it
+    with Image.open(io.BytesIO(image)) as opened:
+        kind = opened.format or "PNG"
+    return ENDINGS.get(kind, f".{kind.lower()}")
+
+
+def _save(image: Image.Image | Path | bytes, target: Path) -> None:
+    if isinstance(image, Path):
+        try:
+            shutil.copyfile(image, target)
+        except OSError as error:
+            raise UserError(f"{image}: cannot be copied to {target} ({error.strerror or error})") from error
+    elif isinstance(image, bytes):
+        target.write_bytes(image)
+    else:
+        load_image(image).save(target)
+
+
+def _row(record: Record, pictures: _Pictures, stem: str) -> Mapping[str, Any]:
+    name = pictures.name(record.image, stem)
+    row: dict[str, Any] = {"image": name, "image_id": pictures.image_id(record, name)}
+    if row["image_id"] is None:
+        del row["image_id"]
+    if record.captions and "question" not in record.targets:
+        row["caption"] = list(record.captions) if len(record.captions) > 1 else record.captions[0]
+    for key, value in record.targets.items():
+        # a target may be a picture too (the second one of a pair)
+        is_picture = isinstance(value, Image.Image | Path | bytes)
+        row[key] = pictures.name(value, f"{stem}-{key}") if is_picture else value
+    return row
