@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.evaluate import add_model_arguments, add_predictions, make_predictor
 from mmkit.cli.main import add_command, write_json
 
 log = logging.getLogger("mmkit")
@@ -33,13 +33,19 @@ def register(commands: Commands) -> None:
     command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")
     command.add_argument(
         "--answers", type=Path, metavar="FILE",
-        help="what to choose from, one per line (default: the answers that the model was trained with)",
+        help="what to choose from, one per line or as JSON (default: the answers that the model was trained with)",
     )  # fmt: skip
     command.add_argument("--generate", action="store_true", help="write answers freely instead of choosing")
     command.add_argument(
         "--first-token-twice", action="store_true",
         help="rank as ALBEF's official evaluation does: the first token's log-probability counts twice",
     )  # fmt: skip
+    command.add_argument(
+        "--as-published", action="store_true",
+        help="accuracy by the program of the VQA challenge, which compares annotators' answers nearly as they are "
+        "(default: both sides normalised; both are in the output)",
+    )  # fmt: skip
+    add_predictions(command, "the answers, with question_id")
     add_model_arguments(command)
 
 
@@ -51,8 +57,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    if args.data is None and (args.annotations or args.images):
-        raise UserError("--annotations and --images belong to --data")
+    if args.data is None and (args.annotations or args.images or args.predictions or args.as_published):
+        raise UserError("--annotations, --images, --predictions and --as-published belong to --data")
     if args.question is not None and not args.question.strip():
         raise UserError("--question: is empty; ask something")
     if args.generate and (args.answers is not None or args.first_token_twice):
@@ -90,14 +96,22 @@ def _ask(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.sources.open import open_source
+    from mmkit.evals.predictions import check_predictions
     from mmkit.evals.vqa import VQA
 
-    source = open_source(args.data, {"question"}, annotations=args.annotations, images=args.images)
-    evaluator = VQA(source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size)
+    check_predictions(args.predictions)
+    source = open_source(
+        args.data, {"question"}, annotations=args.annotations, images=args.images,
+        answers_needed=args.predictions is None,
+    )  # fmt: skip
+    evaluator = VQA(
+        source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,
+        as_published=args.as_published, predictions=args.predictions,
+    )  # fmt: skip
     args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        return evaluator(predictor)
+        return evaluator.evaluate(predictor).to_json()
 
 
 def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:

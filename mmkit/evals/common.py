@@ -71,6 +71,14 @@ def gather_by_index(values: Tensor, index: Tensor, total: int, device: torch.dev
     return torch.empty_like(values).index_copy_(0, index, values)
 
 
+def gather_items(items: Sequence[T], index: Tensor, total: int) -> list[T]:
+    """Like ``gather_by_index``, of anything: each rank's items with their numbers (n,) -> all in order."""
+    found = {i: item for part in ranks.gather_objects((index.tolist(), items)) for i, item in zip(*part, strict=True)}
+    if len(found) != total:
+        raise RuntimeError(f"evaluation lost or repeated items: {len(found)} results for {total} items")
+    return [found[i] for i in range(total)]
+
+
 def together(work: Callable[[], T]) -> T:
     """Run this rank's share. What stops one rank stops all of them, with its message, instead of a wait for ever."""
 

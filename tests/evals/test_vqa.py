@@ -1,5 +1,7 @@
 """Accuracy over questions and over classes, and ``Predictor.answer``: by hand, in any batch, and what is refused."""
 
+import json
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +10,7 @@ import torch
 
 from mmkit.errors import UserError
 from mmkit.evals.classify import Classification, rates
+from mmkit.evals.intervals import wilson
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.answer_decoder import AnswerDecoder
@@ -141,7 +144,7 @@ def test_the_check_reads_few_records():
             return super().__getitem__(i)
 
     VQA(source=Counted(5000)).check(predictor("decoder"))
-    assert 0 < Counted.read <= 300
+    assert 0 < Counted.read <= 301
 
 
 def test_questions_without_answers_are_named_before_training():
@@ -187,3 +190,119 @@ def test_a_head_that_is_not_there():
 
 def test_partials_are_made():
     assert VQA(source=partial(Questions, 4))(predictor("classifier"))["n"] == 4
+
+
+class Numbered(Questions):
+    """With ids of their own, and answers where that is asked for."""
+
+    def __init__(self, n, answered=lambda i: True, ids=lambda i: 1000 - i):
+        super().__init__(n)
+        self.answered, self.ids = answered, ids
+
+    def __getitem__(self, i):
+        record = super().__getitem__(i)
+        targets = {**record.targets, "question_id": self.ids(i)}
+        if not self.answered(i):
+            targets.pop("answers")
+        return replace(record, targets=targets)
+
+
+@pytest.mark.parametrize(("kind", "generate"), [("classifier", False), ("decoder", False), ("decoder", True)])
+def test_predictions_are_what_the_server_takes_with_answers_or_without(tmp_path, kind, generate):
+    made, files = predictor(kind), [tmp_path / "a" / "p.json", tmp_path / "p.jsonl"]
+    wanted = []
+    for i in range(11):
+        record = Numbered(11)[i]
+        ((answer, _),) = made.answer([record], record.captions, top=1, generate=generate)[0]
+        wanted.append({"question_id": 1000 - i, "answer": answer})
+    found = VQA(source=Numbered(11), batch_size=3, predictions=files[0], generate=generate)(made)
+    assert json.loads(files[0].read_text()) == wanted  # in the order of the data, each once
+    assert 0 <= found["accuracy"] <= 1
+    blind = VQA(source=Numbered(11, lambda i: False), batch_size=4, predictions=files[1], generate=generate)
+    blind.check(made)
+    assert blind(made) == {"n": 11}  # nothing is claimed
+    assert [json.loads(line) for line in files[1].read_text().splitlines()] == wanted
+
+
+def test_what_cannot_be_predicted_or_measured_is_named(tmp_path):
+    made = predictor("classifier")
+    with pytest.raises(UserError, match=r'"answers" must be .*--predictions FILE'):
+        VQA(source=Numbered(5, lambda i: False))(made)
+    some = lambda i: i != 3, lambda i: i == 3
+    for answered, message in zip(some, ('question 3: "answers" must be', "question 3: has answers"), strict=True):
+        with pytest.raises(UserError, match=message):
+            VQA(source=Numbered(5, answered), predictions=tmp_path / "p.json")(made)
+    with pytest.raises(UserError, match="question 4: question_id 1 is that of question 1 too"):
+        VQA(source=Numbered(5, ids=lambda i: i % 3), predictions=tmp_path / "p.json")(made)
+    assert VQA(source=Numbered(5, ids=lambda i: i % 3))(made)["n"] == 5  # a rate needs no ids
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_both_rules_stand_side_by_side_by_name(monkeypatch):
+    """All ten gave "t-shirt", which the published program never meets; ours does."""
+
+    class Shirts(Questions):
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            return replace(record, targets={**record.targets, "answers": ["t-shirt"] * 10 if i < 3 else ["red"] * 10})
+
+    monkeypatch.setattr("mmkit.evals.vqa.answers_to", lambda p, records, *rest: [["t-shirt"] for _ in records])
+    monkeypatch.setattr("mmkit.evals.vqa.LOOKED_AT", 0)
+    monkeypatch.setattr("mmkit.evals.vqa.check_coverage", lambda *args, **kwargs: None)
+    ours = VQA(source=Shirts(4)).evaluate(predictor("classifier")).to_json()
+    assert (ours["accuracy"], ours["published.accuracy"], ours["rule"]) == (0.75, 0.0, "mmkit")
+    assert (ours["interval_low"], ours["interval_high"]) == wilson(3, 4)
+    theirs = VQA(source=Shirts(4), as_published=True).evaluate(predictor("classifier")).to_json()
+    assert (theirs["accuracy"], theirs["published.accuracy"], theirs["rule"]) == (0.0, 0.0, "published")
+    assert theirs["by_type.even"] == theirs["published.by_type.even"] == 0.0
+    assert ours["by_type.odd"] == 0.5
+
+
+@pytest.mark.parametrize("kind", ["classifier", "decoder"])
+def test_a_model_that_scores_all_answers_alike_gets_the_mean_over_them(kind):
+    """Not that of the first one, to which equal scores would fall."""
+
+    class First(Questions):
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            return replace(record, targets={**record.targets, "answers": [ANSWERS[0]] * 3})
+
+    made = predictor(kind)
+    head = made.heads["answer"]
+    with torch.no_grad():
+        for parameter in (head.out if kind == "classifier" else head.vocabulary).parameters():
+            parameter.zero_()
+        if kind == "decoder":
+            head.decoder.embeddings.words.weight.zero_()
+    chosen = ("red", "blue", "pink")
+    found = VQA(source=First(6), answers=chosen, batch_size=4)(made)
+    if kind == "classifier":
+        assert found["accuracy"] == pytest.approx(1 / 3)
+    else:  # answers of as many tokens are as likely
+        assert found["accuracy"] <= 1 / 2
+
+
+def test_a_broken_model_answers_nothing():
+    for kind, generate in (("classifier", False), ("decoder", False), ("decoder", True)):
+        made = predictor(kind)
+        with torch.no_grad():
+            for parameter in made.heads["answer"].parameters():
+                parameter.fill_(torch.nan)
+        with pytest.raises(UserError, match="not finite"):
+            VQA(source=Questions(4), generate=generate)(made)
+
+
+def test_pictures_are_not_held():
+    """Each record is let go before the next batch is read."""
+    alive = []
+
+    class Watched(Questions):
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            alive.append(weakref.ref(record.image))
+            most.append(sum(ref() is not None for ref in alive))
+            return record
+
+    most = []
+    VQA(source=Watched(40), batch_size=4)(predictor("classifier"))
+    assert max(most) < 20
