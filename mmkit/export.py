@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from mmkit.config_json import dump
 from mmkit.data.size import height_width
 from mmkit.encoders.open_clip import OpenClip
 from mmkit.errors import UserError
+from mmkit.files import check_new_folder, write_json
 from mmkit.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -93,9 +93,10 @@ def export(predictor: Predictor, folder: str | Path) -> dict[str, Graph]:
     """Write the graphs that the model can give, by name: "image", "text", "match". The predictor goes to the CPU.
 
     Needs ``pip install "mmkit[export]"``. UserError where that is missing, the model has none of the parts, the folder
-    cannot be written, or a graph differs from the model.
+    cannot be written or is not empty, or a graph differs from the model.
     """
     folder = Path(folder)
+    check_new_folder(folder)
     parts = _parts(predictor)
     _check_installed()
     predictor.to("cpu")
@@ -107,7 +108,7 @@ def export(predictor: Predictor, folder: str | Path) -> dict[str, Graph]:
             for name, part in parts.items():
                 graphs[name] = _export(predictor, part.eval(), folder / f"{name}.onnx")
                 log.info("%s: differs by %.1e", graphs[name].file, graphs[name].difference)
-        (folder / "export.json").write_text(json.dumps(_facts(predictor, graphs), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "export.json", _facts(predictor, graphs))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
     return graphs

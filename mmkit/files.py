@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mmkit.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -52,9 +53,12 @@ def beside(path: str | Path) -> Iterator[Path]:
         part.replace(place)
         to_disk(place.parent)
     except OSError as error:
-        if isinstance(error.filename, str) and Path(error.filename) not in (part, place, *place.parents):
+        about = Path(error.filename) if isinstance(error.filename, str) else part
+        if about not in (part, place, *place.parents):
             raise
-        raise UserError(f"{wanted}: cannot be written ({error.strerror or error})") from error
+        reason = error.strerror or str(error)
+        above = f"{about}: " if about in place.parents else ""
+        raise UserError(f"{wanted}: cannot be written ({above}{reason})") from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -112,6 +116,30 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """The value as indented JSON, whole or not at all; UserError where it cannot be written."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_picture(picture: Image, path: str | Path) -> None:
+    """A Pillow picture, whole or not at all, as the kind that the name's ending says; UserError where it cannot be."""
+    from PIL import Image as pillow
+
+    path = Path(path)
+    kind = pillow.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in pillow.SAVE:
+        raise UserError(f"{path}: no kind of picture; give a name that ends in .png")
+    with writing(path, "wb") as file:
+        try:
+            picture.save(file, kind)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: cannot be written as a picture ({error}); end the name in .png") from error
+
+
+def check_new_folder(path: str | Path) -> None:
+    """UserError where there is a file, or a folder with anything in it."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; name a new folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path}: is not empty; name a new folder")
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -11,7 +11,6 @@ done already, and prints the accuracies and their mean as Markdown. ``--args`` a
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from statistics import mean
@@ -19,6 +18,7 @@ from statistics import mean
 from rich.console import Console
 
 from mmkit.config import load_experiment, override
+from mmkit.files import check_new_folder, write_json
 from mmkit.hub import save
 from mmkit.train.stages import train_stages
 
@@ -35,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.start != "pretraining" and not (Path(args.start) / "model.safetensors").is_file():
         parser.error(f"--start {args.start}: no model.safetensors there; name the folder of a trained model")
+    check_new_folder(args.out)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found: dict[str, list[dict[str, float]]] = {"scratch": [], args.start: []}
     for seed in args.seeds:
@@ -44,8 +45,7 @@ def main() -> None:
             function = args.config if ":" in args.config else f"{args.config}:openmoji"
             numbers.append(run(f"{function}({call})", args.changes, folder))
     Console(soft_wrap=True).print(table(found, args.seeds), markup=False, highlight=False)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "compare.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(args.out / "compare.json", found)
 
 
 def run(spec: str, changes: list[str], folder: Path) -> dict[str, float]:

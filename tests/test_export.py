@@ -69,11 +69,11 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nothing to export"):
         export(predictor(heads=(), model=vilt_tiny), tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="is a file; name a new folder"):
         export(predictor(), tmp_path / "file")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx is not installed.*mmkit\[export\]"):
-        export(predictor(), tmp_path)
+        export(predictor(), tmp_path / "new")
 
 
 def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):

@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mmkit import files
 from mmkit.errors import UserError
-from mmkit.files import beside, read_json, remove_folder, write_json, write_tensors, write_text, writing
+from mmkit.files import (
+    beside,
+    check_new_folder,
+    read_json,
+    remove_folder,
+    replace_folder,
+    save_picture,
+    write_json,
+    write_tensors,
+    write_text,
+    writing,
+)
 
 
 def names(folder):
@@ -125,7 +137,7 @@ def test_a_long_name_has_room_for_its_part(tmp_path):
 
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(UserError, match=r"x\.json: cannot be written \(.+\)"):
+    with pytest.raises(UserError, match=r"x\.json: cannot be written \(.*file: .+\)"):
         write_json(tmp_path / "file" / "x.json", {})
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"folder: cannot be written \(is a folder; name a file in it\)"):
@@ -204,3 +216,40 @@ def test_a_removal_that_is_killed_leaves_no_half_folder(tmp_path, monkeypatch):
     remove_folder(folder)
     remove_folder(folder)  # nothing there is no error
     assert not folder.exists()
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path):
+    for name in ("new", "old"):
+        write_text(tmp_path / name / name, name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert names(tmp_path) == ["old"]
+    assert names(tmp_path / "old") == ["new"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.webp", "WEBP")])
+def test_a_picture_is_of_the_kind_that_its_name_says(tmp_path, name, kind):
+    save_picture(Image.new("RGB", (4, 4)), tmp_path / name)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == kind
+    assert names(tmp_path) == [name]
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path):
+    for name in ("a.txt", "a", "a.xyz"):
+        with pytest.raises(UserError, match=f"{name}: no kind of picture; give a name that ends in .png"):
+            save_picture(Image.new("RGB", (4, 4)), tmp_path / name)
+    (tmp_path / "a.jpg").write_text("old")
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be written"):
+        save_picture(Image.new("RGBA", (4, 4)), tmp_path / "a.jpg")
+    assert (tmp_path / "a.jpg").read_text() == "old"
+    assert names(tmp_path) == ["a.jpg"]
+
+
+def test_a_new_folder_is_not_there_or_empty(tmp_path):
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / ".file").touch()
+    with pytest.raises(UserError, match="is not empty; name a new folder"):
+        check_new_folder(tmp_path)
+    with pytest.raises(UserError, match="is a file; name a new folder"):
+        check_new_folder(tmp_path / ".file")

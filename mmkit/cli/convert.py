@@ -225,10 +225,10 @@ def _check_reachable(name: str) -> None:
 def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: Tokenizer) -> list[str]:
     """Write the model folder; the names of the tensors that inference does not need, kept beside."""
     import torch
-    from safetensors.torch import save_file
 
     from mmkit import hub
     from mmkit.config_json import dump
+    from mmkit.files import write_tensors
     from mmkit.predictor import Predictor
 
     model = recipe.model(vocab_size=recipe.vocab_size)
@@ -242,12 +242,8 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
             module.load_state_dict(own)
             rest -= {f"{prefix}.{name}" for name in own if "queue" not in name}
     kept = {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if kept:
-            save_file(kept, out / TRAINING_STATE)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error})") from error
+    if kept:
+        write_tensors(out / TRAINING_STATE, kept)
     parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
     hub.save(out, predictor, {"name": layout.name, "args": parts})
     return sorted(rest)
@@ -284,6 +280,7 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
     import torch
 
     from mmkit.convert.table import Constant, Dropped
+    from mmkit.files import write_json
 
     record = {
         "layout": layout.name,
@@ -303,4 +300,4 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
         "beside": {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)},
         "training_state": bool(rest),
     }
-    (out / CONVERSION).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / CONVERSION, record)

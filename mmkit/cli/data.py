@@ -114,6 +114,7 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.sources.table_file import columns_of
     from mmkit.draws import check_seed
     from mmkit.errors import UserError
+    from mmkit.files import save_picture
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
@@ -128,11 +129,7 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     else:
         batch, tokenizer = sample_batch(source, n=args.n, size=args.size, seed=args.seed)
         picture, n = grid(batch, tokenizer), len(batch)
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(args.out)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {args.out}: cannot be written as a picture ({error})") from error
+    save_picture(picture, args.out)
     return {"samples": n, "picture": str(args.out)}
 
 
@@ -185,8 +182,9 @@ def export(args: argparse.Namespace) -> Mapping[str, Any]:
     """Write the records of each stage that has the split."""
     from mmkit.cli.progress import progress
     from mmkit.config import load_experiment, override
-    from mmkit.data.writing import check_new_folder, export_source
+    from mmkit.data.writing import export_source
     from mmkit.errors import UserError
+    from mmkit.files import check_new_folder
 
     check_new_folder(args.out)
     if args.limit is not None and args.limit < 1:
@@ -222,6 +220,7 @@ def build(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.answers import build_answers, coverage
     from mmkit.data.sources.open import open_all_questions
     from mmkit.errors import UserError
+    from mmkit.files import write_text
 
     if args.min_count is not None and args.top is not None:
         raise UserError("give --min-count or --top, not both")
@@ -230,11 +229,7 @@ def build(args: argparse.Namespace) -> Mapping[str, Any]:
     min_count = 9 if args.min_count is None and args.top is None else args.min_count
     answers = build_answers(source, min_count=min_count, top=args.top)
     found = coverage(source, answers, limit=len(source))
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("\n".join(answers) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from error
+    write_text(args.out, "\n".join(answers) + "\n")
     return {
         "answers": len(answers), "questions": len(source), "covered": found.share, "best_accuracy": found.best,
         "out": str(args.out),

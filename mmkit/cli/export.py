@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     command = add_command(commands, "export", "write a model's towers and matching as ONNX graphs", run)
     add_model_choice(command)
-    command.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the graphs go")
+    command.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder for the graphs")
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:

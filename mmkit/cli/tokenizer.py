@@ -28,10 +28,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.records import captions_of
     from mmkit.data.sources.open import open_source
     from mmkit.data.tokenizer import load_tokenizer, sentencepiece
-    from mmkit.errors import UserError
+    from mmkit.files import check_new_folder
 
-    if args.out.exists():
-        raise UserError(f"--out {args.out}: exists already; name a new folder, or remove it")
+    check_new_folder(args.out)
     source = open_source(args.data)
     sentencepiece(vocab_size=args.vocab_size, captions=lambda: captions_of(source), folder=args.out)
     tokenizer = load_tokenizer(args.out)

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmkit.convert.table import State
 from mmkit.errors import UserError
-from mmkit.files import read_json
+from mmkit.files import read_json, write_tensors, writing
 
 WEIGHTS = (
     "model.safetensors",
@@ -88,19 +88,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], wrapper: tuple[str, ...] = ()) -> None:
     """Weights as a file of others: safetensors, or by another suffix a pickle with ``wrapper`` around the weights."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            save_file({key: value.clone() for key, value in state.items()}, part, metadata={"format": "pt"})
-        else:
-            content: Any = dict(state)
-            for name in reversed(wrapper):
-                content = {name: content}
-            torch.save(content, part)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
+    if path.suffix == ".safetensors":
+        write_tensors(path, {key: value.clone() for key, value in state.items()}, {"format": "pt"})
+        return
+    content: Any = dict(state)
+    for name in reversed(wrapper):
+        content = {name: content}
+    with writing(path, "wb") as file:
+        torch.save(content, file)
 
 
 def find_weights(path: Path) -> Path:

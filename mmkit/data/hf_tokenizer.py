@@ -17,7 +17,7 @@ from mmkit.data.text_ops import CAPTION_WORDS, QUESTION_WORDS, clean_caption, cl
 from mmkit.data.texts.hf_folder import FILES, from_folder, is_folder
 from mmkit.data.tokenizer import Framing, Kind, is_cjk
 from mmkit.errors import UserError
-from mmkit.files import read_json
+from mmkit.files import read_json, write_text
 
 __all__ = ["CLIP", "FILES", "FRAMING", "HuggingFaceTokenizer"]
 
@@ -86,7 +86,7 @@ class HuggingFaceTokenizer:
     def save(self, folder: str | Path) -> None:
         """See ``Tokenizer``."""
         self._wrapped.save_pretrained(str(folder))
-        (Path(folder) / FRAMING).write_text(json.dumps(asdict(self.framing)) + "\n", encoding="utf-8")
+        write_text(Path(folder) / FRAMING, json.dumps(asdict(self.framing)) + "\n")
 
     def _cleaned(self, text: str, kind: Kind, whole: bool) -> str:
         """What is read of a text; whole: no word of it left out."""

@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmkit.data.openmoji_kinds import KINDS, missing, people
+from mmkit.errors import UserError
+from mmkit.files import writing
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +148,8 @@ def sprites(size: int) -> dict[str, np.ndarray]:
     except (OSError, ValueError):
         array = render(emoji, size)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.npy")
-            np.save(part, array)
-            part.replace(path)
-        except OSError as error:
-            log.info("the rendered emoji could not be kept for the next time: %s", error)
+            with writing(path, "wb") as file:
+                np.save(file, array)
+        except UserError as error:
+            log.info("the rendered emoji are not kept for the next time: %s", error)
     return dict(zip(emoji, array, strict=True))

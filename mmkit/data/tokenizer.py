@@ -8,7 +8,6 @@ Hugging Face tokenizers.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmkit.data.records import Source, captions_of
 from mmkit.errors import UserError
+from mmkit.files import writing
 
 SP_FILE = "sentencepiece.model"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -180,10 +180,8 @@ class SentencePieceTokenizer:
     def save(self, folder: str | Path) -> None:
         """See ``Tokenizer``. Atomic, so that several processes may write the same model."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{SP_FILE}.{os.getpid()}"
-        part.write_bytes(self._model)
-        part.replace(folder / SP_FILE)
+        with writing(folder / SP_FILE, "wb") as file:
+            file.write(self._model)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self._model}

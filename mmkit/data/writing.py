@@ -45,6 +45,10 @@ def write_records(
         raise UserError(f"{path}: exists already; name a new file, or remove it")
     n = len(source) if limit is None else min(limit, len(source))
     pictures = _Pictures(path, copy_to or path.with_name(f"{path.stem}-images"), copy=copy_to is not None)
+    if pictures.folder.is_dir() and any(pictures.folder.iterdir()):
+        raise UserError(
+            f"{pictures.folder}: is where pictures would go, and is not empty; give {path.name} another name"
+        )
     problems = Problems(path, unit="record")
     try:
         with writing(path) as file:
@@ -80,12 +84,6 @@ def export_source(
     if names:
         write_text(folder / f"{name}.classes.txt", "".join(f"{one}\n" for one in names))
     return {"records": n, "out": str(out)} | ({"classes": len(names)} if names else {})
-
-
-def check_new_folder(folder: Path) -> None:
-    """UserError where a folder is there already and is not empty, or is a file."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is not empty; name a new folder" if folder.is_dir() else f"{folder}: is a file")
 
 
 class _Pictures:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmkit.data.show_text import font
 from mmkit.errors import UserError
+from mmkit.files import save_picture
 
 MOST = 20
 PAIRS = 10
@@ -75,11 +76,7 @@ def check_picture_name(path: Path) -> None:
 
 def save_confusion(path: Path, names: Sequence[str], matrix: Tensor, by: str = "") -> None:
     """Draw it into a file; UserError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_confusion(names, matrix, by).save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the picture cannot be written ({error}); give a name that ends in .png") from error
+    save_picture(draw_confusion(names, matrix, by), path)
 
 
 def _names(image: Image.Image, pen: ImageDraw.ImageDraw, names: Sequence[str], left: int, top: int) -> None:

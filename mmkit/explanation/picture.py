@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmkit.errors import UserError
 from mmkit.explanation.maps import Explanation, HeatMap, Word
+from mmkit.files import writing
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +131,8 @@ def check_font(file: str | Path | None) -> None:
 
 def save(picture: Image.Image, path: str | Path) -> None:
     """Write a PNG whole or not at all; UserError where it cannot be written."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(part, "PNG", optimize=True)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: the picture cannot be written ({error})") from error
+    with writing(path, "wb") as file:
+        picture.save(file, "PNG", optimize=True)
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int, most: int = 3) -> list[str]:

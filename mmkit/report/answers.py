@@ -16,6 +16,7 @@ from mmkit.data.targets import answers_of
 from mmkit.errors import UserError
 from mmkit.evals.common import make_source, together
 from mmkit.explanation.explain import explain_pairs
+from mmkit.files import write_text
 from mmkit.nn.gather import rank
 from mmkit.predictor import Predictor
 from mmkit.report import run_folder
@@ -100,6 +101,4 @@ def place(path: Path, section: str) -> None:
     after = rest.partition(END)[2]
     if not found:
         raise UserError(f"{path}: this page has no place for answers; it was not written by mmkit's report")
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
-    part.replace(path)
+    write_text(path, f"{before}{BEGIN}\n{section}\n{END}{after}")

@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mmkit.errors import UserError
 from mmkit.evals.zeroshot import ZeroShotResult
+from mmkit.files import write_text
 from mmkit.report import chart, run_folder
 from mmkit.report.collect import Classified, Examples
 
@@ -83,12 +83,7 @@ def write_report(folder: str | Path, page: Page, metrics: Mapping[str, float] | 
         )
     )
     path = folder / "report.html"
-    part = folder / ".report.html.part"
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: the report cannot be written ({error})") from error
+    write_text(path, text)
     return path
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mmkit.files import write_text
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -80,9 +82,7 @@ def keep_until(path: Path, step: int) -> None:
             continue
         if event["step"] <= step:
             kept.append(line)
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    part.replace(path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 class Display:

@@ -1,0 +1,103 @@
+"""No command writes into a folder of something else, or over a file before the new one is whole."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mmkit import hub
+from mmkit.cli.main import main
+from mmkit.train.loop import train
+from tests.train.fakes import tiny
+
+CONFIG = """
+from mmkit.config import Experiment
+from tests.train.fakes import tiny
+
+def c() -> Experiment:
+    return tiny()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    out = tmp_path_factory.mktemp("model") / "run"
+    train(tiny(run=dict(steps=3)), out, save_model=hub.save)
+    return out
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder of the user's, records, a config, and what a folder holds."""
+    (tmp_path / "mine" / "tokenizer").mkdir(parents=True)
+    for name in ("thesis.txt", "model.safetensors", "tokenizer/mine.json", "image.onnx"):
+        (tmp_path / "mine" / name).write_text(f"precious {name}")
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "a.png")
+    (tmp_path / "records.jsonl").write_text('{"image": "a.png", "caption": "a red square"}\n' * 3)
+    (tmp_path / "c.py").write_text(CONFIG)
+    return tmp_path
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+COMMANDS = {
+    "train": "train {place}/c.py --out {place}/mine",
+    "train --resume": "train {place}/c.py --out {place}/mine --resume",
+    "quickstart": "quickstart --out {place}/mine",
+    "quickstart --resume": "quickstart --out {place}/mine --resume",
+    "tokenizer": "tokenizer train {place}/records.jsonl --out {place}/mine --vocab-size 30",
+    "export": "export --model {model} --out {place}/mine",
+    "convert": "convert auto {model} {place}/mine",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_of_something_else_is_refused_by_every_command(name, place, model, capsys):
+    before = contents(place)
+    assert main([word.format(place=place, model=model) for word in COMMANDS[name].split()]) == 2
+    assert contents(place) == before
+    error = capsys.readouterr().err
+    assert f"{place / 'mine'}: is not empty" in error
+    assert "new folder" in error
+
+
+def test_pictures_of_an_import_do_not_mix_with_others(place, capsys):
+    (place / "out-images").mkdir()
+    Image.new("RGB", (2, 2), "blue").save(place / "out-images" / "000000.png")
+    before = contents(place)
+    assert main(["data", "import", "builtin", "openmoji", str(place / "out.jsonl"), "--limit", "2"]) == 2
+    assert contents(place) == before
+    assert f"{place / 'out-images'}: is where pictures would go, and is not empty" in capsys.readouterr().err
+
+
+def test_a_list_that_fails_half_way_leaves_the_old_one(place, monkeypatch):
+    from mmkit import files
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    out, numbers = place / "answers.txt", place / "n.json"
+    for path in (out, numbers):
+        path.write_text("old")
+    command = ["data", "build-answers", "--data", "easy-vqa", "--out", str(out), "--json", str(numbers)]
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        assert main(command) == 2
+    assert {path.read_text() for path in (out, numbers)} == {"old"}
+    assert main(command) == 0
+    assert "red" in out.read_text().split()
+    assert json.loads(numbers.read_text())["answers"] == 13
+    assert not [p for p in place.iterdir() if p.name.startswith(".")]
+
+
+def test_a_picture_is_written_in_the_end(place, capsys):
+    out = place / "sheet.png"
+    out.write_text("old")
+    assert main(["data", "show", str(place / "records.jsonl"), "--out", str(out), "--n", "2"]) == 0
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+    assert main(["data", "show", str(place / "records.jsonl"), "--out", str(place / "sheet.txt"), "--n", "2"]) == 2
+    assert "sheet.txt: no kind of picture; give a name that ends in .png" in capsys.readouterr().err
+    assert not (place / "sheet.txt").exists()
