@@ -184,9 +184,10 @@ def _of_a_project(layout: Layout) -> Layout:
 def _recipe(layout: Layout, file: Checkpoint) -> tuple[Recipe | None, list[str], str]:
     """The recipe, the options without which the conversion stops, and what stands in its way."""
     from mmkit.convert.layout import Choices
+    from mmkit.convert.pictures import beside
 
     assert layout.recipe is not None
-    choices, flags = Choices(config=file.config), list[str]()
+    choices, flags = Choices(config=file.config, pictures=beside(file.path)), list[str]()
     while True:
         try:
             with quiet("mmkit"):

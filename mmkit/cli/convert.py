@@ -111,6 +111,7 @@ def convert(
     """A foreign file into the folder ``out``. UserError where it has another layout, or a key is left over."""
     from mmkit.convert.layouts import named
     from mmkit.convert.locate import locate
+    from mmkit.convert.pictures import beside
     from mmkit.convert.read_file import read_checkpoint
     from mmkit.convert.table import about, read, said_of_dropped
 
@@ -124,7 +125,7 @@ def convert(
     if layout.recipe is None:
         raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
     with about(file.path, f", as {layout.name}"):
-        recipe = layout.recipe(file.state, replace(choices, config=file.config))
+        recipe = layout.recipe(file.state, replace(choices, config=file.config, pictures=beside(file.path)))
         state = read(recipe.rows, file.state)
         tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
         rest = _save(out, layout, recipe, state, tokenizer)

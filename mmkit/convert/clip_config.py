@@ -6,7 +6,7 @@ word; so a setting that is not known here is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +31,9 @@ FIXED: dict[bool, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """Activations and attention heads of the towers, how pictures and texts are made, SigLIP's padding.
+    """Activations and attention heads of the towers, the tokenizer, SigLIP's padding.
 
-    None where the config says nothing. image_size: (height, width) in pixels. mean, std: of pictures. squash: whether
-    pictures lose their shape.
+    None where the config says nothing. image_size: (height, width) in pixels.
     """
 
     image_activation: str | None = None
@@ -44,9 +43,6 @@ class Told:
     image_size: tuple[int, int] | None = None
     fill_id: int = 1
     tokenizer: str | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    squash: bool | None = None
 
 
 def told(given: Mapping[str, Any], siglip: bool) -> Told:
@@ -56,7 +52,7 @@ def told(given: Mapping[str, Any], siglip: bool) -> Told:
     model = given.get("model_cfg", given)
     if "vision_cfg" not in model:
         return Told()
-    return replace(_of_open_clip(model, given.get("preprocess_cfg", {}), siglip), image_size=told_size(given))
+    return replace(_of_open_clip(model, siglip), image_size=told_size(given))
 
 
 def _of_transformers(given: Mapping[str, Any], siglip: bool) -> Told:
@@ -82,7 +78,7 @@ def _activation(theirs: str) -> str:
     return ACTIVATIONS[theirs]
 
 
-def _of_open_clip(model: Mapping[str, Any], pictures: Mapping[str, Any], siglip: bool) -> Told:
+def _of_open_clip(model: Mapping[str, Any], siglip: bool) -> Told:
     image, text = model["vision_cfg"], model["text_cfg"]
     for tower, settings in (("vision_cfg", image), ("text_cfg", text)):
         _check(tower, settings, FIXED[siglip])
@@ -91,13 +87,9 @@ def _of_open_clip(model: Mapping[str, Any], pictures: Mapping[str, Any], siglip:
     if "timm_model_name" in image:
         heads, plain = _of_timm(image["timm_model_name"], plain)
     words = "gelu" if siglip else plain
-    if (mode := pictures.get("resize_mode", "shortest")) not in ("squash", "shortest"):
-        raise UserError(f"the config's preprocess_cfg.resize_mode is {mode!r}; mmkit knows squash and shortest")
     return Told(
         image_activation=plain, text_activation="gelu_tanh" if text.get("act_kwargs") else words, image_heads=heads,
         text_heads=text.get("heads", 8), tokenizer=text.get("hf_tokenizer_name"),
-        mean=_triple(pictures.get("mean")), std=_triple(pictures.get("std")),
-        squash=mode == "squash" if "resize_mode" in pictures else None,
     )  # fmt: skip
 
 
@@ -109,13 +101,6 @@ def _check(tower: str, settings: Mapping[str, Any], fixed: Mapping[str, tuple[An
         raise UserError(
             f"the config's {tower}.{key} = {value!r} is not known to mmkit{wanted}: load it as open_clip:FOLDER"
         )
-
-
-def _triple(values: Sequence[float] | None) -> tuple[float, float, float] | None:
-    if values is None:
-        return None
-    a, b, c = values
-    return float(a), float(b), float(c)
 
 
 def _of_timm(name: str, plain: str) -> tuple[int | None, str]:

@@ -31,7 +31,7 @@ class Choices:
     image_heads, text_heads: attention heads of each tower; None = what the config says, or one for each 64 of its
     width. image_size: (height, width) in pixels; None = what the config says, or a square. activation: None = what the
     config says. answers: the list that an answering head ranks, or was trained with. config: the weights' own, empty
-    where there is none.
+    where there is none. pictures: what the files beside them say of pictures (``pictures.beside``).
     """
 
     image_heads: int | None = None
@@ -40,6 +40,7 @@ class Choices:
     activation: str | None = None
     answers: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from mmkit.convert import albef
 from mmkit.convert.grid import compact, picture_size, told_size
 from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
+from mmkit.convert.pictures import Reading, picture_transform, reading
 from mmkit.convert.table import Row, depth_of
-from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
 from mmkit.data.tokenizer import Framing
 from mmkit.errors import UserError
 from mmkit.heads.answer_decoder import AnswerDecoder
@@ -41,7 +41,9 @@ def _recipe(
         words, positions = (state[f"{text}embeddings.{name}_embeddings.weight"] for name in ("word", "position"))
         image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
         cells = state["visual_encoder.pos_embed"].shape[1] - 1
-        size = compact(picture_size(cells, parts.patch, told_size(choices.config), choices.image_size))
+        found = reading(choices.pictures, "Blip")
+        told = told_size(choices.config) or (found.output if found else None)
+        size = compact(picture_size(cells, parts.patch, told, choices.image_size))
         model = partial(
             build, image_size=size, max_tokens=len(positions), patch=parts.patch[0], image_depth=parts.image_depth,
             image_width=image_width, image_heads=attention_heads("image", image_width, choices.image_heads),
@@ -52,7 +54,9 @@ def _recipe(
         )  # fmt: skip
         return Recipe(
             model=model, heads=heads(state, parts, choices), rows=rows, vocab_size=len(words),
-            transform=EvalTransform(size=size, mean=CLIP_MEAN, std=CLIP_STD),
+            transform=picture_transform(
+                found, Reading(file="ALBEF", fit="squash"), size, parts.patch[0], choices.image_size or told
+            ),
             max_tokens=min(len(positions), most_tokens), tokenizer=BERT, framing=Framing(clean="albef"),
         )  # fmt: skip
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from mmkit.convert import clip, clip_config, vilt
 from mmkit.convert.layout import Choices, Layout, Recipe, State, patch_of
+from mmkit.convert.pictures import OPEN_CLIP, Reading, picture_transform, reading
 from mmkit.convert.table import Row, theirs_of
-from mmkit.data.centre_crop import CentreCrop
-from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
+from mmkit.data.image_ops import EvalTransform
 from mmkit.data.tokenizer import Framing
 from mmkit.data.variable_size import HALF, KeepShape
 from mmkit.errors import UserError
@@ -25,43 +26,53 @@ from mmkit.models.sizes_vilt import vilt as build_vilt
 
 CLIP_LICENCE = "MIT for OpenAI's weights; that of their training for others, not stated in the file"
 WORDS = "model.text.words.weight"
+log = logging.getLogger(__name__)
 
 
 def _clip_recipe(state: State, choices: Choices) -> Recipe:
-    known = _told(choices, siglip=False)
+    known, transform = _told(state, choices, siglip=False)
     arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
-    shape = EvalTransform if known.squash else CentreCrop
     return Recipe(
         model=partial(sizes_dual.clip, **arguments), heads={"itc": partial(ITC, queue_size=0)}, rows=rows,
         vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
-        transform=shape(size=arguments["image_size"], mean=known.mean or CLIP_MEAN, std=known.std or CLIP_STD),
-        tokenizer=known.tokenizer or "clip", framing=Framing(last=True, grows=False),
+        transform=transform(arguments), tokenizer=known.tokenizer or "clip", framing=Framing(last=True, grows=False),
     )  # fmt: skip
 
 
 def _siglip_recipe(state: State, choices: Choices) -> Recipe:
-    known = _told(choices, siglip=True)
+    known, transform = _told(state, choices, siglip=True)
     arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
     words = len(state[theirs_of(rows, WORDS)])
-    shape = CentreCrop if known.squash is False else EvalTransform
     return Recipe(
         model=partial(sizes_dual.siglip, **arguments), heads={"sigmoid": partial(Sigmoid)}, rows=rows,
-        vocab_size=words, max_tokens=arguments["max_tokens"],
-        transform=shape(size=arguments["image_size"], mean=known.mean or HALF, std=known.std or HALF),
+        vocab_size=words, max_tokens=arguments["max_tokens"], transform=transform(arguments),
         tokenizer=known.tokenizer or clip_config.TOKENIZERS.get(words, clip_config.TOKENIZERS[32_000]),
         framing=Framing(first=False, last=True, canonical=True, grows=False), filled=True,
     )  # fmt: skip
 
 
-def _told(choices: Choices, siglip: bool) -> clip_config.Told:
-    """The config, and what was chosen in its place."""
-    known = clip_config.told(choices.config, siglip)
-    return replace(
+def _told(
+    state: State, choices: Choices, siglip: bool
+) -> tuple[clip_config.Told, Callable[[Mapping[str, Any]], EvalTransform]]:
+    """The config, and what was chosen in its place; and the transform of a tower with given arguments."""
+    known, open_clip = clip_config.told(choices.config, siglip), clip.parts_of(state).names == "open_clip"
+    found = reading(choices.pictures, "Siglip" if siglip else "CLIP", open_clip)
+    default = Reading(file="CLIP", window=(224, 224), odd="even" if open_clip else "low")
+    if siglip:
+        default = Reading(file="SigLIP", fit="squash", mean=HALF, std=HALF)
+    size = known.image_size or (found.output if found and found.file != OPEN_CLIP else None)
+    known = replace(
         known, image_heads=known.image_heads if choices.image_heads is None else choices.image_heads,
         text_heads=known.text_heads if choices.text_heads is None else choices.text_heads,
-        image_activation=choices.activation or known.image_activation,
+        image_activation=choices.activation or known.image_activation, image_size=size,
         text_activation=choices.activation or known.text_activation,
     )  # fmt: skip
+
+    def transform(arguments: Mapping[str, Any]) -> EvalTransform:
+        full = choices.image_size or size
+        return picture_transform(found, default, arguments["image_size"], arguments["patch"], full)
+
+    return known, transform
 
 
 def _dual_back(names: clip.Names, siglip: bool) -> Callable[[State], list[Row]]:
@@ -95,11 +106,15 @@ def _vilt_recipe(state: State, choices: Choices) -> Recipe:
         if parts.tied and "tie_word_embeddings" in choices.config and not choices.config["tie_word_embeddings"]:
             raise UserError(f"its config says tie_word_embeddings=false, but there is no {vilt.WORDS}")
         heads["mlm"] = partial(MLM, tied=parts.tied)
+    found = reading(choices.pictures, "Vilt")
+    transform = KeepShape(size=arguments["image_size"], multiple=arguments["patch"])
+    if found is not None:
+        transform = found.keeping_shape(arguments["patch"])
+        log.info("pictures as %s says: %s", found.file, transform)
     return Recipe(
         model=partial(build_vilt, **arguments), heads=heads, rows=rows,
         vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
-        transform=KeepShape(size=arguments["image_size"], multiple=arguments["patch"]),
-        tokenizer="google-bert/bert-base-uncased", framing=Framing(last=True),
+        transform=transform, tokenizer="google-bert/bert-base-uncased", framing=Framing(last=True),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmkit.convert.pictures import PREPROCESSOR, PROCESSOR
 from mmkit.convert.read_file import OPEN_CLIP_CONFIG, WEIGHTS, find_weights
 from mmkit.errors import UserError
 
@@ -102,11 +103,11 @@ def _fetch(repository: str) -> Path | str:
 
 
 def _fetch_config(repository: str) -> None:
-    """The sizes that tensors do not tell (heads, activation) stand there; not every repository has both."""
+    """What tensors do not tell (heads, activation, how pictures are read); not every repository has all of them."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-    for name in ("config.json", OPEN_CLIP_CONFIG):
+    for name in ("config.json", OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR):
         try:
             hf_hub_download(repository, name)
         except (EntryNotFoundError, HfHubHTTPError, OSError):
