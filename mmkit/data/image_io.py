@@ -1,8 +1,6 @@
 """Opening pictures: any mode becomes RGB, the camera's rotation is applied, and what cannot be read names its file.
 
-A mode that states its range keeps it: 8 bits, and 16 bits of grey ("I;16", as in PNG and most TIFF), of which 65535 is
-white. Whole numbers of 32 bits ("I") and floats ("F") state none: there the smallest of the usual ranges that holds
-every value of the picture is taken, 0 to 1 (floats alone), 0 to 255, or 0 to 65535; values outside are refused.
+Grey of more than 8 bits: see ``images/grey``.
 """
 
 from __future__ import annotations
@@ -14,15 +12,18 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
-import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from mmkit.data.images.formats import FORMATS, kind_of
+from mmkit.data.images.formats import BEGINNINGS, FORMATS, kind_of
+from mmkit.data.images.grey import deep_to_rgb, is_deep
+from mmkit.data.images.png import bare
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
@@ -37,8 +38,13 @@ UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, AssertionError, ArithmeticError,
+    struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow raises for broken files of one format or another."""
+LOCKS = tuple(Lock() for _ in range(64))
+"""Objects in memory are read by one thread at a time: Pillow loads a picture when it is first looked at, once."""
 
 
 class BadImage(UserError):
@@ -73,21 +79,43 @@ def load_image(record: Record | Image.Image | Path | str | bytes | IO[bytes]) ->
     name = str(image) if isinstance(image, (str, Path)) else "a picture in memory"
     if isinstance(record, Record):
         name = f"{image} ({record.key})" if isinstance(image, Path) and record.key != str(image) else record.key
-    try:
-        with _opened(image, name) as opened:
-            if not (opened.width and opened.height):
-                raise BadImage(f"{name}: {opened.width} x {opened.height} pixels; there is nothing to see")
-            _check_size(opened, name)
-            opened.load()
-            return to_rgb(upright(opened), name)
-    except FileNotFoundError as error:
-        raise BadImage(f"{name}: no such picture") from error
-    except UnidentifiedImageError as error:
-        raise BadImage(f"{name}: {_unknown(image)}") from error
-    except DAMAGE as error:
-        if isinstance(error, UserError):
-            raise
-        raise BadImage(f"{name}: damaged picture ({error})") from error
+    with LOCKS[id(image) // 16 % len(LOCKS)]:
+        try:
+            return _rgb(image, name)
+        except Image.DecompressionBombError as error:
+            raise BadImage(f"{name}: too many pixels ({error}); {_larger()}") from error
+        except DAMAGE as error:
+            if isinstance(error, UserError):
+                raise
+            with suppress(*DAMAGE):
+                pixels = None if _is_of_the_system(error) else bare(_bytes(image))
+                if pixels is not None:
+                    return _rgb(pixels, name)
+            raise BadImage(f"{name}: {_why(error, image)}") from error
+
+
+def _rgb(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> Image.Image:
+    with _opened(image, name) as opened:
+        if not (opened.width and opened.height):
+            raise BadImage(f"{name}: {opened.width} x {opened.height} pixels; there is nothing to see")
+        _check_size(opened, name)
+        opened.load()
+        return to_rgb(upright(opened), name)
+
+
+def _is_of_the_system(error: BaseException) -> bool:
+    """Whether the file cannot be had; Pillow's own errors of this class have no number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _why(error: BaseException, image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such picture"
+    if isinstance(error, UnidentifiedImageError):
+        return _unknown(image)
+    if isinstance(error, OSError) and _is_of_the_system(error):
+        return f"cannot be read ({error.strerror})"
+    return f"damaged picture ({error})"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -110,22 +138,38 @@ def _opened(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> I
     if isinstance(image, Image.Image):
         if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
             raise BadImage(f"{name}: opened as {image.format}, which is not read. Known formats: {', '.join(FORMATS)}")
-        yield image
+        with _unmapped(image):
+            yield image
         return
     if isinstance(image, (str, Path)):
         _check_file(image, name)
-    file = image if isinstance(image, (str, Path)) else io.BytesIO(file_bytes(image))
     limit = int(max_megapixels() * 1e6)
     if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow refuses twice of it by itself, and our limit is the one that people set
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
+    with _file(image) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(file, formats=_formats())
-        except Image.DecompressionBombError as error:
-            raise BadImage(f"{name}: too many pixels ({error}); {_larger()}") from error
-    with opened:
-        yield opened
+        with opened:
+            yield opened
+
+
+def _file(image: Path | str | bytes | IO[bytes]) -> IO[bytes]:
+    # Pillow never gets the name: it would map a TIFF that is to be turned, with width and height confused
+    return open(image, "rb") if isinstance(image, (str, Path)) else io.BytesIO(file_bytes(image))
+
+
+@contextmanager
+def _unmapped(image: Image.Image) -> Iterator[None]:
+    """Within, Pillow loads the picture from its file and does not map it."""
+    if not isinstance(image, TiffImageFile):
+        yield
+        return
+    name, image.filename = image.filename, ""
+    try:
+        yield
+    finally:
+        image.filename = name
 
 
 @cache
@@ -139,6 +183,8 @@ def file_bytes(image: bytes | IO[bytes]) -> bytes:
     """All that an open file holds, from its beginning where it can go back."""
     if isinstance(image, bytes):
         return image
+    if isinstance(image, io.TextIOBase):
+        raise UserError('a picture\'s file is opened as text; open it as bytes: open(path, "rb")')
     if image.seekable():
         image.seek(0)
     return image.read()
@@ -165,16 +211,21 @@ def _larger() -> str:
     return f"make it smaller, or raise the limit of {max_megapixels():g} megapixels: {LIMIT}=N"
 
 
-def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
-    """Why a file was not recognised."""
-    start = b""
+def _bytes(image: Image.Image | Path | str | bytes | IO[bytes], most: int = -1) -> bytes:
+    """The file's, the first ``most``; none of what Pillow has opened."""
     if isinstance(image, (str, Path)):
         with open(image, "rb") as file:
-            start = file.read(64)
-    elif not isinstance(image, Image.Image):
-        start = file_bytes(image)[:64]
+            return file.read(most)
+    return b"" if isinstance(image, Image.Image) else file_bytes(image)[: most if most >= 0 else None]
+
+
+def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
+    """Why a file was not recognised."""
+    start = _bytes(image, 64)
     if not start:
         return "an empty file, no picture"
+    if start.startswith(BEGINNINGS):
+        return "begins as a picture, but is damaged or of a kind that is not read (such as floats of 16 or 64 bits)"
     kind = kind_of(start)
     return f"{kind}, no picture that can be read" if kind else "not a picture in a known format"
 
@@ -187,25 +238,14 @@ def to_rgb(image: Image.Image, name: str = "a picture in memory") -> Image.Image
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith(("I", "F")):
-        return _deep_grey(image, name)
+    if is_deep(image):
+        try:
+            return deep_to_rgb(image)
+        except ValueError as error:
+            raise BadImage(f"{name}: {error}") from error
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         ground = Image.new("RGB", layer.size, (255, 255, 255))
         ground.paste(layer, mask=layer.getchannel("A"))
         return ground
     return image.convert("RGB")
-
-
-def _deep_grey(image: Image.Image, name: str) -> Image.Image:
-    # PIL's own conversion clips everything above 255 to white, and makes values from 0 to 1 black.
-    values = np.asarray(image.convert("I") if image.mode.startswith("I;16") else image, np.float32)
-    low, high = float(values.min()), float(values.max())
-    ranges = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
-    full = next((full for full in ranges if low >= 0 and high <= full), None)  # none either where a value is nan
-    if full is None:
-        raise BadImage(
-            f"{name}: grey values from {low:.6g} to {high:.6g} (mode {image.mode}); of these 0 to "
-            f"{' or 0 to '.join(map(str, ranges))} is understood. Scale them, or save the picture with 8 bits"
-        )
-    return Image.fromarray((values * (255 / full)).round().astype(np.uint8)).convert("RGB")

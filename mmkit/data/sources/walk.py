@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmkit.data.images.formats import SUFFIXES
+from mmkit.data.images.formats import BEGINNINGS, SUFFIXES
 from mmkit.errors import UserError
 
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 NETPBM = tuple(f"P{n}".encode() for n in range(1, 7))
 HIDDEN = frozenset((
     "__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle",
