@@ -15,7 +15,9 @@ from pathlib import Path
 
 from mmkit.data.text_ops import CAPTION_WORDS, QUESTION_WORDS, clean_caption, clean_question
 from mmkit.data.texts.hf_folder import FILES, from_folder, is_folder
-from mmkit.data.tokenizer import Framing, Kind, is_cjk
+from mmkit.data.texts.surfaces import surfaces
+from mmkit.data.texts.words import word_starts
+from mmkit.data.tokenizer import Framing, Kind
 from mmkit.errors import UserError
 from mmkit.files import read_json, write_text
 
@@ -52,12 +54,12 @@ class HuggingFaceTokenizer:
         self.cls_id: int = self._special("cls", wrapped.bos_token_id)
         self.sep_id: int = self._special("sep", wrapped.eos_token_id)
         self.pad_id: int = self._special("pad", wrapped.eos_token_id)
-        self.mask_id: int = self._special("mask")
-        self.special_ids = frozenset((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id))
+        self.mask_id: int | None = wrapped.mask_token_id
+        known = (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
+        self.special_ids = frozenset(number for number in known if number is not None)
         pieces = wrapped.convert_ids_to_tokens(list(range(self.vocab_size)))
         self._pieces: list[str] = [piece if piece is not None else "" for piece in pieces]
-        self._ends = sum(piece.endswith("</w>") for piece in self._pieces) > self.vocab_size // 10
-        self._starts = self._word_starts()
+        self._surfaces = surfaces(self._backend, self._pieces, self.special_ids)
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
@@ -77,11 +79,8 @@ class HuggingFaceTokenizer:
         return [self._pieces[int(i)] for i in ids]
 
     def starts_word(self, ids: Sequence[int]) -> list[bool]:
-        """See ``Tokenizer``. Knows WordPiece (##), sentencepiece, byte-level BPE and CLIP's end-of-word marks."""
-        if not self._ends:
-            return [self._starts[i] for i in ids]
-        before = [True] + [self._pieces[i].endswith("</w>") or i in self.special_ids for i in ids]
-        return before[: len(ids)]
+        """See ``Tokenizer``, and ``word_starts``."""
+        return word_starts([self._surfaces[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
         """See ``Tokenizer``."""
@@ -117,16 +116,6 @@ class HuggingFaceTokenizer:
         if missing:
             wrapped.add_special_tokens(missing)
             self._backend = wrapped.backend_tokenizer
-
-    def _word_starts(self) -> list[bool]:
-        for mark, continues in (("##", True), ("Ġ", False), ("▁", False)):
-            if sum(piece.startswith(mark) for piece in self._pieces) > self.vocab_size // 50:
-                marked = [piece.startswith(mark) for piece in self._pieces]
-                return [
-                    (m != continues) or i in self.special_ids or (piece != "" and is_cjk(piece[0]))
-                    for i, (m, piece) in enumerate(zip(marked, self._pieces, strict=True))
-                ]
-        return [True] * self.vocab_size
 
 
 def _saved_framing(file: Path) -> Framing:

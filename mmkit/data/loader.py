@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.image_ops import BlankTrain
-from mmkit.data.masking import Masking
+from mmkit.data.masking import Masking, check_mask
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.tokenizer import Kind, Tokenizer
@@ -53,6 +53,10 @@ class PairDataset(Dataset[Sample]):
     masking: Masking | None = None
     targets: TargetEncoder = field(default_factory=RawTargets)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.masking is not None:
+            check_mask(self.tokenizer)
 
     def __len__(self) -> int:
         return len(self.source)

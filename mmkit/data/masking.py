@@ -40,8 +40,7 @@ class Masking:
             if token in never:
                 chosen = False
                 continue
-            # the first piece after [CLS] opens a word whatever it looks like
-            if start or position == 0 or ids[position - 1] in never:
+            if start:
                 chosen = rng.random() < self.probability
             if chosen:
                 positions.append(position)
@@ -52,4 +51,14 @@ class Masking:
         draw = rng.random()
         if draw < self.random:
             return rng.randrange(tokenizer.vocab_size)
-        return token if draw < self.random + self.keep else tokenizer.mask_id
+        return token if draw < self.random + self.keep else check_mask(tokenizer)
+
+
+def check_mask(tokenizer: Tokenizer) -> int:
+    """The id of [MASK]; UserError where the tokenizer has none."""
+    if tokenizer.mask_id is None:
+        raise UserError(
+            "this tokenizer has no [MASK], so no word can be hidden: leave out data.masking and what learns from it "
+            "(MLM), or let the tokenizer grow, Framing(grows=True), for a model that is trained with it from the start"
+        )
+    return tokenizer.mask_id

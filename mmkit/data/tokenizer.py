@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmkit.data.records import Source, captions_of
+from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
 from mmkit.files import writing
 
@@ -50,14 +51,17 @@ class Framing:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the rest of mmkit asks of a tokenizer. ``vocab_size`` counts every id that may occur."""
+    """What the rest of mmkit asks of a tokenizer. ``vocab_size`` counts every id that may occur.
+
+    ``mask_id`` is None where there is no [MASK].
+    """
 
     vocab_size: int
     pad_id: int
     unk_id: int
     cls_id: int
     sep_id: int
-    mask_id: int
+    mask_id: int | None
     special_ids: frozenset[int]
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
@@ -106,7 +110,7 @@ class SentencePieceTokenizer:
             )
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = frozenset(ids)
-        self._starts = [self._begins(self._processor.id_to_piece(i)) for i in range(self.vocab_size)]
+        self._surfaces = [self._surface(i) for i in range(self.vocab_size)]
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int = 8000) -> SentencePieceTokenizer:
@@ -174,8 +178,8 @@ class SentencePieceTokenizer:
         return [str(self._processor.id_to_piece(int(i))) for i in ids]
 
     def starts_word(self, ids: Sequence[int]) -> list[bool]:
-        """See ``Tokenizer``. A piece of Chinese or Japanese is a word of its own."""
-        return [self._starts[i] for i in ids]
+        """See ``Tokenizer``, and ``word_starts``."""
+        return word_starts([self._surfaces[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
         """See ``Tokenizer``. Atomic, so that several processes may write the same model."""
@@ -189,9 +193,14 @@ class SentencePieceTokenizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["model"])  # type: ignore[misc]
 
-    @staticmethod
-    def _begins(piece: str) -> bool:
-        return piece in SPECIALS or piece.startswith("▁") or is_cjk(piece[0])
+    def _surface(self, number: int) -> bytes | None:
+        """What a piece spells, as ``word_starts`` takes it."""
+        piece = self._processor.id_to_piece(number)
+        if number in self.special_ids or self._processor.is_control(number):
+            return None
+        if self._processor.is_byte(number):
+            return bytes([int(piece[3:-1], 16)])
+        return str(piece).replace("▁", " ").encode()
 
 
 def _processor(model: bytes) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmkit.data.masking import check_mask
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
@@ -138,7 +139,7 @@ def _padded(
     width = int(lengths.max())
     ids_BL = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in rows])
     for row, places in enumerate(hidden):
-        ids_BL[row, list(places)] = tokenizer.mask_id
+        ids_BL[row, list(places)] = check_mask(tokenizer)
     return ids_BL, torch.arange(width) < lengths[:, None]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmkit.data.masking import check_mask
 from mmkit.data.tokenizer import Kind
 from mmkit.errors import UserError
 from mmkit.nn.vocabulary import Vocabulary
@@ -75,7 +76,8 @@ def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Seq
 
 
 def word_head(predictor: Predictor) -> Vocabulary:
-    """The head that guesses hidden words; UserError where the model has none."""
+    """The head that guesses hidden words; UserError where the model has none, or its tokenizer no [MASK]."""
+    check_mask(predictor.tokenizer)
     for head in predictor.heads.values():
         if isinstance(head, Vocabulary):
             return head
@@ -107,7 +109,12 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
 
 def guesses_words(predictor: Predictor) -> bool:
     """Whether hidden words are guessed from the picture."""
-    return bool(predictor.model.spec.fuses) and any(isinstance(head, Vocabulary) for head in predictor.heads.values())
+    has_mask = predictor.tokenizer.mask_id is not None
+    return (
+        has_mask
+        and bool(predictor.model.spec.fuses)
+        and any(isinstance(head, Vocabulary) for head in predictor.heads.values())
+    )
 
 
 def answer_head(predictor: Predictor) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from mmkit.data.tokenizer import Kind, Tokenizer
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:
-    """(word, positions of its tokens) in order; special and unknown tokens, and all without letter or digit, left out.
+    """(word, positions of its tokens) in order.
 
-    Commas and the like that a tokenizer glues to a word count as part of it, but are not shown.
+    Left out: special and unknown tokens, and all that is without letter, digit or emoji. Commas and the like that a
+    tokenizer glues to a word count as part of it, but are not shown.
     """
     groups: list[list[int]] = []
     starts = tokenizer.starts_word(ids)
@@ -26,12 +28,14 @@ def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[
 
 def _reading(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The word without punctuation at its ends; the pieces where they cannot be decoded; "" where nothing is left."""
-    text = tokenizer.decode(ids).strip() or "".join(tokenizer.pieces(ids))
-    first = next((i for i, char in enumerate(text) if char.isalnum()), None)
-    if first is None:
+    text = tokenizer.decode(ids).strip() or "".join(tokenizer.pieces(ids)).replace("▁", "")
+    own = [i for i, char in enumerate(text) if char.isalnum() or unicodedata.category(char) == "So"]  # emoji too
+    if not own:
         return ""
-    last = next(i for i in range(len(text), 0, -1) if text[i - 1].isalnum())
-    return text[first:last]
+    end = own[-1] + 1
+    while end < len(text) and unicodedata.category(text[end])[0] == "M":  # vowels and tones of the last letter
+        end += 1
+    return text[own[0] : end]
 
 
 def unseen_words(text: str, tokenizer: Tokenizer, max_tokens: int, kind: Kind = "caption") -> tuple[str, ...]:
