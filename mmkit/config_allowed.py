@@ -78,6 +78,7 @@ SOURCES = (
     | _named("data.sources.hugging_face", "HuggingFace")
     | _named("data.sources.table", "Table")
     | _named("data.sources.joined", "Joined")
+    | _named("data.sources.open", "open_records")
     | _named("data.sources.questions", "Asked")
     | _named("data.karpathy", "Karpathy")
     | _named("data.refcoco", "RefCoco")

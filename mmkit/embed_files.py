@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from mmkit.data.image_io import load_image
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
-from mmkit.data.sources import pictures_in
+from mmkit.data.sources import Folder
 from mmkit.errors import UserError
 from mmkit.evals.text_bank import fingerprint
 from mmkit.files import beside, write_tensors
@@ -35,23 +35,18 @@ PART_BATCHES = 32
 """How many batches make a part."""
 
 
-class Pictures:
-    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside."""
+class Pictures(Folder):
+    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside.
+
+    UserError, before any work, for captions in another encoding.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.paths = pictures_in(self.folder)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        super().__init__(folder, captions_needed=False)
 
     def __getitem__(self, index: int) -> Record:
-        path, captions = self.paths[index], ()
-        name, text = str(path.relative_to(self.folder)), path.with_suffix(".txt")
-        if text.is_file():
-            lines = text.read_text("utf-8-sig", errors="replace").splitlines()
-            return Record(image=path, captions=tuple(x.strip() for x in lines if x.strip()), image_id=name, key=name)
-        return Record(image=path, captions=captions, image_id=name, key=name)
+        record = super().__getitem__(index)
+        return replace(record, key=str(Path(str(record.image)).relative_to(self.path)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ data.sources.folder:Folder data.sources.class_folder:ClassFolder data.sources.cl
 data.sources.hugging_face:HuggingFace data.karpathy:Karpathy data.refcoco:RefCoco data.vqa_files:VQALines
 data.vqa_files:VQAFiles data.vqa_files:VisualGenomeQA data.vqa_files:AnswerLists data.vqa_files:Joined
 data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked
+data.sources.open:open_records
 """
 SETTINGS = """
 config:Experiment config:Data config:Run config:Optim config:Rule config:Teacher config:Ramp data.tokenizer:Framing

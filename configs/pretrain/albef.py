@@ -18,7 +18,7 @@ from pathlib import Path
 from mmkit.config import Data, Experiment, Optim, Run, Teacher, load_experiment, official_rules
 from mmkit.data.image_ops import TrainTransform
 from mmkit.data.masking import Masking
-from mmkit.data.records import JsonLines
+from mmkit.data.sources.open import open_records
 from mmkit.data.tokenizer import Framing, huggingface, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
@@ -39,7 +39,7 @@ def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
         tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
         init={"image": "timm:deit_base_patch16_224.fb_in1k", "text": "hf:google-bert/bert-base-uncased"},
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=25,
             transform=partial(TrainTransform, scale=(0.2, 1.0), randaugment=(2, 7)),
@@ -69,7 +69,7 @@ def small(records: str = "train.jsonl", res: int = 224, vocab_size: int = 8000, 
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
         tokenizer=partial(sentencepiece, vocab_size=vocab_size),
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=40,
             transform=partial(TrainTransform, scale=(0.5, 1.0), randaugment=(2, 7)),

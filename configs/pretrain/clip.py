@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.image_ops import TrainTransform
-from mmkit.data.records import JsonLines
+from mmkit.data.sources.open import open_records
 from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
@@ -39,7 +39,7 @@ def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout
         heads=HEADS,
         tokenizer=partial(huggingface, name="clip", framing=Framing(last=True, grows=False)),
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=77,
             transform=partial(TrainTransform, scale=(0.9, 1.0), flip=0.0, randaugment=None),
@@ -62,7 +62,7 @@ def lit(records: str, res: int = 224, global_batch: int = 4096) -> Experiment:
         tokenizer=partial(huggingface, name="bert-base-uncased"),
         init={"image": "timm:vit_base_patch16_224.augreg_in21k", "text": "hf:google-bert/bert-base-uncased"},
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=32,
             transform=partial(TrainTransform, scale=(0.9, 1.0), flip=0.0, randaugment=None),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.image_ops import TrainTransform
-from mmkit.data.records import JsonLines
+from mmkit.data.sources.open import open_records
 from mmkit.data.tokenizer import sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.sigmoid import Sigmoid
@@ -39,7 +39,7 @@ def base(records: str, res: int = 224, global_batch: int = 32_768) -> Experiment
         heads=HEADS,
         tokenizer=partial(sentencepiece, vocab_size=32_000),
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=64,
             transform=partial(TrainTransform, scale=(0.9, 1.0), flip=0.0, randaugment=None, mean=HALF, std=HALF),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.masking import Masking
-from mmkit.data.records import JsonLines
+from mmkit.data.sources.open import open_records
 from mmkit.data.tokenizer import Framing, huggingface
 from mmkit.data.variable_size import KeepShapeTrain
 from mmkit.evals.retrieval import Retrieval
@@ -48,7 +48,7 @@ def base(records: str, res: int = 384) -> Experiment:
         tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(last=True)),
         init={"image": "timm:vit_base_patch32_384.augreg_in21k_ft_in1k"},
         data=Data(
-            train=partial(JsonLines, path=records),
+            train=partial(open_records, path=records),
             image_size=res,
             max_tokens=40,
             transform=partial(KeepShapeTrain, multiple=32),

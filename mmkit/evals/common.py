@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmkit import ranks
+from mmkit.data import text_files
 from mmkit.data.image_io import BadImage
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
@@ -163,13 +164,8 @@ def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_lines(path: str | Path, what: str) -> list[str]:
     """The lines of a UTF-8 file, without blank ones and those that start with #; UserError when none are left."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the {what} ({error.strerror}); give a text file, one per line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    given = text_files.read_lines(path, f"{what}, one per line")
+    lines = [line.strip() for line in given if line.strip() and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path}: no {what} in this file; write one per line")
     return lines

@@ -172,7 +172,7 @@ def test_templates_are_checked(tmp_path):
     file.write_text("no place\n")
     with pytest.raises(UserError, match=r't.txt: "no place" must hold \{\} once'):
         read_templates(file)
-    with pytest.raises(UserError, match=r"missing\.txt: cannot read the templates"):
+    with pytest.raises(UserError, match=r"missing\.txt: no such file; expected templates"):
         read_templates(tmp_path / "missing.txt")
     with pytest.raises(UserError, match="give a list"):
         ZeroShot(source=Pictures(), templates="a {}")

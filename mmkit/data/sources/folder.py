@@ -51,7 +51,7 @@ class Folder:
             except UserError as error:
                 problems.add(name, "unreadable caption", str(error))
                 continue
-            if not captions:
+            if not captions and captions_needed:
                 problems.add(name, "empty caption", f"{text.name} is empty")
             self._rows.append((picture, captions))
         self.files.check_rows([(name, name, None) for name in self._names()], Problems(self.path))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.text_files import read_text
 from mmkit.errors import UserError
 
 NUMBERED = ("id2label", "label2ans", "label2id", "ans2label")
@@ -21,12 +22,7 @@ FORMS = 'one answer a line, or a JSON list ["yes", "no", ...]'
 def read_answers(path: str | Path) -> list[str]:
     """The answers in a file, in its order; UserError where it is missing, empty, no list, or has an answer twice."""
     path = Path(path)
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a list of answers ({error.strerror}); give {FORMS}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the list of answers as UTF-8") from error
+    text = read_text(path, f"a list of answers, {FORMS}")
     found = _placed(path, text)
     if not found:
         raise UserError(f"{path}: no answers in it; give {FORMS}")
