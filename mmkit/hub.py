@@ -118,7 +118,7 @@ def load(
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
         if isinstance(error, UserError):
-            raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from error
+            raise error if str(error).startswith(str(folder)) else UserError(f"{folder}: {error}") from error
         raise UserError(
             f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
             f"({error}); copy both again, or save the model again"

@@ -17,9 +17,11 @@ import mmkit
 from mmkit import hub
 from mmkit.cli.main import main
 from mmkit.config import dump
+from mmkit.convert.layouts import LAYOUTS
 from mmkit.data.tokenizer import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.hub_files import read_json
+from mmkit.hub_foreign import _of_a_project
 from mmkit.hub_info import describe
 from mmkit.hub_pretrained import Pretrained
 from tests.evals.parts import predictor
@@ -264,6 +266,14 @@ def test_a_size_that_no_such_model_has_is_refused_before_memory_is_taken(kind, f
         mmkit.load(folder)
 
 
+def test_a_refusal_names_the_folder_whatever_it_is_called(folder, monkeypatch):
+    numbers(folder, "model", "target", value="mine:x")
+    folder.rename(folder.parent / "m")
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UserError, match=r"^m: config: 'mine:x' may not be rebuilt as a model"):
+        mmkit.load("m")
+
+
 def test_far_more_layers_than_weights_are_refused_at_once(folder):
     part = {"target": "mmkit.models.sizes:albef", "args": {"image_size": 32, "max_tokens": 16, "image_depth": 900_000}}
     numbers(folder, "model", value=part)
@@ -430,3 +440,17 @@ def test_damaged_json_is_named_by_convert_too(folder, capsys):
         for command in (["convert", "auto", str(theirs), str(folder.parent / "new")], ["info", str(theirs)]):
             assert main(command) == 2
             assert "config.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if ".py:" in layout.use], ids=lambda layout: layout.name
+)
+def test_a_layout_of_the_projects_is_that_beside_mmkit_and_not_one_here(layout, tmp_path, monkeypatch):
+    file = tmp_path / layout.use.split()[2].partition(":")[0]
+    file.parent.mkdir(parents=True)
+    file.write_text(HOSTILE.format(mark=str(tmp_path / "ran")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = _of_a_project(layout)
+    assert found.recipe is not None
+    assert not (tmp_path / "ran").exists()
