@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mmkit.data.answers import answers_in, check_coverage, normalize
+from mmkit.data.answers import answers_in, check_coverage, class_numbers, normalize
 from mmkit.data.records import Source
 from mmkit.data.tokenizer import Tokenizer
 
@@ -133,9 +133,9 @@ class AnswerScores:
     """
 
     def __init__(self, answers: Sequence[str], source: Source | None = None) -> None:
+        self.number = class_numbers(answers)
         if source is not None:
             check_coverage(source, answers, where="the answers of the classifier")
-        self.number = {plain(answer): i for i, answer in enumerate(answers)}
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The scores of the answers that the list has."""

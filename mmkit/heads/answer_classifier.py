@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkit.data.answers import class_numbers
 from mmkit.data.tokenizer import Tokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
@@ -34,8 +35,8 @@ class Choices:
 class AnswerClassifier(Head):
     """Binary cross-entropy with ``batch.targets["answer_scores"]`` (B, C), summed over the C answers.
 
-    answers: the list, in the order of the targets' columns. pooler: a tanh layer before the perceptron (ViLT, as in
-    BERT). With a teacher, its probabilities soften the targets.
+    answers: the list, in the order of the targets' columns, no two of them equal when normalised. pooler: a tanh layer
+    before the perceptron (ViLT, as in BERT). With a teacher, its probabilities soften the targets.
     """
 
     distilled = True
@@ -44,8 +45,9 @@ class AnswerClassifier(Head):
         super().__init__()
         if not spec.fuses:
             raise UserError("AnswerClassifier reads fused states; this model has no fuse")
-        if len(answers) < 2 or len(set(answers)) != len(answers):
-            raise UserError(f"AnswerClassifier: {len(answers)} answers; give at least two, each once")
+        if len(answers) < 2:
+            raise UserError(f"AnswerClassifier: {len(answers)} answers; give at least two")
+        class_numbers(answers)
         self.answers = tuple(answers)
         width = spec.fused_width
         self.pool = nn.Linear(width, width) if pooler else None
@@ -69,6 +71,11 @@ class AnswerClassifier(Head):
     def forward(self, f: Features) -> HeadOutput:
         """Count: the questions with a known answer. Logs: the chance level C ln 2, and the mean score of the best."""
         scores_BC = f.target("answer_scores")
+        if scores_BC.shape[1] != len(self.answers):
+            raise UserError(
+                f"the targets score {scores_BC.shape[1]} answers, and the classifier has {len(self.answers)}: give "
+                "both the same list"
+            )
         known_B = scores_BC.any(1)
         logits_BC = self.logits(f.fused_first)
         soft_BC = scores_BC

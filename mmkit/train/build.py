@@ -23,6 +23,7 @@ from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank
 from mmkit.task import Task
 from mmkit.train.checkpoint import latest
+from mmkit.train.checks import check_classes
 from mmkit.train.init import find_sources, initialise
 from mmkit.types import Batch
 
@@ -79,10 +80,12 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     )
     if exp.data.blank_images:
         transform, eval_transform = BlankTrain(transform), Blank(eval_transform)
+    targets = make_targets(exp.data.targets, tokenizer, transform, source)
+    check_classes(heads, targets)
     dataset = PairDataset(
         source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
         masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
-        targets=make_targets(exp.data.targets, tokenizer, transform, source),
+        targets=targets,
     )  # fmt: skip
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:

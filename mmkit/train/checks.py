@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from mmkit.data.answers import class_numbers
+from mmkit.data.targets import AnswerScores
 from mmkit.errors import UserError
+from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.train.optim import without_gradient
 
 
@@ -21,6 +24,23 @@ def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predicto
                 check(predictor)
             except UserError as error:
                 raise UserError(f"evals.{name}: {error}") from error
+
+
+def check_classes(heads: Mapping[str, nn.Module], targets: object) -> None:
+    """UserError where a head's classes are not those of the targets, one by one and in their order."""
+    for name, head in heads.items():
+        if not isinstance(head, AnswerClassifier) or not isinstance(targets, AnswerScores):
+            continue
+        own, theirs = list(class_numbers(head.answers)), list(targets.number)
+        if own != theirs:
+            at = next((i for i, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]), None)
+            what = (
+                f"{len(own)} and {len(theirs)} answers" if at is None
+                else f"as class {at} {head.answers[at]!r} there, {theirs[at]!r} here"
+            )  # fmt: skip
+            raise UserError(
+                f"heads.{name} and data.targets have other lists of answers: {what}; give both the same one"
+            )
 
 
 def check_reached(task: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """The two heads that answer questions: losses by hand, ranking, writing, and what they take from pre-training."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from random import Random
 
@@ -18,7 +19,10 @@ from mmkit.heads.classify import Classify
 from mmkit.models.sizes import albef_tiny
 from mmkit.nn.attention import SelfAttention
 from mmkit.task import Task
+from mmkit.train.checks import check_classes
+from mmkit.train.loop import train
 from mmkit.types import Batch, Tokens
+from tests.train.fakes import Squares, change, tiny
 
 WORDS = ["red", "blue", "big dogs", "yes", "no", "red ball"]
 
@@ -235,6 +239,42 @@ def test_classifier_loss_leaves_out_unknown_answers(tokenizer, model):
     assert float(out.count) == 2
 
 
+@pytest.mark.parametrize("answers", [["two", "2", "yes"], ["T-shirt", "t shirt"], ["red", "the red"], ["red", "red"]])
+def test_answers_that_are_one_when_normalised_are_no_two_classes(model, answers):
+    for make in (AnswerScores, partial(AnswerClassifier, model.spec)):
+        with pytest.raises(UserError, match=r"same answer|stands there twice"):
+            make(answers)
+
+
+def test_targets_of_another_list_are_refused(tokenizer, model):
+    head = AnswerClassifier(model.spec, ["red", "blue"])
+    targets = encoded(AnswerScores(["red", "blue", "two"]), [["red"], ["blue"], ["two"]])
+    with pytest.raises(UserError, match="score 3 answers, and the classifier has 2"):
+        head(Features(model, batch_of(tokenizer, targets)))
+    head = AnswerClassifier(model.spec, ["Red", "two", "blue"])
+    check_classes({"answer": head}, AnswerScores(["red", "2", "the blue"]))
+    for other, says in (
+        (["red", "blue", "two"], "as class 1 'two' there, 'blue' here"), (["red", "two"], "3 and 2 answers"),
+        (["red", "two", "blue", "no"], "3 and 4 answers"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"heads\.answer and data\.targets have other lists.*{says}"):
+            check_classes({"answer": head}, AnswerScores(other))
+
+
+def test_a_run_with_two_lists_is_refused_before_it_begins(tmp_path):
+    exp = tiny(heads={"answer": partial(AnswerClassifier, answers=("red", "blue"))})
+    exp = change(exp, data=dict(train=partial(Asked), targets=partial(AnswerScores, answers=("blue", "red"))))
+    with pytest.raises(UserError, match="as class 0 'red' there, 'blue' here"):
+        train(exp, tmp_path / "run")
+
+
+class Asked(Squares):
+    """Squares with an answer each."""
+
+    def __getitem__(self, index):
+        return replace(super().__getitem__(index), targets={"answers": [("red", "blue")[index % 2]]})
+
+
 def test_classifier_ranks_only_what_it_knows(tokenizer, model):
     head = AnswerClassifier(model.spec, ["red", "blue", "green"])
     with pytest.raises(UserError, match="'pink'"):
@@ -299,8 +339,6 @@ def test_a_task_with_a_teacher_learns_its_samples(tokenizer, kind, seed):
 
 
 def test_heads_that_need_fusion_say_so(model):
-    from dataclasses import replace
-
     lone = replace(model.spec, fuses=False)
     for make in (lambda: AnswerDecoder(lone), lambda: AnswerClassifier(lone, WORDS), lambda: Classify(lone, 2)):
         with pytest.raises(UserError, match="no fuse"):
