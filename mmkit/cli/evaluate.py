@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mmkit.data.records import Source
     from mmkit.evals.common import Result
     from mmkit.predictor import Predictor
+
+log = logging.getLogger("mmkit")
 
 MODEL = "the folder of a run or of a saved model, or open_clip:ARCH/PRETRAINED, open_clip:ARCH@FILE, open_clip:FOLDER"
 
@@ -148,7 +151,7 @@ def retrieval(args: argparse.Namespace) -> None:
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.sources.open import open_source, own_classes
+    from mmkit.data.sources.open import own_classes
     from mmkit.data.sources.table_file import columns_of
     from mmkit.evals.class_sets import templates_named
     from mmkit.evals.confusion import check_picture_name, save_confusion
@@ -162,7 +165,7 @@ def zeroshot(args: argparse.Namespace) -> None:
     if args.confusion is not None:
         check_picture_name(args.confusion)
     columns = columns_of(args.columns, ("image", "label"))
-    data = open_source(args.data, {"label"}, columns=columns, split=args.split)
+    data = _labelled(args, columns)
     classes = args.classes or own_classes(args.data)
     data, left_out = _readable(args, data)
     evaluator = ZeroShot(
@@ -179,6 +182,26 @@ def zeroshot(args: argparse.Namespace) -> None:
         save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))
     if rank() == 0 and args.per_class is not None:
         result.write_per_class(args.per_class)
+
+
+def _labelled(args: argparse.Namespace, columns: Mapping[str, str] | None) -> Source:
+    """Pictures with labels; with names for the classes and --predictions, pictures without will do."""
+    from mmkit.data.sources.open import open_source
+    from mmkit.errors import UserError
+
+    try:
+        return open_source(args.data, {"label"}, columns=columns, split=args.split)
+    except UserError as error:
+        if args.predictions is None or args.classes is None:
+            raise
+        try:
+            source = open_source(args.data, columns=columns, split=args.split)
+        except UserError:
+            raise error from None
+        if len(source) and any("label" in source[row].targets for row in (0, len(source) - 1)):
+            raise  # there are labels, and something is wrong with them
+        log.warning("%s: no labels, so no rates (%s)", args.data, str(error).splitlines()[0])
+        return source
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from mmkit.data.image_io import load_image
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, area, best_box, overlap, points_at, region_box
-from mmkit.evals.common import gather_by_index, make_source, nested, own_units, together
+from mmkit.evals.common import finite, gather_by_index, make_source, nested, own_units, together
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
 from mmkit.explanation.targets import Target, default_target, guesses_words
@@ -258,7 +258,7 @@ class Grounding:
     ) -> list[float]:
         """One expression's values, in the order of ``SUMS``."""
         raw = found.sentence() if expression.tokens is None else found.maps[list(expression.tokens)].mean(0)
-        heat = HeatMap(raw, size, seen)
+        heat = HeatMap(finite(raw, "heat maps"), size, seen)
         iou = overlap(region_box(heat.pixels, self.threshold), expression.box)
         fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
         chosen = best_box(heat.spread(size), boxes)

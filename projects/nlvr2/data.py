@@ -26,13 +26,15 @@ from mmkit.errors import UserError
 log = logging.getLogger(__name__)
 
 KEYS = ("sentence", "label", "identifier")
+UNKNOWN = -1  # the label of a pair in a test split
 LABELS = {"False": 0, "false": 0, False: 0, "True": 1, "true": 1, True: 1}
 FOLDERS = ("{split}/{directory}", "images/{split}/{directory}", "{directory}", "{split}", "images/{split}", "")
 
 
 class _Pair(NamedTuple):
     sentence: str
-    label: int
+    label: int | None
+    identifier: str
     left: Path
     line: int
 
@@ -44,21 +46,26 @@ class NLVR2:
         path: a published file, UTF-8.
         images: the folder of pictures, default that of the file; below it they lie as published (``dev/``,
             ``images/train/17/``) or all together.
+        labelled: False for a test split whose labels are not given; its records have none.
         words: sentences are cleaned as ALBEF does and cut to so many words; None = left as they are.
 
     Raises:
         UserError: for lines that cannot be used and pictures that are missing, with file and line.
     """
 
-    def __init__(self, path: str | Path, *, images: str | Path | None = None, words: int | None = 30) -> None:
+    def __init__(
+        self, path: str | Path, *, images: str | Path | None = None, words: int | None = 30, labelled: bool = True
+    ) -> None:
         self.path = Path(path)
+        self.labelled = labelled
         self.images = Path(images) if images is not None else self.path.parent
         self.words = words
         self._pattern = FOLDERS[0]
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file; NLVR2's are train.json, dev.json, test1.json")
         problems = Problems(self.path)
-        pairs = [self._pair(number, row, problems) for number, row in rows_of(self.path, KEYS, problems)]
+        needs = KEYS if labelled else [key for key in KEYS if key != "label"]
+        pairs = [self._pair(number, row, problems) for number, row in rows_of(self.path, needs, problems)]
         problems.raise_if_any()
         self.pairs = [pair for pair in pairs if pair is not None]
         if not self.pairs:
@@ -74,7 +81,11 @@ class NLVR2:
             captions=(pair.sentence,),
             image_id=pair.left.name,
             key=f"{self.path}:{pair.line}",
-            targets={"label": pair.label, "second": right_of(pair.left)},
+            targets={
+                **({} if pair.label is None else {"label": pair.label}),
+                "identifier": pair.identifier,
+                "second": right_of(pair.left),
+            },
         )
 
     def captions(self) -> Iterator[str]:
@@ -82,11 +93,12 @@ class NLVR2:
         return (pair.sentence for pair in self.pairs)
 
     def _pair(self, number: int, row: Mapping[str, Any], problems: Problems) -> _Pair | None:
-        sentence, label, identifier = row["sentence"], row["label"], row["identifier"]
+        sentence, identifier = row["sentence"], row["identifier"]
+        label = row["label"] if self.labelled else None
         if not isinstance(sentence, str) or not sentence.strip():
             problems.add(number, "no sentence", '"sentence" must be some words')
             return None
-        if label not in LABELS:
+        if self.labelled and label not in LABELS:
             problems.add(number, "bad label", f'"label" must be "True" or "False", not {json.dumps(label)[:80]}')
             return None
         parts = identifier.split("-") if isinstance(identifier, str) else []
@@ -98,7 +110,8 @@ class NLVR2:
             if not picture.is_file():
                 problems.add(number, "missing picture", f"no picture {picture}")
                 return None
-        return _Pair(clean_caption(sentence, self.words) if self.words else sentence, LABELS[label], left, number)
+        text = clean_caption(sentence, self.words) if self.words else sentence
+        return _Pair(text, LABELS[label] if self.labelled else None, identifier, left, number)
 
     def _folder(self, parts: Sequence[str], row: Mapping[str, Any]) -> Path:
         """Where a row's pictures are; looked for first where those of the row before were."""
@@ -117,7 +130,7 @@ def right_of(left: Path) -> Path:
 
 
 class PairTargets:
-    """``label`` as it is, (B,) int64; ``second`` through the run's transform, (B, 3, height, width) float32.
+    """``label`` as it is, (B,) int64, -1 for none; ``second`` through the run's transform, (B, 3, h, w) float32.
 
     The two pictures are cropped and distorted apart from one another. A transform that mirrors is a UserError: "left"
     and "right" in these sentences often mean the picture, not a place in it.
@@ -131,7 +144,7 @@ class PairTargets:
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """One record's."""
         pixels, _ = self.transform(load_image(targets["second"]), "", rng)
-        return {"label": targets["label"], "second": pixels}
+        return {"label": targets.get("label", UNKNOWN), "second": pixels}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch's."""

@@ -30,14 +30,15 @@ class SNLIVE:
     Args:
         path: a published file, UTF-8.
         images: the folder with the pictures of Flickr30k, ID.jpg.
+        labelled: False for a test split whose labels are not given; its records have none.
         words: hypotheses are cleaned as ALBEF does and cut to so many words; None = left as they are.
 
     Raises:
         UserError: for lines that cannot be used and pictures that are missing, with file and line.
     """
 
-    def __init__(self, path: str | Path, *, images: str | Path, words: int | None = 30) -> None:
-        self.path, self.images = Path(path), Path(images)
+    def __init__(self, path: str | Path, *, images: str | Path, words: int | None = 30, labelled: bool = True) -> None:
+        self.path, self.images, self.labelled = Path(path), Path(images), labelled
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file; SNLI-VE's are snli_ve_train.jsonl, _dev.jsonl and _test.jsonl")
         self.pictures: list[str] = []
@@ -46,13 +47,13 @@ class SNLIVE:
         self._exists: dict[str, bool] = {}
         problems = Problems(self.path)
         undecided = 0
-        for number, row in rows_of(self.path, KEYS, problems):
-            if row["gold_label"] == UNDECIDED:
+        for number, row in rows_of(self.path, KEYS if labelled else KEYS[:2], problems):
+            if labelled and row["gold_label"] == UNDECIDED:
                 undecided += 1
             elif self._is_usable(number, row, problems):
                 self.pictures.append(str(row["Flickr30K_ID"]))
                 self.hypotheses.append(clean_caption(row["sentence2"], words) if words else row["sentence2"].strip())
-                self.labels.append(CLASSES.index(row["gold_label"]))
+                self.labels.append(CLASSES.index(row["gold_label"]) if labelled else -1)
                 self.lines.append(number)
         problems.raise_if_any()
         if undecided:
@@ -69,7 +70,7 @@ class SNLIVE:
             captions=(self.hypotheses[index],),
             image_id=self.pictures[index],
             key=f"{self.path}:{self.lines[index]}",
-            targets={"label": self.labels[index]},
+            targets={"label": self.labels[index]} if self.labelled else {},
         )
 
     def captions(self) -> Iterator[str]:
@@ -80,8 +81,8 @@ class SNLIVE:
         return self.images / (name if name.endswith(".jpg") else f"{name}.jpg")
 
     def _is_usable(self, number: int, row: Mapping[str, Any], problems: Problems) -> bool:
-        name, hypothesis, label = str(row["Flickr30K_ID"]), row["sentence2"], row["gold_label"]
-        if label not in CLASSES:
+        name, hypothesis, label = str(row["Flickr30K_ID"]), row["sentence2"], row.get("gold_label")
+        if self.labelled and label not in CLASSES:
             problems.add(number, "bad label", f'"gold_label" must be one of {", ".join(CLASSES)}, not {label!r}')
             return False
         if not isinstance(hypothesis, str) or not hypothesis.strip():

@@ -1,6 +1,7 @@
 """``mmkit retrieval`` and ``mmkit zeroshot`` as a user calls them."""
 
 import argparse
+import csv
 import json
 import shutil
 from functools import partial
@@ -13,6 +14,7 @@ from PIL import Image
 from mmkit import hub
 from mmkit.cli import evaluate
 from mmkit.data.openmoji import Singles, class_names
+from mmkit.data.sources import ClassFolder
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot
@@ -304,3 +306,44 @@ def test_bad_input_is_named(folder, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=message):
         run(*arguments)
+
+
+def test_predictions_of_pictures_with_labels_and_without(folder, tmp_path, caplog):
+    arguments = ("zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank")
+    (tmp_path / "names.txt").write_text("\n".join(COLOURS))
+    run(*arguments, "--data", folder / "classes", "--predictions", tmp_path / "p.json", "--json", tmp_path / "z.json")
+    rows, found = json.loads((tmp_path / "p.json").read_text()), json.loads((tmp_path / "z.json").read_text())
+    assert len(rows) == found["n"] == 12
+    assert sum(row["label"] == row["predicted"] for row in rows) == round(12 * found["top1"])
+    assert all(row["file"].startswith(f"{row['label']}/") for row in rows)
+    assert all(max(row["scores"], key=row["scores"].get) == row["predicted"] for row in rows)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for row in rows:
+        shutil.copy(folder / "classes" / row["file"], flat / row["file"].replace("/", "-"))
+    unlabelled = (*arguments, "--data", flat, "--classes", tmp_path / "names.txt")
+    with pytest.raises(UserError, match="lies beside the class folders"):
+        run(*unlabelled)
+    run(*unlabelled, "--predictions", tmp_path / "q.csv", "--json", tmp_path / "y.json")
+    assert json.loads((tmp_path / "y.json").read_text()) == {"n": 12, "classes": 11, "by": "joint space"}
+    assert "no labels, so no rates" in caplog.text
+    with (tmp_path / "q.csv").open() as file:
+        again = {row["file"]: row["predicted"] for row in csv.DictReader(file)}
+    assert again == {row["file"].replace("/", "-"): row["predicted"] for row in rows}
+
+
+def test_a_config_names_classes_as_the_command_does(folder, tmp_path):
+    """``blue_cross`` was the prompt in a config, and "blue cross" in the command."""
+    root = tmp_path / "crosses"
+    for i, name in enumerate(("red_square", "blue_box", "green_tile")):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), COLOURS[i]).save(root / name / "1.png")
+    run(
+        "zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank", "--data", root, "--json",
+        tmp_path / "z.json",
+    )  # fmt: skip
+    made = ZeroShot(source=partial(ClassFolder, root))
+    assert made.read()[1] == ("blue box", "green tile", "red square")
+    found, wanted = made.evaluate(make()[0]).to_json(), json.loads((tmp_path / "z.json").read_text())
+    assert found["top1"] == wanted["top1"]
+    assert [row["name"] for row in found["per_class"]] == [row["name"] for row in wanted["per_class"]]

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,10 +41,25 @@ def evaluate():
     return found
 
 
+def predict(folder):
+    """Every evaluator's file; which process made what must not be seen."""
+    folder, pictures, questions = Path(folder), Pictures(11), Questions(11)
+    makers = {
+        "r": (partial(Retrieval, source=pictures, rerank_top=3, chunk=4), predictor(1)),
+        "z": (partial(ZeroShot, source=pictures, rerank_top=3), predictor(1)),
+        "v": (partial(VQA, source=questions, generate=True), answering("decoder")),
+        "c": (partial(Classification, source=questions), answering("classes")),
+    }
+    for name, (make, model) in makers.items():
+        make(batch_size=2, predictions=folder / f"{name}.json")(model)
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in makers}
+
+
 def work(rank, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = evaluate()
+    files = predict(f"{folder}/many")
     try:
         Retrieval(source=Pictures(9, broken=8), batch_size=4)(predictor())
         message = "no error"
@@ -54,7 +71,7 @@ def work(rank, world, folder):
     except RuntimeError as error:
         repeated = str(error)
     with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump([found, message, repeated], file)
+        json.dump([found, message, repeated, files], file)
     dist.destroy_process_group()
 
 
@@ -62,13 +79,14 @@ def work(rank, world, folder):
 def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    wanted = evaluate()
+    wanted, files = evaluate(), predict(tmp_path / "one")
     torch.set_num_threads(threads)
     method = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything again
     mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
     for rank in range(world):
-        found, message, repeated = json.loads((tmp_path / f"{rank}.json").read_text())
+        found, message, repeated, same = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == wanted  # to the last bit
+        assert same == files
         assert "picture 8: not a picture" in message
         assert "lost or repeated" in repeated
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmkit.errors import UserError
-from mmkit.evals.classify import Classification, rates
+from mmkit.evals.classify import Classification
 from mmkit.evals.intervals import wilson
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answer_classifier import AnswerClassifier
@@ -178,9 +178,72 @@ def test_classes_by_hand():
     assert found["chance"] == pytest.approx(4 / 11)
 
 
-def test_labels_outside_the_classes():
-    with pytest.raises(UserError, match="0 to 3"):
-        rates(torch.tensor([0, 1]), torch.tensor([0, 3]), ("a", "b", "c"))
+class Classed(Questions):
+    """With the label that ``label(i)`` says."""
+
+    def __init__(self, n, label):
+        super().__init__(n)
+        self.label = label
+
+    def __getitem__(self, i):
+        targets = {"label": self.label(i), "identifier": f"dev-{i}"}
+        return replace(super().__getitem__(i), targets={k: v for k, v in targets.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (lambda i: 3 if i == 2 else 0, "question 2: label 3 is none of the 3 classes of this head: no, perhaps, yes"),
+        (lambda i: -1 if i == 2 else 0, "question 2: no 'label', though other records have one"),
+        (lambda i: None if i == 2 else 0, "question 2: no 'label', though other records have one"),
+        (lambda i: 0.5 if i == 2 else 0.0, '"label" must be a class name or a whole number, not 0.5'),
+        (lambda i: "maybe" if i == 2 else "no", "question 2: label 'maybe' is none of the 3 classes"),
+        (lambda i: None, r"question 0: no 'label'; accuracy needs one.*predictions=FILE"),
+    ],
+)
+def test_labels_outside_the_classes(label, message):
+    with pytest.raises(UserError, match=message):
+        Classification(source=Classed(5, label), batch_size=2)(predictor("classes"))
+
+
+def test_classes_by_number_float_or_name_are_the_same():
+    names = ("no", "Perhaps", "yes")
+    made, wanted = predictor("classes"), None
+    for label in (lambda i: i % 3, lambda i: float(i % 3), lambda i: names[i % 3]):
+        found = Classification(source=Classed(8, label), batch_size=3)(made)
+        wanted = wanted or found
+        assert found == wanted
+    assert wanted["chance"] == 3 / 8
+    assert (wanted["interval_low"], wanted["interval_high"]) == wilson(round(8 * wanted["accuracy"]), 8)
+
+
+def test_a_head_that_scores_all_classes_alike_is_at_chance_and_a_broken_one_is_refused():
+    made = predictor("classes")
+    with torch.no_grad():
+        made.heads["label"].out.weight.zero_()
+        made.heads["label"].out.bias.zero_()
+    assert Classification(source=Classed(6, lambda i: 0))(made)["accuracy"] == pytest.approx(1 / 3)
+    with torch.no_grad():
+        made.heads["label"].out.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="class scores hold values that are not finite"):
+        Classification(source=Classed(6, lambda i: 0))(made)
+
+
+def test_predictions_of_classes_with_labels_or_without(tmp_path):
+    made, file = predictor("classes"), tmp_path / "p.json"
+    found = Classification(source=Classed(7, lambda i: i % 3), batch_size=3, predictions=file)(made)
+    rows = json.loads(file.read_text())
+    assert [row["identifier"] for row in rows] == [f"dev-{i}" for i in range(7)]
+    hits = [row["label"] == ("no", "perhaps", "yes")[i % 3] for i, row in enumerate(rows)]
+    assert found["accuracy"] == pytest.approx(sum(hits) / 7)
+    for row in rows:
+        assert sum(row["scores"].values()) == pytest.approx(1)
+        assert row["label"] == max(row["scores"], key=row["scores"].get)
+    blind = Classification(source=Classed(7, lambda i: None), batch_size=2, predictions=tmp_path / "p.csv")
+    assert blind(made) == {"n": 7}
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == "identifier,label,scores,record"
+    assert [line.split(",")[:2] for line in lines[1:]] == [[row["identifier"], row["label"]] for row in rows]
 
 
 def test_a_head_that_is_not_there():
@@ -232,7 +295,7 @@ def test_what_cannot_be_predicted_or_measured_is_named(tmp_path):
     for answered, message in zip(some, ('question 3: "answers" must be', "question 3: has answers"), strict=True):
         with pytest.raises(UserError, match=message):
             VQA(source=Numbered(5, answered), predictions=tmp_path / "p.json")(made)
-    with pytest.raises(UserError, match="question 4: question_id 1 is that of question 1 too"):
+    with pytest.raises(UserError, match="question 3: question_id 0 is that of question 0 too"):
         VQA(source=Numbered(5, ids=lambda i: i % 3), predictions=tmp_path / "p.json")(made)
     assert VQA(source=Numbered(5, ids=lambda i: i % 3))(made)["n"] == 5  # a rate needs no ids
     assert not (tmp_path / "p.json").exists()
