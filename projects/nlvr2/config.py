@@ -94,7 +94,8 @@ def nlvr2(start: str, folder: str = "data/nlvr2", images: str | None = None, res
     """The paper's fine-tuning. start: a model folder, of ``nlvr2_assignment`` or of a pre-trained ALBEF.
 
     folder: with train.json, dev.json and test1.json as published. images: where the pictures are, if not there. 10
-    epochs of 128 pairs, 2e-5 to 1e-6, distilled with 0.4 after a ramp of one epoch; the best by dev accuracy is kept.
+    epochs of 128 pairs, 2e-5 to 1e-6, distilled with 0.4 after a ramp of one epoch; the best by dev
+    accuracy is kept, in the folder ``best`` of the run.
     """
     dev, test = (partial(NLVR2, path=f"{folder}/{name}.json", images=images) for name in ("dev", "test1"))
     evaluate = partial(Classification, targets=partial(PairTargets))

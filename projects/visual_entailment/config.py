@@ -64,7 +64,8 @@ def snli_ve(
     """The paper's fine-tuning. start: the folder of a pre-trained ALBEF.
 
     folder: with snli_ve_train.jsonl, _dev and _test as published. images: the pictures of Flickr30k. 5 epochs of 256
-    pairs, 2e-5 to 1e-6, distilled with 0.4 from the first step; the best by dev accuracy is kept.
+    pairs, 2e-5 to 1e-6, distilled with 0.4 from the first step; the best by dev accuracy is kept, in the
+    folder ``best`` of the run.
     """
     train, dev, test = (
         partial(SNLIVE, path=f"{folder}/snli_ve_{name}.jsonl", images=images) for name in ("train", "dev", "test")

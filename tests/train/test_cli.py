@@ -2,9 +2,11 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from mmkit.cli.main import add_command, execute, main, make_parser
 from mmkit.errors import UserError
+from tests.train.fakes import COLOURS
 from tests.train.test_processes import launch
 
 CONFIG = """
@@ -65,6 +67,35 @@ def test_help_is_quick_and_does_not_import_torch():
     program = "import sys; from mmkit.cli.main import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     assert "train" in make_parser().format_help()
+
+
+BEST = """
+from functools import partial
+from mmkit.config import Experiment
+from mmkit.data.records import JsonLines
+from mmkit.evals.retrieval import Retrieval
+from tests.train.fakes import tiny
+
+def best(file: str) -> Experiment:
+    evals = {"dev": partial(Retrieval, source=partial(JsonLines, file))}
+    return tiny(run=dict(steps=6, eval_every_steps=2, best="dev.i2t_r1"), evals=evals)
+"""
+
+
+def test_the_best_on_dev_is_tested_by_the_folder_best(tmp_path):
+    rows = []
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (24, 24), colour).save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "caption": f"a {colour} square", "image_id": str(number)}))
+    (tmp_path / "dev.jsonl").write_text("\n".join(rows))
+    (tmp_path / "best.py").write_text(BEST)
+    out, file, records = tmp_path / "run", tmp_path / "n.json", tmp_path / "dev.jsonl"
+    assert main(["train", f"{tmp_path / 'best.py'}:best(file={str(records)!r})", "--out", str(out)]) == 0
+    kept = json.loads((out / "best.json").read_text())
+    assert main(["retrieval", "--model", str(out / "best"), "--data", str(records), "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["i2t_r1"] == pytest.approx(kept["value"])
+    assert main(["info", str(out / "best"), "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["training.steps"] == kept["step"]
 
 
 def test_the_script_goes_on_with_two_processes_where_the_command_stopped(config, tmp_path):
