@@ -67,7 +67,7 @@ def save(
         "mmkit": _version(),
         "model": _sized(parts["model"], predictor),
         "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
-        "resolved": {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id},
+        "resolved": {"vocab_size": predictor.model.spec.vocab_size, "pad_id": tokenizer.pad_id},
         "experiment": dict(experiment),
         **({"training": dict(training)} if training else {}),
     }
@@ -149,12 +149,12 @@ def _parts(
 ) -> tuple[nn.Module, dict[str, nn.Module]]:
     """The model and the heads that a config describes; those of mmkit's own lists are first compared with the weights.
 
-    words: of the tokenizer, which must be as many as the model has.
+    words: of the tokenizer, at most as many as the model has.
     """
     make = rebuild(config["model"], MODEL, allow)
     heads = {name: rebuild(part, HEAD, allow) for name, part in config["heads"].items()}
     sizes = {name: value for name, value in config["resolved"].items() if name in parameters_of(make)}
-    if words != config["resolved"]["vocab_size"]:
+    if words > config["resolved"]["vocab_size"]:  # more rows than words are a matter of padding
         raise UserError(
             f"{folder / TOKENIZER}: {words} words, but the model has {config['resolved']['vocab_size']}; "
             "this is not the tokenizer that it was trained with"

@@ -44,6 +44,9 @@ def register(commands: Commands) -> None:
         "source", metavar="IN", help="file, folder, hf:OWNER/NAME or timm:NAME; a model folder with --reverse"
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="a new model folder; a file to write with --reverse")
+    parser.add_argument(
+        "--weights", metavar="KEY", help="where IN holds several: those under this key, such as model_ema"
+    )
     parser.add_argument("--reverse", action="store_true", help="write the model folder IN as a foreign file OUT")
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="the folder or hub name of the tokenizer that belongs to it"
@@ -69,6 +72,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.convert.layouts import Choices
 
     if args.reverse:
+        if args.weights is not None:
+            raise UserError("--weights: of no use with --reverse")
         from mmkit.cli.convert_back import export
 
         if given := [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]:
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         image_size=_size(args.image_size) if args.image_size else None,
         answers=_answers(args.answers) if args.answers else (),
     )  # fmt: skip
-    return convert(args.layout, args.source, args.out, choices, args.tokenizer)
+    return convert(args.layout, args.source, args.out, choices, args.tokenizer, args.weights)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -106,7 +111,12 @@ def _answers(file: Path) -> tuple[str, ...]:
 
 
 def convert(
-    layout_name: str, source: str, out: Path, choices: Choices, tokenizer_name: str | None = None
+    layout_name: str,
+    source: str,
+    out: Path,
+    choices: Choices,
+    tokenizer_name: str | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """A foreign file into the folder ``out``. UserError where it has another layout, or a key is left over."""
     from mmkit.convert.layouts import named
@@ -119,7 +129,7 @@ def convert(
     layout = None if layout_name == "auto" else named(layout_name)
     if layout is not None:
         _check_taken(layout, choices)
-    file = read_checkpoint(locate(source))
+    file = read_checkpoint(locate(source), weights)
     layout = _checked(layout, file)
     _check_taken(layout, choices)
     if layout.recipe is None:
@@ -199,7 +209,13 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
     else:
         _check_reachable(name)
         tokenizer = huggingface(name=name, framing=recipe.framing)
-    if tokenizer.vocab_size != recipe.vocab_size:
+    if tokenizer.vocab_size < recipe.vocab_size:
+        log.info(
+            "the weights have %d rows of words and the tokenizer %d words: the rest are rows without a word, and stay",
+            recipe.vocab_size,
+            tokenizer.vocab_size,
+        )
+    if tokenizer.vocab_size > recipe.vocab_size:
         raise UserError(
             f"the weights know {recipe.vocab_size} words and the tokenizer {name} has {tokenizer.vocab_size}: give the "
             "one that they were trained with by --tokenizer"
@@ -290,6 +306,7 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
         "file": file.path.name,
         "wrapper": list(file.wrapper),
         "parallel": file.parallel,
+        "prefix": file.prefix,
         "constants": [row.theirs for row in recipe.rows if isinstance(row, Constant)],
         "names": _other_names(layout, recipe, state),
         "dtypes": {

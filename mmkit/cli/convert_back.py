@@ -50,8 +50,8 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
         theirs |= {
             name: theirs[name].to(getattr(torch, dtype)) for name, dtype in record["dtypes"].items() if name in theirs
         }
-    if record["parallel"]:
-        theirs = {f"{PARALLEL}{name}": value for name, value in theirs.items()}
+    if prefix := record["prefix"] or (PARALLEL if record["parallel"] else ""):
+        theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
     write_checkpoint(out, theirs, tuple(record["wrapper"]))
     return {
         "layout": layout.name,
@@ -63,7 +63,7 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
 
 def _record_of(folder: Path) -> dict[str, Any]:
     plain: dict[str, Any] = {
-        "layout": "", "constants": [], "names": {}, "dtypes": {}, "parallel": False, "wrapper": ["model"],
+        "layout": "", "constants": [], "names": {}, "dtypes": {}, "parallel": False, "prefix": "", "wrapper": ["model"],
     }  # fmt: skip
     file = folder / CONVERSION
     if not file.is_file():

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from mmkit.convert import bert, vit
-from mmkit.convert.table import Entry, Fresh, Row, depth_of, layer, same
+from mmkit.convert.table import Dropped, Entry, Fresh, Row, depth_of, layer, same
 from mmkit.errors import UserError
 
 TEACHER = "ema.copies"
+QUEUE = ("image_queue", "text_queue", "queue_ptr", "idx_queue")
 Kind = Literal["pretrain", "retrieval", "vqa", "entailment"]
 JOINT: tuple[Kind, ...] = ("pretrain", "retrieval")
 
@@ -27,8 +28,8 @@ JOINT: tuple[Kind, ...] = ("pretrain", "retrieval")
 class Parts:
     """What a state holds: depths, patch, and which of the parts that a file may lack are there.
 
-    queue: entries, 0 for none. position_ids: positions counted in a buffer, of the text encoder and of the decoder, 0
-    where the file has no such buffer.
+    queue: entries, 0 for none. empty_queue: the names of one that has no columns. position_ids: positions counted in a
+    buffer, of the text encoder and of the decoder, 0 where the file has no such buffer.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Parts:
     decoder_depth: int = 0
     queue: int = 0
     image_ids: bool = False
+    empty_queue: tuple[str, ...] = ()
     position_ids: tuple[int, int] = (0, 0)
 
     @property
@@ -70,9 +72,14 @@ def parts_of(state: Mapping[str, Tensor]) -> Parts:
         patch=tuple(state["visual_encoder.patch_embed.proj.weight"].shape[2:]),
         text_depth=crosses.index(True), fusion_depth=sum(crosses), teacher="visual_encoder_m.cls_token" in state,
         decoder_depth=depth_of(state, "text_decoder.bert.encoder.layer."),
+        empty_queue=tuple(name for name in QUEUE if name in state) if _empty(state) else (),
         queue=state["image_queue"].shape[1] if "image_queue" in state else 0, image_ids="idx_queue" in state,
         position_ids=(_counted(state, text), _counted(state, "text_decoder.bert.")),
     )  # fmt: skip
+
+
+def _empty(state: Mapping[str, Tensor]) -> bool:
+    return "image_queue" in state and not state["image_queue"].shape[1]
 
 
 def _kind(state: Mapping[str, Tensor]) -> Kind:
@@ -166,7 +173,12 @@ def table(parts: Parts) -> list[Row]:
         # theirs has but one temperature, so ours, written last, is the one
         rows.append(same(f"{TEACHER}.model.temperature.value", "temp"))
     rows += [same("model.temperature.value", "temp"), *layer("heads.itm.classify", "itm_head")]
-    return rows + (_queues(parts) if parts.queue else [])
+    return rows + (_queues(parts) if parts.queue else _no_queues(parts))
+
+
+def _no_queues(parts: Parts) -> list[Row]:
+    """A file that was trained without a queue may hold one of no columns."""
+    return [Dropped(name, "a queue of 0 entries") for name in parts.empty_queue]
 
 
 def _queues(parts: Parts) -> list[Row]:

@@ -2,12 +2,13 @@
 
 A pickle is a program. It is read by PyTorch's restricted reader, which knows tensors, containers, numbers and texts,
 and is refused when it asks for anything else, as is a TorchScript archive, which holds code. What stands around the
-weights (``model``, ``state_dict``, ``module.``) is taken off and remembered, so that it can be put back.
+weights (``model``, ``state_dict``, ``module.``, ``_orig_mod.``) is taken off, said and remembered, to be put back.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 import re
 import zipfile
@@ -16,14 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmkit.convert.table import State
+from mmkit.convert.table import State, shortened
 from mmkit.errors import UserError
-from mmkit.files import read_json, write_tensors, writing
+from mmkit.files import inside, read_json, write_tensors, writing
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = (
     "model.safetensors",
@@ -33,8 +37,15 @@ WEIGHTS = (
 )
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPERS = ("model", "state_dict", "model_state_dict")
-PARALLEL = "module."
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "params", "net", "network", "weights")
+AVERAGED = ("model_ema", "ema", "params_ema", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "ema_model")
+PARALLEL, COMPILED = "module.", "_orig_mod."
+PREFIXES = (PARALLEL, COMPILED, "net.", "model.", "state_dict.")
+PLAIN = (type(None), bool, int, float, str, np.generic, argparse.Namespace)
+SCALARS = ("logit_scale", "logit_bias", "temp")
+INDEX = ".index.json"
+NUMBERS = [np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+SCALAR: Any = np.float64(0).__reduce__()[0]  # makes a number of numpy, which many training programs leave in files
 SCRIPT = "constants.pkl"  # every TorchScript archive has one, and no file of torch.save
 ADVICE = ("weights_only", "safe_globals")  # a reason of PyTorch's with one of these tells how to read it unsafely
 
@@ -43,47 +54,122 @@ ADVICE = ("weights_only", "safe_globals")  # a reason of PyTorch's with one of t
 class Checkpoint:
     """Weights, and what came with them.
 
-    path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). parallel: whether every
-    name began with "module.". beside: what else the file holds (epoch, optimizer, ...). config: the ``config.json`` or
-    ``open_clip_config.json`` in the same folder.
+    path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). prefix: what every name
+    began with. parallel: whether that was "module." alone. beside: what else the file holds (epoch, optimizer, ...).
+    config: the ``config.json`` or ``open_clip_config.json`` in the same folder.
     """
 
     path: Path
     state: State
     wrapper: tuple[str, ...] = ()
     parallel: bool = False
+    prefix: str = ""
     beside: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     """The weights of a file, or of the folder that holds it.
+
+    weights: under which key, where a file holds several; None = those of training, and it is said.
 
     UserError where there is none, where it is damaged, and where a pickle asks for more than tensors.
     """
     path = find_weights(Path(path))
+    content = _sharded(path) if path.name.endswith(INDEX) else _content(path)
     beside: dict[str, Any] = {}
     wrapper: list[str] = []
-    if path.suffix == ".safetensors":
-        try:
-            content: Any = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged, or not a safetensors file ({error})") from error
-    else:
-        content = _unpickled(path)
-    while not _is_state(content):
-        name = next((w for w in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(w), Mapping)), None)
+    while (wrapped := _wrapped(content)) or not _is_state(content):
+        name = _chosen(path, wrapped, None if wrapper else weights) if wrapped else None
         if name is None:
-            places = ", ".join(WRAPPERS)
+            places = ", ".join((*WRAPPERS, *AVERAGED))
             raise UserError(f"{path}: holds no weights, but {_described(content)}; looked for under {places}")
         beside |= {str(key): value for key, value in content.items() if key != name}
         content = content[name]
         wrapper.append(name)
-    parallel = all(key.startswith(PARALLEL) for key in content)
-    state = {key.removeprefix(PARALLEL) if parallel else key: value for key, value in content.items()}
+    if weights is not None and wrapper[:1] != [weights]:
+        raise UserError(
+            f"{path}: --weights {weights}: there are no weights of that name; it holds {_described(content)}"
+        )
+    beside |= {key: value for key, value in content.items() if not isinstance(_as_tensor(key, value), Tensor)}
+    state = {key: _as_tensor(key, value) for key, value in content.items() if key not in beside}
+    prefix, state = _bare(state)
+    if prefix:
+        log.info("%s: every name begins with %r, which is taken off", path.name, prefix)
     return Checkpoint(
-        path=path, state=state, wrapper=tuple(wrapper), parallel=parallel, beside=beside, config=_config_of(path)
-    )
+        path=path, state=state, wrapper=tuple(wrapper), parallel=prefix == PARALLEL, prefix=prefix, beside=beside,
+        config=_config_of(path),
+    )  # fmt: skip
+
+
+def _content(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return _unpickled(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged, or not a safetensors file ({error})") from error
+
+
+def _sharded(index: Path) -> State:
+    """The weights that an index spreads over several files in its folder. UserError for one that is not there."""
+    names = read_json(index, strict=True).get("weight_map")
+    if not isinstance(names, Mapping) or not all(isinstance(file, str) for file in names.values()):
+        raise UserError(f"{index}: has no weight_map, which says in which file each tensor is")
+    found: dict[str, Any] = {}
+    for file in sorted(set(names.values())):
+        part = inside(index.parent, file)
+        if not part.is_file():
+            raise UserError(f"{index}: names {file}, which is not beside it; copy or download it too")
+        found |= _content(part)
+    if missing := sorted(names.keys() - found.keys()):
+        raise UserError(f"{index}: its files lack {shortened(missing, 4)}; copy or download them again")
+    return {name: found[name] for name in names}
+
+
+def _wrapped(content: Any) -> list[str]:
+    """The keys under which weights may lie, those of training before averages of them."""
+    if not isinstance(content, Mapping):
+        return []
+    return [key for key in (*WRAPPERS, *AVERAGED) if isinstance(content.get(key), Mapping) and _holds(content[key])]
+
+
+def _holds(content: Any) -> bool:
+    return _is_state(content) or bool(_wrapped(content))
+
+
+def _chosen(path: Path, names: list[str], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in names:
+            raise UserError(f"{path}: --weights {wanted}: there are no such weights; it holds {', '.join(names)}")
+        return wanted
+    if len(names) > 1:
+        log.warning("%s holds weights under %s: those under %s are taken; --weights %s takes others", path.name,
+                    ", ".join(names), names[0], "|".join(names[1:]))  # fmt: skip
+    return names[0]
+
+
+def _as_tensor(key: str, value: Any) -> Any:
+    """A number that stands for a learned scalar as one; the rest as it is."""
+    is_number = isinstance(value, float | np.floating) and key.rpartition(".")[2] in SCALARS
+    return torch.tensor(float(value)) if is_number else value
+
+
+def _bare(state: State) -> tuple[str, State]:
+    """What stands before every name, as wrappers of PyTorch, Lightning and others put it there, and the state without.
+
+    The marks of compiled parts are taken off within names too.
+    """
+    prefix = ""
+    while found := next((p for p in PREFIXES if all(name.startswith(p) for name in state) and not _ours(state)), ""):
+        prefix += found
+        state = {name.removeprefix(found): value for name, value in state.items()}
+    return prefix, {name.replace(COMPILED, ""): value for name, value in state.items()}
+
+
+def _ours(state: State) -> bool:
+    """Whether these are the names that mmkit saves a model under, which begin with "model." as Lightning's do."""
+    return any(name.startswith(("model.image.", "model.text.", "heads.")) for name in state)
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], wrapper: tuple[str, ...] = ()) -> None:
@@ -107,8 +193,9 @@ def find_weights(path: Path) -> Path:
     for name in WEIGHTS:
         if (path / name).is_file():
             return path / name
-    if (path / f"{WEIGHTS[0]}.index.json").is_file():
-        raise UserError(f"{path}: its weights are split over several files, which mmkit does not read; join them first")
+    for name in WEIGHTS:
+        if (path / f"{name}{INDEX}").is_file():
+            return path / f"{name}{INDEX}"
     found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     if len(found) == 1:
         return found[0]
@@ -126,7 +213,8 @@ def _unpickled(path: Path) -> Any:
             "save its state_dict alone, as safetensors"
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a plain holder of settings, in many checkpoints
+        safe: list[Any] = [argparse.Namespace, *NUMBERS, SCALAR, (SCALAR, "numpy.core.multiarray.scalar")]
+        with torch.serialization.safe_globals(safe):  # plain holders of settings and numbers
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asks = re.search(r"GLOBAL (\S+)", str(error))  # the rest of the message is advice to read it unsafely
@@ -153,9 +241,12 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _is_state(content: Any) -> bool:
-    if not isinstance(content, Mapping) or not content:
+    """Whether these are tensors by name, perhaps with others beside them, such as a step."""
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    tensors = [key for key, value in content.items() if isinstance(value, Tensor)]
+    others = [value for value in content.values() if not isinstance(value, Tensor)]
+    return bool(tensors) and (any("." in key for key in tensors) or all(isinstance(value, PLAIN) for value in others))
 
 
 def _described(content: Any) -> str:

@@ -57,3 +57,12 @@ def test_what_does_not_fit_is_named():
         albef.pretrain(without(state, ".cls.predictions"))
     with pytest.raises(UserError, match="not an ALBEF"):
         albef.parts_of({"conv1.weight": torch.zeros(1)})
+
+
+def test_a_queue_without_columns_is_no_queue():
+    state = under(load(PRETRAIN[0])[1], "sd.")
+    width = state["image_queue"].shape[0]
+    empty = {"image_queue": torch.zeros(width, 0), "text_queue": torch.zeros(width, 0)}
+    ours = read(albef.pretrain(state | empty), state | empty)
+    assert_same(ours, read(albef.pretrain(bare := without(state, "queue")), bare))
+    assert not any("queue" in name for name in ours)

@@ -16,7 +16,7 @@ from mmkit.cli.main import main
 from mmkit.convert.pictures import beside, of_open_clip, of_transformers, reading
 from mmkit.data.image_io import to_rgb
 from mmkit.errors import UserError
-from tests.convert.test_family import CLIP_WORDS, random_weights, tower, words  # noqa: F401
+from tests.convert.test_family import CLIP_WORDS, random_weights, tower
 from tests.models import family
 
 
@@ -305,3 +305,35 @@ def test_without_a_file_what_is_taken_is_said(clip_of_transformers, tmp_path, ca
     assert "preprocessor_config.json: crop_pct = 0.9" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "again").exists()
     assert load_file(tmp_path / "theirs/model.safetensors")
+
+
+def test_rows_beyond_the_words_are_kept_and_said(tmp_path, capsys):
+    """CLIP with a matrix filled up to a round number of rows; its tokenizer has fewer words."""
+    text = tower(vocab_size=CLIP_WORDS + 64, max_position_embeddings=12, eos_token_id=CLIP_WORDS - 1)
+    vision = tower(image_size=32, patch_size=8)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    model = random_weights(transformers.CLIPModel(config))
+    model.save_pretrained(tmp_path / "theirs")
+    said = convert(capsys, "auto", tmp_path / "theirs", tmp_path / "ours")
+    assert f"have {CLIP_WORDS + 64} rows of words and the tokenizer {CLIP_WORDS} words" in said
+    predictor = mmkit.load(tmp_path / "ours")
+    assert predictor.model.spec.vocab_size == CLIP_WORDS + 64
+    ids = open_clip.SimpleTokenizer()(["a dog"], context_length=12)
+    with torch.no_grad():
+        near(predictor.encode_text(["a dog"]), model.get_text_features(ids).pooler_output)
+    mmkit.hub.save(tmp_path / "again", predictor, json.loads((tmp_path / "ours/config.json").read_text())["experiment"])
+    assert mmkit.load(tmp_path / "again").model.spec.vocab_size == CLIP_WORDS + 64
+    convert(capsys, "clip-transformers", tmp_path / "ours", tmp_path / "back.safetensors", "--reverse")
+    rows = "text_model.embeddings.token_embedding.weight"
+    back, given = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "theirs/model.safetensors")
+    assert torch.equal(back[rows], given[rows])
+
+
+def test_fewer_rows_than_words_are_refused(tmp_path, capsys):
+    text = tower(vocab_size=CLIP_WORDS - 8, max_position_embeddings=12, eos_token_id=5)
+    config = transformers.CLIPConfig(text_config=text, vision_config=tower(image_size=32, patch_size=8))
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "theirs")
+    assert main(["convert", "auto", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 2
+    assert f"know {CLIP_WORDS - 8} words and the tokenizer clip has {CLIP_WORDS}" in " ".join(
+        capsys.readouterr().err.split()
+    )

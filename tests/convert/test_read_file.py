@@ -1,8 +1,10 @@
 """Files of others: what stands around the weights, what is damaged, and a pickle that would run a program."""
 
 import argparse
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -83,3 +85,69 @@ def test_written_files_are_read(tmp_path, name):
     found = read_checkpoint(tmp_path / "new" / name)
     assert same(found.state, tied)
     assert found.wrapper == (("model",) if name.endswith("pth") else ())
+
+
+PREFIXES = ["_orig_mod.", "module._orig_mod.", "net.", "model.", "module.model._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("key", ["model", "state_dict", "module", "params", "net", "model_ema", "params_ema", "ema"])
+def test_wrappers_of_training_programs_are_taken_off_and_said(tmp_path, prefix, key, caplog):
+    content = {key: {f"{prefix}{name}": value for name, value in STATE.items()}, "epoch": 7, "best": np.float64(0.5)}
+    torch.save(content | {"optimizer": {"state": {0: {"step": np.int64(3)}}}}, tmp_path / "x.pth")
+    with caplog.at_level("INFO"):
+        found = read_checkpoint(tmp_path / "x.pth")
+    assert same(found.state, STATE)
+    assert (found.wrapper, found.prefix, found.beside["best"]) == ((key,), prefix, 0.5)
+    assert f"begins with '{prefix}'" in caplog.text
+
+
+def test_numbers_beside_tensors_are_no_weights_but_a_temperature_is(tmp_path):
+    content = {"visual.proj": torch.ones(2), "logit_scale": np.float32(2.5), "step": 9, "lr": 0.1, "optimizer": {}}
+    torch.save(content, tmp_path / "x.pth")
+    found = read_checkpoint(tmp_path / "x.pth")
+    assert set(found.state) == {"visual.proj", "logit_scale"}
+    assert found.state["logit_scale"].item() == 2.5
+    assert set(found.beside) == {"step", "lr", "optimizer"}
+
+
+def test_compiled_parts_within_names_and_models_of_our_own(tmp_path):
+    torch.save({"visual._orig_mod.proj": torch.ones(2), "text.a": torch.ones(1)}, tmp_path / "x.pth")
+    assert set(read_checkpoint(tmp_path / "x.pth").state) == {"visual.proj", "text.a"}
+    torch.save({"model.image.cls": torch.ones(2), "model.text.a": torch.ones(1)}, tmp_path / "y.pth")
+    assert set(read_checkpoint(tmp_path / "y.pth").state) == {"model.image.cls", "model.text.a"}
+
+
+def test_of_several_weights_which_are_taken(tmp_path, caplog):
+    other = {name: value + 1 for name, value in STATE.items()}
+    torch.save({"model_ema": other, "model": STATE, "epoch": 1}, tmp_path / "x.pth")
+    assert same(read_checkpoint(tmp_path / "x.pth").state, STATE)
+    assert "under model, model_ema: those under model are taken; --weights model_ema" in caplog.text
+    assert same(read_checkpoint(tmp_path / "x.pth", "model_ema").state, other)
+    with pytest.raises(UserError, match="--weights ema: there are no such weights; it holds model, model_ema"):
+        read_checkpoint(tmp_path / "x.pth", "ema")
+    save_file(STATE, tmp_path / "y.safetensors")
+    with pytest.raises(UserError, match="--weights ema: there are no weights of that name"):
+        read_checkpoint(tmp_path / "y.safetensors", "ema")
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_several_files(tmp_path, kind):
+    names, parts = sorted(STATE), {}
+    for i, name in enumerate(names):
+        parts[name] = f"part-{min(i, 1)}{kind[-12:]}"
+    for file in set(parts.values()):
+        held = {name: STATE[name] for name in names if parts[name] == file}
+        save_file(held, tmp_path / file) if kind.endswith("s") else torch.save(held, tmp_path / file)
+    index = tmp_path / f"{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}), encoding="utf-8-sig")
+    assert same(read_checkpoint(tmp_path).state, STATE)
+    index.write_text(json.dumps({"weight_map": parts | {"z.w": parts[names[0]]}}))
+    with pytest.raises(UserError, match=r"its files lack z\.w"):
+        read_checkpoint(tmp_path)
+    index.write_text(json.dumps({"weight_map": parts | {"z.w": "none.bin"}}))
+    with pytest.raises(UserError, match=r"names none\.bin, which is not beside it"):
+        read_checkpoint(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "../x.bin"}}))
+    with pytest.raises(UserError, match=r"x\.bin"):
+        read_checkpoint(tmp_path)
