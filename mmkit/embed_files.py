@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ def _made(
 
 def _write(path: Path, kind: str, records: Sequence[Record], part: _Part) -> None:
     about = {
-        "kind": kind, "records": [record.key for record in records], "keys": part.keys, "paths": part.paths,
+        "kind": kind, "records": [_mark(record) for record in records], "keys": part.keys, "paths": part.paths,
         "image_ids": part.image_ids, "captions": part.captions, "unreadable": part.unreadable,
     }  # fmt: skip
     write_tensors(path, {"images": part.images, "texts": part.texts, "about": _bytes_of(about)})
@@ -166,8 +168,23 @@ def _read(path: Path, kind: str, records: Sequence[Record]) -> _Part | None:
             about = _about(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    same = about["kind"] == kind and about["records"] == [record.key for record in records]
+    same = about["kind"] == kind and about["records"] == [_mark(record) for record in records]
     return _kept(path) if same else None
+
+
+def _mark(record: Record) -> list[Any]:
+    """What must be as it was for an embedding to be used again: the record, and its picture as far as is cheap to see.
+
+    A mended picture, another one of that name, and new captions are embedded anew.
+    """
+    mark: list[Any] = [record.key, record.image_id, *record.captions]
+    if isinstance(record.image, Path):
+        with suppress(OSError, ValueError):
+            state = record.image.stat()
+            mark += [state.st_size, state.st_mtime_ns]
+    elif isinstance(record.image, bytes):
+        mark.append(zlib.crc32(record.image))
+    return mark
 
 
 def _kept(path: Path) -> _Part:
@@ -181,12 +198,18 @@ def _kept(path: Path) -> _Part:
 
 def _bytes_of(about: dict[str, Any]) -> Tensor:
     """As uint8, the JSON's UTF-8: a header may hold 100 MB and no more."""
-    return torch.frombuffer(bytearray(json.dumps(about, ensure_ascii=False).encode()), dtype=torch.uint8)
+    text = json.dumps(about, ensure_ascii=False).encode("utf-8", "backslashreplace")  # JSON's own escapes
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
 def _about(file: Any) -> dict[str, Any]:
     about: dict[str, Any] = json.loads(bytes(file.get_tensor("about").numpy()))
     return about
+
+
+def _utf8(text: str) -> str:
+    r"""The same, but for the bytes of a file's name that are no UTF-8: "\udcff" for the byte 255."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
@@ -206,9 +229,9 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
             counts = [len(group) for group in part.captions]
             ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
             columns: list[Any] = [
-                pa.array(part.keys, pa.string()),
-                pa.array([path or None for path in part.paths], pa.string()),
-                pa.array(part.image_ids, pa.string()),
+                pa.array(map(_utf8, part.keys), pa.string()),
+                pa.array([_utf8(path) or None for path in part.paths], pa.string()),
+                pa.array(map(_utf8, part.image_ids), pa.string()),
                 pa.FixedSizeListArray.from_arrays(pa.array(part.images.flatten().numpy()), width),
                 pa.array([list(group) for group in part.captions], pa.list_(pa.string())),
                 pa.ListArray.from_arrays(

@@ -79,9 +79,10 @@ def _permissions(place: Path) -> int | None:
 def writing(path: str | Path, mode: str = "w", *, newline: str | None = None) -> Iterator[IO[Any]]:
     """An open file, UTF-8 or (``mode="wb"``) of bytes, that becomes ``path`` at the end of the block; see ``beside``.
 
-    newline: as ``open`` takes it; csv wants "".
+    newline: as ``open`` takes it; csv wants "". Bytes of a file's name that are no UTF-8 are written as escapes.
     """
-    with beside(path) as part, part.open(mode, encoding=None if "b" in mode else "utf-8", newline=newline) as file:
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    with beside(path) as part, part.open(mode, encoding=encoding, errors=errors, newline=newline) as file:
         yield file
 
 

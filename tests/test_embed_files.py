@@ -1,11 +1,14 @@
 """Embeddings in files: the same as the model gives, nothing lost on the way, and pictures that cannot be read."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from mmkit.embed_files import Pictures, embed_files
@@ -182,3 +185,36 @@ def test_problems(folder):
     (folder / "file").write_text("")
     with pytest.raises(UserError, match=r"out\.parquet: cannot be written"):
         embed_files(predictor(), source, folder / "file" / "out.parquet")
+
+
+def test_what_changed_since_it_was_stopped_is_embedded_anew(folder, monkeypatch):
+    """Parts from before were used again for another picture of that name."""
+    monkeypatch.setattr("mmkit.embed_files.PART_BATCHES", 1)
+    model, changed = predictor(), folder / "pictures/0/0.png"
+    stopped = folder / "a.parquet"
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmkit.embed_files._parquet", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed_files(model, Pictures(folder / "pictures"), stopped, batch_size=1)
+    Image.new("RGB", (50, 40), "white").save(changed)
+    found = embed_files(model, Pictures(folder / "pictures"), stopped, batch_size=1)
+    assert found.resumed == 6
+    embed_files(model, Pictures(folder / "pictures"), folder / "b.parquet", batch_size=1)
+    assert torch.equal(read(stopped)[1], read(folder / "b.parquet")[1])
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+@pytest.mark.parametrize("ending", ["parquet", "safetensors"])
+def test_names_that_are_no_utf8_are_written(tmp_path, ending):
+    """What a name's odd byte reads as cannot be written as text: a stack trace, after the work."""
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "p/a.png")
+    os.rename(tmp_path / "p/a.png", os.fsencode(tmp_path / "p") + b"/\xff.png")
+    out = tmp_path / f"o.{ending}"
+    assert embed_files(predictor(), Pictures(tmp_path / "p"), out).pictures == 1
+    (name,) = read(out)[0]
+    assert name == ("\\udcff.png" if ending == "parquet" else "\udcff.png")

@@ -1,5 +1,6 @@
 """A file appears whole or not at all, and a folder goes away whole or not at all."""
 
+import json
 import os
 import stat
 import sys
@@ -253,3 +254,11 @@ def test_a_new_folder_is_not_there_or_empty(tmp_path):
         check_new_folder(tmp_path)
     with pytest.raises(UserError, match="is a file; name a new folder"):
         check_new_folder(tmp_path / ".file")
+
+
+def test_odd_bytes_of_a_name_are_written_as_escapes(tmp_path):
+    """They read as half characters, which no text file can hold; in JSON the escape reads back as the name."""
+    write_text(tmp_path / "a.txt", "\udcff.png é")
+    assert (tmp_path / "a.txt").read_bytes() == "\\udcff.png é".encode()
+    write_json(tmp_path / "a.json", {"name": "\udcff.png"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"name": "\udcff.png"}

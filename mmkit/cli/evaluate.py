@@ -83,12 +83,17 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
     command.add_argument("--rerank", type=int, metavar="K", help=rerank)
     add_predictions(command, "what was found for each query or picture")
+    add_max_bad(command)
+    add_model_arguments(command)
+
+
+def add_max_bad(command: argparse.ArgumentParser) -> None:
+    """--max-bad SHARE, for ``readable_part``."""
     command.add_argument(
         "--max-bad", type=float, metavar="SHARE",
         help="leave out pictures that cannot be read, up to this share of all, such as 0.01; opens each once before "
         "(default: the first ends the evaluation)",
     )  # fmt: skip
-    add_model_arguments(command)
 
 
 def add_predictions(command: argparse.ArgumentParser, what: str) -> None:
@@ -140,7 +145,7 @@ def retrieval(args: argparse.Namespace) -> None:
     _check(args)
     columns = columns_of(args.columns, ("image", "caption", "image_id"))
     source = open_source(args.data, {"caption"}, columns=columns, split=args.split, images=args.images)
-    source, left_out = _readable(args, source)
+    source, left_out = readable_part(args, source)
     evaluator = Retrieval(
         source=source, rerank_top=args.rerank, batch_size=args.batch_size, predictions=args.predictions
     )
@@ -167,7 +172,7 @@ def zeroshot(args: argparse.Namespace) -> None:
     columns = columns_of(args.columns, ("image", "label"))
     data = _labelled(args, columns)
     classes = args.classes or own_classes(args.data)
-    data, left_out = _readable(args, data)
+    data, left_out = readable_part(args, data)
     evaluator = ZeroShot(
         source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
         templates=templates_named(args.templates) if args.templates else None,
@@ -243,7 +248,7 @@ def _check(args: argparse.Namespace) -> None:
     hub.check(args.model)
 
 
-def _readable(args: argparse.Namespace, source: Source) -> tuple[Source, int | None]:
+def readable_part(args: argparse.Namespace, source: Source) -> tuple[Source, int | None]:
     """What ``--max-bad`` leaves of the source, and how many pictures it left out; None without it."""
     from mmkit.cli.progress import progress
     from mmkit.evals.readable import readable

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkit.cli.evaluate import add_model_arguments, make_predictor
+from mmkit.cli.evaluate import add_max_bad, add_model_arguments, make_predictor, readable_part
 from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.cli.vqa import answering_stage
 
@@ -47,6 +47,7 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--detections", type=Path, metavar="FILE", help="RefCOCO+: dets.json, the boxes to choose from"
     )
+    add_max_bad(command)
     _asked(
         command, ("mlm", "itm", "itc"),
         "whose maps: those of hidden words (mlm), the match, or the similarity (default: for names in captions mlm, "
@@ -123,15 +124,16 @@ def grounding(args: argparse.Namespace) -> None:
     from mmkit.evals.grounding import Grounding
     from mmkit.nn.gather import rank
 
+    source, left_out = readable_part(args, _source(args))
     evaluator = Grounding(
-        source=_source(args), layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
+        source=source, layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
         prompt=args.prompt, batch_size=args.batch_size,
     )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     if rank() == 0:
         Console().print(result.table())
-    write_json(args.json, result.to_json())
+    write_json(args.json, result.to_json() | ({} if left_out is None else {"left_out": left_out}))
 
 
 def _source(args: argparse.Namespace) -> Source:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_model_arguments, add_predictions, make_predictor
+from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor, readable_part
 from mmkit.cli.main import add_command, write_json
 
 log = logging.getLogger("mmkit")
@@ -46,6 +46,7 @@ def register(commands: Commands) -> None:
         "(default: both sides normalised; both are in the output)",
     )  # fmt: skip
     add_predictions(command, "the answers, with question_id")
+    add_max_bad(command)
     add_model_arguments(command)
 
 
@@ -59,6 +60,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError(f"--top {args.top}: must be at least 1")
     if args.data is None and (args.annotations or args.images or args.predictions or args.as_published):
         raise UserError("--annotations, --images, --predictions and --as-published belong to --data")
+    if args.max_bad is not None and (args.data is None or args.predictions):
+        raise UserError(
+            "--max-bad leaves questions of --data out; "
+            + ("a file of --predictions answers all of them" if args.data else "there is none of them to leave out")
+        )
     if args.question is not None and not args.question.strip():
         raise UserError("--question: is empty; ask something")
     if args.generate and (args.answers is not None or args.first_token_twice):
@@ -104,6 +110,7 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
         args.data, {"question"}, annotations=args.annotations, images=args.images,
         answers_needed=args.predictions is None,
     )  # fmt: skip
+    source, left_out = readable_part(args, source)
     evaluator = VQA(
         source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,
         as_published=args.as_published, predictions=args.predictions,
@@ -111,7 +118,7 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
     args.model = answering_stage(args.model)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        return evaluator.evaluate(predictor).to_json()
+        return evaluator.evaluate(predictor).to_json() | ({} if left_out is None else {"left_out": left_out})
 
 
 def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 EVERY_PICTURE = (
     "An evaluation reads every picture, so that its numbers can be compared: mend this one or take its record out. "
-    "`mmkit zeroshot` and `mmkit retrieval` leave pictures out, and say how many, with --max-bad SHARE"
+    "The commands leave pictures out, and say how many, with --max-bad SHARE"
 )
 
 

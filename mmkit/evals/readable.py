@@ -36,6 +36,11 @@ class Kept:
         """Those of the source, where it has some."""
         return getattr(self.source, "class_names", None)
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of the source, where it has some."""
+        return tuple(getattr(self.source, "splits", ()))
+
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record, without opening pictures where the source knows how."""
         return compress(targets_of(self.source, key), self.keep)

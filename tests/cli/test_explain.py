@@ -164,3 +164,16 @@ def test_features(folder, tmp_path, capsys):
     ]:
         assert run("features", "--model", model, "--out", tmp_path / "x.parquet", *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_grounding_leaves_out_what_cannot_be_read(folder, tmp_path):
+    lines = (folder / "records.jsonl").read_text()
+    data = folder / "bad.jsonl"
+    data.write_text(lines.splitlines()[0].replace("0.png", "bad.png") + "\n" + lines)
+    (folder / "pictures/bad.png").write_text("")
+    model = ("grounding", "--model", folder / "model", "--data")
+    assert run(*model, data) == 2
+    assert run(*model, data, "--max-bad", 0.2, "--json", tmp_path / "a.json") == 0
+    assert run(*model, folder / "records.jsonl", "--json", tmp_path / "b.json") == 0
+    found, wanted = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert found == wanted | {"left_out": 1}

@@ -50,6 +50,24 @@ def test_a_file_of_questions(folder, tmp_path):
     assert found["by_type"]["colour"] == found["accuracy"]
 
 
+def test_pictures_that_cannot_be_read_are_left_out_and_counted(folder, tmp_path, capsys):
+    lines = (folder / "records.jsonl").read_text()
+    data = folder / "bad.jsonl"
+    data.write_text(lines + lines.splitlines()[0].replace("0.png", "bad.png") + "\n")
+    (folder / "bad.png").write_text("<html>")
+    assert run(folder, "--data", data) == 2
+    assert "--max-bad" in capsys.readouterr().err
+    assert run(folder, "--data", data, "--max-bad", 0.1) == 2
+    assert "1 of 5 pictures cannot be read, more than the 10 %" in capsys.readouterr().err
+    assert run(folder, "--data", data, "--max-bad", 0.2, "--json", tmp_path / "a.json") == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert run(folder, "--data", folder / "records.jsonl", "--json", tmp_path / "b.json") == 0
+    assert found == json.loads((tmp_path / "b.json").read_text()) | {"left_out": 1}
+    assert run(folder, "--data", data, "--max-bad", 0.2, "--predictions", tmp_path / "p.json") == 2
+    assert "answers all of them" in capsys.readouterr().err
+    assert run(folder, "--image", folder / "1.png", "--question", "what?", "--max-bad", 0.2) == 2
+
+
 def test_a_list_of_ones_own(folder, tmp_path):
     (tmp_path / "answers.txt").write_text("green\nred\n")
     arguments = ("--image", folder / "1.png", "--question", "what is it?", "--answers", tmp_path / "answers.txt")

@@ -53,3 +53,11 @@ def test_without_it_the_first_bad_picture_says_what_to_do(evaluator):
     with pytest.raises(UserError, match=r"^picture 4: not a picture in a known format.*\. An evaluation reads every"):
         evaluator(source=Pictures(9, broken=4))(predictor())
     assert "--max-bad" in EVERY_PICTURE
+
+
+def test_what_is_kept_knows_the_splits_of_its_source():
+    class Split(Pictures):
+        splits = ("val", "test")
+
+    assert readable(Split(9, broken=4), 0.2, silent)[0].splits == ("val", "test")
+    assert readable(Pictures(9, broken=4), 0.2, silent)[0].splits == ()
