@@ -76,5 +76,5 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"none.txt: no such file; expected a list of answers"):
         read_answers(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin.txt: not UTF-8 \(byte 3\)"):
+    with pytest.raises(UserError, match=r"latin.txt:1: not UTF-8 \(byte 0xe9, byte 4 of the line\)"):
         read_answers(tmp_path / "latin.txt")
