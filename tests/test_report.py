@@ -11,7 +11,7 @@ from mmkit.evals.zeroshot import ZeroShot
 from mmkit.report import chart
 from mmkit.report.collect import collect_classified, collect_examples
 from mmkit.report.make import Report
-from mmkit.report.page import Page, write_report
+from mmkit.report.page import Page, result_rows, write_report
 from mmkit.report.run_folder import Curve, Panel, facts, panels, read_events
 from tests.evals.parts import Pictures, predictor
 
@@ -188,3 +188,13 @@ def test_damaged_files_are_named(folder, tmp_path):
         read_events(folder)
     with pytest.raises(UserError, match=r"metrics\.jsonl: missing"):
         write_report(tmp_path / "none", Page(name="x"))
+
+
+def test_a_re_ranking_that_does_harm_is_said():
+    retrieval = {"t2i_r1": 0.516, "i2t_r1": 0.5, "rerank.t2i_r1": 0.014, "rerank.i2t_r1": 0.5, "chance_r1": 0.002}
+    metrics = {f"r.{name}": value for name, value in (retrieval | {"texts": 9, "images": 9}).items()}
+    first, second = result_rows(metrics, {})
+    assert first.note == "9 texts, 9 pictures; re-ranking lowers it"
+    assert second.note == "9 texts, 9 pictures"
+    found = {"z.top1": 0.5, "z.rerank.top1": 0.4, "z.n": 3, "z.classes": 2, "z.chance": 0.5}
+    assert [row.note for row in result_rows(found, {})] == ["3 pictures, 2 classes; re-ranking lowers it"]

@@ -110,7 +110,8 @@ def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list
             ):
                 row = Row(
                     title=title, measure=f"R@1, {words}", value=found[f"{way}_r1"],
-                    chance=found.get(chance, found["chance_r1"]), rerank=found.get(f"rerank.{way}_r1"), note=size,
+                    chance=found.get(chance, found["chance_r1"]), rerank=found.get(f"rerank.{way}_r1"),
+                    note=size + lowered(found[f"{way}_r1"], found.get(f"rerank.{way}_r1")),
                 )  # fmt: skip
                 rows.append(row)
         elif "top1" in found:
@@ -124,10 +125,15 @@ def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list
                     value=found["top1"],
                     chance=found["chance"],
                     rerank=found.get("rerank.top1"),
-                    note=note,
+                    note=note + lowered(found["top1"], found.get("rerank.top1")),
                 )
             )
     return rows
+
+
+def lowered(value: float, rerank: float | None) -> str:
+    """A word where re-ranking does harm."""
+    return "; re-ranking lowers it" if rerank is not None and rerank < value else ""
 
 
 def percent(value: float) -> str:

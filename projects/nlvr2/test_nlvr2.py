@@ -240,3 +240,17 @@ def test_three_stages_run_and_the_model_loads_from_its_path(tmp_path):
     predictor = mmkit.load(tmp_path / "run")
     again = experiment.evals["test"]()(predictor)
     assert {f"test.{name}": value for name, value in again.items()}.items() <= numbers.items()
+
+
+def test_a_test_split_without_labels_is_read_where_that_is_said(tmp_path):
+    (tmp_path / "dev").mkdir()
+    for side in (0, 1):
+        Image.new("RGB", (8, 8)).save(tmp_path / "dev" / f"dev-1-0-img{side}.png")
+    (tmp_path / "test.json").write_text(json.dumps({"sentence": "Two dogs.", "identifier": "dev-1-0-3"}))
+    with pytest.raises(UserError, match="label"):
+        NLVR2(tmp_path / "test.json")
+    record = NLVR2(tmp_path / "test.json", labelled=False)[0]
+    assert "label" not in record.targets
+    assert record.targets["identifier"] == "dev-1-0-3"
+    encoder = PairTargets(lambda image, text, rng: (torch.zeros(3, 4, 4), text))
+    assert encoder.encode(record.targets, Random(0))["label"] == -1

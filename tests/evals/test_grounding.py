@@ -310,3 +310,11 @@ def test_region_of_the_peak():
     large = heat.repeat_interleave(8, 0).repeat_interleave(8, 1)
     assert region_box(large, 0.5) == pytest.approx((80, 40, 240, 120), abs=8)
     assert region_box(torch.zeros(4, 6), 0.5) == (0, 0, 6, 4)
+
+
+def test_a_model_whose_maps_are_no_numbers_is_refused(monkeypatch):
+    """A map of NaN has no region, for which the whole picture stood in: "right" for every large box."""
+    broken = TokenMaps(torch.full((9, 6, 4), torch.nan), tuple(range(9)), 0.5, "match")
+    monkeypatch.setattr(grounding, "token_maps", lambda *args, **kwargs: [broken])
+    with pytest.raises(UserError, match="heat maps hold values that are not finite"):
+        Grounding(source=one((0, 0, 32, 48)))(predictor(2))
