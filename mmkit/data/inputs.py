@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_io import file_bytes, load_image
+from mmkit.data.image_io import LOCKS, file_bytes, load_image
 from mmkit.data.records import Record
 from mmkit.data.text_ops import CAPTION_WORDS
 from mmkit.data.tokenizer import Kind, Tokenizer
@@ -70,7 +70,8 @@ def open_picture(image: Picture, number: int = 0) -> Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         image = bytes(image)
     elif hasattr(image, "read") and not isinstance(image, Image.Image):
-        image = _read(cast(IO[bytes], image), name)
+        with LOCKS[id(image) // 16 % len(LOCKS)]:
+            image = _read(cast(IO[bytes], image), name)
     if isinstance(image, bytes | Image.Image):
         image = Record(image=image, captions=(), image_id=str(number), key=name)
     elif not isinstance(image, str | Path | Record):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.images.png import BEGIN, bare
+from mmkit.data.inputs import open_picture
 from mmkit.errors import UserError
 
 
@@ -114,7 +115,7 @@ def test_one_open_picture_may_be_read_by_several_threads(tmp_path):
         for _ in range(5):
             one = made(path)
             with ThreadPoolExecutor(4) as pool:
-                for found in pool.map(load_image, [one] * 4):
+                for found in (*pool.map(load_image, [one] * 4), *pool.map(open_picture, [one] * 4)):
                     assert np.array_equal(np.asarray(found), pixels)
 
 
