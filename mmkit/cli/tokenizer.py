@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, save, and show how one caption is cut."""
     from mmkit.data.records import captions_of
     from mmkit.data.sources.open import open_source
+    from mmkit.data.texts.coverage import coverage
     from mmkit.data.tokenizer import load_tokenizer, sentencepiece
     from mmkit.files import check_new_folder
 
@@ -35,9 +37,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     sentencepiece(vocab_size=args.vocab_size, captions=lambda: captions_of(source), folder=args.out)
     tokenizer = load_tokenizer(args.out)
     example = next(iter(captions_of(source)))
+    fit = coverage(tokenizer, islice(captions_of(source), 1000), max_tokens=512)
     return {
         "folder": str(args.out),
         "vocab_size": tokenizer.vocab_size,
         "example": example,
         "tokens": len(tokenizer.encode(example, max_tokens=512)),
+        "unknown": fit.unknown / max(1, fit.pieces),
+        "spelt": fit.spelt / max(1, fit.pieces),
     }

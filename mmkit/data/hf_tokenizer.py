@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mmkit.data.text_ops import CAPTION_WORDS, QUESTION_WORDS, clean_caption, clean_question
 from mmkit.data.texts.hf_folder import FILES, from_folder, is_folder
+from mmkit.data.texts.sample import valid
 from mmkit.data.texts.surfaces import surfaces
 from mmkit.data.texts.words import word_starts
 from mmkit.data.tokenizer import Framing, Kind
@@ -64,7 +65,7 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
         framing = self.framing
-        text = self._cleaned(text, kind, whole=max_tokens is None)
+        text = self._cleaned(valid(text), kind, whole=max_tokens is None)
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         if max_tokens is not None:
             ids = ids[: max(0, max_tokens - framing.first - framing.last)]

@@ -8,7 +8,8 @@ Hugging Face tokenizers.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmkit.data.records import Source, captions_of
+from mmkit.data.texts.sample import LONGEST, drawn, lines, valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
 from mmkit.files import writing
@@ -114,23 +116,22 @@ class SentencePieceTokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int = 8000) -> SentencePieceTokenizer:
-        """Train on captions. A vocabulary larger than the corpus allows becomes as large as it can be."""
+        """Train on captions, a seeded sample over all of them where they are many (``drawn``).
+
+        A vocabulary larger than the corpus allows becomes as large as it can be; UserError where it is too small for
+        the letters of the captions.
+        """
         import sentencepiece
 
         if vocab_size <= len(SPECIALS):
             raise UserError(f"vocab_size={vocab_size}: {len(SPECIALS)} special tokens alone need more")
-        seen = 0
-
-        def lines() -> Iterator[str]:
-            nonlocal seen
-            for caption in captions:
-                seen += bool(caption.strip())
-                yield caption.replace("\n", " ")
-
+        sample = drawn(captions)
+        if not sample:
+            raise UserError("the tokenizer cannot be trained: there are no captions")
         out = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=lines(),
+                sentence_iterator=lines(sample),
                 model_writer=out,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -146,17 +147,12 @@ class SentencePieceTokenizer:
                 bos_piece="[CLS]",
                 eos_piece="[SEP]",
                 control_symbols=["[MASK]"],
-                input_sentence_size=1_000_000,
-                shuffle_input_sentence=False,
+                max_sentence_length=LONGEST,
                 num_threads=1,
                 minloglevel=3,
             )
         except RuntimeError as error:
-            if not seen:
-                raise UserError("the tokenizer cannot be trained: there are no captions") from error
-            raise UserError(
-                f"the tokenizer cannot be trained on {seen} captions with vocab_size={vocab_size}: {error}"
-            ) from error
+            raise UserError(_untrained(len(sample), vocab_size, str(error))) from error
         return cls(out.getvalue())
 
     @classmethod
@@ -167,7 +163,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
-        return [self.cls_id, *self._processor.encode(text)][:max_tokens]
+        return [self.cls_id, *self._processor.encode(valid(text))][:max_tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See ``Tokenizer``."""
@@ -201,6 +197,14 @@ class SentencePieceTokenizer:
         if self._processor.is_byte(number):
             return bytes([int(piece[3:-1], 16)])
         return str(piece).replace("▁", " ").encode()
+
+
+def _untrained(captions: int, vocab_size: int, reason: str) -> str:
+    """Why no vocabulary could be made."""
+    about = f"the tokenizer cannot be trained on {captions} captions with vocab_size={vocab_size}"
+    if (found := re.search(r"required_chars\.? *\d+ vs (\d+)", reason)) is not None:
+        return f"{about}: their letters alone need {found[1]} pieces; give at least {int(found[1]) + 100}"
+    return f"{about}: {reason.rpartition('] ')[2].strip() or reason}"
 
 
 def _processor(model: bytes) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +17,10 @@ from torch import nn
 from mmkit.config import BatchPlan, Experiment
 from mmkit.config_values import parameters_of
 from mmkit.data.image_ops import Blank, BlankTrain, TrainTransform
-from mmkit.data.loader import PairDataset, StepSampler, make_loader
+from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
 from mmkit.data.records import captions_of
 from mmkit.data.targets import make_targets
+from mmkit.data.texts.coverage import coverage
 from mmkit.data.tokenizer import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank
@@ -26,6 +29,11 @@ from mmkit.train.checkpoint import latest
 from mmkit.train.checks import check_classes
 from mmkit.train.init import find_sources, initialise
 from mmkit.types import Batch
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 1000
+"""Of so many captions the plan tells how the vocabulary fits them."""
 
 
 class Loader(Protocol):
@@ -72,6 +80,8 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             "lower data.global_batch or data.rank_batch"
         )
     tokenizer = make_tokenizer(exp, source, out / "tokenizer")
+    if rank() == 0:
+        _tell_texts(source, tokenizer, exp)
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
     transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
@@ -106,6 +116,16 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
         vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
+
+
+def _tell_texts(source: Any, tokenizer: Any, exp: Experiment) -> None:
+    """How the vocabulary fits the first captions, where they are to be had without pictures; what does not flip."""
+    if callable(getattr(source, "captions", None)):
+        fit = coverage(tokenizer, islice(source.captions(), LOOKED_AT), exp.data.max_tokens)
+        log.info("%s", fit.line(exp.data.max_tokens))
+    flip = exp.data.transform is None or exp.data.transform.keywords.get("flip", 1.0)
+    if flip and callable(getattr(source, "captions", None)) and asks(source[0]):
+        log.info("pictures with questions are not mirrored: their answers would stay as they are")
 
 
 def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
