@@ -99,12 +99,14 @@ def test_only_a_torn_checkpoint_is_refused_by_name(tmp_path):
 def test_an_abandoned_run_is_begun_again(tmp_path):
     abandoned(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text("left behind\n")
+    put(tmp_path / "run", "tensorboard/events.out.tfevents.1.host")
     (tmp_path / "run" / "checkpoints" / ".part-00000005").mkdir()
     (tmp_path / "run" / "checkpoints" / ".part-00000005" / "state.pt").touch()
     train(tiny(run=dict(steps=3)), tmp_path / "run")
     train(tiny(run=dict(steps=3)), tmp_path / "new")
     one, other = weights(tmp_path / "run"), weights(tmp_path / "new")
     assert all(one[name].equal(other[name]) for name in one)
+    assert not (tmp_path / "run" / "tensorboard" / "events.out.tfevents.1.host").exists()
     assert "left behind" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert len((tmp_path / "run" / "command.txt").read_text().splitlines()) == 2
     assert not (tmp_path / "run" / "checkpoints" / ".part-00000005").exists()
