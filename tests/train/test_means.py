@@ -127,6 +127,29 @@ def frozen():
     return (Rule(pattern=r"^model\.(image_proj|text_proj|temperature)", freeze=True), *mmkit_rules())
 
 
+DRAWN: list[torch.Tensor] = []
+
+
+class Drawing(Noting):
+    """Keeps the numbers that it draws."""
+
+    def forward(self, f):
+        if torch.is_grad_enabled():
+            DRAWN.append(f.random("drawing").words(2))
+        return super().forward(f)
+
+
+def test_the_micro_batches_of_a_step_draw_as_the_joined_batch_does(tmp_path):
+    found = []
+    for rank_batch in (8, 2):
+        DRAWN.clear()
+        heads = dict(tiny().heads) | {"telling": partial(Drawing)}
+        train(change(plain(3), heads=heads, data=dict(rank_batch=rank_batch)), tmp_path / str(rank_batch))
+        found.append(torch.cat(DRAWN))
+    assert torch.equal(*found)
+    assert len(found[0].unique()) == 3 * 8 * 2
+
+
 class Lying(Telling):
     def counts(self, f):
         return len(f.batch)
