@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmkit.cli.convert_paths import check_out
 from mmkit.errors import UserError
 from mmkit.files import read_json
-from mmkit.hub_files import CONVERSION, TRAINING_STATE, WEIGHTS
+from mmkit.hub_files import CONVERSION, PREPROCESSING, TRAINING_STATE, WEIGHTS
 
 if TYPE_CHECKING:
     from mmkit.convert.layout import Layout
@@ -28,13 +28,16 @@ log = logging.getLogger("mmkit.convert")
 def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     """A model folder as a foreign file; what it was converted from decides what stands around the weights.
 
+    How pictures are read comes beside it, where its program asks a file for it (``mmkit/convert/pictures_back.py``).
+
     UserError where the model has not the parts of the layout: it names them, and the layouts that would do.
     """
     import torch
 
     from mmkit.convert.layouts import named
+    from mmkit.convert.pictures_back import free, write_beside
     from mmkit.convert.read_file import PARALLEL, write_checkpoint
-    from mmkit.convert.table import write
+    from mmkit.convert.table import ours_of, write
 
     layout = named(layout_name)
     if layout.back is None:
@@ -44,6 +47,9 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     record = _record_of(folder)
     same = record["layout"] == layout.name
     rows = _as_recorded(_rows(layout, state, folder), record, same)
+    pictures = any(name.startswith("model.image.") for row in rows for name in ours_of(row))
+    transform = _transform_of(folder) if pictures else None
+    free(out, transform, layout.pictures)
     _say_left(rows, state)
     theirs = write(rows, state)
     if same:
@@ -53,12 +59,29 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     if prefix := record["prefix"] or (PARALLEL if record["parallel"] else ""):
         theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
     write_checkpoint(out, theirs, tuple(record["wrapper"]))
+    beside = write_beside(out, transform, layout.pictures) if pictures else None
     return {
         "layout": layout.name,
         "file": str(out),
         "tensors": len(theirs),
         "values": sum(v.numel() for v in theirs.values()),
+        **({"pictures": str(beside)} if beside else {}),
     }
+
+
+def _transform_of(folder: Path) -> Any:
+    """The picture transform of a model folder; None where it has none that mmkit builds without code of others."""
+    from mmkit.config_allowed import TRANSFORM
+    from mmkit.config_json import rebuild
+
+    file = folder / PREPROCESSING
+    if not file.is_file():
+        return None
+    try:
+        return rebuild(read_json(file, strict=True)["image"], TRANSFORM, ())
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s: its picture transform cannot be told (%s)", file, error)
+        return None
 
 
 def _record_of(folder: Path) -> dict[str, Any]:

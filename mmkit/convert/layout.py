@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.config_load import import_file
+from mmkit.convert.pictures_back import Form
 from mmkit.convert.table import Row
 from mmkit.data.tokenizer import Framing
 from mmkit.errors import UserError
@@ -68,7 +69,8 @@ class Layout:
 
     recipe: None where mmkit has no model for the whole of it. back: our state -> rows. use: what to do with ``{path}``.
     takes: the fields of ``Choices`` that its recipe reads; None = not said. examples: the rows of small files of it,
-    with and without what a file may lack; only names are read, to say what another file lacks.
+    with and without what a file may lack; only names are read, to say what another file lacks. pictures: whose
+    processor reads how pictures are made, from a file beside the weights; None = there is no such file.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Layout:
     back: Callable[[State], list[Row]] | None = None
     takes: tuple[str, ...] | None = None
     examples: Callable[[], list[list[Row]]] | None = None
+    pictures: Form | None = None
 
 
 def attention_heads(tower: str, width: int, given: int | None) -> int:

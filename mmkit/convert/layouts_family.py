@@ -161,31 +161,32 @@ FAMILY = (
     Layout(
         name="vilt-transformers", what="ViLT in the names of transformers", fits=vilt.fits_transformers,
         recipe=_vilt_recipe, back=_vilt_back("transformers"), takes=VILT_TAKES,
-        examples=_vilt_examples("transformers"), use="mmkit convert vilt-transformers {path} OUT",
+        examples=_vilt_examples("transformers"), use="mmkit convert vilt-transformers {path} OUT", pictures="Vilt",
     ),
     Layout(
         name="clip", what="CLIP with a ViT, in the names of OpenAI and open_clip", licence=CLIP_LICENCE,
         fits=_dual_fits("open_clip", siglip=False), recipe=_clip_recipe, back=_dual_back("open_clip", siglip=False),
         takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=False),
-        use="mmkit convert clip {path} OUT",
+        use="mmkit convert clip {path} OUT", pictures="open_clip",
     ),
     Layout(
         name="clip-transformers", what="CLIP with a ViT, in the names of transformers", licence=CLIP_LICENCE,
         fits=_dual_fits("transformers", siglip=False), recipe=_clip_recipe,
         back=_dual_back("transformers", siglip=False),
         takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=False),
-        use="mmkit convert clip-transformers {path} OUT",
+        use="mmkit convert clip-transformers {path} OUT", pictures="CLIP",
     ),
     Layout(
         name="siglip", what="SigLIP, in the names of open_clip", fits=_dual_fits("open_clip", siglip=True),
         recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True),
-        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=True), use="mmkit convert siglip {path} OUT",
+        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=True),
+        use="mmkit convert siglip {path} OUT", pictures="open_clip",
     ),
     Layout(
         name="siglip-transformers", what="SigLIP, in the names of transformers",
         fits=_dual_fits("transformers", siglip=True), recipe=_siglip_recipe,
         back=_dual_back("transformers", siglip=True),
         takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=True),
-        use="mmkit convert siglip-transformers {path} OUT",
+        use="mmkit convert siglip-transformers {path} OUT", pictures="Siglip",
     ),
 )  # fmt: skip
