@@ -44,6 +44,9 @@ def register(commands: Commands) -> None:
     _options(command)
     command = add_command(inner, "check", "count all that training or evaluation would trip over", check)
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
+    command.add_argument(
+        "--classes", metavar="SET or FILE", help="count labels that are none of these, as zeroshot takes them"
+    )
     _options(command)
     _register_import(inner)
     _register_export(inner)
@@ -136,15 +139,18 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
 def check(args: argparse.Namespace) -> Mapping[str, Any]:
     """Go through a source; exit code 2 where a picture in it cannot be used."""
     from dataclasses import asdict
+    from functools import partial
 
     from mmkit.cli.progress import progress
     from mmkit.data.check import check_named
     from mmkit.data.sources.table_file import columns_of
     from mmkit.errors import UserError
+    from mmkit.evals.classes import label_test
 
+    known = None if args.classes is None else partial(label_test, classes=args.classes)
     with progress() as report:
         summary = check_named(
-            args.source, lambda done, total: report("pictures", done, total), columns=columns_of(args.columns),
+            args.source, lambda done, total: report("pictures", done, total), known, columns=columns_of(args.columns),
             split=args.split, images=args.images, annotations=args.annotations, pictures=args.pictures,
         )  # fmt: skip
     for message in summary.warnings:

@@ -56,6 +56,7 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="PATH",
         help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji, ...",
     )  # fmt: skip
+    command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
     command.add_argument("--columns", metavar="MAP", help="of a table or a data set: image=...,label=...")
     command.add_argument("--split", help="of a data set (default test)")
     command.add_argument(
@@ -195,12 +196,12 @@ def _labelled(args: argparse.Namespace, columns: Mapping[str, str] | None) -> So
     from mmkit.errors import UserError
 
     try:
-        return open_source(args.data, {"label"}, columns=columns, split=args.split)
+        return open_source(args.data, {"label"}, columns=columns, split=args.split, images=args.images)
     except UserError as error:
         if args.predictions is None or args.classes is None:
             raise
         try:
-            source = open_source(args.data, columns=columns, split=args.split)
+            source = open_source(args.data, columns=columns, split=args.split, images=args.images)
         except UserError:
             raise error from None
         if len(source) and any("label" in source[row].targets for row in (0, len(source) - 1)):

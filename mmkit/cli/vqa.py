@@ -32,6 +32,9 @@ def register(commands: Commands) -> None:
     command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
     command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")
     command.add_argument(
+        "--pictures", metavar="PATTERN", help='how pictures of VQA\'s form are called: "{image_id}.jpg"'
+    )
+    command.add_argument(
         "--answers", type=Path, metavar="FILE",
         help="what to choose from, one per line or as JSON (default: the answers that the model was trained with)",
     )  # fmt: skip
@@ -58,8 +61,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    if args.data is None and (args.annotations or args.images or args.predictions or args.as_published):
-        raise UserError("--annotations, --images, --predictions and --as-published belong to --data")
+    of_data = (args.annotations, args.images, args.pictures, args.predictions, args.as_published)
+    if args.data is None and any(of_data):
+        raise UserError("--annotations, --images, --pictures, --predictions and --as-published belong to --data")
     if args.max_bad is not None and (args.data is None or args.predictions):
         raise UserError(
             "--max-bad leaves questions of --data out; "
@@ -107,7 +111,7 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
 
     check_predictions(args.predictions)
     source = open_source(
-        args.data, {"question"}, annotations=args.annotations, images=args.images,
+        args.data, {"question"}, annotations=args.annotations, images=args.images, pictures=args.pictures,
         answers_needed=args.predictions is None,
     )  # fmt: skip
     source, left_out = readable_part(args, source)

@@ -1,7 +1,7 @@
 """All that is wrong with a source, counted by kind, for ``mmkit data check``: what training or evaluation trips over.
 
 What readers refuse is collected here and not raised, so that one look finds everything; each picture is opened once,
-whatever the number of its records. Left out: what only a tokenizer or a list of classes can know.
+whatever the number of its records. Left out: what only a tokenizer can know.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 
 from mmkit.data.image_io import BadImage, load_image
-from mmkit.data.labels import label_in
+from mmkit.data.labels import Label, label_in
 from mmkit.data.problems import Problems, collecting
+from mmkit.data.reading import reading
 from mmkit.data.records import Record, Source
 from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
@@ -30,6 +31,9 @@ SHOWN = 100
 """So many messages of each kind of trouble are kept."""
 
 ONE_ID = "one id for different pictures"
+
+Picture = Image.Image | Path | bytes
+ClassesOf = Callable[[Source], Callable[[Label], str | None]]
 
 
 @dataclass(kw_only=True)
@@ -62,9 +66,11 @@ class Summary:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_named(spec: str, progress: Callable[[int, int], object] | None = None, **options: Any) -> Summary:
+def check_named(
+    spec: str, progress: Callable[[int, int], object] | None = None, classes: ClassesOf | None = None, **options: Any
+) -> Summary:  # fmt: skip
     """Open what a name stands for, and check it. options: of ``open_source``. UserError where it cannot be opened at
-    all; progress: called with (done, total).
+    all; progress: called with (done, total); classes: see ``check``.
     """
     heard = _Heard()
     logger = logging.getLogger("mmkit.data")
@@ -75,22 +81,90 @@ def check_named(spec: str, progress: Callable[[int, int], object] | None = None,
     finally:
         logger.removeHandler(heard)
     total = len(source)
-    summary = check(source, None if progress is None else lambda done: progress(done, total), found)
+    summary = check(source, None if progress is None else lambda done: progress(done, total), found, classes)
     summary.warnings = heard.messages + summary.warnings
     return summary
 
 
-def check(source: Source, progress: Callable[[int], object] | None = None, found: Sequence[Problems] = ()) -> Summary:
-    """Open every picture. progress: called with the number of records done so far. found: what its reader met."""
-    look = _Look(found)
+def check(
+    source: Source, progress: Callable[[int], object] | None = None, found: Sequence[Problems] = (),
+    classes: ClassesOf | None = None,
+) -> Summary:  # fmt: skip
+    """Open every picture, several at a time.
+
+    progress: called with the number of records done so far. found: what its reader met. classes: from the source to
+    what says what is wrong with a label, or None.
+    """
+    look = _Look(found, None if classes is None else classes(source))
+    for batch in reading(_visits(source), _open_new, batch_size=64):
+        for visit, opened in zip(batch.items, batch.made, strict=True):
+            if isinstance(visit.record, Record):
+                look.at(visit, visit.record, opened)
+            else:
+                look.trouble("unusable record", visit.record, visit.index)
+            if progress is not None:
+                progress(visit.index + 1)
+    return look.summary(len(source))
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A record, or why there is none; its pictures with their names ("" for those in memory), and which are new."""
+
+    index: int
+    record: Record | str
+    pictures: tuple[tuple[str, Picture], ...] = ()
+    new: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """size: None where the picture cannot be read, and trouble and message say why. digest: of the file's bytes, or
+    "" for what is none of a file.
+    """
+
+    size: tuple[int, int] | None = None
+    digest: str | None = None
+    trouble: str = ""
+    message: str = ""
+
+
+def _visits(source: Source) -> Iterator[_Visit]:
+    """Every record in order; each picture is new once."""
+    seen: set[str] = set()
     for index in range(len(source)):
         try:
-            look.at(source[index])
+            record = source[index]
         except UserError as error:
-            look.trouble("unusable record", str(error), index)
-        if progress is not None:
-            progress(index + 1)
-    return look.summary(len(source))
+            yield _Visit(index, str(error))
+            continue
+        images = [record.image, *(value for value in record.targets.values() if isinstance(value, Picture))]
+        pictures, new = tuple((_name(image), image) for image in images), []
+        for name, _ in pictures:
+            new.append(not name or name not in seen)
+            seen.add(name)
+        yield _Visit(index, record, pictures, tuple(new))
+
+
+def _name(image: Picture) -> str:
+    return str(image) if isinstance(image, Path) else _digest(image) if isinstance(image, bytes) else ""
+
+
+def _open_new(visit: _Visit, _: int) -> tuple[_Opened | None, ...]:
+    """What became of each picture; None for those that are not new."""
+    return tuple(
+        _opened(visit.record if i == 0 else image, name, image) if new and isinstance(visit.record, Record) else None
+        for i, ((name, image), new) in enumerate(zip(visit.pictures, visit.new, strict=True))
+    )
+
+
+def _opened(what: Record | Picture | str, name: str, image: Picture) -> _Opened:
+    try:
+        size = load_image(what).size
+        return _Opened(size, _digest(image.read_bytes()) if isinstance(image, Path) else name)
+    except BadImage as error:
+        gone = isinstance(image, Path) and not image.exists()
+        return _Opened(trouble="missing picture" if gone else "unreadable picture", message=str(error))
 
 
 class _Heard(logging.Handler):
@@ -107,7 +181,8 @@ class _Heard(logging.Handler):
 class _Look:
     """What was seen so far."""
 
-    def __init__(self, found: Sequence[Problems]) -> None:
+    def __init__(self, found: Sequence[Problems], wrong: Callable[[Label], str | None] | None) -> None:
+        self.wrong = wrong
         self.counts: Counter[str] = Counter()
         self.told: list[str] = []
         self.known = {number for problems in found if problems.unit == "row" for number in problems.numbers}
@@ -134,19 +209,16 @@ class _Look:
         if self.shown[kind] <= SHOWN:
             self.told.append(message)
 
-    def at(self, record: Record) -> None:
+    def at(self, visit: _Visit, record: Record, opened: Sequence[_Opened | None]) -> None:
         self._words(record)
         self._targets(record)
-        digest = self._open(record, record.image)
+        digest, *_ = [self._picture(name, new) for (name, _), new in zip(visit.pictures, opened, strict=True)]
         first = self.ids.setdefault(record.image_id, digest or "")
         if digest and not first:
             self.ids[record.image_id] = digest
         if digest and first and first != digest and not self.ids_told:
             what = f"{record.key}: image_id {record.image_id!r} is of another picture than before; equal ids mean one"
             self.trouble(ONE_ID, what)
-        for value in record.targets.values():
-            if isinstance(value, Path | bytes | Image.Image):
-                self._open(record, value)
 
     def _words(self, record: Record) -> None:
         self.silent += not record.captions
@@ -165,26 +237,27 @@ class _Look:
             return
         self.labelled += 1
         try:
-            self.labels[str(label_in(record.targets["label"], record.key))] += 1
+            label = label_in(record.targets["label"], record.key)
         except UserError as error:
             self.trouble("bad label", str(error))
+            return
+        self.labels[str(label)] += 1
+        wrong = None if self.wrong is None else self.wrong(label)
+        if wrong is not None:
+            self.trouble("label of no class", f"{record.key}: {wrong}")
 
-    def _open(self, record: Record, image: Image.Image | Path | bytes) -> str | None:
+    def _picture(self, name: str, new: _Opened | None) -> str | None:
         """The digest of a picture's bytes; None where it cannot be read, "" where it is none of a file."""
-        name = str(image) if isinstance(image, Path) else _digest(image) if isinstance(image, bytes) else ""
-        if name in self.opened:
+        if new is None:
             return self.opened[name]
-        digest: str | None = ""
-        try:
-            self.sizes.add(load_image(record if image is record.image else image).size)
-            digest = _digest(image.read_bytes()) if isinstance(image, Path) else name
-        except BadImage as error:
-            digest, gone = None, isinstance(image, Path) and not image.exists()
+        if new.size is None:
             self.bad += 1
-            self.trouble("missing picture" if gone else "unreadable picture", str(error))
+            self.trouble(new.trouble, new.message)
+        else:
+            self.sizes.add(new.size)
         if name:
-            self.opened[name] = digest
-        return digest
+            self.opened[name] = new.digest
+        return new.digest
 
     def summary(self, records: int) -> Summary:
         if self.labelled and self.unlabelled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -122,6 +122,32 @@ def read_classes(classes: str | Path | Sequence[str]) -> ClassSet:
         raise UserError(f"{classes}: cannot read the class names; neither a file nor one of {', '.join(CLASS_SETS)}")
     keys, names = _read(classes)
     return ClassSet(tuple(names), (tuple(keys),), ordered=keys == names)
+
+
+def label_test(source: Source, classes: str | Path | Sequence[str]) -> Callable[[Label], str | None]:
+    """A function that says what is wrong with a label of this source among these classes; None for one that fits.
+
+    Where names and labels fit as a whole (see ``with_classes``) all do. UserError where the classes cannot be read.
+    """
+    given, own = read_classes(classes), own_names(source)
+    where = "the class names" if isinstance(classes, Sequence) and not isinstance(classes, str) else str(classes)
+    try:
+        with_classes(source, classes)
+        return lambda label: None
+    except UserError:
+        known = {_comparable(key) for keys in given.keys for key in keys}
+
+    def wrong(label: Label) -> str | None:
+        shown = own[label] if own is not None and isinstance(label, int) and 0 <= label < len(own) else label
+        number = whole(shown)
+        counted = given.ordered and number is not None and 0 <= number < len(given.names)
+        return (
+            None
+            if counted or _comparable(shown) in known
+            else (f"label {shown!r} is none of the {len(given.names)} classes of {where}")
+        )
+
+    return wrong
 
 
 def _by_key(found: Sequence[Label], given: ClassSet) -> list[int] | None:

@@ -102,6 +102,17 @@ def test_zeroshot(folder, tmp_path, capsys, data):
     assert "12 pictures, 12 classes" in capsys.readouterr().out
 
 
+def test_zeroshot_of_a_file_whose_pictures_are_elsewhere(folder, tmp_path):
+    shutil.copy(folder / "records.jsonl", tmp_path / "elsewhere.jsonl")
+    arguments = ("zeroshot", "--model", folder / "model", "--no-text-bank", "--device", "cpu")
+    data = ("--data", tmp_path / "elsewhere.jsonl")
+    with pytest.raises(UserError, match="12 x missing picture"):
+        run(*arguments, *data)
+    run(*arguments, *data, "--images", folder, "--json", tmp_path / "a.json")
+    run(*arguments, "--data", folder / "records.jsonl", "--json", tmp_path / "b.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads((tmp_path / "b.json").read_text())
+
+
 def test_an_open_clip_model_on_a_table(folder, open_clip_folder, tmp_path):
     """Table, built-in templates, text bank, confusion picture, table of classes."""
     rows = sorted((folder / "classes").rglob("*.png"))

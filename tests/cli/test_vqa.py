@@ -92,6 +92,19 @@ def test_the_published_files(folder, tmp_path, capsys):
     assert f"--annotations {tmp_path / 'v2_annotations.json'}" in capsys.readouterr().err
 
 
+def test_pictures_of_ones_own_names(folder, tmp_path, capsys):
+    asked = [{"image_id": i, "question_id": i, "question": "what colour is it?"} for i in range(4)]
+    given = [{"question_id": i, "answers": [{"answer": COLOURS[i]}] * 10, "answer_type": "other"} for i in range(4)]
+    (tmp_path / "q.json").write_text(json.dumps({"questions": asked}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": given}))
+    data = ("--data", tmp_path / "q.json", "--annotations", tmp_path / "a.json", "--images", folder)
+    assert run(folder, *data, "--pictures", "{image_id}.png", "--json", tmp_path / "n.json") == 0
+    assert json.loads((tmp_path / "n.json").read_text())["n"] == 4
+    assert run(folder, *data) == 2
+    assert "--pictures" in capsys.readouterr().err
+    assert run(folder, "--image", folder / "1.png", "--question", "x", "--pictures", "{image_id}.png") == 2
+
+
 def test_a_long_question_stays_whole_on_screen_and_is_said_to_be_cut(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     question = "what is the colour of the one and only square that is there?"

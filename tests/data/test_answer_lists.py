@@ -64,6 +64,13 @@ def test_lines_stay_lines(tmp_path, text, wanted):
         ("a.json", '{"yes": 0, "no": 0}', "under the numbers 0, 1, 2"),
         ("a.json", "3", "holds 3, no list of answers"),
         ("a.json", "[" * 100_000, "cannot be read as JSON"),
+        ("a.json", r'["yes", "box \ud83d"]', r"a.json: cannot be read as JSON \(half a character"),
+        ("a.txt", r'["yes", "box \ud83d"]', "half a character"),
+        ("a.txt", r'"box \ud83d"', "half a character"),
+        ("a.json", '{"0": "yes", "0": "no", "1": "x"}', 'the key "0" stands in one object twice'),
+        ("a.jsonl", '"yes"\n"box \\ud83d"\n', "a.jsonl:2: half a character"),
+        ("a.txt", '["yes", "no",]', "a.txt: cannot be read as JSON"),  # not one answer of this text
+        ("a.txt", '{"yes": 0, "no": 1', "a.txt: cannot be read as JSON"),
     ],
 )
 def test_what_is_no_list_is_named(tmp_path, name, text, message):

@@ -140,3 +140,47 @@ def test_copies_under_one_id_and_another_picture_under_it(messy):
     names = ("0.png", "copy.png", "1.png", "2.png")
     source = [Record(image=messy / name, captions=("a",), image_id="x", key=name) for name in names]
     assert check(source).problems == {"one id for different pictures": 2}
+
+
+def test_labels_that_are_no_class_are_counted(messy, capsys):
+    rows = [{"image": f"{i}.png", "label": label} for i, label in enumerate(["hot_dog", "cat", "cow", "cow", 7])]
+    data, names = write(messy / "l.jsonl", rows), messy / "names.txt"
+    names.write_bytes("\ufeffHot dog\r\ncat\r\n".encode())
+    out = messy / "out.json"
+    assert main(["data", "check", str(data), "--classes", str(names), "--json", str(out)]) == 2
+    assert json.loads(out.read_text())["problems"] == {"label of no class": 3}
+    told = capsys.readouterr().err
+    assert "l.jsonl:3: label 'cow' is none of the 2 classes of" in told
+    assert "l.jsonl:5: label 7 is none" in told
+    names.write_text("cow\ncat\nhot dog\n7\n")
+    assert main(["data", "check", str(data), "--classes", str(names)]) == 0
+
+
+def test_folders_that_are_no_class_are_counted(messy):
+    from mmkit.data.sources.class_folder import ClassFolder
+    from mmkit.evals.classes import label_test
+
+    for name in ("cat", "dog", "1"):
+        (messy / "classes" / name).mkdir(parents=True)
+        shutil.copy(messy / "0.png", messy / "classes" / name / f"{name}.png")
+    wrong = label_test(ClassFolder(messy / "classes"), ["Cat", "cow"])  # the folders are 1, cat, dog
+    assert [wrong(label) for label in (0, 1)] == [None, None]  # "1" counts to the second
+    assert "label 'dog' is none of the 2 classes" in wrong(2)
+
+
+def test_each_picture_is_opened_once_and_several_at_a_time(messy, monkeypatch):
+    import threading
+
+    from mmkit.data import check as module
+
+    rows = [{"image": f"{i % 2}.png", "caption": "a", "image_id": str(i % 2)} for i in range(6)]
+    both, opened = threading.Barrier(2, timeout=10), []
+
+    def load(what, _load=module.load_image):
+        both.wait()  # passes only where two are at it together
+        opened.append(what)
+        return _load(what)
+
+    monkeypatch.setattr(module, "load_image", load)
+    found = check_named(str(write(messy / "b.jsonl", rows)))
+    assert (found.images, found.problems, len(opened)) == (2, {}, 2)

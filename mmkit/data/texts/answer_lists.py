@@ -8,14 +8,16 @@ object with ``answer``; and JSON objects that number the answers, {"0": "yes"} o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.text_files import read_text
+from mmkit.data.text_files import parse_json, read_text
 from mmkit.errors import UserError
 
 NUMBERED = ("id2label", "label2ans", "label2id", "ans2label")
+SEEMS_JSON = re.compile(r'\s*(\[\s*["{]|\{\s*")')
 FORMS = 'one answer a line, or a JSON list ["yes", "no", ...]'
 
 
@@ -38,12 +40,12 @@ def _placed(path: Path, text: str) -> list[tuple[str, str]]:
     is_json = path.suffix.lower() in (".json", ".jsonl")
     if is_json or text.lstrip()[:1] in ("[", "{", '"'):
         try:
-            whole = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            rows = _json_lines(text)
+            whole = parse_json(text.encode())
+        except ValueError as error:
+            rows = _json_lines(text, path) if "Extra data" in str(error) else None
             if rows is not None:
                 return [(place, _text(row, path, place)) for place, row in rows]
-            if is_json:
+            if is_json or SEEMS_JSON.match(text) or not _malformed(error):
                 raise UserError(f"{path}: cannot be read as JSON ({error}); give {FORMS}") from error
         else:
             return [(f"[{i}]", answer) for i, answer in enumerate(_from_json(whole, path))]
@@ -67,12 +69,22 @@ def _from_json(value: Any, path: Path) -> Sequence[str]:
     return [_text(item, path, f"[{i}]") for i, item in enumerate(value)]
 
 
-def _json_lines(text: str) -> list[tuple[str, Any]] | None:
-    """(line number, value) of JSON lines; None where a line is no JSON."""
-    try:
-        return [(str(n), json.loads(line)) for n, line in enumerate(_lines(text), start=1) if line.strip()]
-    except (ValueError, RecursionError):
-        return None
+def _malformed(error: ValueError) -> bool:
+    """Whether it is no JSON; else it is JSON that could be read in two ways, or holds half a character."""
+    return str(error).startswith("malformed JSON")
+
+
+def _json_lines(text: str, path: Path) -> list[tuple[str, Any]] | None:
+    """(line number, value) of JSON lines; None where a line is no JSON. UserError for JSON that says two things."""
+    found = []
+    for number, line in enumerate(_lines(text), start=1):
+        try:
+            found += [(str(number), parse_json(line.encode()))] if line.strip() else []
+        except ValueError as error:
+            if _malformed(error):
+                return None
+            raise UserError(f"{path}:{number}: {error}") from error
+    return found
 
 
 def _text(item: Any, path: Path, place: str) -> str:
