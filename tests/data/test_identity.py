@@ -54,6 +54,14 @@ def test_equal_bytes_under_two_names_may_have_one_id(pictures):
     assert source[0].image_id == source[1].image_id == "1"
 
 
+def test_equal_size_and_time_do_not_make_one_picture_of_two(pictures):
+    for name, letter in (("a.png", b"a"), ("b.png", b"b")):
+        (pictures / name).write_bytes(letter * 100)
+        os.utime(pictures / name, ns=(1, 1))
+    with pytest.raises(UserError, match="one id for different pictures"):
+        lines(pictures, [{"image_id": 1}, {"image_id": 1}], ["a.png", "b.png"])
+
+
 def test_spellings_of_one_path_are_one_picture(pictures):
     (pictures / "sub").mkdir()
     names = ["0.png", "./0.png", "sub/../0.png", ".//0.png", ".\\0.png", "sub\\..\\0.png"]
@@ -108,6 +116,11 @@ def test_of_long_files_some_pictures_are_looked_for(pictures, monkeypatch, caplo
     assert "every 4. of 20 rows only" in caplog.text
     with pytest.raises(UserError, match=r"b.jsonl:17: no picture"):
         lines(pictures, [{}] * 20, ["0.png"] * 16 + ["none.png"] + ["0.png"] * 3)
+    caplog.clear()
+    lines(pictures, [{}] * 5, ["0.png", "none.png", "0.png", "0.png", "0.png"])
+    assert "every 2. of 5 rows only" in caplog.text
+    with pytest.raises(UserError, match=r"b.jsonl:3: no picture"):
+        lines(pictures, [{}] * 5, ["0.png", "0.png", "none.png", "0.png", "0.png"])
 
 
 def test_a_folder_is_no_picture(pictures):

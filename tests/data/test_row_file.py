@@ -108,6 +108,14 @@ def test_a_file_that_grows_while_it_is_looked_through(tmp_path):
         list(lines)
 
 
+def test_a_row_that_the_file_does_not_hold_to_its_end_is_an_error(tmp_path):
+    (tmp_path / "a").write_text("one\ntwo\n")
+    rows = RowFile(tmp_path / "a", "rows")
+    rows.add(2, 4, 5)  # one byte more than there is
+    with pytest.raises(UserError, match="a: the file became shorter"):
+        rows[0]
+
+
 def test_what_is_no_file_says_what_was_expected(tmp_path):
     with pytest.raises(UserError, match="is a folder, not a file; expected rows"):
         RowFile(tmp_path, "rows")

@@ -60,6 +60,12 @@ def test_rows_that_cannot_be_used_are_named_with_their_line(pictures, rows, says
         assert words in str(error.value)
 
 
+def test_addresses_are_named_in_whatever_row(pictures, monkeypatch):
+    monkeypatch.setattr("mmkit.data.picture_files.CHECK_LIMIT", 1)
+    with pytest.raises(UserError, match=r"t.csv:7: https://a/b.png: pictures behind URLs"):
+        table(pictures, "image,caption\n" + "0.png,a\n" * 5 + "https://a/b.png,a\n")
+
+
 def test_a_line_break_or_a_tab_in_a_cell_between_tabs_is_named(pictures):
     with pytest.raises(UserError, match=r"(?s)t.tsv:3: 1 cells, the header has 2; a cell may not hold a line break"):
         table(pictures, "image\tcaption\n0.png\ta dog\nand a cat\n1.png\tb\n", "t.tsv")

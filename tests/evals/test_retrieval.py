@@ -200,6 +200,9 @@ def test_re_ranking_by_a_head_at_chance_is_said_with_both_numbers(caplog):
     worse.tell()
     assert worse.flags() == {"lowers": True, "at_chance": False}
     assert "lowers R@5, text to image from 90.0% to 70.0%" in caplog.text
+    for rate, chance in ((0.07, True), (0.08, False)):  # of 500 queries at 5 %, 95 % of draws give at most 7.3 %
+        near = Reranking(what="", before={1: 0.01}, after={1: rate}, chance=0.05, candidates=16, n=500)
+        assert near.flags() == {"lowers": False, "at_chance": chance}
     assert not Reranking(what="", before={1: 0.1}, after={1: 0.1}, chance=0.1, candidates=1, n=50).at_chance
 
 

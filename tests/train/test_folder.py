@@ -11,7 +11,8 @@ import pytest
 
 from mmkit import hub
 from mmkit.errors import UserError
-from mmkit.train import lock, loop
+from mmkit.files import write_json
+from mmkit.train import folder, lock, loop
 from mmkit.train.folder import look
 from mmkit.train.loop import train
 from mmkit.train.stages import train_stages
@@ -146,6 +147,26 @@ def test_an_abandoned_run_stays_until_the_new_one_is_sure_to_start(tmp_path):
         with pytest.raises(UserError):
             train(tiny(**wrong), tmp_path)
         assert contents(tmp_path) == before
+
+
+def test_what_came_to_be_there_meanwhile_is_kept(tmp_path):
+    abandoned(tmp_path)
+    put(tmp_path, "thesis.txt")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"thesis\.txt came to be there meanwhile"):
+        folder.start(tmp_path, {}, {}, fresh=True, apart=())
+    assert contents(tmp_path) == before
+
+
+def test_the_best_that_stands_beside_the_best_model_counts(tmp_path):
+    """A process may be killed between the model and the file in the run's folder."""
+    facts = {"metric": "m", "is": "lowest", "value": 0.9, "step": 2}
+    write_json(tmp_path / "best.json", facts)
+    assert folder.read_best(tmp_path, "m", "lowest") == (0.9, 2)
+    write_json(tmp_path / "best" / "best.json", facts | {"value": 0.1, "step": 4})
+    assert folder.read_best(tmp_path, "m", "lowest") == (0.1, 4)
+    assert folder.read_best(tmp_path, "m", "highest") is None
+    assert folder.read_best(tmp_path, "other", "lowest") is None
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
