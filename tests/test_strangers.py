@@ -242,7 +242,8 @@ def numbers(folder, *path, value):
 SIZES = {
     "a million million wide": (("model", "args", "image_size"), 10**12, "1000000000000 is beyond what a model may"),
     "huge as a float": (("model", "args", "dropout"), 1e300, "beyond what a model may hold"),
-    "a vocabulary that the tokenizer has not": (("resolved", "vocab_size"), 10**12, "60 words, but the model has 1000"),
+    "fewer words than the tokenizer": (("resolved", "vocab_size"), 59, "60 words, but the model has 59"),
+    "more words than its weights": (("resolved", "vocab_size"), 10**12, r"(?s)does not fit .*shape: model\.text"),
     "larger than its weights": (("model", "args", "image_size"), 80_000, r"(?s)does not fit .*shape: model\.image"),
     "longer than its weights": (("model", "args", "max_tokens"), 999_999, r"(?s)does not fit .*shape: model\.text"),
     "texts of another length": (("model", "args", "image_size"), -8, "image"),
