@@ -14,7 +14,7 @@ from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
 from mmkit.models.sizes import albef_tiny
-from mmkit.task import Task
+from mmkit.task import StepCounts, Task
 from mmkit.types import Batch, HeadOutput, MaskedText
 from tests.examples import VOCAB, batch, task
 
@@ -224,6 +224,14 @@ def test_a_head_that_tells_something_else_is_found_out():
     t.heads["two"].counts = lambda f: len(f.image.x)
     with pytest.raises(UserError, match="`counts` asked the model for 'encode_image'"):
         t.count(micro, 0, CPU)
+
+
+def test_one_micro_batch_of_another_count_than_told_is_enough():
+    told = StepCounts(
+        own=torch.tensor([[4.0, 2.0], [4.0, 3.0]]), totals={"a": torch.tensor(8.0), "b": torch.tensor(5.0)}
+    )
+    found = told.differ([{"a": 4, "b": 2}, {"a": torch.tensor(4.0), "b": 2}])
+    assert {name: bool(wrong) for name, wrong in found.items()} == {"a": False, "b": True}
 
 
 def test_counting_changes_no_state_and_draws_nothing():
