@@ -30,10 +30,9 @@ def _named(module: str, names: str) -> frozenset[str]:
 
 
 MODELS = (
-    _named("models.sizes", "albef albef_base albef_small albef_mini albef_tiny")
+    _named("models.sizes", "albef albef_base albef_small albef_mini")
     | _named("models.sizes_dual", "clip siglip lit clip_base siglip_base lit_base dual_mini siglip_mini")
-    | _named("models.sizes_dual", "dual_tiny siglip_tiny lit_tiny")
-    | _named("models.sizes_vilt", "vilt vilt_base vilt_mini vilt_tiny")
+    | _named("models.sizes_vilt", "vilt vilt_base vilt_mini")
 )
 COMPARING = _named("heads.itc", "ITC") | _named("heads.sigmoid", "Sigmoid")
 """Heads that make the joint space one in which embeddings compare (``Head.compares``)."""

@@ -27,7 +27,7 @@ from mmkit.data.reading import batches, reading
 from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank
+from mmkit.ranks import rank
 from mmkit.types import Tokens
 
 __all__ = ["Picture", "Predictor", "Progress", "TokenBank", "moved"]

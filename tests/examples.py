@@ -7,9 +7,9 @@ from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.heads.sigmoid import Sigmoid
 from mmkit.heads.wpa import WPA
-from mmkit.models.sizes import albef_tiny
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
+from tests.sizes import albef_tiny
 
 VOCAB = 64
 PAD, CLS, MASK = 0, 2, 4

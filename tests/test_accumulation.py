@@ -13,10 +13,10 @@ from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
-from mmkit.models.sizes import albef_tiny
 from mmkit.task import StepCounts, Task
 from mmkit.types import Batch, HeadOutput, MaskedText
 from tests.examples import VOCAB, batch, task
+from tests.sizes import albef_tiny
 
 SIZE = 6
 CPU = torch.device("cpu")

@@ -24,11 +24,10 @@ from mmkit.types import ModelSpec
 from tests.watch import watched
 
 MODELS = """
-models.sizes:albef models.sizes:albef_base models.sizes:albef_small models.sizes:albef_mini models.sizes:albef_tiny
+models.sizes:albef models.sizes:albef_base models.sizes:albef_small models.sizes:albef_mini
 models.sizes_dual:clip models.sizes_dual:siglip models.sizes_dual:lit models.sizes_dual:clip_base
 models.sizes_dual:siglip_base models.sizes_dual:lit_base models.sizes_dual:dual_mini models.sizes_dual:siglip_mini
-models.sizes_dual:dual_tiny models.sizes_dual:siglip_tiny models.sizes_dual:lit_tiny
-models.sizes_vilt:vilt models.sizes_vilt:vilt_base models.sizes_vilt:vilt_mini models.sizes_vilt:vilt_tiny
+models.sizes_vilt:vilt models.sizes_vilt:vilt_base models.sizes_vilt:vilt_mini
 """
 HEADS = """
 heads.itc:ITC heads.itm:ITM heads.mlm:MLM heads.wpa:WPA heads.sigmoid:Sigmoid heads.classify:Classify
@@ -396,6 +395,6 @@ def test_without_a_clone_it_says_where_to_get_one(elsewhere, monkeypatch):
 def test_the_message_for_an_unlisted_part_names_the_list():
     with pytest.raises(UserError, match=r"LOADABLE in projects/nlvr2/__init__\.py"):
         find("projects.nlvr2.model:PairALBEF", MODEL)
-    with pytest.raises(UserError, match=r"not on mmkit's list \(did you mean 'mmkit\.models\.sizes:albef_tiny'"):
-        find("mmkit.models.sizes:albef_tinny", MODEL)
+    with pytest.raises(UserError, match=r"not on mmkit's list \(did you mean 'mmkit\.models\.sizes:albef_mini'"):
+        find("mmkit.models.sizes:albef_minni", MODEL)
     assert config_allowed.KINDS[0] is MODEL

@@ -13,10 +13,9 @@ from safetensors import safe_open
 
 from mmkit.embed_files import Pictures, embed_files
 from mmkit.errors import UserError
-from mmkit.models.sizes_dual import dual_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import Pictures as Coloured
 from tests.evals.parts import predictor
+from tests.sizes import dual_tiny, vilt_tiny
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from mmkit.data.variable_size import KeepShape
 from mmkit.encoders.open_clip import OpenClip
 from mmkit.errors import UserError
 from mmkit.export import export
-from mmkit.models.sizes_dual import dual_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import Pictures, predictor
+from tests.sizes import dual_tiny, siglip_tiny, vilt_tiny
 
 
 def run(folder, name, **inputs):

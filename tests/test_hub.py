@@ -149,7 +149,7 @@ DAMAGES = {
     "model is a number": (lambda f: damage_config(f, lambda c: c.update(model=5)), "config: '5' is no model: expected"),
     "heads is a list": (lambda f: damage_config(f, lambda c: c.update(heads=[1])), "does not describe a model"),
     "unknown argument": (
-        lambda f: damage_config(f, lambda c: c["model"].update(args={"size": 3})), "size: albef_tiny has no such arg"
+        lambda f: damage_config(f, lambda c: c["model"].update(args={"size": 3})), "size: albef has no such arg"
     ),
     "a config of others": (of_others, "mmkit info"),
     "transform": (

@@ -23,13 +23,12 @@ from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.heads.sigmoid import Sigmoid
 from mmkit.hub_pretrained import Pretrained
-from mmkit.models.sizes import albef, albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
+from mmkit.models.sizes import albef
 from mmkit.predictor import Predictor
 from projects.nlvr2.head import PairClassify
 from projects.nlvr2.model import pair_mini
 from tests.evals.parts import tokenizer
+from tests.sizes import albef_tiny, dual_tiny, siglip_tiny, vilt_tiny
 from tests.test_hub import IMAGES
 from tests.train.fakes import tiny
 

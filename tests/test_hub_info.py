@@ -66,7 +66,7 @@ def parts(folder):
 def test_a_run_and_its_own_files(run, form):
     facts = describe(str(run / form))
     expected = {
-        "kind": "a model of mmkit", "model": "mmkit.models.sizes:albef_tiny", "heads": "itm, mlm",
+        "kind": "a model of mmkit", "model": "mmkit.models.sizes:albef", "heads": "itm, mlm",
         "image_size": "32", "max_tokens": 12, "preprocessing": "mmkit.data.image_ops:EvalTransform",
         "tokenizer": "sentencepiece, trained on its captions, 60 words", "training.steps": 3, "training.records": 40,
         "training.data": "tests.train.fakes:Squares", "training.heads": "itc, itm, mlm", "training.init": "at random",

@@ -16,9 +16,9 @@ from mmkit.data.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.heads.itm import ITM
 from mmkit.hub_pretrained import Pretrained
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.predictor import Predictor
 from tests.evals.parts import COLOURS, tokenizer
+from tests.sizes import vilt_tiny
 from tests.test_hub import DAMAGES, IMAGES, make
 
 

@@ -5,9 +5,9 @@ import torch
 from mmkit.data.targets import AnswerScores
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.losses import masked_mean, mean_or_zero
-from mmkit.models.sizes import albef_tiny
 from mmkit.task import Task
 from tests.examples import VOCAB, batch
+from tests.sizes import albef_tiny
 
 
 def test_the_mean_of_the_valid_values():

@@ -13,14 +13,12 @@ from mmkit.features import Features
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
-from mmkit.models.sizes import albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.nn import attention
 from mmkit.task import Task
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_albef
 from tests.examples import HEADS, VOCAB, batch, task
+from tests.sizes import albef_tiny, dual_tiny, siglip_tiny, vilt_tiny
 from tests.test_accumulation import answers
 
 PRODUCTS = {

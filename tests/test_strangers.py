@@ -29,7 +29,7 @@ from tests.test_hub_old import written
 from tests.train.fakes import tiny
 from tests.watch import watched
 
-PART = "mmkit.models.sizes:albef_tiny"
+PART = "mmkit.models.sizes:albef"
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from torch import nn
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef, albef_tiny
+from mmkit.models.sizes import albef
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
+from tests.sizes import albef_tiny
 from tests.test_accumulation import ShortOnes, Two, difference, hidden
 
 

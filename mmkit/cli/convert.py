@@ -7,7 +7,6 @@ gives the same file, bit for bit (``convert_back.py``).
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -95,19 +94,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _answers(file: Path) -> tuple[str, ...]:
-    from mmkit.data.answers import in_order, read_answers
+    from mmkit.data.answers import read_answers
 
-    if file.suffix != ".json":
-        return tuple(read_answers(file))
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error})") from error
-    if isinstance(found, dict) and found:
-        return in_order(found, where=str(file))
-    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-        raise UserError(f"{file}: should hold a JSON list of texts, the answers, or one text for each number")
-    return tuple(found)
+    return tuple(read_answers(file))
 
 
 def convert(

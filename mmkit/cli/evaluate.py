@@ -163,7 +163,7 @@ def zeroshot(args: argparse.Namespace) -> None:
     from mmkit.evals.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     _check(args)
     check_output(args.confusion, "--confusion")
@@ -264,7 +264,7 @@ def readable_part(args: argparse.Namespace, source: Source) -> tuple[Source, int
 def _show(args: argparse.Namespace, result: Result, left_out: int | None) -> None:
     from rich.console import Console
 
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     if rank() == 0:
         Console().print(result.table())

@@ -72,7 +72,7 @@ def explain(args: argparse.Namespace) -> None:
     import mmkit
     from mmkit.data.image_io import load_image
     from mmkit.explanation.picture import Style, check_font, check_name
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     check_output(args.out, "--out")
     check_name(args.out)
@@ -122,7 +122,7 @@ def grounding(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mmkit.evals.grounding import Grounding
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     source, left_out = readable_part(args, _source(args))
     evaluator = Grounding(

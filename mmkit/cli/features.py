@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
     from mmkit.embed_files import embed_files
     from mmkit.errors import UserError
-    from mmkit.nn.gather import world_size
+    from mmkit.ranks import world_size
 
     if not 0 <= args.max_bad <= 1:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")

@@ -84,7 +84,7 @@ def _ask(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkit.nn.gather import rank
+    from mmkit.ranks import rank
 
     chosen = _answers(args)
     args.model = answering_stage(args.model)

@@ -224,7 +224,7 @@ def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
     start = _bytes(image, 64)
     if not start:
         return "an empty file, no picture"
-    if start.startswith(BEGINNINGS):
+    if start.startswith(tuple(BEGINNINGS)):
         return "begins as a picture, but is damaged or of a kind that is not read (such as floats of 16 or 64 bits)"
     kind = kind_of(start)
     return f"{kind}, no picture that can be read" if kind else "not a picture in a known format"

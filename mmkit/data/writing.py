@@ -6,7 +6,6 @@ What is written reads back as the same samples: captions, ids, questions, labels
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from mmkit.data.image_io import load_image
+from mmkit.data.images.formats import suffix_of
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
@@ -25,7 +25,6 @@ from mmkit.files import write_text, writing
 
 log = logging.getLogger(__name__)
 
-ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "MPO": ".jpg"}
 Progress = Callable[[int, int], object]
 
 
@@ -122,9 +121,7 @@ def _ending(image: Image.Image | Path | bytes) -> str:
     if isinstance(image, Image.Image):
         return ".png"
     load_image(image)  # says what is wrong with it
-    with Image.open(io.BytesIO(image)) as opened:
-        kind = opened.format or "PNG"
-    return ENDINGS.get(kind, f".{kind.lower()}")
+    return suffix_of(image[:16]) or ".png"
 
 
 def _save(image: Image.Image | Path | bytes, target: Path) -> None:

@@ -22,8 +22,8 @@ from mmkit.data import text_files
 from mmkit.data.image_io import BadImage
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
-from mmkit.nn.gather import gather, rank, world_size
 from mmkit.predictor import Predictor
+from mmkit.ranks import gather, rank, world_size
 
 if TYPE_CHECKING:
     from rich.table import Table

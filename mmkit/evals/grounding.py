@@ -33,8 +33,8 @@ from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
 from mmkit.explanation.targets import Target, default_target, guesses_words
 from mmkit.explanation.words import phrase_in, words_of
-from mmkit.nn.gather import rank
 from mmkit.predictor import Predictor
+from mmkit.ranks import rank
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from mmkit.errors import UserError
 from mmkit.evals.common import encode_texts
 from mmkit.files import write_tensors
-from mmkit.nn.gather import gather, rank
 from mmkit.predictor import Predictor
+from mmkit.ranks import gather, rank
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
 from mmkit.explanation.targets import Target, best_answers, kind_of
 from mmkit.explanation.words import unseen_words, words_of
-from mmkit.nn.gather import rank
 from mmkit.predictor import Predictor
+from mmkit.ranks import rank
 
 log = logging.getLogger(__name__)
 

@@ -68,13 +68,3 @@ def albef_mini(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
         image_heads=4, text_depth=2, fusion_depth=2, text_width=128, text_heads=4, embed_dim=128, dropout=dropout,
     )  # fmt: skip
-
-
-def albef_tiny(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tokens: int = 16, dropout: float = 0.0
-) -> ALBEF:
-    """For tests: ViT 2 x 32 with patches of 8, and 1 + 1 layers of 32."""
-    return albef(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, image_depth=2, image_width=32,
-        image_heads=2, text_depth=1, fusion_depth=1, text_width=32, text_heads=2, embed_dim=16, dropout=dropout,
-    )  # fmt: skip

@@ -138,36 +138,6 @@ def siglip_mini(
     )  # fmt: skip
 
 
-def dual_tiny(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tokens: int = 16, activation: str = "gelu",
-    patch_dropout: float = 0.0,
-) -> Dual:  # fmt: skip
-    """For tests, as CLIP: 2 + 2 layers of 32 with patches of 8."""
-    return clip(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, image_depth=2, image_width=32,
-        image_heads=2, text_depth=2, text_width=32, text_heads=2, embed_dim=16, activation=activation,
-        patch_dropout=patch_dropout,
-    )  # fmt: skip
-
-
-def siglip_tiny(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tokens: int = 16, fill_id: int | None = None
-) -> Dual:
-    """For tests, as SigLIP: 2 + 2 layers of 32 with patches of 8."""
-    return siglip(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, image_depth=2, image_width=32,
-        image_heads=2, text_depth=2, text_width=32, text_heads=2, fill_id=fill_id,
-    )  # fmt: skip
-
-
-def lit_tiny(vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tokens: int = 16) -> Dual:
-    """For tests, as LiT: a frozen ViT and a BERT of 2 x 32."""
-    return lit(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, image_depth=2, image_width=32,
-        image_heads=2, text_depth=2, text_width=32, text_heads=2, embed_dim=16, dropout=0.0,
-    )  # fmt: skip
-
-
 def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
     proj = nn.Linear(width, embed_dim, bias=bias)
     nn.init.normal_(proj.weight, std=1 / math.sqrt(width))

@@ -47,12 +47,3 @@ def vilt_mini(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, depth=6, width=128, heads=4,
         dropout=dropout,
     )  # fmt: skip
-
-
-def vilt_tiny(
-    vocab_size: int, *, image_size: int | tuple[int, int] = 32, max_tokens: int = 16, dropout: float = 0.0
-) -> ViLT:
-    """For tests: 2 layers of 32 with patches of 8."""
-    return vilt(
-        vocab_size, image_size=image_size, max_tokens=max_tokens, patch=8, depth=2, width=32, heads=2, dropout=dropout
-    )

@@ -16,8 +16,7 @@ from mmkit.convert.locate import FORMS, locate
 from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import TOWERS, copy_into, fill
 from mmkit.errors import UserError
-from mmkit.nn.gather import rank
-from mmkit.ranks import on_first
+from mmkit.ranks import on_first, rank
 from mmkit.task import Task
 
 logger = logging.getLogger("mmkit.train")

@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 from pathlib import Path
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes import albef_tiny
 
 Path({mark!r}).touch()
 

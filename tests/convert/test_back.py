@@ -18,11 +18,9 @@ from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.heads.sigmoid import Sigmoid
-from mmkit.models.sizes import albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, lit_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.predictor import Predictor
 from tests.evals.parts import tokenizer
+from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny
 
 ITM_MLM = {"itm": partial(ITM), "mlm": partial(MLM)}
 POOLED = {"itm": partial(ITM, negatives="random", pooler=True)}

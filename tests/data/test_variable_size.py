@@ -11,10 +11,10 @@ from mmkit.data.collate import Collator, Sample
 from mmkit.data.variable_size import KeepShape, KeepShapeTrain, fitted, stack_pixels
 from mmkit.errors import UserError
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.predictor import Predictor
 from tests.evals.parts import tokenizer
 from tests.examples import task
+from tests.sizes import vilt_tiny
 
 
 @pytest.mark.parametrize(("given", "made"), [

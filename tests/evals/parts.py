@@ -10,8 +10,8 @@ from mmkit.data.records import Record
 from mmkit.data.tokenizer import SentencePieceTokenizer
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes import albef_tiny
 from mmkit.predictor import Predictor
+from tests.sizes import albef_tiny
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink", "grey")
 SHAPES = ("square", "box", "tile")

@@ -18,8 +18,8 @@ from mmkit.explanation.gradcam import TokenMaps
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import COLOURS, predictor
+from tests.sizes import vilt_tiny
 
 SIZE = (32, 48)  # width and height
 

@@ -9,10 +9,9 @@ from rich.console import Console
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Pairs, Retrieval
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.models.sizes_dual import dual_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.predictor import TokenBank
 from tests.evals.parts import COLOURS, Pictures, predictor
+from tests.sizes import dual_tiny, vilt_tiny
 
 
 def shown(result):

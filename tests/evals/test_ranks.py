@@ -16,10 +16,10 @@ from mmkit.evals.common import gather_by_index, own_units
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.models.sizes_vilt import vilt_tiny
 from tests.evals.parts import Pictures, predictor
 from tests.evals.test_vqa import Questions
 from tests.evals.test_vqa import predictor as answering
+from tests.sizes import vilt_tiny
 
 
 def evaluate():

@@ -15,10 +15,9 @@ from mmkit.errors import UserError
 from mmkit.explanation.explain import explain, explain_pairs
 from mmkit.explanation.gradcam import ask, token_maps
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef, albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
+from mmkit.models.sizes import albef
 from tests.evals.parts import Pictures, predictor
+from tests.sizes import albef_tiny, dual_tiny, siglip_tiny, vilt_tiny
 
 TEXTS = ["a red square", "green", "a blue tile", "a purple box a pink square"]
 three = partial(

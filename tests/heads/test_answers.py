@@ -16,12 +16,12 @@ from mmkit.features import Features
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
-from mmkit.models.sizes import albef_tiny
 from mmkit.nn.attention import SelfAttention
 from mmkit.task import Task
 from mmkit.train.checks import check_classes
 from mmkit.train.loop import train
 from mmkit.types import Batch, Tokens
+from tests.sizes import albef_tiny
 from tests.train.fakes import Squares, change, tiny
 
 WORDS = ["red", "blue", "big dogs", "yes", "no", "red ball"]

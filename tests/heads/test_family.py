@@ -5,11 +5,9 @@ import torch
 
 from mmkit.errors import UserError
 from mmkit.heads.sigmoid import Sigmoid
-from mmkit.models.sizes import albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, lit_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.types import Batch
 from tests.examples import HEADS, batch, task
+from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny
 
 MODELS = {"albef": albef_tiny, "vilt": vilt_tiny, "clip": dual_tiny, "siglip": siglip_tiny, "lit": lit_tiny}
 LACKS = {

@@ -7,10 +7,9 @@ import torch
 
 from mmkit.errors import UserError
 from mmkit.heads.wpa import WPA, cosine_cost, transport_distance, transport_plan
-from mmkit.models.sizes import albef_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
 from mmkit.types import ModelSpec
 from tests.examples import batch, task
+from tests.sizes import albef_tiny, vilt_tiny
 
 
 def plain_plan(cost, beta, iterations):

@@ -6,11 +6,10 @@ import torch
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.features import Model
-from mmkit.models.sizes import albef, albef_base, albef_mini, albef_small, albef_tiny
-from mmkit.models.sizes_dual import dual_tiny, lit_tiny, siglip_tiny
-from mmkit.models.sizes_vilt import vilt_tiny
+from mmkit.models.sizes import albef, albef_base, albef_mini, albef_small
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
+from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny
 
 MODELS = {"albef": albef_tiny, "vilt": vilt_tiny, "clip": dual_tiny, "siglip": siglip_tiny, "lit": lit_tiny}
 

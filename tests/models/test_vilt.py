@@ -15,11 +15,12 @@ from mmkit.convert.towers import copy_into, fill
 from mmkit.encoders.joint import sample_patches
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes_vilt import vilt, vilt_base, vilt_tiny
+from mmkit.models.sizes_vilt import vilt, vilt_base
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
 from tests.models import one_stream
 from tests.parity.measure import assert_near as close
+from tests.sizes import vilt_tiny
 
 OUTPUT, GRADIENT = 1e-5, 5e-5
 parity = pytest.mark.parity("ViLT", "transformers")

@@ -14,7 +14,7 @@ from mmkit.data.tokenizer import sentencepiece
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_tiny
+from tests.sizes import albef_tiny
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink")
 PLACES = ("a room", "the street", "my garden", "an old box")

@@ -17,13 +17,14 @@ from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes import albef
-from mmkit.models.sizes_dual import lit, lit_tiny
+from mmkit.models.sizes_dual import lit
 from mmkit.models.sizes_vilt import vilt
 from mmkit.task import Task
 from mmkit.train.init import initialise
 from mmkit.train.loop import train
 from tests.convert.test_bert import MINILM
 from tests.parity.oracle import cases, load, under
+from tests.sizes import lit_tiny
 from tests.train.fakes import change, tiny
 
 PRETRAIN = cases(lambda names: "out.loss_mlm" in names)

@@ -23,8 +23,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """Endings of pictures, in lower case."""
 
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
-"""How files of most of these formats begin."""
+BEGINNINGS = {
+    b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF87a": ".gif", b"GIF89a": ".gif", b"BM": ".bmp",
+    b"II*\0": ".tif", b"MM\0*": ".tif",
+}  # fmt: skip
+"""How files of most of these formats begin, and the ending that they should have."""
 
 OTHERS = {
     b"%!PS": "PostScript",
@@ -55,3 +58,14 @@ def kind_of(start: bytes) -> str | None:
     return next((kind for begins, kind in OTHERS.items() if start.startswith(begins)), None) or next(
         (kind for begins, kind in WORDS.items() if first.startswith(begins)), None
     )
+
+
+def suffix_of(start: bytes) -> str | None:
+    """The ending that a picture of ``FORMATS`` should have, by its first 16 bytes; None for what is none of them."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return ".webp"
+    if start[4:8] == b"ftyp" and start[8:11] == b"avi":
+        return ".avif"
+    if start[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf", b"PF") and start[2:3].isspace():
+        return ".ppm"
+    return next((suffix for begins, suffix in BEGINNINGS.items() if start.startswith(begins)), None)

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmkit.data.images.formats import BEGINNINGS, SUFFIXES
+from mmkit.data.images.formats import SUFFIXES, suffix_of
 from mmkit.errors import UserError
 
-NETPBM = tuple(f"P{n}".encode() for n in range(1, 7))
 HIDDEN = frozenset((
     "__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle",
     "system volume information",
@@ -84,5 +83,4 @@ def is_picture(path: Path) -> bool:
             start = file.read(16)
     except OSError:
         return False
-    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return webp or start.startswith(BEGINNINGS) or (start[:2] in NETPBM and start[2:3].isspace())
+    return suffix_of(start) is not None
