@@ -53,6 +53,7 @@ class Parts:
     loader: Loader
     predictor: Callable[[], Any]
     vocab_size: int
+    transform: Any
 
 
 def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
@@ -65,7 +66,9 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         find_sources(exp.init)
     parts = assemble(exp, out, batch)
     task: Any = parts.task
-    vars(task.model)["origins"] = {"every part": "the checkpoint"} if resumes else initialise(task, exp.init)
+    vars(task.model)["origins"] = (
+        {"every part": "the checkpoint"} if resumes else initialise(task, exp.init, parts.transform)
+    )
     return parts
 
 
@@ -114,7 +117,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
 
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=tokenizer.vocab_size, transform=eval_transform,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mmkit.convert.locate import FORMS, locate
+from mmkit.convert.pictures_check import differences
 from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import TOWERS, copy_into, fill
 from mmkit.errors import UserError
@@ -22,8 +23,10 @@ from mmkit.task import Task
 logger = logging.getLogger("mmkit.train")
 
 
-def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
+def initialise(task: Task, init: Mapping[str, str], transform: object = None) -> dict[str, str]:
     """Fill the towers of a task, in place; for each part, from where, what share of it, and what of it starts fresh.
+
+    transform: how the run reads pictures; where a checkpoint read them otherwise, a warning names both.
 
     To be called by all processes. Empty where nothing is filled. UserError where a source is missing, does not fit, or
     leaves a tower empty; and for a frozen part that nothing filled, which would stay random.
@@ -39,6 +42,8 @@ def initialise(task: Task, init: Mapping[str, str]) -> dict[str, str]:
         if rank() == 0:
             for note in filling.notes:
                 logger.info("init.%s from %s: %s", tower, source, note)
+            for line in differences(file, source, transform) if tower != "text" else ():
+                logger.warning("init.%s from %s: %s; see data.transform", tower, source, line)
     shares = _shares(task, written)
     _refuse_frozen(shares)
     task.constrain()
