@@ -27,6 +27,7 @@ from mmkit.data.reading import batches, reading
 from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
+from mmkit.nn.vocabulary import Vocabulary
 from mmkit.ranks import rank
 from mmkit.types import Tokens
 
@@ -61,6 +62,10 @@ class Predictor:
         self.precision = precision
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.threads = max(1, min(threads, os.cpu_count() or 1))
+        for head in heads.values():
+            for part in head.modules() if isinstance(head, nn.Module) else ():
+                if isinstance(part, Vocabulary):
+                    part.known = tokenizer.vocab_size
 
     # ---- what people call --------------------------------------------------------------------------------------
 

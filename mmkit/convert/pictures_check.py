@@ -55,7 +55,8 @@ def _reading(file: Checkpoint, source: str) -> Reading | None:
 
 def _of_timm(file: Checkpoint, source: str) -> Reading | None:
     """What timm's config beside the weights says, or timm itself of its own names."""
-    given: Any = file.config.get("pretrained_cfg")
+    settings = file.config
+    given: Any = settings.get("pretrained_cfg")
     if given is None and source.startswith("timm:"):
         import timm
 

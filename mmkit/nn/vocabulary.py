@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 
 class Vocabulary(nn.Module):
-    """Linear, GELU, norm, then the product with the words' vectors and a bias."""
+    """Linear, GELU, norm, then the product with the words' vectors and a bias.
+
+    known: how many rows have a word of the tokenizer; those beyond, which fill a matrix up, are never guessed in
+    evaluation. None = all.
+    """
+
+    known: int | None = None
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
@@ -20,4 +26,8 @@ class Vocabulary(nn.Module):
 
     def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
         """States (N, D) and word embeddings (V, D) -> (N, V)."""
-        return F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)
+        logits_NV = F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)
+        if self.training or self.known is None or self.known >= logits_NV.shape[-1]:
+            return logits_NV
+        beyond_V = torch.arange(logits_NV.shape[-1], device=logits_NV.device) >= self.known
+        return logits_NV.masked_fill(beyond_V, -torch.inf)
