@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.cli.main import show as show_numbers
-
-log = logging.getLogger("mmkit")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,8 +150,6 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
             args.source, lambda done, total: report("pictures", done, total), known, columns=columns_of(args.columns),
             split=args.split, images=args.images, annotations=args.annotations, pictures=args.pictures,
         )  # fmt: skip
-    for message in summary.warnings:
-        log.warning(message)
     numbers = asdict(summary)
     if summary.problems:
         show_numbers(numbers)

@@ -24,6 +24,8 @@ from mmkit.data.records import Record, Source
 from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
 
+log = logging.getLogger(__name__)
+
 LONG = 77
 """Captions of more words (or letters, where there are no spaces) are longer than most models read."""
 
@@ -69,8 +71,9 @@ class Summary:
 def check_named(
     spec: str, progress: Callable[[int, int], object] | None = None, classes: ClassesOf | None = None, **options: Any
 ) -> Summary:  # fmt: skip
-    """Open what a name stands for, and check it. options: of ``open_source``. UserError where it cannot be opened at
-    all; progress: called with (done, total); classes: see ``check``.
+    """Open what a name stands for, and check it; each warning is logged once. options: of ``open_source``.
+
+    progress: called with (done, total); classes: see ``check``. UserError where it cannot be opened at all.
     """
     heard = _Heard()
     logger = logging.getLogger("mmkit.data")
@@ -82,6 +85,8 @@ def check_named(
         logger.removeHandler(heard)
     total = len(source)
     summary = check(source, None if progress is None else lambda done: progress(done, total), found, classes)
+    for message in summary.warnings:
+        log.warning("%s", message)
     summary.warnings = heard.messages + summary.warnings
     return summary
 

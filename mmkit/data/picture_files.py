@@ -114,8 +114,9 @@ class PictureFiles:
                 f"mean one picture. Give ids of pictures, or none",
             )  # fmt: skip
             told = True
-        more = several(self._pictures, self._ids)
-        if more and not told:
+        more = [] if told else several(self._pictures, self._ids)
+        more = [pair for pair in more[:MOST_PAIRS] if row(pair[0])[0] != row(pair[1])[0]] + more[MOST_PAIRS:]
+        if more:
             before, here = more[0]
             log.warning(
                 "%s: pictures stand under several image_ids (%d times), and count several times: %s is %s in %s %s, "

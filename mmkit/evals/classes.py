@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -181,6 +182,7 @@ def _by_number(found: Sequence[Label], given: ClassSet, where: str) -> list[int]
     written = {str(label).partition(".")[0] for label in found}
     if len(written) > len(set(numbers)):
         raise UserError(f"{where}: two labels are one number, as 1 and 01 are: {some(found, SHOWN)}; write it one way")
+    _check_begin(found, given.names, numbers, where)
     _tell_pairs(found, given.names, numbers, where, "labels are numbers")
     return numbers
 
@@ -196,8 +198,19 @@ def _by_order(found: Sequence[Label], given: ClassSet, where: str) -> list[int] 
         what = f"numbers ({some(numeric, 3)}) beside texts ({some(others, 3)})" if others else some(numeric)
         raise UserError(f"{where}: the labels are {what}: not all are whole numbers. Write LABEL<TAB>name for each")
     order = range(len(found))
+    _check_begin(found, given.names, order, where)
     _tell_pairs(found, given.names, order, where, "names in the order of the labels")
     return list(order)
+
+
+def _check_begin(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str) -> None:
+    """UserError where every name begins with its own label ("0,cat", "n01440764 tench"), which no prompt should."""
+    pairs = [(str(label), names[number]) for label, number in zip(found, numbers, strict=True)]
+    if all(re.match(rf"{re.escape(label)}[\s,;:.|=)]", name) for label, name in pairs):
+        raise UserError(
+            f"{where}: each name begins with its label ({pairs[0][1]!r}), which would stand in the prompts; write "
+            "LABEL<TAB>name for each"
+        )
 
 
 def _tell_pairs(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str, how: str) -> None:
@@ -272,7 +285,7 @@ def _numbers(source: Source, labels: Sequence[Label], numbers: Sequence[int]) ->
 
 
 def _read(path: str | Path) -> tuple[list[str], list[str]]:
-    keys, names = [], []
+    keys, names, seen = [], [], set[str]()
     lines = read_lines(path, "class names")
     tabs = sum("\t" in line for line in lines)
     if tabs not in (0, len(lines)):
@@ -281,6 +294,9 @@ def _read(path: str | Path) -> tuple[list[str], list[str]]:
         )
     for line in lines:
         key, _, name = line.partition("\t")
+        if tabs and key.strip() in seen:
+            raise UserError(f"{path}: the label {key.strip()!r} stands in two lines; give each label one name")
+        seen.add(key.strip())
         keys.append(key.strip())
         names.append(name.strip() or key.strip())
     return keys, names

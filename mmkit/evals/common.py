@@ -9,6 +9,7 @@ Every function here is called by all processes or by none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmkit import ranks
 from mmkit.data import text_files
 from mmkit.data.image_io import BadImage
 from mmkit.data.records import Record, Source
+from mmkit.data.texts.answer_lists import SEEMS_JSON
 from mmkit.errors import UserError
 from mmkit.predictor import Predictor
 from mmkit.ranks import gather, rank, world_size
@@ -163,9 +165,27 @@ def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """The lines of a UTF-8 file, without blank ones and those that start with #; UserError when none are left."""
-    given = text_files.read_lines(path, f"{what}, one per line")
+    """The lines of a UTF-8 file, without blank ones and those that start with #; or the texts of a JSON list.
+
+    UserError when none are left, for other JSON, and where every line stands in quotes.
+    """
+    text = text_files.read_text(path, f"{what}, one per line")
+    if Path(path).suffix.lower() == ".json" or SEEMS_JSON.match(text):
+        return _in_json(path, what)
+    given = text_files.split_lines(text)
     lines = [line.strip() for line in given if line.strip() and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path}: no {what} in this file; write one per line")
+    if all(re.fullmatch(r"""(["']).*\1,?""", line) for line in lines):
+        raise UserError(f"{path}: every line stands in quotes, which would be read as they are; write {what} without")
     return lines
+
+
+def _in_json(path: str | Path, what: str) -> list[str]:
+    """A JSON list of texts, or an object that numbers them from 0."""
+    value = text_files.read_json(path, f"{what}, one per line, or a JSON list of them")
+    if isinstance(value, dict) and value.keys() == {str(i) for i in range(len(value))}:
+        value = [value[str(i)] for i in range(len(value))]
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
+        raise UserError(f'{path}: no JSON list of {what}; write one per line, or ["...", "..."]')
+    return [text.strip() for text in value]

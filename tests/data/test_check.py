@@ -184,3 +184,22 @@ def test_each_picture_is_opened_once_and_several_at_a_time(messy, monkeypatch):
     monkeypatch.setattr(module, "load_image", load)
     found = check_named(str(write(messy / "b.jsonl", rows)))
     assert (found.images, found.problems, len(opened)) == (2, {}, 2)
+
+
+def test_tables_of_labels_and_of_questions(messy, capsys):
+    """Without captions the header says what the table holds; each warning is told once."""
+    (messy / "l.csv").write_text('path,label\n0.png,"crane, bird"\n1.png,cat\n1.png,cat\n')
+    found = check_named(str(messy / "l.csv"))
+    assert (found.labels, found.problems) == ({"crane, bird": 1, "cat": 2}, {})
+    (messy / "q.csv").write_text("image,question,answer\n0.png,what?,a\n1.png,who?,\n")
+    found = check_named(str(messy / "q.csv"))
+    assert (found.records, found.without_answers) == (2, 1)
+    (messy / "c.csv").write_text("image,caption,label,image_id\n0.png,a,x,1\n0.png,b,x,2\n")
+    assert main(["data", "check", str(messy / "c.csv")]) == 0
+    assert capsys.readouterr().err.count("stand under several image_ids") == 1
+
+
+def test_one_picture_spelled_with_a_backslash_has_one_id(messy):
+    rows = [{"image": name, "caption": "a"} for name in ("0.png", "./0.png", r".\0.png")]
+    found = check_named(str(write(messy / "s.jsonl", rows)))
+    assert (found.images, found.warnings) == (1, [])

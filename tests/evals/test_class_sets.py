@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import open_clip
 import pytest
 
+from mmkit.data.records import Record
 from mmkit.errors import UserError
 from mmkit.evals.class_sets import CIFAR100, built_in_classes, default_templates, templates_named
 from mmkit.evals.classes import with_classes
+from mmkit.evals.common import read_lines
 from tests.evals.test_classes import Folders, Names, called
 
 
@@ -86,3 +90,57 @@ def test_openmoji_in_other_languages():
     assert built_in_classes("openmoji:zh").names[0] == "狗"
     source, names = with_classes(Names(["dog", "cat"]), "openmoji:zh")  # English labels find their Chinese names
     assert called(source, names) == ["狗", "猫"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("n.txt", '[\n "cat",\n "dog"\n]\n'), ("n.txt", '["cat", "dog"]'), ("n.json", '\ufeff{"1": "dog", "0": "cat"}'),
+        ("n.txt", "\ufeffcat\r\ndog\r\n"),
+    ],
+)  # fmt: skip
+def test_names_and_templates_in_json_are_no_lines(tmp_path, name, text):
+    """Indented JSON gave the classes "[" and '"cat",', without a word but what was paired."""
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_lines(tmp_path / name, "class names") == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["cat", "dog",]', "cannot be read as JSON"), ('{"cat": "dog"}', "no JSON list of class names"),
+        ('["cat", 3]', "no JSON list of class names"), ('["cat", " "]', "no JSON list"),
+        ('"cat"\n"dog"\n', "every line stands in quotes"), ('"cat",\n', "every line stands in quotes"),
+        ("'cat'\n'dog'\n", "every line stands in quotes"),
+    ],
+)  # fmt: skip
+def test_names_that_would_be_read_as_they_are_written(tmp_path, text, message):
+    (tmp_path / "n.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_lines(tmp_path / "n.txt", "class names")
+
+
+@pytest.mark.parametrize("names", ["0,cat\n1,dog\n", "0 cat\n1 dog\n", "0: cat\n1: dog\n"])
+def test_names_that_begin_with_their_numbers(tmp_path, names):
+    (tmp_path / "n.txt").write_text(names)
+    source = [Record(image=Path("x"), captions=(), image_id=str(i), key=str(i), targets={"label": i}) for i in (0, 1)]
+    with pytest.raises(UserError, match=r"begins with its label .*LABEL<TAB>name"):
+        with_classes(source, tmp_path / "n.txt")
+
+
+def test_names_that_begin_with_their_folders(tmp_path):
+    (tmp_path / "n.txt").write_text("n01440764 tench, Tinca\nn01443537 goldfish\n")
+    keys = ("n01440764", "n01443537")
+    source = [Record(image=Path("x"), captions=(), image_id=k, key=k, targets={"label": k}) for k in keys]
+    with pytest.raises(UserError, match="begins with its label"):
+        with_classes(source, tmp_path / "n.txt")
+    (tmp_path / "n.txt").write_text("1 cat\n0 dog\n")  # of other labels: names like others
+    source = [Record(image=Path("x"), captions=(), image_id=str(i), key=str(i), targets={"label": i}) for i in (0, 1)]
+    assert with_classes(source, tmp_path / "n.txt")[1] == ["1 cat", "0 dog"]
+
+
+def test_one_label_with_two_names(tmp_path):
+    (tmp_path / "n.txt").write_text("0\tcat\n1\tdog\n1\tbird\n")
+    source = [Record(image=Path("x"), captions=(), image_id="0", key="0", targets={"label": 0})]
+    with pytest.raises(UserError, match="label '1' stands in two lines"):
+        with_classes(source, tmp_path / "n.txt")

@@ -17,6 +17,7 @@ from mmkit.data.sources.hugging_face import HuggingFace, columns_in
 from mmkit.data.sources.json_form import GIVES, form_of
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.table import NAMES, Table
+from mmkit.data.sources.table_file import TableFile
 from mmkit.data.sources.walk import walk
 from mmkit.data.text_files import parse_json
 from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
@@ -89,6 +90,8 @@ def read_data_set(name: str, wants: Wants, given: Options) -> Source:
 def read_table(name: str, wants: Wants, given: Options) -> Source:
     """A table, by its columns."""
     columns, images = given.columns or {}, given.images
+    if not wants and not columns.keys() - {"image", "image_id"}:
+        wants = _held(name, columns)
     if "question" in wants:
         needs = ("question", "answers") if given.answers_needed else ("question",)
         return Asked(
@@ -98,6 +101,14 @@ def read_table(name: str, wants: Wants, given: Options) -> Source:
         named = {field: columns[field] for field in ("image", "label") if field in columns}
         return ClassTable(name, **named, root=images)
     return Table(name, columns=columns, images=images, needs=tuple(sorted(wants)) or None)
+
+
+def _held(name: str, columns: Mapping[str, str]) -> Wants:
+    """What a table without captions holds, by its header: questions or labels."""
+    known = {field: NAMES[field] for field in ("image", "image_id", "caption", "question", "label")}
+    found = TableFile(Path(name), wanted=known, named=dict(columns), needs=("image",)).columns
+    kinds = [] if "caption" in found else [field for field in ("question", "label") if field in found]
+    return frozenset(kinds[:1])
 
 
 def read_published(name: str, wants: Wants, given: Options) -> Source:
