@@ -5,10 +5,10 @@ import torch
 from mmkit.data.image_ops import EvalTransform
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.mlm import MLM
-from tests.sizes import albef_tiny
 from mmkit.nn.vocabulary import Vocabulary
 from mmkit.predictor import Predictor
 from mmkit.types import Tokens
+from tests.sizes import albef_tiny
 
 
 class Words:
