@@ -93,10 +93,9 @@ def read_table(name: str, wants: Wants, given: Options) -> Source:
     if not wants and not columns.keys() - {"image", "image_id"}:
         wants = _held(name, columns)
     if "question" in wants:
-        needs = ("question", "answers") if given.answers_needed else ("question",)
-        return Asked(
-            Table(name, columns=columns, images=images, needs=needs), where=name, answers_needed=given.answers_needed
-        )
+        needs, may = (("question", "answers"), ()) if given.answers_needed else (("question",), ("answers",))
+        table = Table(name, columns=columns, images=images, needs=needs, may=may)
+        return Asked(table, where=name, answers_needed=given.answers_needed)
     if wants == {"label"} and not columns.keys() - {"image", "label"}:
         named = {field: columns[field] for field in ("image", "label") if field in columns}
         return ClassTable(name, **named, root=images)

@@ -34,9 +34,10 @@ class Table:
     Args:
         path: the file, UTF-8.
         columns: {field: column}; ``image``, ``caption``, ``image_id``, and any other, which becomes a target. Those of
-            ``NAMES`` that are not given are looked for; targets only if they are in ``needs``.
+            ``NAMES`` that are not given are looked for; targets only if they are in ``needs`` or ``may``.
         images: where relative paths begin; default the folder of the file.
         needs: the fields, besides ``image``, that no row may lack; None = caption, if the table has one.
+        may: further targets, which are read where the table has them.
 
     Raises:
         UserError: with file and line, before anything is trained, for what ``TableFile`` refuses, empty cells that are
@@ -45,11 +46,11 @@ class Table:
 
     def __init__(
         self, path: str | Path, *, columns: Mapping[str, str] | None = None, images: str | Path | None = None,
-        needs: Sequence[str] | None = None,
+        needs: Sequence[str] | None = None, may: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.path = Path(path)
         named = dict(columns or {})
-        fields = ("image", "caption", "image_id", *(needs or ()))
+        fields = ("image", "caption", "image_id", *(needs or ()), *may)
         wanted = {field: NAMES.get(field, (field,)) for field in dict.fromkeys(fields)}
         self.table = TableFile(self.path, wanted=wanted, named=named, needs=("image", *(needs or ())))
         found = self.table.columns
