@@ -1,8 +1,14 @@
-"""The table of parity: ``pytest --parity-table FILE`` writes what the comparisons with other code measured."""
+"""Settings of every test, and ``pytest --parity-table FILE``: what the comparisons with other code measured.
 
+One thread for each process, as tests run in two processes at a time; said before anything imports torch.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.parity import measure
 

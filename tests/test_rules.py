@@ -1,11 +1,13 @@
 """The rules of the repository: imports point one way, files and functions stay short, no forbidden forms."""
 
 import ast
+import os
 import re
 import statistics
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "mmkit").rglob("*.py"))
@@ -110,3 +112,8 @@ def test_every_module_says_what_it_is(path):
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "no module docstring"
     assert not re.search(r"[\"'](/home/|/export/|/mnt/|/root/|/work/|hdfs://)", text), "an absolute path"
+
+
+def test_tests_work_with_the_threads_that_are_asked_for():
+    """Said after torch was imported, it would have no effect."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
