@@ -16,10 +16,10 @@ from mmkit.cli.main import execute
 from mmkit.cli.train import add_arguments, run
 
 
-def main(what: str = "Pre-train an experiment") -> int:
-    """Parse, train; the exit code."""
+def main(what: str = "Pre-train an experiment", default: str | None = None) -> int:
+    """Parse, train; the exit code. what: for the help; default: the config where none is named."""
     parser = argparse.ArgumentParser(description=what)
-    add_arguments(parser)
+    add_arguments(parser, default)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last metrics there as JSON")
     parser.set_defaults(run=run)
     return execute(parser.parse_args())

@@ -19,9 +19,12 @@ def register(commands: Commands) -> None:
     add_arguments(add_command(commands, "train", "run an experiment", run))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``mmkit train`` and ``scripts/pretrain.py`` take."""
-    parser.add_argument("experiment", metavar="FILE.py[:func(args)]", help="a config function and its arguments")
+def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """What ``mmkit train`` and the scripts that train take; ``default``: the config where none is named."""
+    parser.add_argument(
+        "experiment", metavar="FILE.py[:func(args)]", nargs="?" if default else None, default=default,
+        help="a config function and its arguments" + (f" (default: {default})" if default else ""),
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"

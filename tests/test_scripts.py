@@ -1,0 +1,47 @@
+"""The scripts for ``accelerate launch``, as README spells them, with small settings put in, on two processes."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.train.test_processes import launch
+
+ROOT = Path(__file__).parent.parent
+LINES = re.findall(r"^(?:\w+=\w+ )?accelerate launch .*?(scripts/\w+\.py.*)$", (ROOT / "README.md").read_text(), re.M)
+SMALL = [
+    "data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.tensorboard=false",
+    "data.train.n=40",
+]  # fmt: skip
+PRETRAIN = [
+    *SMALL, *(f"first.{change}" for change in SMALL), "first.evals.retrieval.source.n=6", "report=null",
+    "first.evals.retrieval_zh.source.n=6", "first.report=null", "evals.vqa.source.n=12",
+]  # fmt: skip
+EASY = [change for change in (*SMALL, *(f"first.{change}" for change in SMALL)) if "train.n" not in change]
+
+
+def test_the_three_uses_are_named():
+    assert {line.split()[0] for line in LINES} == {
+        "scripts/pretrain.py", "scripts/finetune_vqa.py", "scripts/zero_shot_classification.py"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "changes"),
+    [("scripts/pretrain.py", PRETRAIN), ("scripts/finetune_vqa.py", [*EASY, "evals.vqa.source.n=12"])],
+)
+def test_readmes_line_trains_on_two_processes(script, changes, tmp_path):
+    line = shlex.split(next(line for line in LINES if line.startswith(script)))
+    arguments = [str(tmp_path / "run") if part.startswith("runs/") else part for part in line[1:]]
+    done = launch(script, *arguments, "--json", tmp_path / "n.json", "--set", *changes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "n.json").read_text())
+    assert found["vqa.n"] == 12
+    assert (tmp_path / "run" / "experiment.json").is_file() or (tmp_path / "run" / "vqa" / "experiment.json").is_file()
+
+
+def test_easy_vqa_is_what_finetuning_starts_with(tmp_path):
+    done = launch("scripts/finetune_vqa.py", "--help")
+    assert "configs/finetune/easy_vqa.py:classifier" in re.sub(r"\s+", "", done.stdout)
