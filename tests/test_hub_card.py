@@ -106,7 +106,8 @@ def test_what_has_no_task_on_the_hub_has_a_tag(tmp_path):
 def test_training_and_licence_are_those_of_the_run(tmp_path):
     run = tmp_path / "runs/a"
     (run / "checkpoints/step-00000070").mkdir(parents=True)
-    (run / "checkpoints/step-00000070/meta.json").write_text("{}")
+    for name in ("meta.json", "task.safetensors", "state.pt"):
+        (run / "checkpoints/step-00000070" / name).write_text("{}")
     (run / "data.json").write_text('{"records": 60000}')
     saved(run, heads=KINDS["ALBEF"][1], data={"train": partial(Scenes, split="train", n=60_000)})
     text, data = card_of(run, repository="me/mine")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 from pathlib import Path
 from mmkit.heads.itm import ITM
+from tests.sizes import albef_tiny
 
 Path({mark!r}).touch()
 

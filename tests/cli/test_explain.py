@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 import mmkit
-from mmkit import hub
+from mmkit import hub, ranks
 from mmkit.cli.main import main
 from mmkit.config import dump
 from mmkit.evals.grounding import Grounding
 from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.nn import gather
 from tests.evals.test_grounding import Boxes
 from tests.test_hub import make
 
@@ -126,7 +125,7 @@ def test_the_similarity_has_no_table_of_words(folder, tmp_path, capsys):
 
 def test_the_first_process_alone_writes(folder, tmp_path, capsys, monkeypatch):
     usual = ("--image", folder / "pictures/1.png", "--text", "a box", "--out", tmp_path / "a.png")
-    monkeypatch.setattr(gather, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
     assert run("explain", "--model", folder / "model", "--json", tmp_path / "a.json", *usual) == 0
     assert list(tmp_path.iterdir()) == []
     assert not capsys.readouterr().out

@@ -130,7 +130,7 @@ def test_what_cannot_be_converted_is_said(tokenizer, tmp_path, capsys):
     assert "no layout that mmkit knows" in says("auto", b, out)
     assert "there is no layout 'albeff'" in says("albeff", a, out)
     assert "--image-heads" in says("albef", a, out)
-    words = tokenizer(meta["bert"]["vocab_size"] - 1)
+    words = tokenizer(meta["bert"]["vocab_size"] + 1)
     assert "--tokenizer" in says("albef", a, out, "--tokenizer", words, "--image-heads", 2, "--text-heads", 2)
     assert not out.exists()
     assert main(["info", str(b)]) == 0

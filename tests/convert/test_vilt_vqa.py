@@ -143,7 +143,7 @@ def test_an_answer_that_stands_twice(tokenizer, tmp_path, capsys):
     source, out = published("vilt-transformers", theirs(), tmp_path / "theirs"), tmp_path / "out"
     (tmp_path / "twice.json").write_text(json.dumps([*ANSWERS[:6], "yes"]))
     arguments = ["--tokenizer", tokenizer(WORDS), "--answers", tmp_path / "twice.json"]
-    assert "each once" in says(capsys, "auto", source, out, *arguments)
+    assert "[6]: 'yes' stands in [0] already" in says(capsys, "auto", source, out, *arguments)
     assert not out.exists()
 
 

@@ -78,7 +78,7 @@ def test_files(tmp_path):
     assert Image.open(tmp_path / "new" / "a.png").format == "PNG"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"b\.png: the picture cannot be written"):
+    with pytest.raises(UserError, match=r"b\.png: cannot be written"):
         made.save(tmp_path / "file" / "b.png")
     for name in ("a.jpg", "a", "png"):
         with pytest.raises(UserError, match=f"{name}: heat maps are written as PNG"):

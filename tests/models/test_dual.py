@@ -19,6 +19,7 @@ from mmkit.task import Task
 from tests.examples import VOCAB, batch
 from tests.models import family
 from tests.parity.measure import assert_near as close
+from tests.sizes import dual_tiny, lit_tiny, siglip_tiny
 
 OUTPUT, GRADIENT = 1e-5, 5e-5
 
@@ -173,7 +174,7 @@ def test_a_factor_stays_between_1_and_100():
 
 def test_a_frozen_image_tower_gets_no_gradient_and_stays_in_evaluation():
     torch.manual_seed(0)
-    model = sizes_dual.lit_tiny(VOCAB).train()
+    model = lit_tiny(VOCAB).train()
     assert not model.image.training
     assert model.text.training
     task = Task(model, {"itc": ITC(model.spec, queue_size=0)}, momentum=None).train()
@@ -186,12 +187,12 @@ def test_a_frozen_image_tower_gets_no_gradient_and_stays_in_evaluation():
 @pytest.mark.parametrize("share", [1.0, -0.1, 1.5])
 def test_patch_dropout_is_a_share(share):
     with pytest.raises(UserError, match=f"patch_dropout={share}"):
-        sizes_dual.dual_tiny(VOCAB, patch_dropout=share)
+        dual_tiny(VOCAB, patch_dropout=share)
 
 
 def test_patch_dropout_reads_fewer_patches_in_training_alone():
     torch.manual_seed(0)
-    model = sizes_dual.dual_tiny(VOCAB, patch_dropout=0.5)
+    model = dual_tiny(VOCAB, patch_dropout=0.5)
     pixels = torch.randn(2, 3, 32, 32)
     assert model.train().encode_image(pixels).x.shape[1] == 1 + 8
     assert model.eval().encode_image(pixels).x.shape[1] == 1 + 16
@@ -199,7 +200,7 @@ def test_patch_dropout_reads_fewer_patches_in_training_alone():
 
 def test_texts_filled_up_read_their_padding():
     torch.manual_seed(0)
-    model = sizes_dual.siglip_tiny(VOCAB, fill_id=1).eval()
+    model = siglip_tiny(VOCAB, fill_id=1).eval()
     b = batch()
     filled = torch.cat([b.ids.masked_fill(~b.mask, 1), b.ids.new_full((6, 6), 1)], 1)
     tokens = model.encode_text(b.ids, b.mask)

@@ -159,7 +159,7 @@ def test_a_folder_with_a_run_is_kept(run):
         (dict(evals={"vqa": partial(VQA, source=partial(Asked, 7), generate=True)}), r"asked: evals\.vqa: .*no head"),
         (
             dict(heads={"answer": partial(AnswerClassifier, answers=["mauve", "teal"])}),
-            "asked: .*missing, for example: 'red'",
+            "asked: .*as class 0 'mauve' there, 'red' here",
         ),
     ],
 )
