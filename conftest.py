@@ -1,14 +1,23 @@
 """Settings of every test, and ``pytest --parity-table FILE``: what the comparisons with other code measured.
 
 One thread for each process, as tests run in two processes at a time; said before anything imports torch.
+
+Tests start dozens of processes that import torch. Where Python is told to keep no compiled modules, each would compile
+all of it anew, five seconds a time: they are kept in pytest's own folder then, and beside no source.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parent / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.parity import measure
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor  # the process that only hands tests to the workers does without torch
 
 PROPERTY = "parity"
 ROUNDING = 5e-7
@@ -91,6 +91,8 @@ def assert_most_near(
 
     The outliers too differ by ``farthest`` at most, which is absolute.
     """
+    import torch
+
     differences = [(ours - theirs).abs().flatten() for ours, theirs in pairs]
     assert max(difference.max().item() for difference in differences) <= farthest
     found = [difference / theirs.abs().max() for difference, (_, theirs) in zip(differences, pairs, strict=True)]
@@ -105,7 +107,7 @@ def assert_same_state(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) 
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape), name
-        assert torch.equal(ours[name], value), name
+        assert ours[name].equal(value), name
     _notes.extend([Note("there and back", None, 0.0)] * len(theirs))
 
 
