@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from mmkit.config_allowed import COMPARING
-from mmkit.heads.classify import Classify
+from mmkit.heads.base import Answers, Classifies, Head, Scores
 from mmkit.hub_training import UNKNOWN, licence_id
 from mmkit.predictor import Predictor
 
@@ -79,9 +79,8 @@ class Purpose:
 
 def purpose_of(predictor: Predictor, experiment: Mapping[str, Any]) -> Purpose:
     """By its heads: the first of answering, comparing, matching and classes that it has learned."""
-    answering = next((head for head in predictor.heads.values() if hasattr(head, "rank")), None)
-    if answering is not None:
-        choices = "" if getattr(answering, "answers", ()) else ', answers=["yes", "no"]'
+    if predictor.has(Answers):
+        choices = "" if predictor.answerer().answers else ', answers=["yes", "no"]'
         example = ANSWERS.format(choices=choices)
         return Purpose("Answers questions about pictures.", "visual-question-answering", (), example)
     retrieval = ("image-text-retrieval",)
@@ -92,7 +91,7 @@ def purpose_of(predictor: Predictor, experiment: Mapping[str, Any]) -> Purpose:
     if predictor.can_match():
         return Purpose("Says how well a picture and a text match.", None, retrieval, MATCH)
     for name, head in predictor.heads.items():
-        if isinstance(head, Classify) and type(head).predict is Classify.predict:
+        if isinstance(head, Classifies) and isinstance(head, Scores) and not head.also_reads:
             summary = f"Sorts pairs of a picture and a text into classes: {', '.join(head.classes)}."
             return Purpose(summary, None, ("image-text-classification",), CLASSES.format(head=name))
     example = SIMILARITIES if predictor.model.spec.embed_dim else TOKENS
@@ -125,7 +124,7 @@ def card(
 def _contrastive(predictor: Predictor, experiment: Mapping[str, Any]) -> bool:
     """Whether the joint space was trained with the heads; heads without weights are not saved, so by the config too."""
     named = {part["target"] for part in experiment["args"]["heads"].values()}
-    return bool(named & COMPARING) or any(getattr(head, "compares", False) for head in predictor.heads.values())
+    return bool(named & COMPARING) or any(isinstance(head, Head) and head.compares for head in predictor.heads.values())
 
 
 def _training(facts: Mapping[str, Any]) -> str:

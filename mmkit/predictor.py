@@ -27,6 +27,8 @@ from mmkit.data.reading import batches, reading
 from mmkit.data.tokenizer import Kind, Tokenizer
 from mmkit.data.variable_size import stack_pixels
 from mmkit.errors import UserError
+from mmkit.heads.base import Answers, Matches, Writes
+from mmkit.inference.answering import Answering, candidates_of
 from mmkit.nn.vocabulary import Vocabulary
 from mmkit.ranks import rank
 from mmkit.types import Tokens
@@ -113,28 +115,19 @@ class Predictor:
         1. generate: write freely instead (one answer each). Raises UserError where the model cannot answer, or a
         question is empty.
         """
-        head = self.answerer(generate)
+        answering = self.answering(answers, generate)
         if top < 1:
             raise UserError(f"top={top}: must be at least 1")
         images, questions = pairs_of(images, questions, "question")
         if empty := [number for number, question in enumerate(questions) if not question.strip()]:
             raise UserError(f"question {empty[0]} is empty; ask something")
-        candidates = self.candidates(answers, generate)
         found: list[list[tuple[str, float]]] = []
         with self.encoder.counting(questions, "question"):
             pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
             for image, chunk in pairs:
                 fused = self.fuse(image, torch.arange(len(chunk)), chunk, "question")
                 with self.inference():
-                    if generate:
-                        texts, probabilities = head.generate(fused, self.tokenizer)
-                        found += [[pair] for pair in zip(texts, probabilities.tolist(), strict=True)]
-                    else:
-                        numbers, values = head.rank(fused, candidates, top)
-                        found += [
-                            [(candidates.answers[i], p) for i, p in zip(*row, strict=True)]
-                            for row in zip(numbers.tolist(), values.tolist(), strict=True)
-                        ]
+                    found += answering.best(fused, top)
         return found
 
     # ---- batches of tokens -------------------------------------------------------------------------------------
@@ -218,42 +211,54 @@ class Predictor:
             head.to(device)
         return self
 
+    def has(self, can: Any) -> bool:
+        """Whether a head of this model can do this, a protocol of ``mmkit.heads.base``."""
+        return any(isinstance(head, can) for head in self.heads.values())
+
+    def head_that(self, can: Any, lacks: str | None = None, hint: str = "") -> Any:
+        """The first head that can do this, a protocol of ``mmkit.heads.base``; UserError with the heads that there are.
+
+        lacks, hint: for the message: "this model LACKS; its heads are: ... HINT".
+        """
+        found = next((head for head in self.heads.values() if isinstance(head, can)), None)
+        if found is None:
+            has = ", ".join(f"{name} ({type(head).__name__})" for name, head in self.heads.items()) or "none"
+            lacks = lacks or f"has no head that {can.__name__.lower()}"
+            raise UserError(f"this model {lacks}; its heads are: {has}. {hint}".rstrip(". "))
+        return found
+
     def can_match(self) -> bool:
         """Whether ``match`` and re-ranking are possible."""
-        return self.model.spec.fuses and any(hasattr(head, "match_logits") for head in self.heads.values())
+        return self.model.spec.fuses and self.has(Matches)
 
     def matcher(self) -> Any:
         """The head that judges pairs; UserError where the model has none."""
-        if not self.can_match():
-            has = ", ".join(self.heads) or "none"
-            why = "its two towers never read each other" if not self.model.spec.fuses else f"its heads are: {has}"
-            raise UserError(
-                f"this model cannot match or re-rank ({why}); that needs a model that fuses image and text, and a "
-                "matching head (ITM). Compare embeddings instead, without re-ranking"
-            )
-        return next(head for head in self.heads.values() if hasattr(head, "match_logits"))
+        hint = "Compare embeddings instead, without re-ranking"
+        if not self.model.spec.fuses:
+            raise UserError(f"this model cannot match or re-rank (its two towers never read each other). {hint}")
+        return self.head_that(Matches, "cannot match or re-rank, for which it has no matching head (ITM)", hint)
 
     def answerer(self, generate: bool = False) -> Any:
         """The head that answers questions; UserError where the model has none, or none that writes freely."""
-        needed = "generate" if generate else "rank"
-        head = next((head for head in self.heads.values() if hasattr(head, needed)), None)
-        if head is None:
-            has = ", ".join(self.heads) or "none"
-            what = "write answers freely (an AnswerDecoder can)" if generate else "answer questions"
-            raise UserError(f"this model has no head to {what}; its heads are: {has}. Fine-tune it: configs/finetune/")
-        return head
+        what = "write answers freely (an AnswerDecoder can)" if generate else "answer questions"
+        return self.head_that(
+            Writes if generate else Answers, f"has no head to {what}", "Fine-tune it: configs/finetune/"
+        )
 
-    def candidates(self, answers: Iterable[str] | None = None, generate: bool = False) -> Any:
-        """What the answering head ranks: ``answers``, or None for its own list; None where it writes freely.
+    def answering(self, answers: Iterable[str] | None = None, generate: bool = False) -> Answering:
+        """The answering head with what it ranks: ``answers``, or None for its own list; or to write freely.
 
         UserError for both together, and for a list that is empty, or holds an answer twice or one without words.
         """
+        head = self.answerer(generate)
         if answers is not None and generate:
             raise UserError("answers is a list to choose from, generate writes freely: give one of them")
         if generate:
-            return None
-        head = self.answerer()
-        return head.candidates(self.tokenizer, None if answers is None else choices(many_texts(answers, "answer")))
+            return Answering(head=head, tokenizer=self.tokenizer)
+        chosen = tuple(head.answers) if answers is None else choices(many_texts(answers, "answer"))
+        return Answering(
+            head=head, tokenizer=self.tokenizer, answers=chosen, candidates=candidates_of(head, self.tokenizer, chosen)
+        )  # fmt: skip
 
     @contextmanager
     def inference(self) -> Iterator[None]:

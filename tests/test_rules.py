@@ -21,7 +21,7 @@ SHIPPED = [
 LEVELS = {
     "errors": -2, "files": -1, "parent": -1, "ranks": -1, "draws": -1,
     "types": 0, "config": 1, "nn": 2, "losses": 2, "encoders": 3, "features": 3, "models": 4, "heads": 4,
-    "task": 5, "predictor": 5, "explanation": 6, "evals": 7, "convert": 7, "train": 8, "report": 8,
+    "task": 5, "inference": 5, "predictor": 5.5, "explanation": 6, "evals": 7, "convert": 7, "train": 8, "report": 8,
     "embed_files": 8, "export": 8, "hub": 9, "cli": 10, "__init__": 11, "__main__": 11,
 }  # fmt: skip
 DATA_MAY = {"types", "errors", "files", "parent", "ranks", "draws", "data"}

@@ -79,7 +79,7 @@ def explain(args: argparse.Namespace) -> None:
     check_font(args.font)
     picture = load_image(args.image)
     if args.answer is not None or args.target == "answer":
-        args.model = answering_stage(args.model)
+        args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         found = mmkit.explain(
             predictor, picture, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head

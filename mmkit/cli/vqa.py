@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def _ask(args: argparse.Namespace) -> None:
     from mmkit.ranks import rank
 
     chosen = _answers(args)
-    args.model = answering_stage(args.model)
+    args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
         (found,) = predictor.answer(
@@ -119,7 +119,7 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
         source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,
         as_published=args.as_published, predictions=args.predictions,
     )  # fmt: skip
-    args.model = answering_stage(args.model)
+    args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
         return evaluator.evaluate(predictor).to_json() | ({} if left_out is None else {"left_out": left_out})
@@ -128,36 +128,40 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
 def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:
     """Where that was asked for; UserError for a head that chooses without reading tokens."""
     from mmkit.errors import UserError
+    from mmkit.heads.base import Writes
 
     if args.first_token_twice:
         head = predictor.answerer()
-        if not hasattr(head, "first_token_twice"):
+        if not isinstance(head, Writes):
             raise UserError(f"--first-token-twice: is for an answer decoder; this model has a {type(head).__name__}")
         head.first_token_twice = True
 
 
-def answering_stage(model: str) -> str:
+def answering_stage(model: str, allow: Sequence[str] = ()) -> str:
     """The model; or, where it answers no questions, the one stage in its folder that does (as a quickstart's)."""
     from mmkit.hub_files import CONFIG
 
     folder = Path(model)
-    if not (folder / CONFIG).is_file() or _answers_questions(folder):
+    if not (folder / CONFIG).is_file() or _answers_questions(folder, allow):
         return model
-    found = [path.parent for path in sorted(folder.glob(f"*/{CONFIG}")) if _answers_questions(path.parent)]
+    found = [path.parent for path in sorted(folder.glob(f"*/{CONFIG}")) if _answers_questions(path.parent, allow)]
     if len(found) != 1:
         return model
     log.info("%s answers no questions; %s, which was fine-tuned from it, does", model, found[0])
     return str(found[0])
 
 
-def _answers_questions(folder: Path) -> bool:
+def _answers_questions(folder: Path, allow: Sequence[str]) -> bool:
     """By its config alone; False for one that is not of mmkit. UserError for a damaged one."""
+    from mmkit.config_allowed import HEAD, checked, find
+    from mmkit.heads.base import Answers
     from mmkit.hub_files import CONFIG, is_ours, read_json
 
+    own = checked(allow)
     heads = read_json(folder / CONFIG).get("heads") if is_ours(folder) else None
     parts = heads.values() if isinstance(heads, dict) else ()
-    arguments = (part.get("args") for part in parts if isinstance(part, dict))
-    return any(isinstance(found, dict) and "answers" in found for found in arguments)
+    kinds = (find(part.get("target"), HEAD, own) for part in parts if isinstance(part, dict))
+    return any(isinstance(kind, type) and issubclass(kind, Answers) for kind in kinds)
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:

@@ -22,6 +22,7 @@ from mmkit.errors import UserError
 from mmkit.evals.common import finite, gather_by_index, gather_items, make_source, own_units, together
 from mmkit.evals.intervals import wilson
 from mmkit.evals.predictions import check_predictions, save_predictions
+from mmkit.inference.answering import Answering
 from mmkit.predictor import Predictor
 
 LOOKED_AT = 300
@@ -97,23 +98,22 @@ class VQA:
     def check(self, predictor: Predictor) -> None:
         """UserError where this evaluation is sure to fail with this model; for before training. Reads few records."""
         check_predictions(self.predictions)
-        self._candidates(predictor, make_source(self.source))
+        self._answering(predictor, make_source(self.source))
 
-    def _candidates(self, predictor: Predictor, source: Source) -> Any:
-        predictor.answerer(self.generate)
-        candidates = predictor.candidates(self.answers, self.generate)
+    def _answering(self, predictor: Predictor, source: Source) -> Answering:
+        answering = predictor.answering(self.answers, self.generate)
         first = source[0]
         if self.predictions is not None and not first.targets.get("answers"):
-            return candidates
+            return answering
         try:
             given_answers(first)
         except UserError as error:
             if first.targets.get("answers"):
                 raise
             raise UserError(f"{error}. A test split without answers can be answered with --predictions FILE") from error
-        if candidates is not None:
-            check_coverage(source, candidates.answers, where="the list of answers to choose from", limit=LOOKED_AT)
-        return candidates
+        if answering.answers:
+            check_coverage(source, answering.answers, where="the list of answers to choose from", limit=LOOKED_AT)
+        return answering
 
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """The metrics by dotted name; the same on every process."""
@@ -123,7 +123,7 @@ class VQA:
         """UserError where a picture cannot be read, or some questions have answers and others do not."""
         check_predictions(self.predictions)
         source = make_source(self.source)
-        head, candidates = predictor.answerer(self.generate), self._candidates(predictor, source)
+        answering = self._answering(predictor, source)
         asked, questions = self._asked(source)
         order = sorted(range(len(asked)), key=lambda i: asked[i].image_id)
         known = bool(asked[0].answers)
@@ -134,7 +134,7 @@ class VQA:
             answers: list[str] = []
             for unit, items in own_units(len(order), self.batch_size):
                 chosen = [order[i] for i in items]
-                found = answers_to(predictor, [source[i] for i in chosen], head, candidates)
+                found = answers_to(predictor, [source[i] for i in chosen], answering)
                 if known:
                     scores = [_scores(best, asked[i].answers) for best, i in zip(found, chosen, strict=True)]
                     rows.append(torch.tensor(scores, dtype=torch.float64))
@@ -194,10 +194,10 @@ def _scores(best: Sequence[str], answers: Sequence[str]) -> list[float]:
     return [sum(scores) / len(scores) for scores in both]
 
 
-def answers_to(predictor: Predictor, records: Sequence[Record], head: Any, candidates: Any) -> list[list[str]]:
-    """The best answer to each question, of the candidates or, where they are None, written freely.
+def answers_to(predictor: Predictor, records: Sequence[Record], answering: Answering) -> list[list[str]]:
+    """The best answer to each question; several where they have the same score, and none is better.
 
-    Several where candidates have the same score, and none is better. UserError for scores that are no numbers.
+    UserError for scores that are no numbers.
     """
     questions: list[str] = []
     for record in records:
@@ -210,16 +210,6 @@ def answers_to(predictor: Predictor, records: Sequence[Record], head: Any, candi
     rows = torch.tensor([row[record.image_id] for record in records])
     fused = predictor.fuse(image, rows, questions, "question")
     with predictor.inference():
-        if candidates is None:
-            written, sure = head.generate(fused, predictor.tokenizer)
-            finite(sure, "answers' probabilities")
-            return [[answer] for answer in written]
-        numbers, values = head.rank(fused, candidates, 2)
-        finite(values, "answers' scores")
-        if values.shape[1] > 1 and bool((values[:, 0] == values[:, 1]).any()):
-            numbers, values = head.rank(fused, candidates, len(candidates.answers))
-        alike = [
-            [number for number, value in zip(*one, strict=True) if value == one[1][0]]
-            for one in zip(numbers.tolist(), values.tolist(), strict=True)
-        ]
-        return [[candidates.answers[i] for i in sorted(best)] for best in alike]
+        answers, scores = answering.first(fused)
+    finite(scores, "answers' scores")
+    return answers

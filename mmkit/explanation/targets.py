@@ -16,7 +16,8 @@ from torch import Tensor
 from mmkit.data.masking import check_mask
 from mmkit.data.tokenizer import Kind
 from mmkit.errors import UserError
-from mmkit.nn.vocabulary import Vocabulary
+from mmkit.heads.base import Answers, Classifies, Guesses, Scores, Writes
+from mmkit.inference.answering import candidates_of
 from mmkit.predictor import Predictor, batches
 from mmkit.types import Tokens
 
@@ -43,7 +44,7 @@ class Goal:
 def goal(predictor: Predictor, target: Target, answers: Sequence[str], pairs: int) -> Goal:
     """For the pairs of one batch. answers: one for each, where the target is "answer"."""
     if target == "answer":
-        return _answers(predictor, answers)
+        return _answer(predictor, answers)
     if callable(target):
         return Goal(_twice(target), ("target",) * pairs)
     matcher = predictor.matcher()
@@ -75,14 +76,10 @@ def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Seq
     return Goal(guessed, ("words",) * len(ids))
 
 
-def word_head(predictor: Predictor) -> Vocabulary:
+def word_head(predictor: Predictor) -> Any:
     """The head that guesses hidden words; UserError where the model has none, or its tokenizer no [MASK]."""
     check_mask(predictor.tokenizer)
-    for head in predictor.heads.values():
-        if isinstance(head, Vocabulary):
-            return head
-    has = ", ".join(predictor.heads) or "none"
-    raise UserError(f'target="mlm" needs a head that guesses hidden words (MLM); the heads of this model are: {has}')
+    return predictor.head_that(Guesses, 'cannot be asked so: target="mlm" needs a head that guesses hidden words (MLM)')
 
 
 def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "itm", "answer", "itc")) -> TargetName:
@@ -92,11 +89,10 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
     three emoji: the strongest place of the map of "a canoe" lies on the canoe in 74 % by hidden words, in 31 % by the
     match; that of a name within its caption in 71 % and 42 %. A caption that names a part only is no match to it.
     """
-    heads = predictor.heads.values()
     offered: dict[TargetName, bool] = {
         "mlm": guesses_words(predictor),
         "itm": predictor.can_match(),
-        "answer": any(_answers_by(head) for head in heads),
+        "answer": any(map(_answers, predictor.heads.values())),
         "itc": bool(predictor.model.spec.embed_dim),
     }
     found = next((name for name in order if offered[name]), None)
@@ -110,17 +106,13 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
 def guesses_words(predictor: Predictor) -> bool:
     """Whether hidden words are guessed from the picture."""
     has_mask = predictor.tokenizer.mask_id is not None
-    return (
-        has_mask
-        and bool(predictor.model.spec.fuses)
-        and any(isinstance(head, Vocabulary) for head in predictor.heads.values())
-    )
+    return has_mask and bool(predictor.model.spec.fuses) and predictor.has(Guesses)
 
 
 def answer_head(predictor: Predictor) -> Any:
     """The head that answers: it writes words, or its logits stand for ``answers`` or ``classes``; or UserError."""
     for head in predictor.heads.values():
-        if _answers_by(head):
+        if _answers(head):
             return head
     has = ", ".join(predictor.heads) or "none"
     raise UserError(
@@ -130,45 +122,42 @@ def answer_head(predictor: Predictor) -> Any:
 
 def kind_of(predictor: Predictor, target: object) -> Kind:
     """What the texts are: questions where they are answered from a list of answers, or freely; else captions."""
-    return "question" if target == "answer" and hasattr(answer_head(predictor), "answers") else "caption"
+    return "question" if target == "answer" and isinstance(answer_head(predictor), Answers) else "caption"
 
 
 def best_answers(predictor: Predictor, images: Sequence[Any], texts: Sequence[str], batch_size: int = 32) -> list[str]:
     """What the model itself answers to each text about its picture: of its list, its classes, or freely written."""
     head = answer_head(predictor)
-    names = _names(head)
-    if hasattr(head, "rank"):
-        found = predictor.answer(images, texts, top=1, generate=not names, batch_size=batch_size)
+    if isinstance(head, Answers):
+        found = predictor.answer(images, texts, top=1, generate=not _names(head), batch_size=batch_size)
         return [best[0][0] for best in found]
     out: list[str] = []
     tokens = predictor.image_tokens(images, batch_size)
     for image, part in zip(tokens, batches(texts, batch_size), strict=True):
-        fused = predictor.fuse(image, torch.arange(len(part)), part, kind_of(predictor, "answer"))
+        fused = predictor.fuse(image, torch.arange(len(part)), part)
         with predictor.inference():
-            out += [names[i] for i in head.logits(fused).argmax(1).tolist()]
+            out += [head.classes[i] for i in head.logits(fused).argmax(1).tolist()]
     return out
 
 
-def _answers_by(head: Any) -> Literal["", "writing", "choosing"]:
-    if hasattr(head, "token_logits") and hasattr(head, "candidates"):
-        return "writing"
-    return "choosing" if hasattr(head, "logits") and _names(head) else ""
+def _answers(head: object) -> bool:
+    return isinstance(head, Writes) or (isinstance(head, Scores) and isinstance(head, Answers | Classifies))
 
 
 def _names(head: Any) -> tuple[str, ...]:
-    return tuple(getattr(head, "answers", ()) or getattr(head, "classes", ()))
+    return tuple(head.classes if isinstance(head, Classifies) else head.answers)
 
 
-def _answers(predictor: Predictor, answers: Sequence[str]) -> Goal:
+def _answer(predictor: Predictor, answers: Sequence[str]) -> Goal:
     head = answer_head(predictor)
-    of = _written(predictor, head, answers) if _answers_by(head) == "writing" else _chosen(head, answers)
+    of = _written(predictor, head, answers) if isinstance(head, Writes) else _chosen(head, answers)
     return Goal(of, tuple(f"answer: {answer}" for answer in answers))
 
 
 def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Pair:
     """The log-probability of writing each row's answer; shown as the probability."""
-    words = head.candidates(predictor.tokenizer, answers)
-    real = words.real
+    words = candidates_of(head, predictor.tokenizer, answers)
+    real = words.mask[:, 1:]
 
     def of(fused: Tokens) -> tuple[Tensor, Tensor]:
         ids, device = words.ids.to(fused.x.device), fused.x.device
@@ -193,7 +182,7 @@ def _chosen(head: Any, answers: Sequence[str]) -> Pair:
 
     def of(fused: Tokens) -> tuple[Tensor, Tensor]:
         logits = head.logits(fused).float()
-        shares = logits.softmax(1) if hasattr(head, "classes") else logits.sigmoid()
+        shares = logits.sigmoid() if isinstance(head, Answers) else logits.softmax(1)
         at = columns.to(logits.device)
         return logits.gather(1, at)[:, 0], shares.gather(1, at)[:, 0]
 

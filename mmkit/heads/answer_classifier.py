@@ -7,29 +7,18 @@ question can be right.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import log
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.data.answers import class_numbers
-from mmkit.data.tokenizer import Tokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.heads.base import Candidates, Head
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
 from mmkit.types import HeadOutput, ModelSpec, Tokens
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Answers to rank, and which of the classifier's own each is."""
-
-    answers: tuple[str, ...]
-    numbers: Tensor
 
 
 class AnswerClassifier(Head):
@@ -77,10 +66,10 @@ class AnswerClassifier(Head):
                 "both the same list"
             )
         known_B = scores_BC.any(1)
-        logits_BC = self.logits(f.fused_first)
+        logits_BC = self.predict(f)
         soft_BC = scores_BC
         if f.teacher is not None and f.alpha:
-            teacher_BC = f.twin(self).logits(f.teacher.fused_first)
+            teacher_BC = f.twin(self).predict(f.teacher)
             soft_BC = (1 - f.alpha) * scores_BC + f.alpha * teacher_BC.sigmoid()
         loss_B = F.binary_cross_entropy_with_logits(logits_BC, soft_BC, reduction="none").sum(1)
         hits_B = scores_BC.gather(1, logits_BC.detach().argmax(1, keepdim=True))[:, 0]
@@ -94,22 +83,15 @@ class AnswerClassifier(Head):
         """The questions with a known answer."""
         return f.target("answer_scores").any(1).sum().float()
 
-    def candidates(self, tokenizer: Tokenizer, answers: Sequence[str] | None = None) -> Choices:
-        """All, or those of ``answers``; UserError for one that the classifier was not made for."""
-        number = {answer: i for i, answer in enumerate(self.answers)}
-        chosen = self.answers if answers is None else tuple(answers)
-        if unknown := [answer for answer in chosen if answer not in number]:
-            raise UserError(
-                f"{len(unknown)} of {len(chosen)} answers are not among the {len(number)} of this classifier, the "
-                f"first: {unknown[0]!r}; a model with an answer decoder can rank any list"
-            )
-        return Choices(chosen, torch.tensor([number[answer] for answer in chosen]))
+    def predict(self, f: Features) -> Tensor:
+        """The logits (B, C) float32 of a batch."""
+        return self.logits(f.fused_first)
 
-    def rank(self, fused: Tokens, candidates: Choices, top: int = 1) -> tuple[Tensor, Tensor]:
-        """The best of each question -> numbers (B, top) int64 and probabilities (B, top), best first.
+    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+        """The best of each question -> rows (B, top) int64 and probabilities (B, top), best first.
 
         Each probability stands alone: several answers can be right, and they do not sum to 1.
         """
-        chosen_BC = self.logits(fused)[:, candidates.numbers.to(fused.x.device)]
+        chosen_BC = self.logits(fused)[:, candidates.ids[:, 0].to(fused.x.device)]
         best = chosen_BC.sigmoid().topk(min(top, chosen_BC.shape[1]), dim=1)
         return best.indices, best.values

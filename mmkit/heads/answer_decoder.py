@@ -7,31 +7,19 @@ weight; it answers by ranking a list of candidates, or freely. Its start is the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import log
 
 import torch
 from torch import Tensor
 
-from mmkit.data.targets import answer_ids
-from mmkit.data.tokenizer import Tokenizer
 from mmkit.encoders.decoder import TextDecoder
 from mmkit.encoders.text import ImageContext
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.heads.base import Candidates, Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import Vocabulary
 from mmkit.types import HeadOutput, ModelSpec, Tokens
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Answers to rank. ids (C, L) int64: [CLS], words, [SEP], padding; real (C, L - 1) bool: what to predict."""
-
-    answers: tuple[str, ...]
-    ids: Tensor
-    real: Tensor
 
 
 class AnswerDecoder(Head):
@@ -115,25 +103,14 @@ class AnswerDecoder(Head):
 
     # ---- answering ---------------------------------------------------------------------------------------------
 
-    def candidates(self, tokenizer: Tokenizer, answers: Sequence[str] | None = None) -> Candidates:
-        """The list as tokens; UserError where there is none."""
-        chosen = tuple(self.answers if answers is None else answers)
-        if not chosen:
-            raise UserError("no list of answers to rank: give one (see `mmkit data build-answers`), or generate")
-        rows = [answer_ids(tokenizer, answer, self.max_tokens) for answer in chosen]
-        width = max(len(row) for row in rows)
-        ids_CL = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in rows])
-        lengths_C = torch.tensor([len(row) for row in rows])
-        return Candidates(chosen, ids_CL, torch.arange(1, width) < lengths_C[:, None])
-
     def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
-        """The best candidates of each question -> numbers (B, top) int64 and probabilities (B, top), best first.
+        """The best candidates of each question -> rows (B, top) int64 and probabilities (B, top), best first.
 
         Probabilities are over the candidates that were read whole.
         """
         context = self.decoder.context(fused)
         size, device = len(fused.x), fused.x.device
-        ids_CL, real_CL = candidates.ids.to(device), candidates.real.to(device)
+        ids_CL, real_CL = candidates.ids.to(device), candidates.mask[:, 1:].to(device)
         start_BD = self.decoder(ids_CL[:1, :1].expand(size, 1), context)[:, 0]
         first_BV = self.vocabulary.logits(start_BD, self.decoder.word_embeddings).float().log_softmax(-1)
         first_BC = first_BV[:, ids_CL[:, 1]]
@@ -156,10 +133,13 @@ class AnswerDecoder(Head):
         total_NL = torch.zeros(real_NL.shape, device=found.device).masked_scatter_(real_NL, found)
         return total_NL.sum(1).view(k, size).T
 
-    def generate(self, fused: Tokens, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
-        """The likeliest word again and again until [SEP] -> answers, and their probabilities (B,) float32."""
-        first_B = torch.full((len(fused.x),), tokenizer.cls_id, device=fused.x.device)
-        ids_BN, log_B = self.decoder.greedy(
-            self.decoder.context(fused), first_B, tokenizer.sep_id, self.max_tokens - 1, self.vocabulary.logits
+    def generate(self, fused: Tokens, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The likeliest word again and again, from ``first`` ([CLS]) to ``last`` ([SEP]), which fills rows up.
+
+        Returns ids (B, L) int64 without ``first``, and probabilities (B,) float32.
+        """
+        first_B = torch.full((len(fused.x),), first, device=fused.x.device)
+        ids_BL, log_B = self.decoder.greedy(
+            self.decoder.context(fused), first_B, last, self.max_tokens - 1, self.vocabulary.logits
         )
-        return [tokenizer.decode([i for i in row if i != tokenizer.sep_id]) for row in ids_BN.tolist()], log_B.exp()
+        return ids_BL, log_B.exp()

@@ -1,14 +1,19 @@
-"""What every objective is: a module from the views of a batch to a loss, or to several with counts of their own."""
+"""What every objective is: a module from the views of a batch to a loss, or to several with counts of their own.
+
+And what a head can do once it has learned: the protocols that predictor, evaluators, maps and cards ask for. Heads take
+and give ids and tensors; texts become ids, and ids texts, in ``mmkit.inference``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mmkit.features import Features
-from mmkit.types import Count, HeadOutput
+from mmkit.types import Count, HeadOutput, Tokens
 
 
 class Head(nn.Module):
@@ -22,12 +27,14 @@ class Head(nn.Module):
     ``distilled``: whether the teacher keeps an averaged copy of this head, for ``Features.twin``.
     ``needs_negatives``: whether a batch of one sample teaches it nothing. ``needs_masking``: whether it learns from
     words that ``data.masking`` hides. ``compares``: whether it makes the joint space one in which embeddings compare.
+    ``also_reads``: targets that ``predict`` reads beside one picture and one text, such as a second picture.
     """
 
     distilled = False
     needs_negatives = False
     needs_masking = False
     compares = False
+    also_reads: tuple[str, ...] = ()
 
     def forward(self, f: Features) -> HeadOutput:
         """The loss over one rank's micro-batch."""
@@ -52,3 +59,83 @@ class Head(nn.Module):
     @torch.no_grad()
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Once per optimizer step, with what ``forward`` carried out of each micro-batch. Nothing by default."""
+
+
+class Candidates(NamedTuple):
+    """Answers to choose from, as ids (C, L) int64 with a mask (C, L) bool, True = an id.
+
+    For a head that ``Writes``, each answer's pieces between [CLS] and [SEP]; else its number in the head's own list,
+    L = 1.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A head that says something of each sample of a batch, in the form that its metrics take."""
+
+    def predict(self, f: Features) -> Tensor:
+        """A row for each sample, (B, ...)."""
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A head that sorts samples into classes by name; ``predict`` gives the logits (B, C)."""
+
+    classes: Sequence[str]
+
+    def predict(self, f: Features) -> Tensor:
+        """The logits (B, C) float32."""
+
+
+@runtime_checkable
+class Matches(Protocol):
+    """A head that judges whether picture and text belong together."""
+
+    def match_logits(self, cls_BD: Tensor) -> Tensor:
+        """The fused [CLS] state (B, D) -> logits (B, 2): no match, match."""
+
+
+@runtime_checkable
+class Guesses(Protocol):
+    """A head that guesses hidden words; see ``nn.vocabulary``."""
+
+    known: int | None
+
+    def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
+        """Fused states (N, D) and word embeddings (V, D) -> (N, V)."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A head that answers questions from a list; ``answers`` is the one it was trained with, empty for none."""
+
+    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+        """The best of each question -> rows of ``candidates`` (B, top) int64 and probabilities (B, top)."""
+
+
+@runtime_checkable
+class Writes(Answers, Protocol):
+    """A head that answers questions word by word, in at most ``max_tokens`` pieces with [CLS] and [SEP].
+
+    first_token_twice: whether ``rank`` scores as ALBEF's official code does.
+    """
+
+    max_tokens: int
+    first_token_twice: bool
+
+    def token_logits(self, fused: Tokens, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
+        """Decoder inputs (A, L), the row of ``fused`` of each, and places in (A x L) -> logits (N, V)."""
+
+    def generate(self, fused: Tokens, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """From [CLS], ``first``, to [SEP], ``last`` -> ids (B, L) int64 and probabilities (B,) float32."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A head that scores a list of its own from the fused tokens of picture and text alone."""
+
+    def logits(self, fused: Tokens) -> Tensor:
+        """The fused tokens (B, N, D) -> (B, C) float32."""

@@ -80,6 +80,10 @@ class ITM(Head):
         """The fused [CLS] state (B, D) -> logits (B, 2): no match, match."""
         return self.classify(cls_BD if self.pool is None else self.pool(cls_BD).tanh())
 
+    def predict(self, f: Features) -> Tensor:
+        """Of each text with its own picture the logits (B, 2) float32: no match, match."""
+        return self.match_logits(f.fused_first.x[:, 0]).float()
+
     def forward(self, f: Features) -> HeadOutput:
         """Count: the pairs judged. Logs: the chance level 0.6365 (the entropy of 1 to 2), the accuracy (2/3 by chance).
 

@@ -35,13 +35,17 @@ class MLM(Head, Vocabulary):
         """Fused states (N, D) -> (N, V), with the word embeddings of the model that made them."""
         return super().logits(states_ND, words_VD if self.words is None else self.words)
 
+    def predict(self, f: Features) -> Tensor:
+        """The logits (N, V) at the hidden positions of the batch's masked text."""
+        return self.logits(f.masked, f.model.word_embeddings)
+
     def forward(self, f: Features) -> HeadOutput:
         """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""
         masked = f.masked_text
-        logits_NV = self.logits(f.masked, f.model.word_embeddings)
+        logits_NV = self.predict(f)
         teacher_NV = None
         if f.teacher is not None and f.alpha:
-            teacher_NV = f.twin(self).logits(f.teacher.masked, f.teacher.model.word_embeddings)
+            teacher_NV = f.twin(self).predict(f.teacher)
         loss_N = distilled_cross_entropy(logits_NV, masked.labels, teacher_NV, f.alpha)
         hits_N = (logits_NV.detach().argmax(-1) == masked.labels).float()
         return HeadOutput(

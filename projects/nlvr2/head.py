@@ -35,6 +35,8 @@ class PairClassify(Classify):
     (B, 3, height, width), of the size of ``Batch.pixels``, see ``PairTargets``. The model has ``read_pairs``.
     """
 
+    also_reads = ("second",)
+
     def __init__(self, spec: ModelSpec, classes: int | Sequence[str] = ("False", "True"), label: str = "label") -> None:
         super().__init__(spec, classes, label)
 

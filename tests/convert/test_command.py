@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import mmkit
 from mmkit import hub
 from mmkit.cli.main import main
-from mmkit.heads.answer_decoder import Candidates
+from mmkit.heads.base import Candidates
 from mmkit.heads.itm import ITM
 from mmkit.models.sizes import albef
 from mmkit.task import Task
@@ -84,7 +84,7 @@ def says_what_the_file_said(layout, predictor, tokens, x):
         head = predictor.heads["answer"]
         assert head.answers == ("a dog", "yes", "two")
         mask = x["rank.answer_mask"].bool()
-        answers = Candidates(tuple(map(str, range(len(mask)))), x["rank.answer_ids"], mask[:, 1:])
+        answers = Candidates(x["rank.answer_ids"], mask)
         head.top = int(x["rank.k"])
         fused = model.fuse(model.encode_text(x["in.question_ids"], x["in.question_mask"].bool()), [context])
         chosen, probability = head.rank(fused, answers, head.top)

@@ -16,6 +16,7 @@ from mmkit.features import Features
 from mmkit.heads.answer_classifier import AnswerClassifier
 from mmkit.heads.answer_decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
+from mmkit.inference.answering import Answering, candidates_of
 from mmkit.nn.attention import SelfAttention
 from mmkit.task import Task
 from mmkit.train.checks import check_classes
@@ -128,7 +129,7 @@ def test_rank_is_the_probability_of_the_whole_answer(tokenizer, model):
     torch.manual_seed(3)
     head = AnswerDecoder(model.spec, WORDS, depth=2, heads=2).eval()
     fused = fused_of(model)
-    candidates = head.candidates(tokenizer)
+    candidates = candidates_of(head, tokenizer, head.answers)
     numbers, values = head.rank(fused, candidates, top=6)
     assert values.sum(1).tolist() == pytest.approx([1, 1, 1])
     for row in range(3):
@@ -148,7 +149,7 @@ def test_rank_is_the_probability_of_the_whole_answer(tokenizer, model):
 def test_rank_reads_only_the_likeliest_first_tokens(tokenizer, model):
     torch.manual_seed(4)
     head = AnswerDecoder(model.spec, WORDS, depth=1, heads=2, top=2).eval()
-    fused, candidates = fused_of(model), head.candidates(tokenizer)
+    fused, candidates = fused_of(model), candidates_of(head, tokenizer, head.answers)
     numbers, values = head.rank(fused, candidates, top=2)
     assert numbers.shape == (3, 2)
     assert values.sum(1).tolist() == pytest.approx([1, 1, 1])
@@ -158,7 +159,7 @@ def test_rank_reads_only_the_likeliest_first_tokens(tokenizer, model):
 def test_first_token_twice_is_the_official_score(tokenizer, model):
     torch.manual_seed(5)
     head = AnswerDecoder(model.spec, WORDS, depth=1, heads=2).eval()
-    fused, candidates = fused_of(model), head.candidates(tokenizer)
+    fused, candidates = fused_of(model), candidates_of(head, tokenizer, head.answers)
     plain = torch.empty(3, len(WORDS)).scatter_(1, *head.rank(fused, candidates, 6))
     head.first_token_twice = True
     twice = torch.empty(3, len(WORDS)).scatter_(1, *head.rank(fused, candidates, 6))
@@ -184,7 +185,10 @@ def test_generate_writes_the_likeliest(tokenizer, model):
     torch.manual_seed(7)
     head = AnswerDecoder(model.spec, depth=2, heads=2, max_tokens=6).eval()
     fused = fused_of(model)
-    texts, probabilities = head.generate(fused, tokenizer)
+    written, probabilities = head.generate(fused, tokenizer.cls_id, tokenizer.sep_id)
+    answering = Answering(head=head, tokenizer=tokenizer)
+    texts = [answer for ((answer, _),) in answering.best(fused, 1)]
+    assert written.shape == (3, written.shape[1])
     for row in range(3):
         one = head.decoder.context(Tokens(fused.x[row : row + 1], fused.mask[row : row + 1]))
         ids, log = [tokenizer.cls_id], 0.0
@@ -278,8 +282,8 @@ class Asked(Squares):
 def test_classifier_ranks_only_what_it_knows(tokenizer, model):
     head = AnswerClassifier(model.spec, ["red", "blue", "green"])
     with pytest.raises(UserError, match="'pink'"):
-        head.candidates(tokenizer, ["red", "pink"])
-    chosen = head.candidates(tokenizer, ["green", "red"])
+        candidates_of(head, tokenizer, ["red", "pink"])
+    chosen = candidates_of(head, tokenizer, ["green", "red"])
     numbers, values = head.rank(fused_of(model), chosen, top=5)
     logits = head.logits(fused_of(model))[:, [2, 0]]
     torch.testing.assert_close(values, logits.sigmoid().sort(dim=1, descending=True).values)
@@ -333,9 +337,9 @@ def test_a_task_with_a_teacher_learns_its_samples(tokenizer, kind, seed):
     if kind == "classes":
         assert head.predict(task.features(batch, 0)).argmax(1).tolist() == [2, 0, 1]
     else:
-        candidates = head.candidates(tokenizer)
+        candidates = candidates_of(head, tokenizer, head.answers)
         best = head.rank(fused, candidates)[0][:, 0].tolist()
-        assert [[candidates.answers[i]] for i in best] == answers
+        assert [[WORDS[i]] for i in best] == answers
 
 
 def test_heads_that_need_fusion_say_so(model):

@@ -5,7 +5,8 @@ import torch
 
 from mmkit.convert import albef as official
 from mmkit.convert.table import depth_of, read
-from mmkit.heads.answer_decoder import AnswerDecoder, Candidates
+from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.base import Candidates
 from mmkit.losses import distilled_cross_entropy
 from mmkit.task import Task
 from mmkit.types import Batch
@@ -87,7 +88,7 @@ def test_ranking_of_answers(path, monkeypatch):
     x, task = task_of(path)
     head = task.eval().heads["answer"]
     mask = x["rank.answer_mask"].bool()
-    answers = Candidates(tuple(map(str, range(len(mask)))), x["rank.answer_ids"], mask[:, 1:])
+    answers = Candidates(x["rank.answer_ids"], mask)
     head.top = int(x["rank.k"])
     fused = task.features(batch_of(x), 0).fused
     seen, logits_of = [], head.vocabulary.logits
@@ -112,7 +113,9 @@ def compare_scores(x, first_logits, head, fused, answers):
     assert_close(first, x["rank.prob_first_token"].log(), OUTPUT, "prob_first_token")
     order = x["rank.rerank_id"]
     read_whole = torch.empty_like(order).scatter(1, order, x["rank.topk_ids"])  # before they were ranked
-    whole = head._log_probability(head.decoder.context(fused), answers.ids[read_whole], answers.real[read_whole])
+    whole = head._log_probability(
+        head.decoder.context(fused), answers.ids[read_whole], answers.mask[read_whole][:, :, 1:]
+    )
     assert_close(-whole.flatten()[:, None], x["rank.answer_loss"], OUTPUT, "answer_loss", "loss")
     first = first.gather(1, read_whole)
     assert_close(torch.stack([first.flatten(), whole.flatten()], 1), x["rank.log_probs"], OUTPUT, "log_probs")

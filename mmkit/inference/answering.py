@@ -1,0 +1,82 @@
+"""Between a head that answers and people: texts become the ids that it ranks, and what it found becomes texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkit.data.collate import padded
+from mmkit.data.targets import answer_ids
+from mmkit.data.tokenizer import Tokenizer
+from mmkit.errors import UserError
+from mmkit.heads.base import Candidates, Writes
+from mmkit.types import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """A head with what it chooses from. answers: the texts; candidates: the same as ids, None = written freely."""
+
+    head: Any
+    tokenizer: Tokenizer
+    answers: tuple[str, ...] = ()
+    candidates: Candidates | None = None
+
+    def best(self, fused: Tokens, top: int) -> list[list[tuple[str, float]]]:
+        """At most ``top`` answers to each question, best first, each with its probability; of a written one, one."""
+        if self.candidates is None:
+            texts, sure = self._written(fused)
+            return [[pair] for pair in zip(texts, sure.tolist(), strict=True)]
+        numbers, values = self.head.rank(fused, self.candidates, top)
+        return [
+            [(self.answers[i], p) for i, p in zip(*row, strict=True)]
+            for row in zip(numbers.tolist(), values.tolist(), strict=True)
+        ]
+
+    def first(self, fused: Tokens) -> tuple[list[list[str]], Tensor]:
+        """The best answer to each question, or several in the order of the list where their scores are the same.
+
+        With the probabilities (B, n) that were looked at, which may be no numbers in a broken model.
+        """
+        if self.candidates is None:
+            texts, sure = self._written(fused)
+            return [[text] for text in texts], sure
+        numbers, values = self.head.rank(fused, self.candidates, 2)
+        if values.shape[1] > 1 and bool((values[:, 0] == values[:, 1]).any()):
+            numbers, values = self.head.rank(fused, self.candidates, len(self.answers))
+        alike = [
+            [number for number, value in zip(*one, strict=True) if value == one[1][0]]
+            for one in zip(numbers.tolist(), values.tolist(), strict=True)
+        ]
+        return [[self.answers[i] for i in sorted(best)] for best in alike], values
+
+    def _written(self, fused: Tokens) -> tuple[list[str], Tensor]:
+        words, sep = self.tokenizer, self.tokenizer.sep_id
+        ids, sure = self.head.generate(fused, words.cls_id, sep)
+        return [words.decode([i for i in row if i != sep]) for row in ids.tolist()], sure
+
+
+def candidates_of(head: Any, tokenizer: Tokenizer, answers: Sequence[str]) -> Candidates:
+    """Texts as the ids that an answering head ranks.
+
+    UserError for none, and for one that a head which knows answers by their numbers was not made for.
+    """
+    if not answers:
+        raise UserError("no list of answers to rank: give one (see `mmkit data build-answers`), or generate")
+    if isinstance(head, Writes):
+        rows = [answer_ids(tokenizer, answer, head.max_tokens) for answer in answers]
+    else:
+        number = {answer: i for i, answer in enumerate(head.answers)}
+        if unknown := [answer for answer in answers if answer not in number]:
+            raise UserError(
+                f"{len(unknown)} of {len(answers)} answers are not among the {len(number)} of this classifier, the "
+                f"first: {unknown[0]!r}; a model with an answer decoder can rank any list"
+            )
+        rows = [[number[answer]] for answer in answers]
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = padded(rows, int(lengths.max()), tokenizer.pad_id)
+    return Candidates(ids, torch.arange(ids.shape[1]) < lengths[:, None])
