@@ -24,7 +24,7 @@ from torch import nn
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 

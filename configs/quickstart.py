@@ -16,20 +16,20 @@ from functools import partial
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
-from mmkit.data.openmoji import ATTRIBUTION, Scenes, Singles, Unseen
-from mmkit.data.openmoji_questions import Questions, answers
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.questions import Questions, answers
+from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen
 from mmkit.data.targets import AnswerTokens
-from mmkit.data.tokenizer import saved, sentencepiece
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.tokenizers import saved, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_mini
+from mmkit.models.sizes.albef import albef_mini
 from mmkit.report.answers import AnswersReport
 from mmkit.report.make import Report
 

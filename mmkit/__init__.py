@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmkit.explanation.maps import Explanation
-    from mmkit.explanation.targets import Target
-    from mmkit.predictor import Picture, Predictor
+    from mmkit.explanation.explained import Explanation
+    from mmkit.explanation.goals import Target
+    from mmkit.inference.predictor import Picture, Predictor
 
 __all__ = ["explain", "load"]
 
@@ -27,8 +27,8 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     allow: str | Sequence[str] = (),
 ) -> Predictor:
-    """A trained model from the folder of its run: see ``mmkit.hub.load``."""
-    from mmkit import hub
+    """A trained model from the folder of its run: see ``mmkit.hub.folder.load``."""
+    from mmkit.hub import folder as hub
 
     return hub.load(path, device=device, precision=precision, image_size=image_size, allow=allow)
 
@@ -45,7 +45,7 @@ def explain(
     Many pairs at once: ``mmkit.explanation.explain.explain_pairs``.
     """
     from mmkit.explanation import explain as explanation
-    from mmkit.predictor import Predictor
+    from mmkit.inference.predictor import Predictor
 
     predictor = model if isinstance(model, Predictor) else load(model, allow=allow)
     return explanation.explain(

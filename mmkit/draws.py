@@ -13,20 +13,11 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from mmkit.errors import UserError
-
-SEEDS = 2**40
 """A seed is below this: every generator takes it with what is added to it, and none folds two of them into one."""
 
 _WORD = 2**32 - 1
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)
 _ADD = (0x9E3779B9, 0xBB67AE85)
-
-
-def check_seed(seed: int, name: str) -> None:
-    """UserError where ``seed``, of the argument or flag ``name``, is not a whole number from 0 to 2**40 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise UserError(f"{name} = {seed}: a seed is a whole number, at least 0 and below 2**40 ({SEEDS:,})")
 
 
 def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:

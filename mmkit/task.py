@@ -18,7 +18,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mmkit.draws import check_seed
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
@@ -26,6 +25,7 @@ from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.nn.temperature import Temperature
 from mmkit.ranks import sum_over_ranks, world_size
+from mmkit.seeds import check_seed
 from mmkit.types import Batch, Count, HeadOutput, TaskOutput
 
 Schedule = Callable[[int], float]

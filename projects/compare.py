@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mmkit.config import load_experiment, override
 from mmkit.files import check_new_folder, write_json
-from mmkit.hub import save
+from mmkit.hub.folder import save
 from mmkit.train.stages import train_stages
 
 

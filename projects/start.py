@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
-from mmkit.data.openmoji import Scenes
-from mmkit.data.tokenizer import saved, sentencepiece
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.tokenizers import saved, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_mini
+from mmkit.models.sizes.albef import albef_mini
 
 TOKENS = 32
 PLAIN = partial(TrainTransform, scale=(1.0, 1.0), flip=0.0, randaugment=None)

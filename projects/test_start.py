@@ -2,12 +2,12 @@
 
 import pytest
 
-from mmkit.config import load_experiment
+from mmkit.config import load_experiment, validate
 from projects.start import start_from
 
 
 def test_the_pretraining_is_a_run_of_its_own():
-    load_experiment("projects/start.py:pretraining").validate(world=2)
+    validate(load_experiment("projects/start.py:pretraining"), world=2)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from mmkit.models.sizes import albef
-from mmkit.models.sizes_dual import clip, lit, siglip
-from mmkit.models.sizes_vilt import vilt
+from mmkit.models.sizes.albef import albef
+from mmkit.models.sizes.dual import clip, lit, siglip
+from mmkit.models.sizes.vilt import vilt
 
 PICTURES = {"image_size": 32, "patch": 8}
 TOWERS = {"image_depth": 2, "image_width": 32, "image_heads": 2, "text_width": 32, "text_heads": 2}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmkit.errors import UserError
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean

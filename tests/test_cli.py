@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmkit.cli import main
 from mmkit.cli.main import nested
-from mmkit.data.tokenizer import load_tokenizer
+from mmkit.data.texts.tokenizers import load_tokenizer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmkit import hub
-from mmkit.config import Experiment, dump, load_experiment, official_rules, override, rebuild
+from mmkit.config import Experiment, dump, load_experiment, official_rules, override, rebuild, validate
+from mmkit.hub import folder as hub
 from mmkit.train.loop import train
 from mmkit.train.stages import train_stages
 
@@ -29,7 +29,7 @@ def functions():
 def test_it_is_an_experiment_that_survives_json(spec, required):
     if required:
         pytest.skip(f"needs {', '.join(p.name for p in required)}")
-    experiment = load_experiment(spec).validate()
+    experiment = validate(load_experiment(spec))
     assert isinstance(experiment, Experiment)
     again = rebuild(json.loads(json.dumps(dump(experiment))))
     assert dump(again) == dump(experiment)
@@ -65,7 +65,7 @@ def test_easy_vqa_takes_two_steps_of_each_stage(name, tmp_path):
 @pytest.mark.parametrize("name", ["classifier", "decoder"])
 def test_vqa_reads_its_answers(name, tmp_path):
     (tmp_path / "answers.txt").write_text("yes\nno\n2\n")
-    experiment = load_experiment(f"{ROOT}/finetune/vqa.py:{name}(answers='{tmp_path}/answers.txt')").validate(world=8)
+    experiment = validate(load_experiment(f"{ROOT}/finetune/vqa.py:{name}(answers='{tmp_path}/answers.txt')"), world=8)
     assert experiment.heads["answer"].keywords["answers"] == ("yes", "no", "2")
     assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
 
@@ -85,7 +85,7 @@ RECORDS = ["albef.py:base", "albef.py:small", "vilt.py:base", "clip.py:base", "c
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_recipes_on_records_survive_json(name):
-    experiment = load_experiment(f"{ROOT}/pretrain/{name}(records='train.jsonl')").validate(world=8)
+    experiment = validate(load_experiment(f"{ROOT}/pretrain/{name}(records='train.jsonl')"), world=8)
     assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
 
 

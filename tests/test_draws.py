@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from mmkit.cli.main import main
-from mmkit.config import override
+from mmkit.config import override, validate
 from mmkit.data.loader import StepSampler
-from mmkit.data.openmoji import Scenes
-from mmkit.draws import SEEDS, Draws, check_seed, philox
+from mmkit.data.openmoji.scenes import Scenes
+from mmkit.draws import Draws, philox
 from mmkit.errors import UserError
 from mmkit.evals.classify import Classification
 from mmkit.features import Features
+from mmkit.seeds import SEEDS, check_seed
 from mmkit.task import Task
 from tests.examples import batch
 from tests.train.fakes import change, tiny
@@ -222,7 +223,7 @@ def test_seeds_of_a_config_are_checked_before_anything_is_made(path, value):
     )  # fmt: skip
     exp = override(exp, [f"{path}={value}"])
     with pytest.raises(UserError, match=rf"{path} = {value}: a seed is"):
-        exp.validate(world=1)
+        validate(exp, world=1)
 
 
 def test_seeds_given_elsewhere_are_checked(tmp_path, capsys):

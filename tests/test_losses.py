@@ -3,7 +3,7 @@
 import torch
 
 from mmkit.data.targets import AnswerScores
-from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.losses import masked_mean, mean_or_zero
 from mmkit.task import Task
 from tests.examples import VOCAB, batch

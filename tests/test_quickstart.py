@@ -9,7 +9,7 @@ import torch
 
 import mmkit
 from mmkit.cli import main
-from mmkit.data.openmoji import Scenes
+from mmkit.data.openmoji.scenes import Scenes
 
 FIRST = [
     "run.steps=150", "data.global_batch=32", "data.train.n=3000", "data.train.kinds=8", "data.train.people=0.0",

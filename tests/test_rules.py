@@ -19,30 +19,42 @@ SHIPPED = [
 # ``convert`` stands below ``train``: a run may start from foreign files, and tables know nothing of runs.
 # A part may import parts of its own level only where it is the same part, and otherwise only from lower levels.
 LEVELS = {
-    "errors": -2, "files": -1, "parent": -1, "ranks": -1, "draws": -1,
+    "errors": -2, "files": -1, "parent": -1, "progress": -1, "ranks": -1, "draws": -1, "seeds": -1,
     "types": 0, "config": 1, "nn": 2, "losses": 2, "encoders": 3, "features": 3, "models": 4, "heads": 4,
-    "task": 5, "inference": 5, "predictor": 5.5, "explanation": 6, "evals": 7, "convert": 7, "train": 8, "report": 8,
-    "embed_files": 8, "export": 8, "hub": 9, "cli": 10, "__init__": 11, "__main__": 11,
+    "task": 5, "inference": 5, "explanation": 6, "evals": 7, "convert": 7, "train": 8, "report": 8,
+    "hub": 9, "cli": 10, "__init__": 11, "__main__": 11,
 }  # fmt: skip
-DATA_MAY = {"types", "errors", "files", "parent", "ranks", "draws", "data"}
+GROUND = {name for name, level in LEVELS.items() if level <= 0}
+# The rooms inside ``data``, from the ground up; the same rule holds among them.
+ROOMS = {
+    "problems": 0, "labels": 0, "row_file": 0, "text_files": 0, "picture_files": 1, "records": 2,
+    "texts": 3, "images": 4, "reading": 5, "writing": 5, "openmoji": 5, "sources": 6,
+    "importing": 7, "check": 7, "targets": 7, "collate": 8, "loader": 9, "show": 10,
+}  # fmt: skip
 LONG_FUNCTIONS = {("mmkit/train/loop.py", "train")}  # the training step may be longer
 
 
 def part_of(path: Path) -> str:
-    return family(path.relative_to(ROOT / "mmkit").parts[0].removesuffix(".py"))
+    return path.relative_to(ROOT / "mmkit").parts[0].removesuffix(".py")
 
 
-def family(name: str) -> str:
-    return next((whole for whole in ("config", "hub") if name.startswith(f"{whole}_")), name)
+def module_of(path: Path) -> str:
+    """The dotted name of a file; that of the folder for its ``__init__``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in CORE}
 
 
 def imported(tree: ast.AST) -> set[str]:
+    """What a file imports, at its top and inside functions: modules where the name is one, else where it comes from."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} if node.module != "mmkit" else {f"mmkit.{alias.name}" for alias in node.names}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & MODULES.keys() or {node.module}
     return found
 
 
@@ -53,11 +65,39 @@ def test_imports_point_one_way(path):
         assert name.split(".")[0] not in {"configs", "projects", "scripts", "tests"}, f"imports {name}"
         if not name.startswith("mmkit."):
             continue
-        other = family(name.split(".")[1])
+        other = name.split(".")[1]
         if own == "data":
-            assert other in DATA_MAY, f"data imports {name}"
+            assert other in GROUND | {"data"}, f"data imports {name}"
         elif other != "data":
             assert other == own or LEVELS[other] < LEVELS[own], f"{own} imports {name}, which stands above or beside it"
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if part_of(p) == "data"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_in_data_point_one_way(path):
+    own = module_of(path).split(".")[2:3]
+    for name in imported(ast.parse(path.read_text())):
+        other = name.split(".")[2:3]
+        if not name.startswith("mmkit.data") or own == other:
+            continue
+        assert own, "the folder's own file imports nothing"
+        assert ROOMS[other[0]] < ROOMS[own[0]], f"{own[0]} imports {name}, which stands above or beside it"
+
+
+def test_no_two_files_import_each_other():
+    """Not over several steps either, and not inside functions."""
+    arrows = {name: imported(ast.parse(path.read_text())) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    while free := [name for name, others in arrows.items() if not others & arrows.keys()]:
+        for name in free:
+            del arrows[name]
+    assert not arrows, "import each other in a circle, or something that does: " + ", ".join(arrows)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in CORE}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_families_by_prefix(folder):
+    """Files that begin with the same word are a folder of that name."""
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
+    first = [name.split("_")[0] for name in names]
+    assert not [name for name, word in zip(names, first, strict=True) if first.count(word) > 1]
 
 
 def test_models_and_heads_are_siblings():

@@ -11,7 +11,7 @@ from torch import nn
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.task import Task

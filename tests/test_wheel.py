@@ -52,7 +52,7 @@ def test_without_the_repository_a_model_of_the_projects_says_where_they_are(inst
             (place / "projects" / file).write_text(f"open({str(mark)!r}, 'w')\nLOADABLE = {{'model': ('model:x',)}}\n")
     program = (
         "import mmkit, sys; print(mmkit.__file__)\n"
-        "from mmkit.config_allowed import MODEL, find\n"
+        "from mmkit.config.allowed import MODEL, find\n"
         "try:\n    find('projects.nlvr2.model:x', MODEL)\nexcept ValueError as error:\n    print(error)"
     )
     done = subprocess.run(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mmkit import hub
 from mmkit.cli.main import main
+from mmkit.hub import folder as hub
 from tests.evals.parts import Pictures
-from tests.test_hub import make
+from tests.hub.test_folder import make
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,19 +15,19 @@ from __future__ import annotations
 from functools import partial
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
-from mmkit.data.easy_vqa import HOLD_OUT, EasyVQA, EasyVQAPairs, answers
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.sources.easy_vqa import HOLD_OUT, EasyVQA, EasyVQAPairs, answers
 from mmkit.data.targets import AnswerScores, AnswerTokens
-from mmkit.data.tokenizer import sentencepiece
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.tokenizers import sentencepiece
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 
 SIZE, TOKENS = 64, 16
 FLIPPED = partial(TrainTransform, scale=(1.0, 1.0), flip=0.5, randaugment=None)

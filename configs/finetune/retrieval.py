@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.karpathy import Karpathy
-from mmkit.data.openmoji import Scenes
-from mmkit.data.tokenizer import saved, sentencepiece
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.sources.published.karpathy import Karpathy
+from mmkit.data.texts.tokenizers import saved, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes import albef_base, albef_mini
+from mmkit.models.sizes.albef import albef_base, albef_mini
 
 
 def coco(start: str = "runs/albef-base", folder: str = "coco", res: int = 384) -> Experiment:

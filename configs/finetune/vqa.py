@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
-from mmkit.data.answers import read_answers
-from mmkit.data.image_ops import TrainTransform
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.sources.published.vqa import Joined, VisualGenomeQA, VQAFiles
 from mmkit.data.targets import AnswerScores, AnswerTokens
-from mmkit.data.tokenizer import saved
-from mmkit.data.vqa_files import Joined, VisualGenomeQA, VQAFiles
+from mmkit.data.texts.answers.rules import read_answers
+from mmkit.data.texts.tokenizers import saved
 from mmkit.evals.vqa import VQA
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
-from mmkit.models.sizes import albef_base
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
+from mmkit.models.sizes.albef import albef_base
 
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 

@@ -16,15 +16,16 @@ from functools import partial
 from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher, load_experiment, official_rules
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
-from mmkit.data.tokenizer import Framing, huggingface, sentencepiece
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface, sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef_base, albef_small
+from mmkit.models.sizes.albef import albef_base, albef_small
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 

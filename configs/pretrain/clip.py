@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
-from mmkit.data.image_ops import TrainTransform
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
-from mmkit.data.tokenizer import Framing, huggingface
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
-from mmkit.models.sizes_dual import clip_base, dual_mini, lit_base
+from mmkit.models.sizes.dual import clip_base, dual_mini, lit_base
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 HEADS = {"itc": partial(ITC, queue_size=0)}

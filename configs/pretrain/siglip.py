@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
-from mmkit.data.image_ops import TrainTransform
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
-from mmkit.data.tokenizer import sentencepiece
+from mmkit.data.texts.tokenizers import sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.sigmoid import Sigmoid
-from mmkit.models.sizes_dual import siglip_base, siglip_mini
+from mmkit.models.sizes.dual import siglip_base, siglip_mini
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 HEADS = {"sigmoid": partial(Sigmoid)}

@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
-from mmkit.data.masking import Masking
+from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.sources.open import open_records
-from mmkit.data.tokenizer import Framing, huggingface
-from mmkit.data.variable_size import KeepShapeTrain
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.heads.wpa import WPA
-from mmkit.models.sizes_vilt import vilt_base, vilt_mini
+from mmkit.models.sizes.vilt import vilt_base, vilt_mini
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 HEADS = {

@@ -63,7 +63,7 @@ def register(commands: Commands) -> None:
 
 
 def _register_import(inner: Commands) -> None:
-    from mmkit.data.formats import FORMATS
+    from mmkit.data.sources.published.forms import FORMATS
 
     command = add_command(inner, "import", "write a data set in mmkit's own form, JSON lines", import_)
     command.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -108,13 +108,13 @@ def _options(command: argparse.ArgumentParser) -> None:
 
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
-    from mmkit.data.show import grid, sample_batch
-    from mmkit.data.show_tasks import has_task, task_grid
+    from mmkit.data.show.batch import grid, sample_batch
+    from mmkit.data.show.tasks import has_task, task_grid
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source
-    from mmkit.data.sources.table_file import columns_of
-    from mmkit.draws import check_seed
     from mmkit.errors import UserError
     from mmkit.files import save_picture
+    from mmkit.seeds import check_seed
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
@@ -138,11 +138,11 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from dataclasses import asdict
     from functools import partial
 
-    from mmkit.cli.progress import progress
     from mmkit.data.check import check_named
-    from mmkit.data.sources.table_file import columns_of
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.errors import UserError
     from mmkit.evals.classes import label_test
+    from mmkit.progress import progress
 
     known = None if args.classes is None else partial(label_test, classes=args.classes)
     with progress() as report:
@@ -163,10 +163,10 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
-    from mmkit.cli.progress import progress
     from mmkit.data.importing import open_format, write_records
-    from mmkit.data.sources.table_file import columns_of
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.errors import UserError
+    from mmkit.progress import progress
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1")
@@ -181,11 +181,11 @@ def import_(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def export(args: argparse.Namespace) -> Mapping[str, Any]:
     """Write the records of each stage that has the split."""
-    from mmkit.cli.progress import progress
     from mmkit.config import load_experiment, override
     from mmkit.data.writing import export_source
     from mmkit.errors import UserError
     from mmkit.files import check_new_folder
+    from mmkit.progress import progress
 
     check_new_folder(args.out)
     if args.limit is not None and args.limit < 1:
@@ -218,8 +218,8 @@ def _source_of(stage: Experiment, split: str) -> Callable[[], Source] | None:
 
 def build(args: argparse.Namespace) -> Mapping[str, Any]:
     """Count, choose, write the list; how many questions it answers."""
-    from mmkit.data.answers import build_answers, coverage
     from mmkit.data.sources.open import open_all_questions
+    from mmkit.data.texts.answers.rules import build_answers, coverage
     from mmkit.errors import UserError
     from mmkit.files import write_text
 

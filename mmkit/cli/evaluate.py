@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
     from mmkit.evals.common import Result
-    from mmkit.predictor import Predictor
+    from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger("mmkit")
 
@@ -139,8 +139,8 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source
-    from mmkit.data.sources.table_file import columns_of
     from mmkit.evals.retrieval import Retrieval
 
     _check(args)
@@ -157,8 +157,8 @@ def retrieval(args: argparse.Namespace) -> None:
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import own_classes
-    from mmkit.data.sources.table_file import columns_of
     from mmkit.evals.class_sets import templates_named
     from mmkit.evals.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
@@ -216,8 +216,8 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     from accelerate import PartialState
 
     import mmkit
-    from mmkit.cli.progress import progress
     from mmkit.errors import UserError
+    from mmkit.progress import progress
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
@@ -239,9 +239,9 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
 
 def _check(args: argparse.Namespace) -> None:
     """UserError for what can be seen at once, before data are read and a model is loaded."""
-    from mmkit import hub
     from mmkit.errors import UserError
     from mmkit.evals.predictions import check_predictions
+    from mmkit.hub import folder as hub
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
@@ -251,8 +251,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def readable_part(args: argparse.Namespace, source: Source) -> tuple[Source, int | None]:
     """What ``--max-bad`` leaves of the source, and how many pictures it left out; None without it."""
-    from mmkit.cli.progress import progress
     from mmkit.evals.readable import readable
+    from mmkit.progress import progress
 
     if args.max_bad is None:
         return source, None

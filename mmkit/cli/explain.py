@@ -13,7 +13,7 @@ from mmkit.cli.vqa import answering_stage
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
-    from mmkit.explanation.maps import Explanation
+    from mmkit.explanation.explained import Explanation
 
 
 def register(commands: Commands) -> None:
@@ -70,7 +70,7 @@ def _asked(command: argparse.ArgumentParser, targets: tuple[str, ...], what: str
 def explain(args: argparse.Namespace) -> None:
     """Writes the picture; shows the score, and each word's share and strongest place. The first process alone does."""
     import mmkit
-    from mmkit.data.image_io import load_image
+    from mmkit.data.images.opening import load_image
     from mmkit.explanation.picture import Style, check_font, check_name
     from mmkit.ranks import rank
 
@@ -137,8 +137,8 @@ def grounding(args: argparse.Namespace) -> None:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from mmkit.data.refcoco import RefCoco
     from mmkit.data.sources.open import open_source
+    from mmkit.data.sources.published.refcoco import RefCoco
     from mmkit.errors import UserError
 
     if args.refs is not None:

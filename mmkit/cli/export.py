@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The largest difference of each graph from the model, relative to its largest output."""
     import mmkit
-    from mmkit.export import export
+    from mmkit.inference.export import export
 
     graphs = export(mmkit.load(args.model, image_size=args.image_size, allow=args.allow), args.out)
     return {"out": str(args.out)} | {f"{name}.difference": graph.difference for name, graph in graphs.items()}

@@ -35,8 +35,8 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
-    from mmkit.embed_files import embed_files
     from mmkit.errors import UserError
+    from mmkit.inference.embed_files import embed_files
     from mmkit.ranks import world_size
 
     if not 0 <= args.max_bad <= 1:
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import is_data_set, open_source
-    from mmkit.data.sources.table_file import columns_of
-    from mmkit.embed_files import Pictures
     from mmkit.errors import UserError
+    from mmkit.inference.embed_files import Pictures
 
     path = Path(args.data)
     if path.is_dir() and not is_data_set(args.data):

@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The facts, a line each: nothing is cut, as some of them are commands to copy."""
-    from mmkit.hub_info import describe
+    from mmkit.hub.info import describe
 
     facts = describe(args.path)
     width = max(map(len, facts))

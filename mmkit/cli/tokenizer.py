@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.records import captions_of
     from mmkit.data.sources.open import open_source
     from mmkit.data.texts.coverage import coverage
-    from mmkit.data.tokenizer import load_tokenizer, sentencepiece
+    from mmkit.data.texts.tokenizers import load_tokenizer, sentencepiece
     from mmkit.files import check_new_folder
 
     check_new_folder(args.out)

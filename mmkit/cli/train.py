@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def run_experiment(experiment: Experiment, out: Path, resume: bool = False) -> Mapping[str, Any]:
     """Train all stages, and write each model in the form that ``mmkit.load`` reads."""
-    from mmkit import hub
+    from mmkit.hub import folder as hub
     from mmkit.train.stages import train_stages
 
     return train_stages(experiment, out, resume, save_model=hub.save)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor, readable_part
 from mmkit.cli.main import add_command, write_json
+from mmkit.errors import UserError
 
 log = logging.getLogger("mmkit")
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
-    from mmkit.predictor import Predictor
+    from mmkit.inference.predictor import Predictor
 
 
 def register(commands: Commands) -> None:
@@ -139,7 +141,7 @@ def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> 
 
 def answering_stage(model: str, allow: Sequence[str] = ()) -> str:
     """The model; or, where it answers no questions, the one stage in its folder that does (as a quickstart's)."""
-    from mmkit.hub_files import CONFIG
+    from mmkit.hub.files import CONFIG
 
     folder = Path(model)
     if not (folder / CONFIG).is_file() or _answers_questions(folder, allow):
@@ -153,18 +155,22 @@ def answering_stage(model: str, allow: Sequence[str] = ()) -> str:
 
 def _answers_questions(folder: Path, allow: Sequence[str]) -> bool:
     """By its config alone; False for one that is not of mmkit. UserError for a damaged one."""
-    from mmkit.config_allowed import HEAD, checked, find
+    from mmkit.config.allowed import HEAD, checked, find
     from mmkit.heads.base import Answers
-    from mmkit.hub_files import CONFIG, is_ours, read_json
+    from mmkit.hub.files import CONFIG, is_ours, read_json
 
     own = checked(allow)
     heads = read_json(folder / CONFIG).get("heads") if is_ours(folder) else None
     parts = heads.values() if isinstance(heads, dict) else ()
-    kinds = (find(part.get("target"), HEAD, own) for part in parts if isinstance(part, dict))
-    return any(isinstance(kind, type) and issubclass(kind, Answers) for kind in kinds)
+    for part in parts:
+        with suppress(UserError):  # loading the model says what is wrong with it, and from its model on
+            kind = find(part["target"] if isinstance(part, dict) and "target" in part else None, HEAD, own)
+            if isinstance(kind, type) and issubclass(kind, Answers):
+                return True
+    return False
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:
-    from mmkit.data.answers import read_answers
+    from mmkit.data.texts.answers.rules import read_answers
 
     return None if args.answers is None else read_answers(args.answers)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mmkit.convert.table import State
+from mmkit.convert.tables.table import State
 from mmkit.encoders.text import TextEmbeddings
 from mmkit.errors import UserError
 from mmkit.nn.positions import GridPositions

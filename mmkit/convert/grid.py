@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmkit.data.size import height_width
+from mmkit.data.images.size import height_width
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)

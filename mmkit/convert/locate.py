@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmkit.convert.pictures import PREPROCESSOR, PROCESSOR
+from mmkit.convert.pictures.read import PREPROCESSOR, PROCESSOR
 from mmkit.convert.read_file import OPEN_CLIP_CONFIG, WEIGHTS, find_weights
 from mmkit.errors import UserError
 

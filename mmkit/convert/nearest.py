@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmkit.convert.layout import Layout
-from mmkit.convert.table import listed, names_of
+from mmkit.convert.layouts.layout import Layout
+from mmkit.convert.tables.table import listed, names_of
 
 NUMBERED = re.compile(r"\b(blocks|layers?|resblocks)\.\d+\.")
 BODY = re.compile(r"^(\w*bert|vilt)\.")  # stands before all names of a body that has a head beside it

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmkit.convert.table import State, shortened
+from mmkit.convert.tables.table import State, shortened
 from mmkit.errors import UserError
 from mmkit.files import inside, read_json, write_tensors, writing
 

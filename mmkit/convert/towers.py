@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmkit.convert import albef, bert, vit
 from mmkit.convert.fit import fit
 from mmkit.convert.grid import told_size
 from mmkit.convert.read_file import Checkpoint
-from mmkit.convert.table import Entry, Row, State, about, read, said_of_dropped
+from mmkit.convert.tables import albef, bert, vit
+from mmkit.convert.tables.table import Entry, Row, State, about, read, said_of_dropped
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import Label, label_in
 from mmkit.data.problems import Problems, collecting
 from mmkit.data.reading import reading

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.targets import RawTargets, TargetEncoder
-from mmkit.data.variable_size import stack_pixels
 from mmkit.types import Batch, MaskedText
 
 

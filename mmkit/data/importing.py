@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mmkit.data.formats import FORMATS
-from mmkit.data.karpathy import Karpathy
 from mmkit.data.records import Source
 from mmkit.data.sources.built_in import split_of
-from mmkit.data.sources.coco_captions import CocoCaptions
 from mmkit.data.sources.open import open_source
+from mmkit.data.sources.published.coco_captions import CocoCaptions
+from mmkit.data.sources.published.forms import FORMATS
+from mmkit.data.sources.published.karpathy import Karpathy
+from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles
 from mmkit.data.sources.table import Table
-from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles
 from mmkit.data.writing import write_records
 from mmkit.errors import UserError
 

@@ -19,16 +19,16 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmkit.data.collate import Collator, Sample, stable_id
-from mmkit.data.image_io import BadImage, load_image
-from mmkit.data.image_ops import BlankTrain
-from mmkit.data.masking import Masking, check_mask
+from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.transforms import BlankTrain
+from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
-from mmkit.data.tokenizer import Kind, Tokenizer
-from mmkit.data.variable_size import KeepShapeTrain
-from mmkit.draws import check_seed
+from mmkit.data.texts.masking import Masking, check_mask
+from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import UserError
 from mmkit.parent import end_with_rank
+from mmkit.seeds import check_seed
 from mmkit.types import Batch
 
 Transform = Callable[[Image.Image, str, Random], tuple[Tensor, str]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Literal, TypeVar
 
-from mmkit.data.image_io import BadImage
+from mmkit.data.images.opening import BadImage
 from mmkit.errors import UserError
 
 Item = TypeVar("Item")

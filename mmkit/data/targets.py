@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from mmkit.data.answers import answers_in, check_coverage, class_numbers, normalize
 from mmkit.data.records import Source
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.texts.answers.rules import answers_in, check_coverage, class_numbers, normalize
+from mmkit.data.texts.protocol import Tokenizer
 
 
 class TargetEncoder(Protocol):

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from mmkit.data.image_io import load_image
 from mmkit.data.images.formats import suffix_of
+from mmkit.data.images.opening import load_image
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError

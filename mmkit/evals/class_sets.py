@@ -60,7 +60,7 @@ def built_in_classes(name: str) -> ClassSet | None:
         return ClassSet(names, (names,))
     kind, _, language = name.partition(":")
     if kind == "openmoji":
-        from mmkit.data.openmoji import class_names
+        from mmkit.data.openmoji.scenes import class_names
 
         names = tuple(class_names(language=language or "en"))
         return ClassSet(names, (names, tuple(class_names())))

@@ -28,7 +28,7 @@ from mmkit.evals.intervals import wilson
 from mmkit.evals.predictions import check_predictions, save_predictions
 from mmkit.evals.recall import hits_at
 from mmkit.features import Features
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 
 UNKNOWN = -1
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from mmkit import ranks
 from mmkit.data import text_files
-from mmkit.data.image_io import BadImage
+from mmkit.data.images.opening import BadImage
 from mmkit.data.records import Record, Source
-from mmkit.data.texts.answer_lists import SEEMS_JSON
+from mmkit.data.texts.answers.lists import SEEMS_JSON
 from mmkit.errors import UserError
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from mmkit.ranks import gather, rank, world_size
 
 if TYPE_CHECKING:

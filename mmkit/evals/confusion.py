@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mmkit.data.show_text import font
+from mmkit.data.show.words import font
 from mmkit.errors import UserError
 from mmkit.files import save_picture
 

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmkit.data.image_io import load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, area, best_box, overlap, points_at, region_box
 from mmkit.evals.common import finite, gather_by_index, make_source, nested, own_units, together
+from mmkit.explanation.goals import Target, default_target, guesses_words
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
-from mmkit.explanation.targets import Target, default_target, guesses_words
 from mmkit.explanation.words import phrase_in, words_of
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from mmkit.data.image_io import load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source, described
 from mmkit.errors import UserError

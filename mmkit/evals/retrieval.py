@@ -40,7 +40,7 @@ from mmkit.evals.predictions import check_predictions, save_predictions
 from mmkit.evals.recall import Relevance, chance_at, places, recall_of, sorted_top, top_k
 from mmkit.evals.reranking import Reranking
 from mmkit.evals.retrieved import NAMES, SHOWN, Found, RetrievalResult, rows_of
-from mmkit.predictor import Predictor, TokenBank
+from mmkit.inference.predictor import Predictor, TokenBank
 from mmkit.ranks import gather
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]

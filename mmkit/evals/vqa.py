@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkit.data.answers import accuracy_of, check_coverage, given_answers, summary
 from mmkit.data.records import Record, Source
+from mmkit.data.texts.answers.rules import accuracy_of, check_coverage, given_answers, summary
 from mmkit.errors import UserError
 from mmkit.evals.common import finite, gather_by_index, gather_items, make_source, own_units, together
 from mmkit.evals.intervals import wilson
 from mmkit.evals.predictions import check_predictions, save_predictions
 from mmkit.inference.answering import Answering
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 
 LOOKED_AT = 300
 """Of so many questions, evenly spread, it is looked up whether the list of answers has a right one."""

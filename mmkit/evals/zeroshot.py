@@ -34,7 +34,7 @@ from mmkit.evals.common import (
 from mmkit.evals.predictions import check_predictions, save_predictions
 from mmkit.evals.recall import hits_at, sorted_top
 from mmkit.evals.text_bank import class_bank, fill
-from mmkit.predictor import Predictor, TokenBank
+from mmkit.inference.predictor import Predictor, TokenBank
 from mmkit.ranks import rank
 from mmkit.types import Tokens
 

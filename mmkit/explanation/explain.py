@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.inputs import Picture, open_picture
 from mmkit.data.reading import batches, reading
-from mmkit.data.tokenizer import Kind
+from mmkit.data.texts.protocol import Kind
 from mmkit.errors import UserError
+from mmkit.explanation.explained import Explanation
+from mmkit.explanation.goals import Target, best_answers, kind_of
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
-from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
-from mmkit.explanation.targets import Target, best_answers, kind_of
+from mmkit.explanation.maps import HeatMap, Word, seen_box
 from mmkit.explanation.words import unseen_words, words_of
-from mmkit.predictor import Predictor
+from mmkit.inference.inputs import Picture, open_picture
+from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmkit.data.masking import check_mask
-from mmkit.data.tokenizer import Tokenizer
-from mmkit.data.variable_size import stack_pixels
+from mmkit.data.images.variable_size import stack_pixels
+from mmkit.data.texts.masking import check_mask
+from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
-from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
-from mmkit.explanation.targets import (
+from mmkit.explanation.goals import (
     Goal,
     Target,
     answer_head,
@@ -28,8 +27,9 @@ from mmkit.explanation.targets import (
     kind_of,
     word_head,
 )
+from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
+from mmkit.inference.predictor import Predictor
 from mmkit.nn.patch import grid_of
-from mmkit.predictor import Predictor
 from mmkit.types import Tokens
 
 

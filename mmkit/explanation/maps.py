@@ -1,21 +1,16 @@
-"""Heat maps as values: one map, one word, one explanation."""
+"""Heat maps as values: one map, one word, all that speaks for a text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.centre_crop import CentreCrop
-
-if TYPE_CHECKING:
-    from mmkit.explanation.picture import Style
+from mmkit.data.images.centre_crop import CentreCrop
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +91,7 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Explanation:
+class Evidence:
     """What in ``picture`` spoke for ``text``.
 
     target: what was explained: "match", "similarity", "answer: ...", "words", "target". score: its value: the match
@@ -140,22 +135,3 @@ class Explanation:
                 total = torch.stack([word.map.raw * count for word, count in zip(words, counts, strict=True)]).sum(0)
                 return HeatMap(total / sum(counts), words[0].map.size, words[0].map.seen)
         raise KeyError(f"no {text!r} in a row among the words: {' '.join(found)}")
-
-    def figure(self, style: Style | None = None) -> Image.Image:
-        """The picture, the sentence's heat map over it, and one tile for each word, as one RGB picture."""
-        from mmkit.explanation.picture import figure
-
-        return figure(self, style)
-
-    def overlay(self, word: str | None = None, size: int | None = None) -> Image.Image:
-        """The heat map of the sentence, or of a word, over the picture: RGB; ``size``: its longer side in pixels."""
-        from mmkit.explanation.picture import overlay
-
-        return overlay(self.picture, self.sentence if word is None else self.word(word).map, size)
-
-    def save(self, path: str | Path, style: Style | None = None) -> None:
-        """Write ``figure`` as a PNG; UserError where it cannot be written, or the name ends otherwise."""
-        from mmkit.explanation.picture import check_name, save
-
-        check_name(path)
-        save(self.figure(style), path)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.explanation.maps import Explanation, HeatMap, Word
+from mmkit.explanation.maps import Evidence, HeatMap, Word
 from mmkit.files import writing
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def scaled(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize(sides, Image.Resampling.LANCZOS)
 
 
-def figure(explanation: Explanation, style: Style | None = None) -> Image.Image:
+def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
     """The text and what was asked; the picture and the sentence's map; a tile for each word.
 
     The number of a word is its share of the evidence, or the probability with which it was guessed when hidden.
@@ -153,12 +153,12 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide:
     return lines
 
 
-def _asked(explanation: Explanation) -> str:
+def _asked(explanation: Evidence) -> str:
     heads = "mean of the heads" if explanation.head is None else f"head {explanation.head}"
     return f"{explanation.asked}   layer {explanation.layer}, {heads}"
 
 
-def _unseen(explanation: Explanation) -> str:
+def _unseen(explanation: Evidence) -> str:
     """Where the model stopped reading."""
     start, count = " ".join(explanation.unseen[:4]), len(explanation.unseen)
     if count == 1:
@@ -199,7 +199,7 @@ def _scale(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], 
     pen.text((left - 6 - round(font.getlength("less")), end[1] - 5), "less", PALE, font)
 
 
-def _tiles(explanation: Explanation, shown: Sequence[Word], wide: int) -> list[Image.Image]:
+def _tiles(explanation: Evidence, shown: Sequence[Word], wide: int) -> list[Image.Image]:
     """The words' maps over the picture, ``wide`` pixels each, on one scale: a root, so that the weak can be seen.
 
     Words that were guessed one by one differ more, by how sure the model was; so they get the fourth root.

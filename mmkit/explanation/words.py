@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from mmkit.data.tokenizer import Kind, Tokenizer
+from mmkit.data.texts.protocol import Kind, Tokenizer
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:

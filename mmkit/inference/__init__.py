@@ -1,1 +1,1 @@
-"""A trained model in use."""
+"""A trained model in use: the predictor, embeddings of many files, export."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkit.data.collate import padded
 from mmkit.data.targets import answer_ids
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
 from mmkit.heads.base import Candidates, Writes
 from mmkit.types import Tokens

@@ -17,7 +17,7 @@ from mmkit.errors import UserError
 from mmkit.evals.common import make_source, together
 from mmkit.explanation.explain import explain_pairs
 from mmkit.files import write_text
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 from mmkit.report import run_folder
 from mmkit.report.page import Page, environment, write_report

@@ -12,11 +12,11 @@ from random import Random
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.image_io import load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.records import Record, Source
 from mmkit.evals.retrieval import Pairs
 from mmkit.evals.zeroshot import ZeroShotResult
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)

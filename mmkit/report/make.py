@@ -11,7 +11,7 @@ from typing import Any
 from mmkit.data.records import Source
 from mmkit.evals.common import make_source, together
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 from mmkit.report.collect import Examples, collect_classified, collect_examples
 from mmkit.report.page import Page, ZeroShotSection, write_report

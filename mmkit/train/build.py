@@ -14,14 +14,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mmkit.config import BatchPlan, Experiment
-from mmkit.config_values import parameters_of
-from mmkit.data.image_ops import Blank, BlankTrain, TrainTransform
+from mmkit.config import Experiment
+from mmkit.config.experiment import BatchPlan
+from mmkit.config.override import parameters_of
+from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
 from mmkit.data.records import captions_of
 from mmkit.data.targets import make_targets
 from mmkit.data.texts.coverage import coverage
-from mmkit.data.tokenizer import load_tokenizer
+from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank
 from mmkit.task import Task
@@ -109,7 +110,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         return make_loader(dataset, sampler, workers=exp.data.workers)
 
     def predictor() -> Any:
-        from mmkit.predictor import Predictor
+        from mmkit.inference.predictor import Predictor
 
         return Predictor(
             task.model, heads, tokenizer, eval_transform, exp.data.max_tokens, precision=exp.run.eval_precision

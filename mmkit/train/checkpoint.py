@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmkit.config import BatchPlan
+from mmkit.config.experiment import BatchPlan
+from mmkit.config.moved import with_present_names
 from mmkit.errors import UserError
 from mmkit.files import read_json, remove_folder, replace_folder, to_disk
 from mmkit.ranks import gather_objects, on_first
@@ -136,9 +137,10 @@ def load_state(folder: Path) -> dict[str, Any]:
 def load_meta(folder: Path) -> Meta:
     """The checkpoint's ``meta.json``."""
     try:
-        return Meta(**read_json(folder / META))
+        meta = Meta(**read_json(folder / META))
     except TypeError as error:
         raise UserError(f"{folder / META}: not a checkpoint of this version of mmkit ({error})") from error
+    return replace(meta, experiment=with_present_names(meta.experiment))
 
 
 def checkpoints(root: Path) -> list[Path]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from mmkit.data.answers import class_numbers
 from mmkit.data.targets import AnswerScores
+from mmkit.data.texts.answers.rules import class_numbers
 from mmkit.errors import UserError
-from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.train.optim import without_gradient
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mmkit.convert.locate import FORMS, locate
-from mmkit.convert.pictures_check import differences
+from mmkit.convert.pictures.compare import differences
 from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import TOWERS, copy_into, fill
 from mmkit.errors import UserError

@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmkit.config import BatchPlan, Experiment, dump
+from mmkit.config import Experiment, dump, validate
+from mmkit.config.experiment import BatchPlan
 from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
@@ -29,12 +30,12 @@ from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.guard import Guard
 from mmkit.train.lock import one_writer
-from mmkit.train.logging import Display, RunLog
 from mmkit.train.means import Means
 from mmkit.train.optim import make_optimizer, set_learning_rate
 from mmkit.train.plan import Plan, make_plan
 from mmkit.train.precision import ProductChoice, choose_precision, choose_product
 from mmkit.train.rng import seed_all, undisturbed
+from mmkit.train.runlog import Display, RunLog
 from mmkit.train.saving import SaveModel, Saving
 from mmkit.train.setup import StopSignal, make_accelerator, numeric_settings, start_processes, threads_for
 from mmkit.train.throughput import Meter, peak_memory
@@ -65,7 +66,7 @@ def train(
     """
     out = Path(out)
     state = start_processes(experiment.run)
-    experiment.validate(world=state.num_processes)
+    validate(experiment, world=state.num_processes)
     batch = experiment.data.batch_plan(state.num_processes)
     on_first(lambda: folder.look(out, resume, apart))
     with one_writer(out), named_failures():

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from mmkit.config import BatchPlan, Experiment, Optim
+from mmkit.config import Experiment, Optim
+from mmkit.config.experiment import BatchPlan
 from mmkit.heads.base import Head
 from mmkit.train.precision import ProductChoice
 

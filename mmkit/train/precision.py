@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmkit.config import Precision, Product
+from mmkit.config.experiment import Precision, Product
 from mmkit.errors import UserError
 
 MAX_ERROR = 1e-5

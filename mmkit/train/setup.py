@@ -17,8 +17,8 @@ from accelerate.utils import parse_flag_from_env
 
 from mmkit.config import Run
 from mmkit.errors import Stopped, UserError
+from mmkit.inference.predictor import Predictor
 from mmkit.parent import live_with_launcher, told_to_stop
-from mmkit.predictor import Predictor
 from mmkit.ranks import gather_objects, world_size
 
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mmkit.config import Experiment, dump
-from mmkit.data.tokenizer import saved
+from mmkit.config import Experiment, dump, validate
+from mmkit.config.moved import with_present_names
+from mmkit.data.texts.tokenizers import saved
 from mmkit.errors import UserError
 from mmkit.files import read_json
 from mmkit.ranks import on_first, world_size
@@ -38,7 +39,7 @@ def train_stages(
     What would stop a later stage before its first step is said before the first stage.
     """
     out = Path(out)
-    experiment.validate()
+    validate(experiment)
     stages = experiment.stages()
     start_processes(stages[0].run)
     on_first(partial(_look, out, stages, resume))
@@ -79,7 +80,7 @@ def _finished(stage: Experiment, folder: Path, free: Sequence[str]) -> dict[str,
     numbers = read_numbers(folder)
     if numbers is None:
         return None
-    old, new = read_json(folder / EXPERIMENT), dump(stage)
+    old, new = with_present_names(read_json(folder / EXPERIMENT)), dump(stage)
     checkpoint.check_same(
         folder, old, new, free=free,
         hint=f"This run is finished. To train on from its model, give a new --out and --set init.model={folder}",

@@ -6,4 +6,4 @@ LOADABLE = {
     "head argument": ("head:assign",),
     "experiment": ("data:NLVR2", "data:PairTargets"),
 }
-"""What a saved model, or the config of a run, may name of this project; see ``mmkit/config_allowed.py``."""
+"""What a saved model, or the config of a run, may name of this project; see ``mmkit/config/allowed.py``."""

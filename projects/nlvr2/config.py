@@ -15,11 +15,12 @@ from __future__ import annotations
 from functools import partial
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.openmoji import Scenes
-from mmkit.data.openmoji_pairs import Pairs
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.pairs import Pairs
+from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines
-from mmkit.data.tokenizer import Framing, huggingface
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface
 from mmkit.evals.classify import Classification
 from projects.nlvr2.data import NLVR2, PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment

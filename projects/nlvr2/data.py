@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mmkit.data.image_io import load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.loader import Transform
 from mmkit.data.records import Problems, Record, rows_of
-from mmkit.data.text_ops import clean_caption
+from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)

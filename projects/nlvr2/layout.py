@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from mmkit.convert import albef, bert
 from mmkit.convert.grid import compact, picture_size, told_size
-from mmkit.convert.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
-from mmkit.convert.layouts_albef import BERT, LICENCE, TASK_TOKENS
-from mmkit.convert.table import Row, depth_of, layer, same
-from mmkit.data.image_ops import CLIP_MEAN, CLIP_STD, EvalTransform
-from mmkit.data.tokenizer import Framing
+from mmkit.convert.layouts.albef import BERT, LICENCE, TASK_TOKENS
+from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
+from mmkit.convert.tables import albef, bert
+from mmkit.convert.tables.table import Row, depth_of, layer, same
+from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform
+from mmkit.data.texts.protocol import Framing
 from mmkit.errors import UserError
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_albef

@@ -13,12 +13,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mmkit.convert.table import depth_of
+from mmkit.convert.tables.table import depth_of
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.models.albef import ALBEF
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from mmkit.nn.attention import CrossAttention, KeyValues
 from mmkit.nn.block import PostNormBlock
 from mmkit.types import Tokens
@@ -107,7 +107,7 @@ def pair_albef(
     text_heads: int = 12, text_mlp_width: int | None = None, embed_dim: int = 0, dropout: float = 0.1,
     checkpointing: bool = False,
 ) -> PairALBEF:  # fmt: skip
-    """Of any size, with the arguments of ``mmkit.models.sizes.albef``; ``fusion_pairs`` are its fusion layers."""
+    """Of any size, with the arguments of ``mmkit.models.sizes.albef.albef``; ``fusion_pairs`` are its fusion layers."""
     parts = albef(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=image_depth,
         image_width=image_width, image_heads=image_heads, text_depth=text_depth, fusion_depth=2 * fusion_pairs,

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import mmkit
-from mmkit.config import dump, load_experiment, override, rebuild
-from mmkit.data.image_ops import TrainTransform
+from mmkit.config import dump, load_experiment, override, rebuild, validate
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.hub import save
-from mmkit.models.sizes import albef
+from mmkit.hub.folder import save
+from mmkit.models.sizes.albef import albef
 from mmkit.task import Task
 from mmkit.train.stages import train_stages
 from mmkit.types import Tokens
@@ -225,7 +225,7 @@ SPECS = ["openmoji", "openmoji(assignment_steps=0)", "openmoji(start='scratch')"
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_config_validates_and_survives_json(spec):
-    experiment = load_experiment(f"{CONFIG}:{spec}").validate(world=2)
+    experiment = validate(load_experiment(f"{CONFIG}:{spec}"), world=2)
     assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
 
 

@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 
 import mmkit
 from mmkit.cli import main
-from mmkit.convert.table import Entry, read, write
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.convert.tables.table import Entry, read, write
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.task import Task

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mmkit.data.image_ops import EvalTransform
-from mmkit.data.openmoji_pairs import Pairs
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.openmoji.pairs import Pairs
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.evals.classify import Classification
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from mmkit.task import Task
 from projects.nlvr2.data import PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment

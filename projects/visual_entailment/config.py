@@ -16,12 +16,13 @@ from __future__ import annotations
 from functools import partial
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.openmoji_hypotheses import Hypotheses
-from mmkit.data.tokenizer import Framing, huggingface
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.hypotheses import Hypotheses
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface
 from mmkit.evals.classify import Classification
 from mmkit.heads.classify import Classify
-from mmkit.models.sizes import albef_base, albef_mini
+from mmkit.models.sizes.albef import albef_base, albef_mini
 from projects.start import start_from
 from projects.visual_entailment.data import CLASSES, SNLIVE
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.records import Problems, Record, rows_of
-from mmkit.data.text_ops import clean_caption
+from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 import mmkit
-from mmkit.config import dump, load_experiment, override, rebuild
+from mmkit.config import dump, load_experiment, override, rebuild, validate
 from mmkit.data.loader import PairDataset
 from mmkit.data.records import Record
 from mmkit.errors import UserError
-from mmkit.hub import save
+from mmkit.hub.folder import save
 from mmkit.train.stages import train_stages
 from projects.visual_entailment.data import CLASSES, SNLIVE
 
@@ -110,7 +110,7 @@ def test_a_mirrored_picture_mirrors_its_hypothesis():
     "spec", ["openmoji", "openmoji(start='scratch')", "openmoji(start='run')", "snli_ve(start='run')"]
 )
 def test_every_config_validates_and_survives_json(spec):
-    experiment = load_experiment(f"{CONFIG}:{spec}").validate(world=2)
+    experiment = validate(load_experiment(f"{CONFIG}:{spec}"), world=2)
     assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmkit.convert.albef import entailment
-from mmkit.convert.table import read
+from mmkit.convert.tables.albef import entailment
+from mmkit.convert.tables.table import read
 from mmkit.heads.classify import Classify
 from mmkit.task import Task
 from mmkit.types import Batch

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import mmkit
-from mmkit import hub
 from mmkit.cli.evaluate import add_zeroshot_arguments
 from mmkit.cli.main import main, make_parser
 from mmkit.config import dump
 from mmkit.errors import UserError
+from mmkit.hub import folder as hub
 from tests.evals.parts import Pictures, predictor
 from tests.train.fakes import tiny
 
@@ -98,7 +98,7 @@ def test_a_command_refuses_own_code_and_names_the_flag(words, own, capsys, monke
     if words == ("zeroshot",):
         for picture in folder.glob("pictures/*.png"):
             picture.unlink()
-    monkeypatch.setattr("mmkit.export.export", lambda predictor, out: {})
+    monkeypatch.setattr("mmkit.inference.export.export", lambda predictor, out: {})
     command = [*words, *ARGUMENTS[words], "--model", "run"]
     assert main(command) == 2
     assert f"'{name}:model' may not be rebuilt as a model" in (told := capsys.readouterr().err)

@@ -6,10 +6,10 @@ import os
 import pytest
 from PIL import Image
 
-from mmkit import hub
 from mmkit.cli import main
+from mmkit.hub import folder as hub
 from tests.evals.parts import Pictures
-from tests.test_hub import make
+from tests.hub.test_folder import make
 
 BROKEN = {
     "zero": b"", "page": b"<!DOCTYPE html>", "script": b"%!PS-Adobe\nshowpage", "half": None, "folder": None,

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mmkit import hub
 from mmkit.cli import evaluate
-from mmkit.data.openmoji import Singles, class_names
-from mmkit.data.sources import ClassFolder
+from mmkit.data.openmoji.scenes import Singles, class_names
+from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.hub import folder as hub
 from tests.evals.parts import COLOURS, Pictures
-from tests.test_hub import make
+from tests.hub.test_folder import make
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +140,9 @@ def test_an_open_clip_model_on_a_table(folder, open_clip_folder, tmp_path):
 
 def test_built_in_data_bring_their_classes_and_templates(folder, tmp_path, monkeypatch):
     few = partial(Singles, kinds=12, variations=1)
-    monkeypatch.setattr("mmkit.data.openmoji.Singles", few)
+    monkeypatch.setattr("mmkit.data.openmoji.scenes.Singles", few)
     monkeypatch.setattr("mmkit.evals.class_sets.CLASS_SETS", ("openmoji",))
-    monkeypatch.setattr("mmkit.data.openmoji.class_names", lambda **k: class_names(kinds=12, **k))
+    monkeypatch.setattr("mmkit.data.openmoji.scenes.class_names", lambda **k: class_names(kinds=12, **k))
     asked = []
     make = ZeroShot.__post_init__
     monkeypatch.setattr(ZeroShot, "__post_init__", lambda self: asked.append(self) or make(self))

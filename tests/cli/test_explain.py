@@ -7,13 +7,14 @@ import pytest
 from PIL import Image
 
 import mmkit
-from mmkit import hub, ranks
+from mmkit import ranks
 from mmkit.cli.main import main
 from mmkit.config import dump
 from mmkit.evals.grounding import Grounding
-from mmkit.heads.answer_classifier import AnswerClassifier
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.hub import folder as hub
 from tests.evals.test_grounding import Boxes
-from tests.test_hub import make
+from tests.hub.test_folder import make
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from mmkit import hub
 from mmkit.cli import main
+from mmkit.hub import folder as hub
 from tests.evals.parts import Pictures
-from tests.test_hub import make
+from tests.hub.test_folder import make
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from mmkit import hub
 from mmkit.cli.main import main
+from mmkit.hub import folder as hub
 from mmkit.train.loop import train
 from tests.train.fakes import tiny
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from mmkit import hub
 from mmkit.cli import main, vqa
+from mmkit.hub import folder as hub
 from mmkit.train.stages import train_stages
 from tests.evals.test_vqa import predictor as vqa_predictor
 from tests.train.fakes import COLOURS, Squares, change

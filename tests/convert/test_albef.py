@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmkit.convert import albef
-from mmkit.convert.table import read, write
+from mmkit.convert.tables import albef
+from mmkit.convert.tables.table import read, write
 from mmkit.errors import UserError
 from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import cases, load, under

@@ -6,19 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmkit import hub
 from mmkit.cli.main import main
 from mmkit.config import dump
-from mmkit.convert.layouts import LAYOUTS
-from mmkit.data.image_ops import EvalTransform
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.convert.layouts.known import LAYOUTS
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.heads.sigmoid import Sigmoid
-from mmkit.predictor import Predictor
+from mmkit.hub import folder as hub
+from mmkit.inference.predictor import Predictor
 from tests.evals.parts import tokenizer
 from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny
 
@@ -118,7 +118,7 @@ def test_what_is_left_out_is_said(folders, tmp_path, capsys):
 
 def test_a_layout_of_ones_own_that_asks_for_what_lacks(folders, tmp_path, capsys):
     (tmp_path / "own.py").write_text(
-        "from mmkit.convert.layouts import Layout\n"
+        "from mmkit.convert.layouts.known import Layout\n"
         "MINE = Layout(name='mine', what='mine', fits=lambda s: True, use='', back=lambda ours: [ours['heads.x.y']])\n"
     )
     said = says(capsys, f"{tmp_path}/own.py:MINE", folders / "albef", tmp_path / "x.pth")

@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
-from mmkit.convert import bert
 from mmkit.convert.read_file import read_checkpoint
-from mmkit.convert.table import read, write
+from mmkit.convert.tables import bert
+from mmkit.convert.tables.table import read, write
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM

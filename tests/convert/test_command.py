@@ -9,17 +9,17 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import mmkit
-from mmkit import hub
 from mmkit.cli.main import main
 from mmkit.heads.base import Candidates
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes import albef
+from mmkit.hub import folder as hub
+from mmkit.models.sizes.albef import albef
 from mmkit.task import Task
 from mmkit.train.init import initialise
+from tests.hub.test_folder import make
 from tests.parity.measure import assert_near
 from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import cases, files, load, under
-from tests.test_hub import make
 
 PRETRAIN = cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)
 RETRIEVAL = cases(lambda names: "sd.idx_queue" in names)
@@ -106,7 +106,7 @@ def test_info_of_a_converted_model_and_of_its_source(tokenizer, tmp_path, capsys
     main(["convert", "albef", str(source), str(out), "--tokenizer", words, "--image-heads", "2", "--text-heads", "2"])
     assert main(["info", str(out), "--json", str(found)]) == 0
     info = json.loads(found.read_text())
-    assert info["model"] == "mmkit.models.sizes:albef"
+    assert info["model"] == "mmkit.models.sizes.albef:albef"
     assert info["parameters"] == foreign
     assert info["parameters.model.image"] == sum(v.numel() for k, v in under(x, "sd.visual_encoder.").items())
     side = meta["vit"]["image"]

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import mmkit
 from mmkit.cli.main import main
-from mmkit.convert import vilt as vilt_table
-from mmkit.convert.table import read, write
+from mmkit.convert.tables import vilt as vilt_table
+from mmkit.convert.tables.table import read, write
 from tests.models import family
 from tests.parity.measure import assert_near
 from tests.parity.measure import assert_same_state as assert_same
@@ -88,7 +88,7 @@ def test_clip_of_open_clip(quick, tmp_path):
     assert info["use"] == f"mmkit convert clip {source} OUT"
     convert("auto", source, tmp_path / "ours")
     assert main(["info", str(tmp_path / "ours"), "--json", str(tmp_path / "info.json")]) == 0
-    assert json.loads((tmp_path / "info.json").read_text())["model"] == "mmkit.models.sizes_dual:clip"
+    assert json.loads((tmp_path / "info.json").read_text())["model"] == "mmkit.models.sizes.dual:clip"
     predictor = mmkit.load(tmp_path / "ours")
     ids = open_clip.SimpleTokenizer()(TEXTS, context_length=family.LENGTH)
     close(predictor.encode_text(TEXTS), model.encode_text(ids, normalize=True))

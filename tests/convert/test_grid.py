@@ -17,7 +17,7 @@ from mmkit.convert.grid import picture_size, told_size
 from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.towers import copy_into, fill
 from mmkit.errors import UserError
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from mmkit.nn.positions import GridPositions
 from tests.convert.test_family import random_weights
 from tests.models import family

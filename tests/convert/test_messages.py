@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mmkit.cli.main import main
-from mmkit.convert.layouts import LAYOUTS
+from mmkit.convert.layouts.known import LAYOUTS
 from mmkit.convert.locate import locate
 from mmkit.convert.nearest import nearest
 from mmkit.convert.read_file import read_checkpoint
-from mmkit.convert.table import about, listed
+from mmkit.convert.tables.table import about, listed
 from mmkit.errors import UserError
 from tests.convert.test_family import random_weights, tower
 from tests.convert.test_vilt_vqa import WORDS, theirs

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import mmkit
-from mmkit import hub
 from mmkit.cli.main import main
 from mmkit.config import load_experiment, override
-from mmkit.convert.layout import from_file
+from mmkit.convert.layouts.layout import from_file
 from mmkit.errors import UserError
+from mmkit.hub import folder as hub
 from mmkit.train.checkpoint import latest, load_state, read_state
 from mmkit.train.loop import train
 from tests.convert.test_albef import PRETRAIN
@@ -18,8 +18,8 @@ from tests.test_configs import ROOT, SMALL
 
 LAYOUT = """
 from dataclasses import replace
-from mmkit.convert.layouts import Layout, named
-from mmkit.convert.table import Entry
+from mmkit.convert.layouts.known import Layout, named
+from mmkit.convert.tables.table import Entry
 
 official = named("albef")
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import mmkit
 from mmkit.cli.main import main
-from mmkit.convert import bert, clip, vilt, vit
-from mmkit.convert.table import Dropped, read, write
+from mmkit.convert.tables import bert, clip, vilt, vit
+from mmkit.convert.tables.table import Dropped, read, write
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM
 from tests.convert.test_family import pictures, random_weights, tower

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 import mmkit
 from mmkit.cli.main import main
-from mmkit.convert import vilt as convert
-from mmkit.convert.table import Dropped, read, write
+from mmkit.convert.tables import vilt as convert
+from mmkit.convert.tables.table import Dropped, read, write
 from mmkit.errors import UserError
 from tests.convert.test_family import pictures, random_weights, tower
 from tests.parity.measure import assert_near

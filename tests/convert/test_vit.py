@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from mmkit.convert import vit
 from mmkit.convert.fit import fit
-from mmkit.convert.table import read, write
+from mmkit.convert.tables import vit
+from mmkit.convert.tables.table import read, write
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from tests.parity.measure import assert_near, assert_same_state

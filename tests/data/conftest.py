@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 
 CAPTIONS = [
     "a dog to the left of a cat",

@@ -7,9 +7,8 @@ import pytest
 
 from mmkit.cli.main import main
 from mmkit.data.check import check_named
-from mmkit.data.openmoji import Scenes
-
-from .conftest import write
+from mmkit.data.openmoji.scenes import Scenes
+from tests.data.conftest import write
 
 
 @pytest.fixture

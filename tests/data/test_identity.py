@@ -10,8 +10,7 @@ import pytest
 from mmkit.data.picture_files import PictureFiles, several
 from mmkit.data.records import JsonLines
 from mmkit.errors import UserError
-
-from .conftest import write
+from tests.data.conftest import write
 
 
 def lines(folder, ids, images=None):

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkit.data.image_io import load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.importing import (
     CocoCaptions,
     open_format,
     write_records,
 )
-from mmkit.data.openmoji_pairs import Pairs
-from mmkit.data.openmoji_questions import Questions
+from mmkit.data.openmoji.pairs import Pairs
+from mmkit.data.openmoji.questions import Questions
 from mmkit.data.records import JsonLines
-from mmkit.data.show_tasks import has_task, right_answer, task_grid
-from mmkit.data.sources import Table
+from mmkit.data.show.tasks import has_task, right_answer, task_grid
 from mmkit.data.sources.built_in import built_in
+from mmkit.data.sources.delimited import columns_of
 from mmkit.data.sources.open import open_source
-from mmkit.data.sources.table_file import columns_of
-from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.data.sources.table import Table
 from mmkit.errors import UserError
 from tests.data.conftest import write
 

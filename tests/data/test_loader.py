@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from mmkit.data.collate import Collator, Sample, stable_id
-from mmkit.data.image_ops import BlankTrain, TrainTransform
+from mmkit.data.images.transforms import BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
-from mmkit.data.masking import Masking
-from mmkit.data.openmoji import Scenes
+from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines, Record
 from mmkit.data.targets import collate_targets
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from mmkit.data.image_io import BadImage
+from mmkit.data.images.opening import BadImage
 from mmkit.data.reading import batches, check_share, reading
 from mmkit.errors import UserError
 

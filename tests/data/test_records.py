@@ -8,8 +8,7 @@ import pytest
 from mmkit.data.check import check
 from mmkit.data.records import JsonLines, Source, captions_of
 from mmkit.errors import UserError
-
-from .conftest import write
+from tests.data.conftest import write
 
 
 def test_reads_rows_by_index_and_keeps_other_keys(pictures):

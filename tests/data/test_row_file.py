@@ -11,8 +11,7 @@ import pytest
 from mmkit.data.records import JsonLines
 from mmkit.data.row_file import RowFile
 from mmkit.errors import UserError
-
-from .conftest import write
+from tests.data.conftest import write
 
 
 def rows_of(path):

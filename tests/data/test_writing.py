@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from mmkit.cli.main import main
-from mmkit.data.image_io import load_image
-from mmkit.data.openmoji import Scenes, Singles
-from mmkit.data.openmoji_questions import Questions
+from mmkit.data.images.opening import load_image
+from mmkit.data.openmoji.questions import Questions
+from mmkit.data.openmoji.scenes import Scenes, Singles
 from mmkit.data.records import JsonLines, Record
-from mmkit.data.vqa_files import VQALines
+from mmkit.data.sources.published.vqa import VQALines
 from mmkit.data.writing import export_source, write_records
 from mmkit.errors import UserError
 

@@ -5,12 +5,12 @@ from functools import partial
 import torch
 from PIL import Image
 
-from mmkit.data.image_ops import EvalTransform
+from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.records import Record
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
 from tests.sizes import albef_tiny
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink", "grey")

@@ -15,7 +15,7 @@ from mmkit.evals import grounding
 from mmkit.evals.boxes import best_box, overlap, region_box
 from mmkit.evals.grounding import Grounding
 from mmkit.explanation.gradcam import TokenMaps
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.heads.mlm import MLM
 from tests.evals.parts import COLOURS, predictor

@@ -9,7 +9,7 @@ from rich.console import Console
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Pairs, Retrieval
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.predictor import TokenBank
+from mmkit.inference.predictor import TokenBank
 from tests.evals.parts import COLOURS, Pictures, predictor
 from tests.sizes import dual_tiny, vilt_tiny
 

@@ -13,7 +13,7 @@ from mmkit.errors import UserError
 from mmkit.evals.held import HeldTokens
 from mmkit.evals.reranking import Reranking
 from mmkit.evals.retrieval import Pairs, Retrieval
-from mmkit.predictor import TokenBank
+from mmkit.inference.predictor import TokenBank
 from tests.evals.parts import Pictures, predictor
 
 

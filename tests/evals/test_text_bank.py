@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from mmkit.evals import text_bank
-from mmkit.evals.text_bank import class_bank, fingerprint, settings
+from mmkit.evals.text_bank import class_bank
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.inference.fingerprint import fingerprint, settings
 from mmkit.nn.mlp import QuickGELU
 from tests.evals.parts import COLOURS, Pictures, predictor
 

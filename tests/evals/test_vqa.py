@@ -12,8 +12,8 @@ from mmkit.errors import UserError
 from mmkit.evals.classify import Classification
 from mmkit.evals.intervals import wilson
 from mmkit.evals.vqa import VQA
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from tests.evals import parts
 from tests.evals.parts import COLOURS, Pictures

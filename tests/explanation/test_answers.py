@@ -5,8 +5,8 @@ import torch
 
 from mmkit.errors import UserError
 from mmkit.explanation.explain import explain, explain_pairs
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from tests.evals.parts import predictor
 from tests.explanation.test_gradcam import noise, three

@@ -9,13 +9,13 @@ from PIL import Image
 
 import mmkit
 import mmkit.nn.attention
-from mmkit.data.image_ops import EvalTransform
-from mmkit.data.variable_size import KeepShape
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.images.variable_size import KeepShape
 from mmkit.errors import UserError
 from mmkit.explanation.explain import explain, explain_pairs
 from mmkit.explanation.gradcam import ask, token_maps
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from tests.evals.parts import Pictures, predictor
 from tests.sizes import albef_tiny, dual_tiny, siglip_tiny, vilt_tiny
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from mmkit.data.centre_crop import CentreCrop
+from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.errors import UserError
 from mmkit.explanation.explain import explain
-from mmkit.explanation.maps import Explanation, HeatMap, Word, seen_box
+from mmkit.explanation.explained import Explanation
+from mmkit.explanation.maps import HeatMap, Word, seen_box
 from mmkit.explanation.picture import STOPS, Style, coloured, overlay, wrapped
 from tests.evals.parts import predictor
 from tests.explanation.test_gradcam import noise

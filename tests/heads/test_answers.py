@@ -10,11 +10,11 @@ import torch
 
 from mmkit.data.records import Record
 from mmkit.data.targets import AnswerScores, AnswerTokens, answer_ids, make_targets
-from mmkit.data.tokenizer import SentencePieceTokenizer
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.nn.attention import SelfAttention

@@ -9,8 +9,8 @@ from torch import nn
 from mmkit.cli.vqa import answering_stage
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.base import Answers, Classifies, Guesses, Head, Matches, Predicts, Scores, Writes
 from mmkit.heads.classify import Classify
 from mmkit.heads.itc import ITC
@@ -103,15 +103,20 @@ def test_the_stage_that_answers_is_found_by_its_heads(tmp_path):
     def saved(folder, target):
         folder.mkdir(parents=True)
         heads = {"one": {"target": target, "args": {"words": "answers"}}}
-        config = {"format": "mmkit", "experiment": {}, "model": {"target": "mmkit.models.sizes:albef"}, "heads": heads}
+        config = {
+            "format": "mmkit",
+            "experiment": {},
+            "model": {"target": "mmkit.models.sizes.albef:albef"},
+            "heads": heads,
+        }
         (folder / "config.json").write_text(json.dumps(config))
 
     saved(tmp_path / "run", "mmkit.heads.itm:ITM")
-    saved(tmp_path / "run" / "later", "mmkit.heads.answer_decoder:AnswerDecoder")
+    saved(tmp_path / "run" / "later", "mmkit.heads.answers.decoder:AnswerDecoder")
     saved(tmp_path / "run" / "other", "mmkit.heads.mlm:MLM")
     assert answering_stage(str(tmp_path / "run")) == str(tmp_path / "run" / "later")
     assert answering_stage(str(tmp_path / "run" / "later")) == str(tmp_path / "run" / "later")
-    saved(tmp_path / "run" / "two", "mmkit.heads.answer_classifier:AnswerClassifier")
+    saved(tmp_path / "run" / "two", "mmkit.heads.answers.classifier:AnswerClassifier")
     assert answering_stage(str(tmp_path / "run")) == str(tmp_path / "run")  # which of them is not said
 
 
@@ -132,7 +137,7 @@ def test_a_user_s_head_is_asked_only_where_it_is_allowed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved_beside = tmp_path / "run" / "stage"
     saved_beside.mkdir()
-    config["heads"] = {"a": {"target": "mmkit.heads.answer_decoder:AnswerDecoder", "args": {}}}
+    config["heads"] = {"a": {"target": "mmkit.heads.answers.decoder:AnswerDecoder", "args": {}}}
     (saved_beside / "config.json").write_text(json.dumps(config))
     assert answering_stage(str(folder), ["mine"]) == str(folder)  # it answers itself
 

@@ -7,12 +7,12 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
-from mmkit.convert import clip as convert
 from mmkit.convert.clip_config import told
-from mmkit.convert.table import read
+from mmkit.convert.tables import clip as convert
+from mmkit.convert.tables.table import read
 from mmkit.heads.itc import ITC
 from mmkit.heads.sigmoid import Sigmoid
-from mmkit.models import sizes_dual
+from mmkit.models.sizes import dual as sizes_dual
 from mmkit.task import Task
 from mmkit.types import Batch
 from tests.examples import VOCAB

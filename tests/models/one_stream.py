@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import ViltConfig, ViltForMaskedLM
 
-from mmkit.convert import vilt as convert
-from mmkit.convert.table import read
+from mmkit.convert.tables import vilt as convert
+from mmkit.convert.tables.table import read
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes_vilt import vilt
+from mmkit.models.sizes.vilt import vilt
 from mmkit.task import Task
 from tests.examples import VOCAB
 

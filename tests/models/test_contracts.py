@@ -6,7 +6,7 @@ import torch
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.features import Model
-from mmkit.models.sizes import albef, albef_base, albef_mini, albef_small
+from mmkit.models.sizes.albef import albef, albef_base, albef_mini, albef_small
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
 from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny

@@ -8,12 +8,12 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from mmkit.convert import clip as convert
 from mmkit.convert.clip_config import Told, told
-from mmkit.convert.table import Constant, Entry, read, write
+from mmkit.convert.tables import clip as convert
+from mmkit.convert.tables.table import Constant, Entry, read, write
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
-from mmkit.models import sizes_dual
+from mmkit.models.sizes import dual as sizes_dual
 from mmkit.nn.temperature import LogScale
 from mmkit.task import Task
 from tests.examples import VOCAB, batch

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from mmkit.convert import vilt as convert
 from mmkit.convert.read_file import read_checkpoint
-from mmkit.convert.table import Constant, Dropped, Entry, read, write
+from mmkit.convert.tables import vilt as convert
+from mmkit.convert.tables.table import Constant, Dropped, Entry, read, write
 from mmkit.convert.towers import copy_into, fill
 from mmkit.encoders.joint import sample_patches
 from mmkit.errors import UserError
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes_vilt import vilt, vilt_base
+from mmkit.models.sizes.vilt import vilt, vilt_base
 from mmkit.types import Tokens
 from tests.examples import VOCAB, batch
 from tests.models import one_stream

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkit.convert import albef as official
-from mmkit.convert.table import Entry, Row, read, write
+from mmkit.convert.tables import albef as official
+from mmkit.convert.tables.table import Entry, Row, read, write
 from mmkit.features import Features
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.losses import soft_cross_entropy
 from mmkit.models.albef import ALBEF
-from mmkit.models.sizes import albef
+from mmkit.models.sizes.albef import albef
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.parity.measure import assert_most_near, assert_near

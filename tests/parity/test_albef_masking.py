@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from mmkit.data.masking import Masking
+from mmkit.data.texts.masking import Masking
 from tests.parity.oracle import cases, for_each, load, under
 
 FILES = cases(lambda names: any(name.endswith("draw.bernoulli_select") for name in names))

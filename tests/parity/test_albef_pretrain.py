@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmkit.config import Optim, official_rules
-from mmkit.convert import albef as official
-from mmkit.convert.table import layer, read, same, write
+from mmkit.convert.tables import albef as official
+from mmkit.convert.tables.table import layer, read, same, write
 from mmkit.train.optim import make_optimizer
 from tests.parity.compare import (
     OUTPUT,

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmkit.convert import albef as official
-from mmkit.convert.table import read
+from mmkit.convert.tables import albef as official
+from mmkit.convert.tables.table import read
 from mmkit.evals.recall import Relevance, first_relevant_rank, recall_at, top_k
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.predictor import Predictor, TokenBank
+from mmkit.inference.predictor import Predictor, TokenBank
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
 from tests.parity.compare import (

@@ -10,24 +10,25 @@ import torch
 from PIL import Image
 
 from mmkit import explain
-from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
-from mmkit.data.image_ops import EvalTransform, TrainTransform
+from mmkit.data.images.transforms import EvalTransform, TrainTransform
 from mmkit.data.loader import PairDataset
 from mmkit.data.records import JsonLines
-from mmkit.data.refcoco import RefCoco
+from mmkit.data.sources.published.refcoco import RefCoco
+from mmkit.data.sources.published.vqa import VQALines
 from mmkit.data.targets import AnswerTokens
 from mmkit.data.targets import plain as normalized
-from mmkit.data.tokenizer import Framing, load_tokenizer
-from mmkit.data.vqa_files import VQALines
+from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes import albef
-from mmkit.predictor import Predictor
+from mmkit.inference.predictor import Predictor
+from mmkit.models.sizes.albef import albef
 from projects.nlvr2.data import NLVR2
 from projects.visual_entailment.data import SNLIVE
 from tests.parity.oracle import files, load_words, word_cases

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmkit.data.hf_tokenizer import HuggingFaceTokenizer
 from mmkit.data.targets import answer_ids
-from mmkit.data.text_ops import clean_caption
+from mmkit.data.texts.cleaning import clean_caption
+from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from tests.parity.oracle import files, for_each, load_words, word_cases
 
 FILES = word_cases()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mmkit.convert import albef as official
-from mmkit.convert.table import depth_of, read
-from mmkit.heads.answer_decoder import AnswerDecoder
+from mmkit.convert.tables import albef as official
+from mmkit.convert.tables.table import depth_of, read
+from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.base import Candidates
 from mmkit.losses import distilled_cross_entropy
 from mmkit.task import Task

@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
-from mmkit.data.image_ops import TrainTransform
-from mmkit.data.masking import Masking
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.records import Record
-from mmkit.data.tokenizer import sentencepiece
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.tokenizers import sentencepiece
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from mmkit import files
-from mmkit.config import BatchPlan
+from mmkit.config.experiment import BatchPlan
 from mmkit.errors import UserError
 from mmkit.train import checkpoint, rng
-from mmkit.train.logging import RunLog
 from mmkit.train.precision import choose_precision, choose_product
+from mmkit.train.runlog import RunLog
 from tests.train.fakes import tiny
 
 

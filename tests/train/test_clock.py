@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mmkit.cli.main import main
+from mmkit.config import validate
 from mmkit.errors import UserError
 from mmkit.train import checkpoint, clock, loop
 from mmkit.train.clock import ENDLESS, Clock
@@ -219,7 +220,7 @@ def test_a_warm_up_that_did_not_fit_is_said(tmp_path, monkeypatch, caplog):
 )
 def test_bad_minutes_are_told_before_anything(run, words):
     with pytest.raises(UserError, match=words):
-        replace(tiny(), run=replace(tiny().run, **run)).validate()
+        validate(replace(tiny(), run=replace(tiny().run, **run)))
 
 
 def test_a_real_clock(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkit import hub
 from mmkit.errors import UserError
 from mmkit.files import write_json
+from mmkit.hub import folder as hub
 from mmkit.train import folder, lock, loop
 from mmkit.train.folder import look
 from mmkit.train.loop import train

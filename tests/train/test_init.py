@@ -11,14 +11,14 @@ import transformers
 from safetensors.torch import save_file
 
 from mmkit.config import dump, override, rebuild
-from mmkit.data.tokenizer import huggingface
+from mmkit.data.texts.tokenizers import huggingface
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes import albef
-from mmkit.models.sizes_dual import lit
-from mmkit.models.sizes_vilt import vilt
+from mmkit.models.sizes.albef import albef
+from mmkit.models.sizes.dual import lit
+from mmkit.models.sizes.vilt import vilt
 from mmkit.task import Task
 from mmkit.train.init import initialise
 from mmkit.train.loop import train

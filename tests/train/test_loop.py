@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmkit import hub
 from mmkit.config import dump
 from mmkit.errors import Stopped, UserError
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
+from mmkit.hub import folder as hub
 from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
 from mmkit.train.schedule import learning_rate

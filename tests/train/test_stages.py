@@ -7,15 +7,15 @@ from functools import partial
 import pytest
 import torch
 
-from mmkit import hub
-from mmkit.config import Rule, dump, load_experiment, mmkit_rules, override, rebuild
+from mmkit.config import Rule, dump, load_experiment, mmkit_rules, override, rebuild, validate
 from mmkit.data.targets import AnswerScores
-from mmkit.data.tokenizer import load_tokenizer, saved
+from mmkit.data.texts.tokenizers import load_tokenizer, saved
 from mmkit.errors import UserError
 from mmkit.evals.vqa import VQA
-from mmkit.heads.answer_classifier import AnswerClassifier
-from mmkit.heads.answer_decoder import AnswerDecoder
-from mmkit.models.sizes import albef
+from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.answers.decoder import AnswerDecoder
+from mmkit.hub import folder as hub
+from mmkit.models.sizes.albef import albef
 from mmkit.train import stages
 from mmkit.train.stages import train_stages
 from tests.train.fakes import COLOURS, Squares, change, tiny
@@ -211,7 +211,7 @@ def test_dump_and_rebuild():
 )
 def test_what_does_not_fit_together(changes, message):
     with pytest.raises(UserError, match=message):
-        change(two_stages(), **changes).validate()
+        validate(change(two_stages(), **changes))
 
 
 def test_blank_pictures_blind_training_and_evaluation(tmp_path):

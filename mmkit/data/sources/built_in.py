@@ -19,12 +19,12 @@ def built_in(name: str, n: int = N) -> Source | None:
         return None
     split = split or "train"
     if kind == "easy-vqa":
-        from mmkit.data.easy_vqa import EasyVQA
+        from mmkit.data.sources.easy_vqa import EasyVQA
 
         return EasyVQA(split=split)  # type: ignore[arg-type]  # checked there
-    from mmkit.data.openmoji_hypotheses import Hypotheses
-    from mmkit.data.openmoji_pairs import Pairs
-    from mmkit.data.openmoji_questions import Questions
+    from mmkit.data.openmoji.hypotheses import Hypotheses
+    from mmkit.data.openmoji.pairs import Pairs
+    from mmkit.data.openmoji.questions import Questions
 
     makers: dict[str, Callable[..., Source]] = {"questions": Questions, "pairs": Pairs, "hypotheses": Hypotheses}
     return makers[kind.removeprefix("openmoji-")](split=split, n=n, plain=True)
@@ -34,7 +34,7 @@ def scenes_of(name: str, wants: Collection[str]) -> Source:
     """``openmoji[:LANGUAGE]``: pictures of one emoji each where labels are wanted, scenes for captions and boxes, and
     scenes to train on where nothing is.
     """
-    from mmkit.data.openmoji import Scenes, Singles
+    from mmkit.data.openmoji.scenes import Scenes, Singles
 
     language = name.partition(":")[2] or "en"
     if "label" in wants:
@@ -50,7 +50,7 @@ def split_of(name: str) -> Source:
     kind, _, split = name.partition(":")
     if kind != "openmoji":
         raise UserError(f"{name}: not built in; there are openmoji, {', '.join(BUILT_IN)}, each also with :SPLIT")
-    from mmkit.data.openmoji import Scenes
+    from mmkit.data.openmoji.scenes import Scenes
 
     return Scenes(split=split or "train", n=N, plain=True)  # type: ignore[arg-type]  # checked there
 

@@ -13,8 +13,9 @@ from typing import Literal
 
 from mmkit.data.records import JsonLines, Source
 from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, own_classes, scenes_of
+from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.joined import Joined
-from mmkit.data.sources.json_form import form_of
+from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import (
     EVERYTHING,
     TARS,
@@ -28,7 +29,6 @@ from mmkit.data.sources.readers import (
     read_table,
 )  # fmt: skip
 from mmkit.data.sources.table import Table
-from mmkit.data.sources.table_file import TABLES
 from mmkit.errors import UserError
 
 __all__ = ["forms", "is_data_set", "open_all_questions", "open_records", "open_source", "own_classes"]

@@ -7,20 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.karpathy import Karpathy
 from mmkit.data.records import JsonLines, Source
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
-from mmkit.data.sources.class_table import ClassTable
-from mmkit.data.sources.coco_captions import CocoCaptions
+from mmkit.data.sources.delimited import TableFile
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.hugging_face import HuggingFace, columns_in
-from mmkit.data.sources.json_form import GIVES, form_of
+from mmkit.data.sources.published.coco_captions import CocoCaptions
+from mmkit.data.sources.published.json_form import GIVES, form_of
+from mmkit.data.sources.published.karpathy import Karpathy
+from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.questions import Asked
-from mmkit.data.sources.table import NAMES, Table
-from mmkit.data.sources.table_file import TableFile
+from mmkit.data.sources.table import NAMES, ClassTable, Table
 from mmkit.data.sources.walk import walk
 from mmkit.data.text_files import parse_json
-from mmkit.data.vqa_files import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.errors import UserError
 
 HUB = "hf:"

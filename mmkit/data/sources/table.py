@@ -12,7 +12,7 @@ from typing import Any
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, tidy_captions
-from mmkit.data.sources.table_file import TableFile
+from mmkit.data.sources.delimited import TableFile
 from mmkit.errors import UserError
 
 NAMES: Mapping[str, Sequence[str]] = {
@@ -112,3 +112,19 @@ class Table:
         row = self.table[index]
         image = row.get("image", "")
         return row.get("image_id", self.files.name(image)), image
+
+
+class ClassTable(Table):
+    """A table with a header and one picture a row; ``targets["label"]`` is what the label column says, as text.
+
+    path: the file, UTF-8. image, label: the names of the columns with the picture's path, relative to the file (or to
+    ``root``), and with its class; columns of other usual names (``Table``) are found where these are the defaults.
+    UserError, with file and line, for what ``Table`` refuses, and for empty labels.
+    """
+
+    def __init__(
+        self, path: str | Path, *, image: str = "path", label: str = "label", root: str | Path | None = None
+    ) -> None:
+        given = {"image": image, "label": label}
+        named = {field: column for field, column in given.items() if column not in NAMES[field]}
+        super().__init__(path, columns=named, images=root, needs=("label",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmkit.data.tokenizer import Tokenizer
+from mmkit.data.texts.protocol import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

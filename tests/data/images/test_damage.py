@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkit.data.image_io import BadImage, load_image
+from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.png import BEGIN, bare
-from mmkit.data.inputs import open_picture
 from mmkit.errors import UserError
+from mmkit.inference.inputs import open_picture
 
 
 def chunk(kind, data, right=True):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkit.data.image_io import BadImage, load_image
 from mmkit.data.images.grey import is_inverted, ranges
+from mmkit.data.images.opening import BadImage, load_image
 
 
 def tiff(bits, data, white=255, form=1, width=4):

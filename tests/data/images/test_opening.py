@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmkit.data.image_io import BadImage, load_image, upright
 from mmkit.data.images.formats import FORMATS, SUFFIXES
-from mmkit.data.inputs import open_picture
+from mmkit.data.images.opening import BadImage, load_image, upright
 from mmkit.data.records import Record
 from mmkit.errors import UserError
+from mmkit.inference.inputs import open_picture
 
 TURNS = range(1, 9)
 
@@ -245,6 +245,6 @@ def test_importing_and_opening_leave_pillows_settings_alone(tmp_path):
     path = phone(tmp_path / "a.jpg")
     code = (
         "import sys, PIL.Image as I; before = I.MAX_IMAGE_PIXELS\n"
-        "from mmkit.data.image_io import load_image; load_image(sys.argv[1]); assert before == I.MAX_IMAGE_PIXELS"
+        "from mmkit.data.images.opening import load_image; load_image(sys.argv[1]); assert before == I.MAX_IMAGE_PIXELS"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)

@@ -1,0 +1,1 @@
+"""``mmkit convert``: the command, its way back, and where it may read and write."""

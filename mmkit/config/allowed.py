@@ -1,0 +1,236 @@
+"""Which classes and functions a file may name: closed lists by kind of part, and the ways of the user's own code.
+
+A file of somebody else (``config.json`` of a model) is rebuilt from JSON. Whatever it may name is written down here,
+one by one: what takes plain numbers and texts and makes a module or a transform of them, and nothing that opens a file,
+starts a program, imports by an argument or talks to the network. Code of the user's own loads where ``allow`` names its
+module. Parts of ``projects`` load from the folder beside the mmkit that runs, if their project lists them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmkit.config.load import import_file
+from mmkit.config.override import nearest
+from mmkit.config.projects import clone, project_module
+from mmkit.errors import UserError
+
+
+def _named(module: str, names: str) -> frozenset[str]:
+    return frozenset(f"mmkit.{module}:{name}" for name in names.split())
+
+
+MODELS = (
+    _named("models.sizes.albef", "albef albef_base albef_small albef_mini")
+    | _named("models.sizes.dual", "clip siglip lit clip_base siglip_base lit_base dual_mini siglip_mini")
+    | _named("models.sizes.vilt", "vilt vilt_base vilt_mini")
+)
+COMPARING = _named("heads.itc", "ITC") | _named("heads.sigmoid", "Sigmoid")
+"""Heads that make the joint space one in which embeddings compare (``Head.compares``)."""
+HEADS = (
+    COMPARING
+    | _named("heads.itm", "ITM")
+    | _named("heads.mlm", "MLM")
+    | _named("heads.wpa", "WPA")
+    | _named("heads.classify", "Classify")
+    | _named("heads.answers.classifier", "AnswerClassifier")
+    | _named("heads.answers.decoder", "AnswerDecoder")
+)
+DRAWS = _named("heads.itm", "gumbel_choice")
+"""Functions that stand in the arguments of heads."""
+BLOCKS = (
+    _named("encoders.vit", "ViT")
+    | _named("encoders.text", "TextEncoder TextEmbeddings FusionEncoder")
+    | _named("encoders.prenorm_text", "PreNormText")
+    | _named("encoders.joint", "JointViT")
+    | _named("encoders.decoder", "TextDecoder")
+    | _named("nn.pool", "FirstToken LastToken AttentionPool")
+    | frozenset(f"torch.nn.modules.activation:{name}" for name in ("GELU", "ReLU", "SiLU", "Tanh"))
+    | frozenset({"torch.nn.modules.normalization:LayerNorm"})
+)
+"""Modules that stand in the arguments of models and heads of the user's own; those of mmkit take numbers."""
+TRANSFORMS = (
+    _named("data.images.transforms", "EvalTransform Blank")
+    | _named("data.images.centre_crop", "CentreCrop")
+    | _named("data.images.variable_size", "KeepShape")
+)
+SOURCES = (
+    _named("data.openmoji.scenes", "Scenes Singles Unseen")
+    | _named("data.openmoji.questions", "Questions")
+    | _named("data.openmoji.pairs", "Pairs")
+    | _named("data.openmoji.hypotheses", "Hypotheses")
+    | _named("data.sources.easy_vqa", "EasyVQA EasyVQAPairs")
+    | _named("data.records", "JsonLines")
+    | _named("data.sources.folder", "Folder")
+    | _named("data.sources.class_folder", "ClassFolder")
+    | _named("data.sources.table", "ClassTable")
+    | _named("data.sources.hugging_face", "HuggingFace")
+    | _named("data.sources.table", "Table ClassTable")
+    | _named("data.sources.joined", "Joined")
+    | _named("data.sources.open", "open_records")
+    | _named("data.sources.questions", "Asked")
+    | _named("data.sources.published.karpathy", "Karpathy")
+    | _named("data.sources.published.refcoco", "RefCoco")
+    | _named("data.sources.published.vqa", "VQALines VQAFiles VisualGenomeQA AnswerLists")
+)
+"""What reads data: in the config of a whole run alone, where it is named and not built."""
+SETTINGS = (
+    _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
+    | _named("data.texts.protocol", "Framing")
+    | _named("data.texts.tokenizers", "sentencepiece huggingface saved")
+    | _named("data.images.transforms", "TrainTransform BlankTrain")
+    | _named("data.images.variable_size", "KeepShapeTrain")
+    | _named("data.texts.masking", "Masking")
+    | _named("data.targets", "AnswerTokens AnswerScores")
+    | _named("evals.classify", "Classification")
+    | _named("evals.grounding", "Grounding")
+    | _named("evals.retrieval", "Retrieval")
+    | _named("evals.vqa", "VQA")
+    | _named("evals.zeroshot", "ZeroShot")
+    | _named("report.make", "Report")
+    | _named("report.answers", "AnswersReport")
+)
+"""What else the config of a run is made of."""
+VALUES = (
+    TRANSFORMS
+    | _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
+    | _named("data.texts.protocol", "Framing")
+    | _named("data.images.transforms", "TrainTransform BlankTrain")
+    | _named("data.images.variable_size", "KeepShapeTrain")
+    | _named("data.texts.masking", "Masking")
+)
+"""Dataclasses that are built as they are read: they hold numbers and check them."""
+FOREIGN = ("mmkit", "torch", *sys.stdlib_module_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of part. name: as messages call it, and projects list it.
+
+    parts: what it may be. inner: what may stand in its arguments beside plain values. Of both, only those of ``VALUES``
+    are built as they are read. form: how it is written, None
+    for any. largest: the bound of whole numbers in its arguments, None = none.
+    """
+
+    name: str
+    parts: frozenset[str]
+    inner: frozenset[str] = frozenset()
+    form: str | None = None
+    largest: int | None = None
+
+
+MODEL = Kind(name="model", parts=MODELS, inner=BLOCKS, form="target", largest=1_000_000)
+HEAD = Kind(name="head", parts=HEADS, inner=DRAWS | BLOCKS, form="target", largest=1_000_000)
+TRANSFORM = Kind(name="transform", parts=TRANSFORMS, inner=TRANSFORMS, form="dataclass", largest=8192)
+ANYTHING = SOURCES | SETTINGS | MODELS | HEADS | DRAWS | BLOCKS | TRANSFORMS
+EXPERIMENT = Kind(name="experiment", parts=ANYTHING, inner=ANYTHING)
+KINDS = (MODEL, HEAD, TRANSFORM, EXPERIMENT)
+
+
+def checked(allow: str | Sequence[str]) -> tuple[str, ...]:
+    """The modules that ``allow`` names; UserError for what is no module of the user's own. FILE.py is imported here."""
+    modules = []
+    for entry in (allow,) if isinstance(allow, str) else allow:
+        if isinstance(entry, str) and entry.endswith(".py"):
+            if not Path(entry).is_file():
+                raise UserError(f"allow {entry}: no such file")
+            modules.append(import_file(Path(entry)).__name__)
+            continue
+        if not isinstance(entry, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", entry):
+            raise UserError(f"allow {entry!r}: give the name of a module, as after `import`, or FILE.py")
+        if entry.split(".")[0] in FOREIGN:
+            raise UserError(f"allow {entry}: is for code of your own; of {entry.split('.')[0]} only listed parts load")
+        modules.append(entry)
+    return tuple(modules)
+
+
+def is_own(name: str, allow: Sequence[str]) -> bool:
+    """Whether ``allow`` names the module of ``module:qualname``, or one above it."""
+    module = name.partition(":")[0]
+    return any(module == own or module.startswith(f"{own}.") for own in allow)
+
+
+def find(name: Any, kind: Kind, allow: Sequence[str] = (), inner: bool = False) -> Any:
+    """The class or function that ``module:qualname`` names; UserError unless it may be one of this kind.
+
+    inner: it stands in the arguments of such a part. Nothing is imported before the name is found on a list.
+    """
+    module_name, _, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not all(step.isidentifier() for step in (*module_name.split("."), *qualname.split("."))):
+        raise UserError(f"config: {str(name)[:80]!r} may not be rebuilt: expected MODULE:NAME")
+    if is_own(name, allow):
+        return _defined(name, _own(module_name), lambda module: is_own(module, allow))
+    of_project = module_name.startswith("projects.")
+    listed = _of_project(name, kind, inner) if of_project else kind.inner if inner else kind.parts
+    if name not in listed:
+        raise UserError(_refusal(name, kind, listed, inner))
+    module = project_module(module_name) if of_project else importlib.import_module(module_name)
+    return _defined(name, module, lambda module: module.split(".")[0] == module_name.split(".")[0])
+
+
+def _refusal(name: str, kind: Kind, listed: frozenset[str], inner: bool) -> str:
+    place = f"in the arguments of a {kind.name}" if inner else f"as {'an' if kind is EXPERIMENT else 'a'} {kind.name}"
+    module = name.partition(":")[0]
+    if module.split(".")[0] in FOREIGN:
+        return f"config: {name!r} may not be rebuilt {place}: it is not on mmkit's list{nearest(name, listed)}"
+    if module.startswith("projects."):
+        project = ".".join(module.split(".")[:2])
+        file = f"{project.replace('.', '/')}/__init__.py"
+        return f"config: {name!r} may not be rebuilt {place}: it is not among those that LOADABLE in {file} lists"
+    if module.startswith("mmkit_config_file_"):
+        return (
+            f"config: {name!r} may not be rebuilt {place}: it was defined in a config file; where you trust that file, "
+            "--allow FILE.py, or allow=('FILE.py',) in Python"
+        )
+    return (
+        f"config: {name!r} may not be rebuilt {place}: it is no part of mmkit. Where it is code of yours, or of "
+        f"somebody whom you trust: --allow {module}, or allow=({module!r},) in Python"
+    )
+
+
+def _defined(name: str, module: ModuleType, belongs: Callable[[str], bool]) -> Any:
+    found: Any = module
+    for step in name.partition(":")[2].split("."):
+        if step.startswith("__") or not hasattr(found, step):
+            raise UserError(f"config: there is no {name!r}; was it written by another version?")
+        found = getattr(found, step)
+    if not (isinstance(found, type) or inspect.isfunction(found)) or not belongs(found.__module__):
+        raise UserError(f"config: {name!r} may not be rebuilt: it is not a class or function defined there")
+    return found
+
+
+def _own(module_name: str) -> ModuleType:
+    """A module of the user's: installed, on PYTHONPATH, or in the current folder, which is looked in last."""
+    here = os.getcwd()
+    sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(
+            f"config: cannot import {module_name!r} ({error}); it must be installed, in the current folder ({here}), "
+            "or in one that PYTHONPATH names"
+        ) from error
+    finally:
+        if here in sys.path:
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
+
+
+def _of_project(name: str, kind: Kind, inner: bool) -> frozenset[str]:
+    """What the project that ``name`` is of lists for a kind: ``LOADABLE`` in its ``__init__.py``."""
+    project = ".".join(name.partition(":")[0].split(".")[:2])
+    root = clone()
+    if root is not None and not (root / project.replace(".", "/") / "__init__.py").is_file():
+        raise UserError(f"config: {name!r} may not be rebuilt: there is no {project} in {root / 'projects'}")
+    listed: Mapping[str, Sequence[str]] = getattr(project_module(project), "LOADABLE", {})
+    kinds = tuple(listed) if kind is EXPERIMENT else (f"{kind.name} argument" if inner else kind.name,)
+    return frozenset(f"{project}.{part}" for one in kinds if one in listed for part in listed[one])

@@ -1,0 +1,164 @@
+"""The cross-field checks of an experiment: what can be known before anything is built. Messages name the path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmkit.config.experiment import Experiment
+from mmkit.config.override import arguments_of, check_partials, nearest
+from mmkit.data.images.size import height_width
+from mmkit.errors import UserError
+
+
+def validate(exp: Experiment, world: int = 1) -> Experiment:
+    """Checks what can be known before anything is built, for ``world`` processes. Returns the experiment.
+
+    UserError names the path of what does not fit or contradicts itself.
+    """
+    check_partials(exp)
+    _check_run(exp)
+    _check_data(exp)
+    _check_heads(exp, world)
+    _check_image_size(exp)
+    _check_warmup(exp)
+    _check_rates(exp)
+    _check_stages(exp)
+    if exp.first is not None:
+        validate(exp.first, world)
+    return exp
+
+
+def _check_stages(exp: Experiment) -> None:
+    folders = [stage.folder for stage in exp.stages()]
+    for folder in folders:
+        _check_folder(folder)
+    places = [PurePosixPath(folder.replace("\\", "/")).as_posix().casefold() for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"first: {len(folders)} runs, and several write to folder = {min(twice)!r}; name each its own")
+    if exp.first is None and exp.tokenizer is None:
+        raise UserError("tokenizer: a run needs one, or a `first` run that has one")
+    if exp.first is not None and "model" in exp.init:
+        raise UserError("init.model: this run starts from the model of `first`; leave one of them out")
+
+
+OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "best"}
+"""Folders that a run makes in its own."""
+
+
+def _check_folder(folder: str) -> None:
+    """UserError for a stage's folder that leads out of the whole's, or into what a run keeps there."""
+    parts = folder.replace("\\", "/").split("/") if folder else []
+    if folder.startswith(("/", "\\", "~")) or ":" in folder or any(part.strip() in ("", "..") for part in parts):
+        raise UserError(
+            f"folder = {folder!r}: must be the name of a folder inside that of the whole run, as 'pretrain'"
+        )
+    if own := [part for part in parts if part.casefold() in OF_A_RUN or part.startswith(".mmkit")]:
+        raise UserError(f"folder = {folder!r}: a run keeps something of its own in {own[0]!r}; choose another name")
+
+
+def _check_run(exp: Experiment) -> None:
+    run = exp.run
+    _one_of("run", run, ("steps", "epochs", "minutes"), needed=True)
+    _positive("run", run, ("steps", "epochs", "minutes", "timeout_minutes", "keep_checkpoints", "stop_after_steps"))
+    _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps"), or_zero=True)
+    if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
+        raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")
+    if exp.teacher is not None:
+        _fraction("teacher", exp.teacher, ("momentum", "alpha"))
+        _positive("teacher", exp.teacher, ("alpha_ramp_epochs",), or_zero=True)
+
+
+def _check_data(exp: Experiment) -> None:
+    if exp.data.max_tokens < 2:
+        raise UserError(f"data.max_tokens = {exp.data.max_tokens}: at least 2, the first is [CLS]")
+    _positive("data", exp.data, ("workers",), or_zero=True)
+    _fraction("data", exp.data, ("max_bad_fraction",))
+
+
+def _check_heads(exp: Experiment, world: int) -> None:
+    if not exp.heads:
+        raise UserError("heads: a run needs at least one objective")
+    for name, weight in exp.weights.items():
+        if name not in exp.heads:
+            hint = nearest(name, exp.heads)
+            raise UserError(f"weights.{name}: there is no such head{hint}; heads are {sorted(exp.heads)}")
+        if not isinstance(weight, (int, float)):
+            _positive(f"weights.{name}", weight, ("steps",), or_zero=True)
+    side_by_side = exp.data.batch_plan(world).rank_batch * world
+    for name, head in exp.heads.items():
+        if exp.data.masking is None and getattr(head.func, "needs_masking", False):
+            raise UserError(f"heads.{name} learns from hidden words, and data.masking is None; give it a Masking")
+        if side_by_side < 2 and getattr(head.func, "needs_negatives", False):
+            raise UserError(
+                f"heads.{name} learns from the other samples of its batch as negatives, but the batch has "
+                f"{side_by_side} (rank_batch x processes); raise data.global_batch or data.rank_batch"
+            )
+
+
+def _check_image_size(exp: Experiment) -> None:
+    size = exp.data.image_size
+    sides = height_width(size, "data.image_size")
+    arguments = arguments_of(exp.model)
+    if "max_tokens" in arguments and arguments["max_tokens"] < exp.data.max_tokens:
+        raise UserError(
+            f"data.max_tokens = {exp.data.max_tokens} is more than model.max_tokens = {arguments['max_tokens']}"
+        )
+    if "image_size" in arguments and height_width(arguments["image_size"], "model.image_size") != sides:
+        raise UserError(
+            f"model.image_size = {arguments['image_size']} but data.image_size = {size}: they must be equal; set both"
+        )
+    for name in {"patch", "patch_size"} & arguments.keys():
+        patch = height_width(arguments[name], f"model.{name}")
+        if any(side % p for side, p in zip(sides, patch, strict=True)):
+            fits = tuple(max(1, round(side / p)) * p for side, p in zip(sides, patch, strict=True))
+            raise UserError(
+                f"data.image_size = {size} is not a multiple of model.{name} = {arguments[name]}; nearest: {fits}"
+            )
+
+
+def _check_warmup(exp: Experiment) -> None:
+    optim, run = exp.optim, exp.run
+    names = ("warmup_steps", "warmup_epochs", "warmup_frac")
+    _one_of("optim", optim, names)
+    _positive("optim", optim, names, or_zero=True)
+    for name, whole in (("warmup_steps", run.steps), ("warmup_epochs", run.epochs), ("warmup_frac", 1.0)):
+        value = getattr(optim, name)
+        if value is not None and whole is not None and value >= whole:
+            raise UserError(f"optim.{name} = {value}: must be shorter than the run ({whole})")
+
+
+def _check_rates(exp: Experiment) -> None:
+    optim = exp.optim
+    if not 0 <= optim.min_lr <= optim.lr or optim.lr <= 0:
+        raise UserError(f"optim: 0 <= min_lr <= lr must hold, lr > 0; got min_lr = {optim.min_lr}, lr = {optim.lr}")
+    _positive("optim", optim, ("clip_norm", "eps"))
+    _positive("optim", optim, ("weight_decay", "warmup_lr"), or_zero=True)
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"optim.betas = {optim.betas}: must lie in 0..1, below 1")
+    if not optim.rules:
+        raise UserError("optim.rules: needs at least a last rule that takes every parameter, Rule(pattern='')")
+
+
+def _one_of(path: str, section: Any, names: Sequence[str], needed: bool = False) -> None:
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) > 1 or (needed and not given):
+        hint = f"; take one away, as by --set {path}.{given[-1]}=null" if given else ""
+        raise UserError(
+            f"{path}: give {'exactly' if needed else 'at most'} one of {', '.join(names)}; got {given or 'none'}{hint}"
+        )
+
+
+def _positive(path: str, section: Any, names: Sequence[str], or_zero: bool = False) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (value > 0 or (value == 0 and or_zero)):  # nor not a number
+            raise UserError(f"{path}.{name} = {value}: must be positive{', or 0' if or_zero else ''}")
+
+
+def _fraction(path: str, section: Any, names: Sequence[str]) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"{path}.{name} = {value}: is a fraction, 0 to 1")

@@ -1,0 +1,58 @@
+"""Where the parts live now that a file of an earlier version names by another module: one table for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MODULES = {
+    "config": "config.experiment",
+    "data.centre_crop": "data.images.centre_crop",
+    "data.easy_vqa": "data.sources.easy_vqa",
+    "data.image_ops": "data.images.transforms",
+    "data.karpathy": "data.sources.published.karpathy",
+    "data.masking": "data.texts.masking",
+    "data.openmoji": "data.openmoji.scenes",
+    "data.openmoji_hypotheses": "data.openmoji.hypotheses",
+    "data.openmoji_pairs": "data.openmoji.pairs",
+    "data.openmoji_questions": "data.openmoji.questions",
+    "data.refcoco": "data.sources.published.refcoco",
+    "data.tokenizer": "data.texts.tokenizers",
+    "data.variable_size": "data.images.variable_size",
+    "data.vqa_files": "data.sources.published.vqa",
+    "heads.answer_classifier": "heads.answers.classifier",
+    "heads.answer_decoder": "heads.answers.decoder",
+    "models.sizes": "models.sizes.albef",
+    "models.sizes_dual": "models.sizes.dual",
+    "models.sizes_vilt": "models.sizes.vilt",
+}
+_NAMES = {
+    "data.sources:ClassFolder": "data.sources.class_folder:ClassFolder",
+    "data.sources:ClassTable": "data.sources.table:ClassTable",
+    "data.sources:Folder": "data.sources.folder:Folder",
+    "data.sources:HuggingFace": "data.sources.hugging_face:HuggingFace",
+    "data.tokenizer:Framing": "data.texts.protocol:Framing",
+    "data.vqa_files:Joined": "data.sources.joined:Joined",
+}
+_FORMS = ("target", "dataclass", "reference")
+
+
+def present(name: str) -> str:
+    """The present ``module:qualname`` of a part of mmkit; any other name as it is."""
+    of_mmkit, own, rest = name.partition("mmkit.")
+    if of_mmkit or not own:
+        return name
+    module, _, part = rest.partition(":")
+    return f"mmkit.{_NAMES.get(rest) or f'{_MODULES.get(module, module)}:{part}'}"
+
+
+def with_present_names(data: Any) -> Any:
+    """JSON-able values in which each part (``mmkit/config/as_json.py``) has its present name."""
+    if isinstance(data, list):
+        return [with_present_names(value) for value in data]
+    if not isinstance(data, Mapping):
+        return data
+    return {
+        key: present(value) if key in _FORMS and isinstance(value, str) else with_present_names(value)
+        for key, value in data.items()
+    }

@@ -1,0 +1,1 @@
+"""The layouts of published checkpoints: how a file of one is told, read and written."""

@@ -1,0 +1,1 @@
+"""Tables of names, one for each family of published checkpoints, and what reads them in both directions."""

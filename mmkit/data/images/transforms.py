@@ -1,0 +1,190 @@
+"""Pictures to pixels: the training augmentation of ALBEF (RECIPES A.4) and the plain resize for evaluation.
+
+Every random choice comes from the ``random.Random`` that is passed in. Pictures stay 8-bit PIL until the last step,
+which is where Pillow's resampling is fastest. Left out: colour jitter and mixing of pictures (ALBEF has neither).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.randaugment import RandAugment
+from mmkit.data.images.resizing import RESAMPLE, Resample, resized
+from mmkit.data.images.size import Size, height_width
+from mmkit.data.texts.mirror import swap_left_right
+from mmkit.errors import UserError
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "BadImage",
+    "Blank",
+    "BlankTrain",
+    "EvalTransform",
+    "RandAugment",
+    "TrainTransform",
+    "load_image",
+]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+FACTOR = 1 / 255
+"""What bytes are multiplied by before they are normalised."""
+
+Triple = tuple[float, float, float]
+
+
+def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> Tensor:
+    """RGB picture to (3, h, w) float32, (x * factor - mean) / std."""
+    # in NumPy, which starts no threads: many readers and workers do this at the same time
+    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1), np.float32)
+    full = np.float32(1 / factor)
+    pixels -= (full * np.array(mean, np.float32))[:, None, None]
+    pixels /= (full * np.array(std, np.float32))[:, None, None]
+    return torch.from_numpy(pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """Squash to the size, bicubic, normalise (ALBEF's evaluation). (PIL RGB) -> (3, h, w) float32.
+
+    resample: how. factor: what bytes are multiplied by, before ``mean`` is taken off and ``std`` divides.
+    """
+
+    size: Size
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+    resample: Resample = "bicubic"
+    factor: float = FACTOR
+
+    def __post_init__(self) -> None:
+        height_width(self.size)
+        check_numbers(type(self).__name__, self.mean, self.std, self.resample, self.factor)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture to (3, h, w) float32, normalised."""
+        height, width = height_width(self.size)
+        return to_pixels(resized(image, (width, height), self.resample), self.mean, self.std, self.factor)
+
+    def resized(self, size: Size) -> EvalTransform:
+        """The same for another size of the result."""
+        return replace(self, size=size)
+
+
+def check_numbers(name: str, mean: Triple, std: Triple, resample: str, factor: float) -> None:
+    """UserError for what no picture can be normalised with, or a resampling that Pillow has not."""
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or 0 in std:
+        raise UserError(f"{name} mean={mean}, std={std}: three finite numbers each, of which std has no 0")
+    if resample not in RESAMPLE:
+        raise UserError(f"{name} resample={resample!r}: there are {', '.join(RESAMPLE)}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise UserError(f"{name} factor={factor}: what bytes are multiplied by, above 0 (1 / 255 as a rule)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """Random crop, flip, RandAugment, erasing, normalisation. (PIL RGB, caption, Random) -> (pixels, caption).
+
+    size: of the result. scale, ratio: share of the area and aspect ratio of the crop (1.0 to 1.0: the picture is
+    squashed whole). flip: probability; left and right are swapped in the caption, and a caption whose left and right
+    cannot be swapped safely keeps its picture unflipped. randaugment: (number, magnitude of 10) or None. erase:
+    probability of replacing a random rectangle by the mean colour (Zhong et al. 2020). mean, std: normalisation.
+    """
+
+    size: Size
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    randaugment: tuple[int, int] | None = (2, 7)
+    erase: float = 0.0
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+
+    def __post_init__(self) -> None:
+        height_width(self.size)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"transform scale={self.scale}: shares of the area, 0 < low <= high <= 1")
+        if not 0 <= self.flip <= 1 or not 0 <= self.erase <= 1:
+            raise UserError(f"transform flip={self.flip}, erase={self.erase}: probabilities must lie in 0..1")
+
+    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        """((3, h, w) float32, normalised; the caption, with left and right swapped if the picture was)."""
+        height, width = height_width(self.size)
+        box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        if image.size != (width, height) or box != (0, 0, width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        if self.flip and rng.random() < self.flip:
+            swapped = swap_left_right(caption)
+            if swapped is not None:
+                image, caption = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), swapped
+        if self.randaugment is not None:
+            image = RandAugment(*self.randaugment)(image, rng)
+        pixels = to_pixels(image, self.mean, self.std)
+        if self.erase and rng.random() < self.erase:
+            left, top, right, bottom = crop_box(width, height, (0.02, 0.33), (0.3, 3.3), rng)
+            pixels[:, top:bottom, left:right] = 0
+        return pixels, caption
+
+    def for_eval(self) -> EvalTransform:
+        """The evaluation transform with the same size and normalisation."""
+        return EvalTransform(size=self.size, mean=self.mean, std=self.std)
+
+
+@dataclass(frozen=True)
+class Blank:
+    """An evaluation transform that sees grey pictures only, of the same sizes."""
+
+    transform: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture -> what the transform makes of a grey one."""
+        pixels: Tensor = self.transform(blank(image))
+        return pixels
+
+
+@dataclass(frozen=True)
+class BlankTrain:
+    """The same for training."""
+
+    transform: Any
+
+    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        """(RGB picture, caption, Random) -> what the transform makes of a grey one."""
+        found: tuple[Tensor, str] = self.transform(blank(image), caption, rng)
+        return found
+
+
+def blank(image: Image.Image) -> Image.Image:
+    """Nothing but grey, of the same size."""
+    return Image.new("RGB", image.size, (128, 128, 128))
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: Random
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random rectangle, drawn like torchvision's RandomResizedCrop."""
+    if scale == (1.0, 1.0):
+        return 0, 0, width, height
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    # as torchvision: the largest centred rectangle whose aspect ratio is allowed
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -1,0 +1,134 @@
+"""Pictures that keep their shape: a shorter side, a longest one, batches with a true mask (ViLT, section 3.3; DETR).
+
+A picture is scaled until its shorter side is as wanted, or less where the longer one would pass its bound, and both are
+rounded down to whole patches. Unequal pictures share a batch in the upper left corner of a canvas. Left out: sorting
+records by shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmkit.data.images.resizing import Resample, resized
+from mmkit.data.images.transforms import FACTOR, RandAugment, Triple, check_numbers, to_pixels
+from mmkit.errors import UserError
+
+HALF: Triple = (0.5, 0.5, 0.5)
+
+
+def fitted(width: int, height: int, shorter: int, longest: int, multiple: int) -> tuple[int, int]:
+    """(width, height) of a picture after scaling; whole multiples, at least one."""
+    scale = shorter / min(width, height)
+    sides = (shorter if side == min(width, height) else scale * side for side in (width, height))
+    wide, high = sides
+    if (most := max(wide, high)) > longest:
+        wide, high = longest / most * wide, longest / most * high
+    return _whole(wide, multiple), _whole(high, multiple)
+
+
+def _whole(side: float, multiple: int) -> int:
+    return max(multiple, int(side + 0.5) // multiple * multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepShape:
+    """The shape is kept, for evaluation. (PIL RGB) -> (3, h, w) float32.
+
+    size: the shorter side in pixels. longest: bound of the longer side; None = 5 / 3 of the shorter. multiple: both
+    sides become multiples of it, the patch. mean, std: normalisation; as published, to -1 .. 1. resample, factor: as in
+    ``EvalTransform``.
+    """
+
+    size: int
+    longest: int | None = None
+    multiple: int = 32
+    mean: Triple = HALF
+    std: Triple = HALF
+    resample: Resample = "bicubic"
+    factor: float = FACTOR
+
+    def __post_init__(self) -> None:
+        check_numbers("KeepShape", self.mean, self.std, self.resample, self.factor)
+        if not isinstance(self.size, int) or self.size < self.multiple or self.bound < self.size:
+            raise UserError(
+                f"KeepShape size={self.size}, longest={self.longest}, multiple={self.multiple}: give the shorter "
+                "side as one number, at least a multiple and at most longest"
+            )
+
+    @property
+    def bound(self) -> int:
+        """The longer side's bound in pixels."""
+        return self.longest if self.longest is not None else int(1333 / 800 * self.size)
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) into which every picture fits, lying or standing."""
+        side = self.bound // self.multiple * self.multiple
+        return side, side
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture to (3, h, w) float32, normalised."""
+        size = fitted(image.width, image.height, self.size, self.bound, self.multiple)
+        return to_pixels(resized(image, size, self.resample), self.mean, self.std, self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepShapeTrain:
+    """The same for training, with RandAugment at will. (PIL RGB, caption, Random) -> (pixels, caption).
+
+    randaugment: (number, magnitude of 10) or None. No crop and no flip: the caption stays true.
+    """
+
+    size: int
+    longest: int | None = None
+    multiple: int = 32
+    randaugment: tuple[int, int] | None = None
+    mean: Triple = HALF
+    std: Triple = HALF
+
+    def __post_init__(self) -> None:
+        self.for_eval()
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) into which every picture fits."""
+        return self.for_eval().canvas
+
+    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
+        """((3, h, w) float32, normalised; the caption)."""
+        if self.randaugment is not None:
+            image = RandAugment(*self.randaugment)(image, rng)
+        return self.for_eval()(image), caption
+
+    def for_eval(self) -> KeepShape:
+        """The evaluation transform with the same sizes and normalisation."""
+        return KeepShape(size=self.size, longest=self.longest, multiple=self.multiple, mean=self.mean, std=self.std)
+
+
+def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
+    """Pictures (3, h, w) as one batch (B, 3, height, width), and (B, height, width) bool where there is picture.
+
+    canvas: (height, width) of the batch, for ranks that must agree on it; None = the largest sides, and no mask where
+    all pictures are of one size. ValueError for a picture that is larger than the canvas.
+    """
+    shapes = {picture.shape for picture in pictures}
+    if canvas is None and len(shapes) == 1:
+        return torch.stack(list(pictures)), None
+    if any(len(shape) != 3 for shape in shapes):
+        raise UserError(f"pictures of unequal shapes {sorted(map(tuple, shapes))} cannot share a batch")
+    largest = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+    height, width = canvas or largest
+    if largest[0] > height or largest[1] > width:
+        raise UserError(f"a picture of {largest[0]}x{largest[1]} does not fit the canvas {height}x{width}")
+    pixels = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
+    mask = torch.zeros(len(pictures), height, width, dtype=torch.bool)
+    for i, picture in enumerate(pictures):
+        pixels[i, :, : picture.shape[1], : picture.shape[2]] = picture
+        mask[i, : picture.shape[1], : picture.shape[2]] = True
+    return pixels, mask

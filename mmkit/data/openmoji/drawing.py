@@ -1,0 +1,147 @@
+"""Composing scenes: backgrounds, sprites at any size, and places with little overlap and clear relations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mmkit.data.openmoji.font import sprites
+
+COLOURS = {
+    "white": (250, 250, 248),
+    "grey": (196, 198, 202),
+    "pink": (248, 196, 214),
+    "red": (226, 120, 112),
+    "orange": (248, 186, 120),
+    "yellow": (248, 232, 130),
+    "green": (168, 216, 150),
+    "blue": (150, 200, 240),
+    "purple": (196, 170, 232),
+    "brown": (190, 156, 124),
+}
+TEXTURES = ("plain", "gradient", "stripes", "dots", "checks", "noise")
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; right and bottom are outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def side(self) -> int:
+        """The longer side."""
+        return max(self.right - self.left, self.bottom - self.top)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y)."""
+        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
+
+
+@lru_cache(maxsize=128)
+def background(colour: str, texture: str, size: int) -> Image.Image:
+    """A light ground of one colour, (size, size) RGB; textures stay close to the colour. Do not draw on it: copy."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    if texture == "plain":
+        shade = np.zeros_like(x)
+    elif texture == "gradient":
+        shade = 1.2 * (y - 0.5)
+    elif texture == "stripes":
+        shade = np.where((6 * (x + y)) % 1 < 0.5, 0.5, -0.5)
+    elif texture == "dots":
+        shade = np.where((8 * x % 1 - 0.5) ** 2 + (8 * y % 1 - 0.5) ** 2 < 0.06, 0.8, -0.2)
+    elif texture == "checks":
+        shade = np.where((5 * x // 1 + 5 * y // 1) % 2 < 1, 0.4, -0.4)
+    else:
+        coarse = np.random.default_rng(0).normal(size=(12, 12)).astype(np.float32)
+        shade = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)) * 0.6
+    ground = np.asarray(COLOURS[colour], np.float32) - 14 * shade[:, :, None]
+    return Image.fromarray(ground.clip(0, 255).astype(np.uint8))
+
+
+def sprite(emoji: str, side: int) -> Image.Image:
+    """The emoji with its longer direction of this many pixels, cropped tight, RGBA. Do not draw on it."""
+    return _small(emoji, side) if side <= 64 else _large(emoji, side)
+
+
+def _scaled(emoji: str, side: int) -> Image.Image:
+    base = _cropped(emoji, 128 if side <= 128 else 256)
+    scale = side / max(base.size)
+    return base.resize(
+        (max(1, round(base.width * scale)), max(1, round(base.height * scale))), Image.Resampling.BICUBIC
+    )
+
+
+# Two caches, so that either stays below some 100 MB.
+_small = lru_cache(maxsize=8192)(_scaled)
+_large = lru_cache(maxsize=512)(_scaled)
+
+
+@lru_cache(maxsize=1024)
+def _cropped(emoji: str, size: int) -> Image.Image:
+    whole = Image.fromarray(np.asarray(sprites(size)[emoji]))
+    return whole.crop(whole.getbbox())
+
+
+def sides(shares: Sequence[float], size: int) -> list[int]:
+    """Sprite sides in pixels, rounded to a few steps so that scaled sprites are used again."""
+    step = max(2, size // 24)
+    return [max(8, step * round(share * size / step)) for share in shares]
+
+
+def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int) -> Image.Image:
+    """The picture, (size, size) RGB."""
+    canvas = background(colour, texture, size).copy()
+    for emoji, box in placed:
+        layer = sprite(emoji, box.side)
+        canvas.paste(layer, (box.left, box.top), layer)
+    return canvas
+
+
+def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random) -> list[Box]:
+    """A tight box for each emoji. Neighbours in the list are clearly beside or clearly above one another."""
+    shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
+    for attempt in range(400):
+        # After many failures the drawings shrink; three large ones may not fit otherwise.
+        if attempt and attempt % 50 == 0:
+            shares = [0.9 * share for share in shares]
+            shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
+        boxes: list[Box] = []
+        for width, height in shapes:
+            left, top = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
+            box = Box(left, top, left + width, top + height)
+            if any(_overlap(box, other) for other in boxes) or (boxes and relation(boxes[-1], box) is None):
+                break
+            boxes.append(box)
+        if len(boxes) == len(shapes):
+            return boxes
+    raise RuntimeError(f"no place for {emoji} on {size} pixels")
+
+
+def relation(a: Box, b: Box) -> str | None:
+    """Where a is seen from b: "left", "right", "above", "below"; None when it is askew."""
+    (ax, ay), (bx, by) = a.centre, b.centre
+    across, down = ax - bx, ay - by
+    if abs(across) > 1.6 * abs(down):
+        return "left" if across < 0 else "right"
+    if abs(down) > 1.6 * abs(across):
+        return "above" if down < 0 else "below"
+    return None
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    """Whether more than 6 % of the smaller box are covered."""
+    across = min(a.right, b.right) - max(a.left, b.left)
+    down = min(a.bottom, b.bottom) - max(a.top, b.top)
+    if across <= 0 or down <= 0:
+        return False
+    smaller = min((box.right - box.left) * (box.bottom - box.top) for box in (a, b))
+    return across * down > 0.06 * smaller

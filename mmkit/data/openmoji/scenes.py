@@ -1,0 +1,300 @@
+"""The built-in data: scenes of drawn emoji with captions, single emoji with labels, and emoji never trained on.
+
+Every picture follows from (seed, split, index) and is drawn when asked for, in a fraction of a millisecond. Two splits
+never share a scene: which split a combination of emoji belongs to is a property of the combination. Emoji of people
+are split a second time, by emoji: ``Unseen`` holds those whose parts all occur in training, but never together.
+
+Questions, pairs with statements, and hypotheses about such scenes: ``openmoji_questions``, ``openmoji_pairs``,
+``openmoji_hypotheses``. Drawings: OpenMoji, see ``ATTRIBUTION``. Left out for now: video.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from random import Random
+from typing import Any, Literal
+
+from PIL import Image
+
+from mmkit.data.openmoji.captions import Scene, caption
+from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
+from mmkit.data.openmoji.kinds import KINDS, check_language, emoji_name, emoji_names, first_kinds, people
+from mmkit.data.records import Record
+from mmkit.errors import UserError
+
+__all__ = ["ATTRIBUTION", "KINDS", "Scenes", "Singles", "Unseen", "class_names", "unseen_names"]
+
+ATTRIBUTION = (
+    "Emoji designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org). "
+    "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/). Names: Unicode CLDR."
+)
+
+Split = Literal["train", "val", "test"]
+SHARES = {"train": 90, "val": 5, "test": 5}  # of the combinations, percent
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One composed picture, before it is painted."""
+
+    scene: Scene
+    boxes: tuple[Box, ...]
+    texture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Openmoji:
+    """What the sources share: painting, and captions in one or several languages.
+
+    plain: emoji of similar size on white, and captions that list what is there; a small model learns these in minutes.
+    Otherwise grounds differ in colour and texture, and captions tell of places, sizes and colours too.
+    """
+
+    seed: int = 0
+    language: str | tuple[str, ...] = "en"
+    size: int = 96
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        for language in self._languages:
+            check_language(language)
+        if self.size < 32:
+            raise UserError(f"openmoji: size={self.size}; scenes need at least 32 pixels")
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def captions(self) -> Iterator[str]:
+        """Every caption, without painting."""
+        for index in range(len(self)):
+            yield from self._captions(index, self._compose(index))
+
+    @cached_property
+    def _languages(self) -> tuple[str, ...]:
+        return (self.language,) if isinstance(self.language, str) else tuple(self.language)
+
+    def _compose(self, index: int) -> Drawn:
+        raise NotImplementedError
+
+    def _captions(self, index: int, drawn: Drawn, paraphrases: int = 1) -> tuple[str, ...]:
+        rng = Random(f"{self.seed} {type(self).__name__} words {index}")
+        return tuple(caption(drawn.scene, language, rng) for language in self._languages for _ in range(paraphrases))
+
+    def _paint(self, drawn: Drawn) -> Image.Image:
+        placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
+        return draw(placed, drawn.scene.colour or "white", drawn.texture, self.size)
+
+    def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> Drawn:
+        drawn = compose(emoji, colour, self.size, rng, SIMILAR if self.plain else VARIED)
+        if not self.plain:
+            return drawn
+        nothing = ("",) * len(emoji)
+        scene = replace(drawn.scene, sizes=nothing, relations=nothing, colour="")
+        return Drawn(scene, drawn.boxes, "plain")
+
+    def _targets(self, drawn: Drawn) -> dict[str, Any]:
+        boxes = [
+            {"name": emoji_name(e, self._languages[0]), "emoji": e, "box": tuple(box)}
+            for e, box in zip(drawn.scene.emoji, drawn.boxes, strict=True)
+        ]
+        return {"boxes": boxes, "background": drawn.scene.colour or "white"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes(_Openmoji):
+    """``n`` scenes of one to ``max_emoji`` emoji; captions name all of them, where they are, and what stands out.
+
+    split: "train", "val" or "test"; they have no combination of emoji in common. kinds: how many plain kinds to use.
+    people: the share of emoji that are people, of those that training may show. paraphrases: captions per scene and
+    language. size: of the picture in pixels. counts: how often scenes of one, two and three emoji are drawn, as
+    proportions; None = alike when plain, else 1:2:2. ``targets``: ``boxes``, a list of {name, emoji, box (left, top,
+    right, bottom) in pixels}, and ``background``.
+    """
+
+    split: Split = "train"
+    n: int = 20_000
+    max_emoji: int = 3
+    kinds: int = 200
+    people: float = 0.1
+    paraphrases: int = 1
+    counts: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first_kinds(self.kinds)
+        if self.split not in SHARES:
+            raise UserError(f"openmoji: split={self.split!r}; there are {', '.join(SHARES)}")
+        if self.n < 1 or not 1 <= self.max_emoji <= 3 or self.paraphrases < 1 or not 0 <= self.people <= 1:
+            raise UserError(
+                f"openmoji: n={self.n} and paraphrases={self.paraphrases} must be at least 1, "
+                f"max_emoji={self.max_emoji} in 1..3, people={self.people} in 0..1"
+            )
+        if self.counts is not None and (len(self.counts) != 3 or min(self.counts) < 0 or self.counts[0] <= 0):
+            raise UserError(f"openmoji: counts={self.counts}; give three proportions, the first above 0")
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        drawn = self._compose(index)
+        key = f"openmoji:{self.split}/{self.seed}/{index}"
+        return Record(
+            image=self._paint(drawn),
+            captions=self._captions(index, drawn, self.paraphrases),
+            image_id=key,
+            key=key,
+            targets=self._targets(drawn),
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every caption, without painting."""
+        for index in range(self.n):
+            yield from self._captions(index, self._compose(index), self.paraphrases)
+
+    @cached_property
+    def _plain(self) -> tuple[str, ...]:
+        return first_kinds(self.kinds)
+
+    @cached_property
+    def _people(self) -> tuple[str, ...]:
+        return people(held_out=False)
+
+    def _compose(self, index: int) -> Drawn:
+        return self._invent(Random(f"{self.seed} {self.split} {index}"))
+
+    def _invent(self, rng: Random, count: int | None = None, people: float | None = None) -> Drawn:
+        """A scene of the split, with ``count`` emoji and this share of people; None = as for captions."""
+        fixed = count
+        for _ in range(100_000):
+            count = fixed or self._count(rng)
+            emoji = tuple(rng.choice(self._people_or_plain(rng, people)) for _ in range(count))
+            colour = rng.choice(tuple(COLOURS))
+            if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
+                return self._place(emoji, colour, rng)
+        raise UserError(f"openmoji: kinds={self.kinds} make no scene of {fixed or 'any'} emoji in split {self.split!r}")
+
+    def _with(self, given: str, count: int, rng: Random) -> Drawn | None:
+        """A scene of ``count`` emoji, ``given`` among them; None where the split (nearly) has none."""
+        for _ in range(300):
+            others = [rng.choice(self._people_or_plain(rng)) for _ in range(count - 1)]
+            emoji, colour = tuple(rng.sample([given, *others], count)), rng.choice(tuple(COLOURS))
+            if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
+                return self._place(emoji, colour, rng)
+        return None
+
+    def _count(self, rng: Random) -> int:
+        proportions = self.counts or ((1, 1, 1) if self.plain else (1, 2, 2))
+        return min(self.max_emoji, rng.choices((1, 2, 3), proportions)[0])
+
+    def _people_or_plain(self, rng: Random, people: float | None = None) -> tuple[str, ...]:
+        return self._people if rng.random() < (self.people if people is None else people) else self._plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Singles(_Openmoji):
+    """Each of the first ``kinds`` kinds alone, ``variations`` times; ``targets["label"]`` indexes ``class_names``.
+
+    Colour, texture, place and size of the drawing vary with the index and the seed.
+    """
+
+    kinds: int = 200
+    variations: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self._classes or self.variations < 1:
+            raise UserError(f"openmoji: variations={self.variations} must be at least 1")
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        return first_kinds(self.kinds)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names that the labels index, in the (first) language."""
+        return emoji_names(self._classes, self._languages[0])
+
+    def __len__(self) -> int:
+        return len(self._classes) * self.variations
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        drawn = self._compose(index)
+        key = f"openmoji:{type(self).__name__.lower()}/{self.seed}/{index}"
+        return Record(
+            image=self._paint(drawn),
+            captions=self._captions(index, drawn),
+            image_id=key,
+            key=key,
+            targets={"label": index % len(self._classes), **self._targets(drawn)},
+        )
+
+    def _compose(self, index: int) -> Drawn:
+        rng = Random(f"{self.seed} single {index}")
+        emoji = self._classes[index % len(self._classes)]
+        return self._place((emoji,), rng.choice(tuple(COLOURS)), rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen(Singles):
+    """The people that no training scene shows, alone: all 40, whatever ``kinds`` is. Labels index ``unseen_names``."""
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        return people(held_out=True)
+
+
+def class_names(kinds: int = 200, language: str = "en") -> list[str]:
+    """The names of the first so many kinds, in the order of the labels of ``Singles``."""
+    return emoji_names(first_kinds(kinds), language)
+
+
+def unseen_names(language: str = "en") -> list[str]:
+    """The names of the emoji that are never in training, in the order of the labels of ``Unseen``."""
+    return emoji_names(people(held_out=True), language)
+
+
+def combination_split(emoji: Sequence[str], colour: str) -> str:
+    """The split that a combination belongs to. One emoji alone is a combination with its colour."""
+    parts = sorted(emoji) if len(emoji) > 1 else [*emoji, colour]
+    draw = int.from_bytes(hashlib.blake2b(" ".join(parts).encode(), digest_size=4).digest(), "big") % 100
+    for split, share in SHARES.items():
+        draw -= share
+        if draw < 0:
+            return split
+    raise AssertionError("the shares sum to 100")
+
+
+VARIED = {1: (0.4, 0.9), 2: (0.32, 0.6), 3: (0.3, 0.46)}
+SIMILAR = {1: (0.42, 0.48), 2: (0.42, 0.48), 3: (0.4, 0.44)}
+"""How large emoji are drawn, as shares of the picture's side, by how many there are."""
+
+
+def compose(
+    emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_of: dict[int, tuple[float, float]] = VARIED
+) -> Drawn:
+    """Sizes, places and relations for these emoji."""
+    low, high = shares_of[len(emoji)]
+    boxes = place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
+    shares = [box.side / size for box in boxes]
+    if len(emoji) == 1:
+        words = ["large" if shares[0] > 0.72 else "small" if shares[0] < 0.5 else ""]
+    else:
+        rest = [(sum(shares) - share) / (len(shares) - 1) for share in shares]
+        words = [
+            "large" if share > 1.3 * other else "small" if 1.3 * share < other else ""
+            for share, other in zip(shares, rest, strict=True)
+        ]
+    relations = [""] + [relation(b, a) or "" for a, b in pairwise(boxes)]
+    return Drawn(
+        Scene(emoji, tuple(words), tuple(relations), colour),
+        tuple(boxes),
+        rng.choice(TEXTURES),
+    )

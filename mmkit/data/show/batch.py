@@ -1,0 +1,90 @@
+"""A picture of a batch as the model sees it: the pixels after every transform, the caption, which tokens are hidden.
+
+For ``mmkit data show SOURCE --out grid.png``. Captions in scripts that Pillow's own font lacks need a font of the
+system. Left out: video.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
+from mmkit.data.loader import PairDataset, StepSampler, make_loader
+from mmkit.data.records import Source, captions_of
+from mmkit.data.show.words import LINE, WHITE, chips, legend, wrap, write
+from mmkit.data.texts.masking import Masking
+from mmkit.data.texts.pieces import SentencePieceTokenizer
+from mmkit.data.texts.protocol import Tokenizer
+from mmkit.errors import UserError
+from mmkit.types import Batch
+
+GAP = 14
+
+
+def sample_batch(
+    source: Source, *, n: int = 16, size: int = 128, max_tokens: int = 40, masking: Masking | None = None, seed: int = 0
+) -> tuple[Batch, Tokenizer]:
+    """A training batch of a source, with a small tokenizer made for the occasion."""
+    n = min(n, len(source))
+    captions = [caption for _, caption in zip(range(20_000), captions_of(source), strict=False)]
+    tokenizer = SentencePieceTokenizer.train(captions, vocab_size=2000)
+    dataset = PairDataset(
+        source=source,
+        transform=TrainTransform(size=size, scale=(0.5, 1.0)),
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        masking=masking or Masking(whole_word=True),
+        seed=seed,
+    )
+    return next(iter(make_loader(dataset, StepSampler(len(dataset), rank_batch=n, steps=1, seed=seed)))), tokenizer
+
+
+def grid(
+    batch: Batch,
+    tokenizer: Tokenizer,
+    *,
+    columns: int | None = None,
+    mean: Triple = CLIP_MEAN,
+    std: Triple = CLIP_STD,
+    limit: int = 64,
+) -> Image.Image:
+    """The pictures of a batch in rows, each with its words below; hidden words are chips, explained in the last line.
+
+    mean, std: of the normalisation, to be undone. limit: no more pictures than this.
+    """
+    n = min(len(batch), limit)
+    if n == 0:
+        raise UserError("an empty batch has nothing to show")
+    columns = columns or min(n, max(1, round((1.6 * n) ** 0.5)))
+    images = [_enlarge(to_image(batch.pixels[i], mean, std)) for i in range(n)]
+    width = images[0].width
+    texts = [wrap(chips(batch, i, tokenizer), width) for i in range(n)]
+    rows = [range(start, min(n, start + columns)) for start in range(0, n, columns)]
+    heights = [max(images[i].height + LINE * len(texts[i]) + 6 for i in row) for row in rows]
+    whole = columns * (width + GAP) + GAP
+    notes = wrap(legend(), whole - 2 * GAP) if batch.masked is not None else []
+    canvas = Image.new("RGB", (whole, sum(heights) + GAP * (len(rows) + 1) + LINE * len(notes)), WHITE)
+    pen, top = ImageDraw.Draw(canvas), GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            left = GAP + column * (width + GAP)
+            canvas.paste(images[i], (left, top))
+            write(pen, texts[i], left, top + images[i].height + 6)
+        top += height + GAP
+    write(pen, notes, GAP, top - GAP // 2)
+    return canvas
+
+
+def to_image(pixels: torch.Tensor, mean: Triple = CLIP_MEAN, std: Triple = CLIP_STD) -> Image.Image:
+    """(3, h, w) normalised pixels back to a picture."""
+    values = pixels.detach().float().cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    array = (values * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _enlarge(image: Image.Image, width: int = 200) -> Image.Image:
+    if image.width >= width:
+        return image
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.NEAREST)

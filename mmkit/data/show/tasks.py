@@ -1,0 +1,81 @@
+"""A sheet of questions, statements or hypotheses as they are in the data, each under its picture, with the answer.
+
+For ``mmkit data show``, where records have answers or labels: here one looks whether the answers are right, so the
+pictures are shown as they are in the data, not as a training step changes them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from mmkit.data.images.opening import load_image
+from mmkit.data.records import Record, Source
+from mmkit.data.show.words import FAINT, INK, LINE, RED, WHITE, font
+
+GAP, SIDE = 14, 220
+
+
+def has_task(record: Record) -> bool:
+    """Whether the record's text is asked or judged, not a caption."""
+    return bool({"question", "second"} & record.targets.keys()) or {"label", "kind"} <= record.targets.keys()
+
+
+def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None = None) -> Image.Image:
+    """``n`` records, drawn by ``seed``, in rows: pictures, text, and what is right."""
+    n = min(n, len(source))
+    records = [source[i] for i in Random(seed).sample(range(len(source)), n)]
+    names = getattr(source, "class_names", None)
+    columns = columns or min(n, max(1, round((1.6 * n) ** 0.5)))
+    cells = [_cell(record, names) for record in records]
+    width = max(cell.width for cell in cells)
+    rows = [cells[start : start + columns] for start in range(0, n, columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    canvas = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), WHITE)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            canvas.paste(cell, (GAP + column * (width + GAP), top))
+        top += height + GAP
+    return canvas
+
+
+def right_answer(record: Record, names: list[str] | None = None) -> str:
+    """The answers with their number of annotators, or the label's name; empty where the record does not tell."""
+    if "label" in record.targets:
+        label = record.targets["label"]
+        return names[label] if names is not None and isinstance(label, int) else str(label)
+    answers = record.targets.get("answers", ())
+    distinct = list(dict.fromkeys(answers))
+    if len(distinct) == 1:
+        return str(distinct[0])
+    return ", ".join(f"{answer} x{answers.count(answer)}" for answer in distinct)
+
+
+def _cell(record: Record, names: list[str] | None) -> Image.Image:
+    pictures = [load_image(record)]
+    if "second" in record.targets:
+        pictures.append(load_image(record.targets["second"]))
+    pictures = [picture.resize((SIDE, round(picture.height * SIDE / picture.width))) for picture in pictures]
+    width = SIDE * len(pictures) + (len(pictures) - 1) * 4
+    text = [(line, INK) for line in _lines(" / ".join(record.captions), width)]
+    text += [(line, RED) for line in _lines(right_answer(record, names), width)]
+    height = max(picture.height for picture in pictures)
+    cell = Image.new("RGB", (width, height + 6 + LINE * len(text)), WHITE)
+    pen = ImageDraw.Draw(cell)
+    for i, picture in enumerate(pictures):
+        cell.paste(picture, (i * (SIDE + 4), 0))
+        pen.rectangle((i * (SIDE + 4), 0, i * (SIDE + 4) + SIDE - 1, picture.height - 1), outline=FAINT)
+    for i, (line, colour) in enumerate(text):
+        pen.text((0, height + 6 + i * LINE), line, colour, font=font(line))
+    return cell
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Wrapped by the average width of its letters; texts without spaces are cut."""
+    if not text:
+        return []
+    letter = float(font(text).getlength(text)) / len(text)
+    return textwrap.wrap(text, max(8, int(width / letter * 0.95)))

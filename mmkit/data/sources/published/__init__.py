@@ -1,0 +1,1 @@
+"""The files of published data sets, read as they are published."""

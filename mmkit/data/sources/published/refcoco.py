@@ -1,0 +1,177 @@
+"""Referring expressions of RefCOCO+ as they are published (Yu et al. 2016), for grounding without boxes in training.
+
+Read are: ALBEF's lists of expressions (``refcoco+_train.json``, ``_val.json``, ``_test.json``: image, text, ref_id);
+for evaluation also ``refs(unc).p`` and ``instances.json`` of the data set, which hold splits and true boxes, and a
+``dets.json`` of detected boxes by image (MAttNet's), among which the model chooses. Training needs the first alone.
+The pickle is read without running anything in it. Left out: masks, and RefCOCO / RefCOCOg's other splits.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.picture_files import PictureFiles
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record
+from mmkit.data.text_files import read_json
+from mmkit.data.texts.cleaning import clean_caption
+from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("val", "testA", "testB")
+Box = tuple[float, float, float, float]
+
+
+class RefCoco:
+    """One record for each expression; ``image_id`` is the picture's file name, so that its expressions share it.
+
+    Args:
+        expressions: ALBEF's lists, one or several.
+        images: the folder that the lists' paths start from.
+        refs, instances: ``refs(unc).p`` and ``instances.json``; None for training, where boxes are not needed.
+        detections: ``dets.json``: {image id: [[left, top, width, height, ...], ...]}; None = no candidates but the
+            true boxes of the expression.
+        splits: those that are evaluated, and reported one by one; others are left out.
+        clean: ALBEF's cleaning of captions, which its checkpoints expect.
+
+    With ``refs``, ``targets`` are: ``boxes``, one {name, box (left, top, right, bottom)}; ``detections``, boxes of the
+    same form; ``split``. UserError names the file, the row and what is wrong.
+    """
+
+    def __init__(
+        self, expressions: Sequence[str | Path] | str | Path, images: str | Path, *, refs: str | Path | None = None,
+        instances: str | Path | None = None, detections: str | Path | None = None,
+        splits: Sequence[str] = SPLITS, clean: bool = True,
+    ) -> None:  # fmt: skip
+        if (refs is None) != (instances is None) or (detections is not None and refs is None):
+            raise UserError("RefCOCO+: refs, instances and detections belong together: splits, true boxes, candidates")
+        self.images, self.clean = Path(images), clean
+        self.splits: tuple[str, ...] = tuple(splits) if refs is not None else ()
+        files = [expressions] if isinstance(expressions, str | Path) else list(expressions)
+        boxes = _References(refs, instances, detections) if refs is not None and instances is not None else None
+        self._rows: list[tuple[str, str, str, Mapping[str, Any]]] = []
+        self.files = PictureFiles(self.images)
+        for path in files:
+            self._read(path, boxes)
+        if not self._rows:
+            found = ", ".join(str(path) for path in files)
+            raise UserError(f"{found}: no expression of the splits {', '.join(self.splits)}")
+        if boxes is not None and detections is not None and boxes.without:
+            log.warning("%s: %d pictures have no detected box; their expressions count as missed", detections,
+                        len(boxes.without))  # fmt: skip
+
+    def _read(self, path: str | Path, boxes: _References | None) -> None:
+        """The expressions of one file."""
+        rows, problems = _rows(Path(path)), Problems(path, unit="expression")
+        found: list[tuple[int | str, str, str | None]] = []
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping) or not isinstance(row.get("image"), str) or not _text(row):
+                problems.add(number, "bad row", f'needs "image" and "text", found {str(row)[:80]}')
+                continue
+            targets = {} if boxes is None else boxes.targets(row, number, problems)
+            if targets is None or (self.splits and targets["split"] not in self.splits):
+                continue
+            image = row["image"]
+            found.append((number, image, _id(image)))
+            self._rows.append((image, self._clean(_text(row)), f"{path}:{number}", targets))
+        PictureFiles(self.images).check_rows(found, problems)
+        problems.raise_if_any(len(rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        image, text, key, targets = self._rows[index]
+        found = dict(targets)
+        if "box" in found:
+            found["boxes"] = [{"name": text, "box": found.pop("box")}]
+        return Record(image=self.files.path(image), captions=(text,), image_id=_id(image), key=key, targets=found)
+
+    def captions(self) -> Iterator[str]:
+        """Every expression, without opening pictures."""
+        for _, text, _, _ in self._rows:
+            yield text
+
+    def _clean(self, text: str) -> str:
+        return clean_caption(text) if self.clean else text.strip()
+
+
+class _References:
+    """Split, true box and candidates of each reference."""
+
+    def __init__(self, refs: str | Path, instances: str | Path, detections: str | Path | None) -> None:
+        self.refs = {ref["ref_id"]: ref for ref in _unpickled(Path(refs))}
+        whole = read_json(instances, "the instances of RefCOCO+")
+        try:
+            self.boxes = {entry["id"]: _corners(entry["bbox"]) for entry in whole["annotations"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{instances}: expected annotations with id and bbox ({error!r})") from error
+        self.file = str(detections)
+        self.detections = None if detections is None else read_json(detections, "detected boxes by image")
+        self.without: set[str] = set()
+
+    def targets(self, row: Mapping[str, Any], number: int, problems: Problems) -> Mapping[str, Any] | None:
+        ref = self.refs.get(row.get("ref_id"))
+        if ref is None or ref["ann_id"] not in self.boxes:
+            problems.add(number, "unknown reference", f"ref_id {row.get('ref_id')!r} is not in the refs and instances")
+            return None
+        targets: dict[str, Any] = {"box": self.boxes[ref["ann_id"]], "split": ref["split"]}
+        if self.detections is not None:
+            image = str(ref["image_id"])
+            found = self.detections.get(image, [])
+            try:
+                targets["detections"] = [_corners(box) for box in found]
+            except (TypeError, ValueError):
+                problems.add(number, "bad box", f"{self.file}: boxes of image {image}: {str(found)[:80]}")
+                return None
+            if not found:
+                self.without.add(image)
+        return targets
+
+
+def _corners(box: Sequence[float]) -> Box:
+    """Published as (left, top, width, height, ...)."""
+    left, top, width, height = (float(side) for side in box[:4])
+    return left, top, left + width, top + height
+
+
+def _id(image: str) -> str:
+    return image.replace("\\", "/").rpartition("/")[2]
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    text = row.get("text")
+    return text.strip() if isinstance(text, str) else ""
+
+
+def _rows(path: Path) -> list[Any]:
+    rows = read_json(path, "a list of expressions")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: expected a list of expressions with image, text and ref_id")
+    return rows
+
+
+class _Plain(pickle.Unpickler):
+    """Lists, dicts, strings and numbers; whatever would call something is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+
+
+def _unpickled(path: Path) -> list[Any]:
+    try:
+        refs = _Plain(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not the published list of references ({error}); nothing of it was run") from error
+    needed = {"ref_id", "ann_id", "image_id", "split"}
+    if not isinstance(refs, list) or not all(isinstance(ref, dict) and needed <= ref.keys() for ref in refs):
+        raise UserError(f"{path}: expected a list of references with {', '.join(sorted(needed))}")
+    return refs

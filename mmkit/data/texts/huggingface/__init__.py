@@ -1,0 +1,1 @@
+"""Fast tokenizers of Hugging Face behind mmkit's protocol."""

@@ -1,0 +1,141 @@
+"""A tokenizer trained on the captions at hand: sentencepiece's BPE, for any language, with spaces or without."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkit.data.texts.protocol import Kind
+from mmkit.data.texts.sample import LONGEST, drawn, lines, valid
+from mmkit.data.texts.words import word_starts
+from mmkit.errors import UserError
+from mmkit.files import writing
+
+SP_FILE = "sentencepiece.model"
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece BPE model, lower-cased (NFKC with case folding); made for any language, spaces or none.
+
+    BPE and not unigram: sentencepiece's unigram trainer looks for candidates among the distinct words, each counted
+    once, so that on captions with a small vocabulary it cuts even "background" into five pieces.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        self._processor = _processor(model)
+        self.vocab_size = self._processor.get_piece_size()
+        ids = [self._processor.piece_to_id(name) for name in SPECIALS]
+        if ids != list(range(len(SPECIALS))):
+            raise UserError(
+                f"not a sentencepiece model of mmkit: it needs {', '.join(SPECIALS)} as its first pieces. "
+                "Train one with `mmkit tokenizer train`"
+            )
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = frozenset(ids)
+        self._surfaces = [self._surface(i) for i in range(self.vocab_size)]
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int = 8000) -> SentencePieceTokenizer:
+        """Train on captions, a seeded sample over all of them where they are many (``drawn``).
+
+        A vocabulary larger than the corpus allows becomes as large as it can be; UserError where it is too small for
+        the letters of the captions.
+        """
+        import sentencepiece
+
+        if vocab_size <= len(SPECIALS):
+            raise UserError(f"vocab_size={vocab_size}: {len(SPECIALS)} special tokens alone need more")
+        sample = drawn(captions)
+        if not sample:
+            raise UserError("the tokenizer cannot be trained: there are no captions")
+        out = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=lines(sample),
+                model_writer=out,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                normalization_rule_name="nmt_nfkc_cf",
+                character_coverage=0.9999,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece="[PAD]",
+                unk_piece="[UNK]",
+                bos_piece="[CLS]",
+                eos_piece="[SEP]",
+                control_symbols=["[MASK]"],
+                max_sentence_length=LONGEST,
+                num_threads=1,
+                minloglevel=3,
+            )
+        except RuntimeError as error:
+            raise UserError(_untrained(len(sample), vocab_size, str(error))) from error
+        return cls(out.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> SentencePieceTokenizer:
+        """From a model file, or the folder that holds it."""
+        path = Path(path)
+        return cls((path / SP_FILE if path.is_dir() else path).read_bytes())
+
+    def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
+        """See ``Tokenizer``."""
+        return [self.cls_id, *self._processor.encode(valid(text))][:max_tokens]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``Tokenizer``."""
+        return str(self._processor.decode([int(i) for i in ids if int(i) not in self.special_ids]))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """See ``Tokenizer``."""
+        return [str(self._processor.id_to_piece(int(i))) for i in ids]
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        """See ``Tokenizer``, and ``word_starts``."""
+        return word_starts([self._surfaces[int(i)] for i in ids])
+
+    def save(self, folder: str | Path) -> None:
+        """See ``Tokenizer``. Atomic, so that several processes may write the same model."""
+        folder = Path(folder)
+        with writing(folder / SP_FILE, "wb") as file:
+            file.write(self._model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"])  # type: ignore[misc]
+
+    def _surface(self, number: int) -> bytes | None:
+        """What a piece spells, as ``word_starts`` takes it."""
+        piece = self._processor.id_to_piece(number)
+        if number in self.special_ids or self._processor.is_control(number):
+            return None
+        if self._processor.is_byte(number):
+            return bytes([int(piece[3:-1], 16)])
+        return str(piece).replace("▁", " ").encode()
+
+
+def _untrained(captions: int, vocab_size: int, reason: str) -> str:
+    """Why no vocabulary could be made."""
+    about = f"the tokenizer cannot be trained on {captions} captions with vocab_size={vocab_size}"
+    if (found := re.search(r"required_chars\.? *\d+ vs (\d+)", reason)) is not None:
+        return f"{about}: their letters alone need {found[1]} pieces; give at least {int(found[1]) + 100}"
+    return f"{about}: {reason.rpartition('] ')[2].strip() or reason}"
+
+
+def _processor(model: bytes) -> Any:
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"not a sentencepiece model: {error}") from error

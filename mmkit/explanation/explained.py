@@ -1,0 +1,30 @@
+"""What ``mmkit.explain`` gives: the evidence for a text, which can be shown and saved as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mmkit.explanation import picture
+from mmkit.explanation.maps import Evidence
+from mmkit.explanation.picture import Style
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation(Evidence):
+    """Heat maps of a picture and a text; its values are those of ``Evidence``."""
+
+    def figure(self, style: Style | None = None) -> Image.Image:
+        """The picture, the sentence's heat map over it, and one tile for each word, as one RGB picture."""
+        return picture.figure(self, style)
+
+    def overlay(self, word: str | None = None, size: int | None = None) -> Image.Image:
+        """The heat map of the sentence, or of a word, over the picture: RGB; ``size``: its longer side in pixels."""
+        return picture.overlay(self.picture, self.sentence if word is None else self.word(word).map, size)
+
+    def save(self, path: str | Path, style: Style | None = None) -> None:
+        """Write ``figure`` as a PNG; UserError where it cannot be written, or the name ends otherwise."""
+        picture.check_name(path)
+        picture.save(self.figure(style), path)

@@ -1,0 +1,1 @@
+"""Heads that answer questions: from a list of answers, and word by word."""

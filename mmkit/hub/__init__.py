@@ -1,0 +1,1 @@
+"""Models as folders and on hubs: saved, loaded, described, and those of others by name."""

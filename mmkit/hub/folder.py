@@ -1,0 +1,285 @@
+"""A trained model as one folder: weights, config, tokenizer and preprocessing together, loaded by its path alone.
+
+``config.json`` says how to build the model and its heads (and keeps the whole experiment for the record),
+``model.safetensors`` holds ``model.*`` and ``heads.NAME.*``, ``tokenizer/`` the tokenizer, ``preprocessing.json`` the
+picture transform and the text length. A run's folder is such a folder. Nothing that only training needs is in it: no
+queue, no teacher, no optimizer.
+
+Loading builds only the parts that mmkit lists (``mmkit/config/allowed.py``), and of the user's own modules those that
+``allow`` names; it reads safetensors, nothing outside of the folder, and asks nobody. It is strict: every key of the
+file is used and every weight of the model is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmkit.config.allowed import HEAD, MODEL, TRANSFORM, checked, is_own
+from mmkit.config.as_json import dump, rebuild
+from mmkit.config.override import check_partials, parameters_of
+from mmkit.data.images.size import height_width
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.images.variable_size import KeepShape
+from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
+from mmkit.data.texts.protocol import Tokenizer
+from mmkit.data.texts.tokenizers import load_tokenizer
+from mmkit.errors import UserError
+from mmkit.files import beside, write_json
+from mmkit.hub.files import CONFIG, CONVERSION, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
+from mmkit.hub.fit import check_plan, check_shapes, shapes_in, state_of_all
+from mmkit.hub.open_clip.config import CONFIG as OPEN_CLIP_CONFIG
+from mmkit.hub.open_clip.models import PREFIX, check_open_clip, load_open_clip
+from mmkit.hub.training import record
+from mmkit.inference.predictor import Predictor
+from mmkit.nn.patch import grid_of
+from mmkit.nn.positions import GridPositions
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+LONGEST = 1_000_000  # tokens
+
+
+def save(
+    folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any], training: Mapping[str, Any] | None = None
+) -> None:
+    """Write a predictor so that ``load(folder)`` gives it back; other files in the folder stay.
+
+    experiment: ``mmkit.config.dump`` of the run. training: the record of it (``mmkit/hub/training.py``); None = what
+    the folder and the experiment tell. Each file is replaced whole. UserError where it cannot be written.
+    """
+    folder = Path(folder)
+    parts = experiment["args"]
+    training = record(folder, experiment, follow=True) if training is None else training
+    tokenizer = predictor.tokenizer
+    config = {
+        "format": FORMAT,
+        "mmkit": _version(),
+        "model": _sized(parts["model"], predictor),
+        "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
+        "resolved": {"vocab_size": predictor.model.spec.vocab_size, "pad_id": tokenizer.pad_id},
+        "experiment": dict(experiment),
+        **({"training": dict(training)} if training else {}),
+    }
+    preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+        write_json(folder / PREPROCESSING, preprocessing)
+        with beside(folder / WEIGHTS) as part:
+            save_file(weights_of(predictor), part, metadata={"format": "pt"})
+            write_json(folder / CONFIG, config)
+    except OSError as error:
+        raise UserError(f"{folder}: the model cannot be written ({error})") from error
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None,
+    allow: str | Sequence[str] = (),
+) -> Predictor:
+    """The model in a folder, in evaluation mode; or one of open_clip's, see ``mmkit/hub/open_clip/models.py``.
+
+    device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
+    image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, and a
+        log line says so.
+    allow: modules of your own, or of somebody whom you trust, whose classes may be built too: MODULE itself and what is
+        below it, installed or in the current folder; or FILE.py, which is run. It holds for this call alone.
+
+    UserError names the file that is missing, damaged or does not fit, and what to do.
+    """
+    if str(path).startswith(PREFIX):
+        return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
+    folder = _find(path)
+    config = read_json(needed(folder, CONFIG))
+    _check_format(folder / CONFIG, config)
+    preprocessing = read_json(needed(folder, PREPROCESSING))
+    tokenizer = load_tokenizer(needed(folder, TOKENIZER))
+    _tell_uncleaned(folder, tokenizer)
+    weights, own = needed(folder, WEIGHTS), checked(allow)
+    try:
+        transform, max_tokens = _reading(preprocessing, own)
+        with torch.random.fork_rng(devices=[]):
+            model, heads = _parts(config, own, tokenizer.vocab_size, folder)
+    except KeyError as error:
+        raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise error if str(error).startswith(str(folder)) else UserError(f"{folder}: {error}") from error
+        raise UserError(
+            f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
+            f"({error}); copy both again, or save the model again"
+        ) from error
+    predictor = Predictor(model, heads, tokenizer, transform, max_tokens, precision=precision)
+    load_weights(predictor, weights)
+    if image_size is not None:
+        resize(predictor, image_size)
+    for part in (model, *heads.values()):
+        part.eval()
+    return predictor.to(device)
+
+
+def _reading(preprocessing: Mapping[str, Any], allow: tuple[str, ...]) -> tuple[Any, int]:
+    """The picture transform and the text length."""
+    transform, max_tokens = rebuild(preprocessing["image"], TRANSFORM, allow), preprocessing["max_tokens"]
+    if not callable(transform):
+        raise TypeError(f"image is {transform!r}, no picture transform")
+    if type(max_tokens) is not int or not 1 < max_tokens <= LONGEST:
+        raise ValueError(f"max_tokens is {max_tokens!r}, no length of texts")
+    if any(std <= 0 for std in getattr(transform, "std", ())):
+        raise ValueError(f"pictures are divided by std = {transform.std}")
+    return transform, max_tokens
+
+
+def _parts(
+    config: Mapping[str, Any], allow: tuple[str, ...], words: int, folder: Path
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The model and the heads that a config describes; those of mmkit's own lists are first compared with the weights.
+
+    words: of the tokenizer, at most as many as the model has.
+    """
+    make = rebuild(config["model"], MODEL, allow)
+    heads = {name: rebuild(part, HEAD, allow) for name, part in config["heads"].items()}
+    sizes = {name: value for name, value in config["resolved"].items() if name in parameters_of(make)}
+    if words > config["resolved"]["vocab_size"]:  # more rows than words are a matter of padding
+        raise UserError(
+            f"{folder / TOKENIZER}: {words} words, but the model has {config['resolved']['vocab_size']}; "
+            "this is not the tokenizer that it was trained with"
+        )
+    make = partial(make, **sizes)
+    check_partials(make, "model")
+    if not any(is_own(part["target"], allow) for part in (config["model"], *config["heads"].values())):
+        check_plan(make, heads, folder / WEIGHTS)
+    model = make()
+    built = {name: head(model.spec) for name, head in heads.items()}
+    for name, part in {"model": model, **built}.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(f"{name} is a {type(part).__name__}, no module of PyTorch")
+    return model, built
+
+
+def _tell_uncleaned(folder: Path, tokenizer: Tokenizer) -> None:
+    """A log line for an official ALBEF that mmkit 0.1.0 converted: its tokenizer leaves texts as they are."""
+    if not (folder / CONVERSION).is_file() or not isinstance(tokenizer, HuggingFaceTokenizer):
+        return
+    layout = str(read_json(folder / CONVERSION)["layout"])
+    if layout.startswith("albef") and tokenizer.framing.clean == "none":
+        log.warning(
+            "%s: converted by mmkit 0.1.0, which did not clean texts as the official ALBEF does (lower case, no "
+            "punctuation): its numbers are lower than the published ones. Convert again: mmkit convert %s FILE NEW",
+            folder, layout,
+        )  # fmt: skip
+
+
+def check(path: str | Path) -> None:
+    """UserError, at once, where there is no such model to ``load``; what is inside of its files is not looked at."""
+    if str(path).startswith(PREFIX):
+        check_open_clip(str(path))
+    else:
+        needed(_find(path), WEIGHTS)
+
+
+def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
+    """Another image size for a predictor, in place: its positions and its transform.
+
+    UserError where the patch does not divide it.
+    """
+    size = height_width(image_size)
+    if isinstance(predictor.transform, KeepShape):  # its positions fit each picture anyway
+        if not isinstance(image_size, int):
+            raise UserError(
+                f"image size {size[0]}x{size[1]}: this model keeps each picture's shape; give its shorter side"
+            )
+        log.info("pictures' shorter side %d in place of %d", image_size, predictor.transform.size)
+        predictor.transform = replace(predictor.transform, size=image_size)
+        return
+    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
+    if not towers or not isinstance(predictor.transform, EvalTransform):
+        raise UserError("the image size of this model cannot be changed when it is loaded")
+    for tower in towers:
+        tower.positions.resize_(grid_of(size, tower.patch.patch))
+    predictor.transform = predictor.transform.resized(size)
+
+
+def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
+    """The config of a model with the image size that its positions have now, see ``resize``."""
+    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
+    arguments = dict(part["args"])
+    if towers and "image_size" in arguments:
+        said, grid = arguments["image_size"], zip(towers[0].positions.grid, towers[0].patch.patch, strict=True)
+        size = [cells * side for cells, side in grid]
+        if size != ([said] * len(size) if isinstance(said, int) else said["tuple"]):
+            arguments["image_size"] = {"tuple": size}
+    return {**part, "args": arguments}
+
+
+def weights_of(predictor: Predictor) -> dict[str, Tensor]:
+    """What inference needs, by the name in the file; on the CPU, none sharing memory."""
+    state = state_of_all(predictor.model, {name: head for name, head in predictor.heads.items() if _has_weights(head)})
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def load_weights(predictor: Predictor, path: Path) -> None:
+    """Copy the weights of a file into the model and the heads; UserError unless both have the same names and shapes."""
+    wanted = state_of_all(predictor.model, predictor.heads)
+    check_shapes(wanted, shapes_in(path), path)
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            for name, value in wanted.items():
+                value.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
+
+
+def _has_weights(head: nn.Module) -> bool:
+    return any(True for _ in head.parameters())
+
+
+def _check_format(path: Path, saved: Mapping[str, Any]) -> None:
+    if "format" not in saved:
+        raise UserError(
+            f"{path}: not of a model that mmkit saved; `mmkit info {path.parent}` says what it is and how to use it"
+        )
+    if saved["format"] != FORMAT:
+        raise UserError(
+            f"{path}: format {saved['format']}, this version of mmkit reads {FORMAT}; "
+            f"written by mmkit {saved.get('mmkit', 'unknown')}. Load it with that version"
+        )
+
+
+def _find(path: str | Path) -> Path:
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return folder
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        raise UserError(f"{folder}: a model of open_clip; write {PREFIX}{folder}")
+    if not folder.is_dir():
+        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{CONFIG}"))
+        hint = f"; there is {', '.join(near[:5])}" if near else ""
+        raise UserError(f"{folder}: no such folder{hint}. Give the folder of a run, as `mmkit train --out` made it")
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: this run has not saved a model yet; go on with `mmkit train ... --resume`")
+    raise UserError(f"{folder}: holds no {CONFIG}; this is not the folder of a run or a saved model")
+
+
+def _version() -> str:
+    try:
+        return version("mmkit")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,323 @@
+"""open_clip models by name or from local files, as predictors: ``mmkit.load("open_clip:ViT-B-32/laion2b_s34b_b79k")``.
+
+    open_clip:ARCH/TAG           one of open_clip's own names; fetched once, then kept where open_clip keeps it
+    open_clip:ARCH/TAG@FILE      the same, its weights from a local file
+    open_clip:ARCH@FILE          weights of one's own training
+    open_clip:FOLDER             a local folder with open_clip_config.json, weights and, where it has one, a tokenizer
+    open_clip:hf-hub:OWNER/NAME  such a folder on the Hugging Face hub
+
+The tag says what the weights alone do not: the activation, the normalisation and how pictures are resized. Everything
+else is open_clip's: architecture, tokenizer, preprocessing. No weights are ever left at random.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast
+
+import torch
+
+from mmkit.data.texts.protocol import Tokenizer
+from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
+from mmkit.errors import UserError
+from mmkit.hub.facts import quiet
+from mmkit.hub.open_clip.config import CONFIG, checked, never_asked, of_folder
+from mmkit.hub.open_clip.config import options as options_of
+from mmkit.hub.open_clip.config import tokenizer as tokenizer_of
+from mmkit.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+PREFIX = "open_clip:"
+HUB, LOCAL = "hf-hub:", "local-dir:"
+FORMS = (
+    "open_clip:ARCH/TAG (see open_clip.list_pretrained()), open_clip:ARCH@FILE, open_clip:ARCH/TAG@FILE, "
+    f"open_clip:FOLDER with {CONFIG}, or open_clip:hf-hub:OWNER/NAME"
+)
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ImportError)
+OF_A_TAG = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name:
+    """What follows ``open_clip:``. Either ``place`` ("local-dir:..." or "hf-hub:...") or ``arch`` with tag or file."""
+
+    spec: str
+    place: str = ""
+    arch: str = ""
+    tag: str = ""
+    file: Path | None = None
+
+
+def load_open_clip(
+    spec: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None,
+) -> Predictor:
+    """A predictor without heads. UserError names what is missing, and which file to fetch where there is no network."""
+    name = parse(spec)
+    with _at_once_without_network(name), never_asked():
+        return _load(name, precision, image_size).to(device)
+
+
+def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | tuple[int, int] | None) -> Predictor:
+    import open_clip
+
+    options: dict[str, Any] = {} if image_size is None else {"force_image_size": image_size}
+    weights = name.file
+    if name.arch:
+        tag = _tag_of(name)
+        weights = weights or _fetched(name, tag)
+        options |= _options_of(tag, name)
+    with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
+        own, words = _prepared(name)
+        clip = open_clip.create_model(
+            name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
+            **options, **own,
+        )  # fmt: skip
+        preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+        height, width = open_clip.utils.to_2tuple(preprocess.size)
+        embed_dim = embed_dim_of(clip, (height, width))
+    vocab_size = getattr(clip, "vocab_size", None) or getattr(words, "vocab_size", None) or len(words.tokenizer)
+    model = OpenClip(clip, embed_dim, int(vocab_size)).eval()
+    tokenizer = OpenClipTokenizer(words, model.spec.vocab_size)
+    transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
+    return Predictor(model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision)
+
+
+def check_open_clip(spec: str) -> None:
+    """UserError for a name that open_clip does not know, or a file or folder that is not there."""
+    name = parse(spec)
+    if name.tag:
+        _tag_of(name)
+
+
+def describe_open_clip(spec: str) -> dict[str, Any]:
+    """The facts of ``mmkit info``, without the weights: they need not be here. UserError for an unknown name."""
+    import open_clip
+
+    name = parse(spec)
+    tag = _tag_of(name) if name.arch else {}
+    options = _options_of(tag, name) if name.arch else {}
+    with _as_user_error(spec, None), _at_once_without_network(name):
+        own, words = _prepared(name, with_weights=False)
+        with torch.device("meta"), quiet():  # it warns that nothing was loaded
+            clip = open_clip.create_model(
+                name.place or name.arch, load_weights=False, pretrained_text=False, device="meta", **options, **own
+            )
+        picture = open_clip.get_model_preprocess_cfg(clip)
+    parts: Counter[str] = Counter()
+    for path, value in clip.named_parameters():
+        parts[path.split(".")[0]] += value.numel()
+    where = str(name.file) if name.file else _address(tag) if name.arch else name.place
+    size = getattr(words, "vocab_size", None) or getattr(clip, "vocab_size", None)
+    shown = {f"preprocessing.{key}": str(value) for key, value in picture.items() if key != "size"}
+    return {
+        "kind": "a model of open_clip",
+        "use": f"--model {spec} in every command, or mmkit.load({spec!r})",
+        "model": name.arch or name.place,
+        "weights": where,
+        "parameters": sum(parts.values()),
+        **{f"parameters.{part}": count for part, count in parts.most_common(12)},
+        "image_size": str(picture["size"]), **shown,
+        "max_tokens": int(words.context_length),
+        "tokenizer": type(words).__name__ + (f", {size} words" if size else ""),
+        "training.data": f"as the tag says: {name.tag}" if name.tag else "not stated",
+        "training.steps": "not stated",
+        "licence": "not stated by open_clip; see where its weights come from",
+    }  # fmt: skip
+
+
+def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], Any]:
+    """Further options for ``open_clip.create_model``, and the tokenizer; of a config that was looked through."""
+    import open_clip
+
+    if name.place.startswith(LOCAL):
+        folder = Path(name.place.removeprefix(LOCAL))
+        model = of_folder(folder, name.spec, with_weights)
+        words = tokenizer_of(folder, model) or open_clip.get_tokenizer(name.place)
+        return options_of(model, name.spec), words
+    model = open_clip.get_model_config(name.place or name.arch)
+    text = checked(model, name.spec)["text_cfg"] if name.place else model["text_cfg"]
+    named = [text[key] for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
+    with never_asked(*named):
+        code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        return {}, open_clip.get_tokenizer(name.place or name.arch, **code)
+
+
+def knows(text: str) -> bool:
+    """Whether open_clip has an architecture of this name, with or without /TAG behind it."""
+    import open_clip
+
+    return _split(text, known := open_clip.list_models())[0] in known
+
+
+def parse(spec: str) -> Name:
+    """``open_clip:...`` taken apart; UserError, with the nearest names, for what open_clip does not know."""
+    import open_clip
+
+    text = spec.removeprefix(PREFIX)
+    if not text.strip():
+        raise UserError(f"{spec}: which model? Give {FORMS}")
+    if text.startswith(HUB):
+        return Name(spec=spec, place=text)
+    arch, at, file = text.partition("@")
+    if not at and Path(text).is_dir():
+        if not (Path(text) / CONFIG).is_file():
+            raise UserError(f"{text}: holds no {CONFIG}; give a folder as open_clip saves it, or {PREFIX}ARCH@FILE")
+        return Name(spec=spec, place=f"{LOCAL}{text}")
+    if not at and (Path(text).is_file() or text.startswith((".", "/", "~"))):
+        what = "is a file" if Path(text).is_file() else "no such folder"
+        raise UserError(f"{text}: {what}. An open_clip model is one of: {FORMS}")
+    known = open_clip.list_models()
+    arch, tag = _split(arch, known)
+    if arch not in known:
+        near = get_close_matches(arch, known, n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UserError(f"{spec}: open_clip knows no architecture {arch!r}{hint}. Forms: {FORMS}")
+    if at and not Path(file).is_file():
+        raise UserError(f"{file}: no such file; {PREFIX}ARCH@FILE needs the weights of an open_clip model there")
+    if not at and not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
+        raise UserError(f"{spec}: which weights? Write {PREFIX}{arch}/TAG with one of: {tags}; or {PREFIX}{arch}@FILE")
+    return Name(spec=spec, arch=arch, tag=tag, file=Path(file) if at else None)
+
+
+def _split(text: str, known: list[str]) -> tuple[str, str]:
+    """ARCH[/TAG]; open_clip itself also writes "ViT-B/32" for "ViT-B-32"."""
+    whole = text.replace("/", "-")
+    if whole in known:
+        return whole, ""
+    arch, _, tag = text.rpartition("/")
+    return (arch.replace("/", "-"), tag) if arch else (whole, "")
+
+
+def _tag_of(name: Name) -> Mapping[str, Any]:
+    """What open_clip knows of the weights; of a file without a tag what all weights of its architecture share."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name.arch)
+    if name.tag:
+        found: Mapping[str, Any] = open_clip.get_pretrained_cfg(name.arch, name.tag)
+        if not found:
+            raise UserError(
+                f"{name.spec}: no weights {name.tag!r} for {name.arch} in open_clip; it has {', '.join(tags) or 'none'}"
+            )
+        return found
+    keys = (*OF_A_TAG, "quick_gelu")
+    ways = [
+        {key: value for key, value in open_clip.get_pretrained_cfg(name.arch, t).items() if key in keys} for t in tags
+    ]
+    if all(way == ways[0] for way in ways[1:]):
+        return ways[0] if ways else {}
+    log.warning(
+        "%s: a file does not say with which activation and normalisation it was trained, and those of %s differ; "
+        "taken: open_clip's defaults of the architecture. If it is one of %s, write %s%s/TAG@%s",
+        name.spec, name.arch, ", ".join(tags), PREFIX, name.arch, name.file,
+    )  # fmt: skip
+    return {}
+
+
+def _options_of(tag: Mapping[str, Any], name: Name) -> dict[str, Any]:
+    """For ``open_clip.create_model``: preprocessing and activation as the weights were trained."""
+    import open_clip
+
+    wants, has = bool(tag.get("quick_gelu")), bool(open_clip.get_model_config(name.arch).get("quick_gelu"))
+    if wants and not has:
+        log.info("%s: QuickGELU, as these weights were trained", name.spec)
+    return {
+        "force_quick_gelu": wants,
+        "force_preprocess_cfg": {key: tag[key] for key in OF_A_TAG if tag.get(key) is not None},
+    }
+
+
+@contextmanager
+def _at_once_without_network(name: Name) -> Iterator[None]:
+    """Where the hub does not answer now, look in its cache alone: its client asks each address six times, for 12 s."""
+    import open_clip
+    from huggingface_hub import constants
+
+    from mmkit.convert.locate import hub_answers
+
+    text = {} if not name.arch else (open_clip.get_model_config(name.arch) or {}).get("text_cfg", {})
+    needed = name.place.startswith(HUB) or (name.arch and name.file is None) or "hf_tokenizer_name" in text
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or bool(needed and not hub_answers())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
+    """The file of a tag, from open_clip's cache or the network."""
+    import open_clip
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it repeats each failure many times
+    log.info("%s: looking for its weights in the cache, then at %s", name.spec, _address(tag))
+    try:
+        return Path(open_clip.download_pretrained(dict(tag)))
+    except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
+        url = _address(tag)
+        reason = _first_line(error)
+        if tag.get("hf_hub") and constants.HF_HUB_OFFLINE:
+            reason = "the Hugging Face hub cannot be reached"
+        raise UserError(
+            f"{name.spec}: its weights are not on this machine and cannot be fetched ({reason}). Where "
+            f"there is a network, fetch {url}, put it where you like, and write "
+            f"{PREFIX}{name.arch}/{name.tag}@PATH/{PurePosixPath(url).name}"
+        ) from error
+
+
+def _address(tag: Mapping[str, Any]) -> str:
+    if not tag.get("hf_hub"):
+        return str(tag["url"])
+    path = PurePosixPath(tag["hf_hub"])
+    owner, repository, *inside = path.parts
+    file = "/".join(inside) or "open_clip_model.safetensors"
+    return f"https://huggingface.co/{owner}/{repository}/resolve/main/{file}"
+
+
+@contextmanager
+def _as_user_error(spec: str, weights: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{weights or spec}: refused, this pickle holds more than tensors; ask for a safetensors file"
+        ) from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ImportError,
+    ) as error:
+        if isinstance(error, UserError):
+            raise
+        hint = (
+            "Its configuration or its tokenizer come from the Hugging Face hub: where there is a network, fetch the "
+            f"whole repository (hf download OWNER/NAME --local-dir FOLDER), and write {PREFIX}FOLDER"
+            if weights is None or isinstance(error, OSError)
+            else f"Are these weights of that architecture? Forms: {FORMS}"
+        )
+        raise UserError(f"{spec}: cannot be loaded ({_first_line(error)}). {hint}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:160] if lines else type(error).__name__

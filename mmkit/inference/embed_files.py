@@ -1,0 +1,262 @@
+"""Embeddings of many pictures and their captions, written to one file (Parquet or safetensors).
+
+The work is done in parts that are kept beside the result until it is whole, so that a run that was stopped goes on
+where it was; the result itself appears at once or not at all. A picture that cannot be read is named and left out.
+Left out: tokens before pooling, and work shared between processes (give each a part of the records).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mmkit.data.images.opening import load_image
+from mmkit.data.reading import check_share, reading
+from mmkit.data.records import Record, Source
+from mmkit.data.sources.folder import Folder
+from mmkit.errors import UserError
+from mmkit.files import beside, write_tensors
+from mmkit.inference.fingerprint import fingerprint
+from mmkit.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+FORMATS = (".parquet", ".safetensors")
+PART_BATCHES = 32
+"""How many batches make a part."""
+
+
+class Pictures(Folder):
+    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside.
+
+    UserError, before any work, for captions in another encoding.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, captions_needed=False)
+
+    def __getitem__(self, index: int) -> Record:
+        record = super().__getitem__(index)
+        return replace(record, key=str(Path(str(record.image)).relative_to(self.path)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What was written. unreadable: messages, one for each picture that was left out; resumed: rows from before."""
+
+    pictures: int
+    texts: int
+    width: int
+    unreadable: tuple[str, ...]
+    resumed: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of the result: what each picture is called, its embedding, its captions and theirs."""
+
+    keys: tuple[str, ...]
+    paths: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    images: Tensor
+    texts: Tensor
+    unreadable: tuple[str, ...]
+
+
+def embed_files(
+    predictor: Predictor, source: Source, out: str | Path, *, batch_size: int = 64, texts: bool = True,
+    max_bad_fraction: float = 0.1,
+) -> Embedded:  # fmt: skip
+    """Embed every record's picture, and with ``texts`` its captions, and write ``out`` (.parquet or .safetensors).
+
+    Parquet has the columns ``key``, ``image`` (path, where there is one), ``image_id``, ``embedding`` (E float32),
+    ``captions`` and ``caption_embeddings``. Safetensors has ``image`` (n, E) and ``text`` (m, E) float32,
+    ``text_image`` (m,) int64, the picture's row of each text, and ``about`` (bytes,) uint8, the UTF-8 of a JSON object
+    with the lists ``keys``, ``images``, ``image_ids`` and ``captions``; it is put together in memory, Parquet is not.
+
+    UserError where the model has no joint space, more than ``max_bad_fraction`` of the pictures (and more than one)
+    cannot be read, or the file cannot be written; what is done so far is kept for the next call.
+    """
+    out = Path(out)
+    if out.suffix not in FORMATS:
+        raise UserError(f"{out}: the name must end in {' or '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file")
+    if not predictor.model.spec.embed_dim:
+        raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
+    folder = out.with_name(f".{out.name}.parts")
+    kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}", str(len(source))], ["{}"])
+    size, total, resumed = PART_BATCHES * batch_size, len(source), 0
+    bad: list[str] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = range(-(-total // size))
+        for number in numbers:
+            path = folder / f"{number:06d}.safetensors"
+            records = [source[i] for i in range(number * size, min(total, (number + 1) * size))]
+            part = _read(path, kind, records)
+            if part is None:
+                part = _made(predictor, records, batch_size, texts, number * size, total)
+                _write(path, kind, records, part)
+            else:
+                resumed += len(records)
+                predictor.progress("pictures", number * size + len(records), total)
+            bad += part.unreadable
+            check_share(bad, total, max_bad_fraction, "max_bad_fraction, --max-bad", few=1)
+        parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
+        width = predictor.model.spec.embed_dim
+        written = (_parquet if out.suffix == ".parquet" else _safetensors)(out, parts, width)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})") from error
+    return Embedded(pictures=written[0], texts=written[1], width=width, unreadable=tuple(bad), resumed=resumed)
+
+
+def _made(
+    predictor: Predictor, records: Sequence[Record], batch_size: int, texts: bool, done: int, total: int
+) -> _Part:
+    good: list[Record] = []
+    bad: list[str] = []
+    images: list[Tensor] = [torch.empty(0, predictor.model.spec.embed_dim)]
+
+    def opened(record: Record, _: int) -> Tensor:
+        pixels: Tensor = predictor.transform(load_image(record))
+        return pixels
+
+    for read in reading(records, opened, batch_size=batch_size, threads=predictor.threads, bad="leave out"):
+        good += read.items
+        bad += read.bad
+        if read.made:
+            images.append(predictor.embed_image(predictor.encode_pixels(read.made)))
+        predictor.progress("pictures", done + read.done, total)
+    for message in bad:
+        log.warning("left out: %s", message)
+    captions = tuple(record.captions if texts else () for record in good)
+    flat = [caption for group in captions for caption in group]
+    return _Part(
+        keys=tuple(record.key for record in good),
+        paths=tuple(str(record.image) if isinstance(record.image, Path) else "" for record in good),
+        image_ids=tuple(record.image_id for record in good), captions=captions, images=torch.cat(images),
+        texts=predictor.encode_text(flat, batch_size), unreadable=tuple(bad),
+    )  # fmt: skip
+
+
+def _write(path: Path, kind: str, records: Sequence[Record], part: _Part) -> None:
+    about = {
+        "kind": kind, "records": [_mark(record) for record in records], "keys": part.keys, "paths": part.paths,
+        "image_ids": part.image_ids, "captions": part.captions, "unreadable": part.unreadable,
+    }  # fmt: skip
+    write_tensors(path, {"images": part.images, "texts": part.texts, "about": _bytes_of(about)})
+
+
+def _read(path: Path, kind: str, records: Sequence[Record]) -> _Part | None:
+    """A part that was made before, of the same model, settings and records; else None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = _about(file)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    same = about["kind"] == kind and about["records"] == [_mark(record) for record in records]
+    return _kept(path) if same else None
+
+
+def _mark(record: Record) -> list[Any]:
+    """What must be as it was for an embedding to be used again: the record, and its picture as far as is cheap to see.
+
+    A mended picture, another one of that name, and new captions are embedded anew.
+    """
+    mark: list[Any] = [record.key, record.image_id, *record.captions]
+    if isinstance(record.image, Path):
+        with suppress(OSError, ValueError):
+            state = record.image.stat()
+            mark += [state.st_size, state.st_mtime_ns]
+    elif isinstance(record.image, bytes):
+        mark.append(zlib.crc32(record.image))
+    return mark
+
+
+def _kept(path: Path) -> _Part:
+    with safe_open(path, framework="pt") as file:
+        about = _about(file)
+        images, texts = file.get_tensor("images"), file.get_tensor("texts")
+    captions = tuple(tuple(group) for group in about["captions"])
+    keys, paths, image_ids, unreadable = (tuple(about[name]) for name in ("keys", "paths", "image_ids", "unreadable"))
+    return _Part(keys, paths, image_ids, captions, images, texts, unreadable)
+
+
+def _bytes_of(about: dict[str, Any]) -> Tensor:
+    """As uint8, the JSON's UTF-8: a header may hold 100 MB and no more."""
+    text = json.dumps(about, ensure_ascii=False).encode("utf-8", "backslashreplace")  # JSON's own escapes
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _about(file: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(bytes(file.get_tensor("about").numpy()))
+    return about
+
+
+def _utf8(text: str) -> str:
+    r"""The same, but for the bytes of a file's name that are no UTF-8: "\udcff" for the byte 255."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vector = pa.list_(pa.float32(), width)
+    schema = pa.schema(
+        {
+            "key": pa.string(), "image": pa.string(), "image_id": pa.string(), "embedding": vector,
+            "captions": pa.list_(pa.string()), "caption_embeddings": pa.list_(vector),
+        }
+    )  # fmt: skip
+    pictures = texts = 0
+    with beside(out) as half, pq.ParquetWriter(half, schema) as writer:
+        for part in parts:
+            counts = [len(group) for group in part.captions]
+            ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
+            columns: list[Any] = [
+                pa.array(map(_utf8, part.keys), pa.string()),
+                pa.array([_utf8(path) or None for path in part.paths], pa.string()),
+                pa.array(map(_utf8, part.image_ids), pa.string()),
+                pa.FixedSizeListArray.from_arrays(pa.array(part.images.flatten().numpy()), width),
+                pa.array([list(group) for group in part.captions], pa.list_(pa.string())),
+                pa.ListArray.from_arrays(
+                    pa.array(ends.numpy()),
+                    pa.FixedSizeListArray.from_arrays(pa.array(part.texts.flatten().numpy()), width),
+                ),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+            pictures, texts = pictures + len(part.keys), texts + sum(counts)
+    return pictures, texts
+
+
+def _safetensors(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
+    found = list(parts)
+    groups = [group for part in found for group in part.captions]
+    rows = [row for row, group in enumerate(groups) for _ in group]
+    tensors = {
+        "image": torch.cat([part.images for part in found]), "text": torch.cat([part.texts for part in found]),
+        "text_image": torch.tensor(rows, dtype=torch.int64),
+    }  # fmt: skip
+    about = {
+        "keys": [key for part in found for key in part.keys],
+        "images": [path for part in found for path in part.paths],
+        "image_ids": [name for part in found for name in part.image_ids],
+        "captions": [caption for group in groups for caption in group],
+    }
+    write_tensors(out, tensors | {"about": _bytes_of(about)})
+    return len(tensors["image"]), len(rows)

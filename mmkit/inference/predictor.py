@@ -1,0 +1,361 @@
+"""A trained model in use: pictures and texts in, embeddings and match probabilities out.
+
+A ``Predictor`` holds a model, its heads, the tokenizer and the preprocessing that it was trained with. Which number to
+use: ``encode_image @ encode_text.T`` (cosine, -1 to 1; compare it between candidates, its absolute value means little)
+is cheap and can be stored; ``match`` (probability, 0 to 1) reads a picture and a text together, is more exact, and
+costs one pass for each pair. The usual way is to search by the first and to re-rank the best few by the second (ALBEF,
+section 5). ``answer`` asks the head that learned to answer questions, where there is one. Evaluators work on this
+class; so does everything that was loaded with ``mmkit.load``.
+
+Pictures and texts come as lists, generators or stacked tensors. Left out: heat maps (``mmkit.explain``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmkit.data.images.variable_size import stack_pixels
+from mmkit.data.reading import batches, reading
+from mmkit.data.texts.answers.rules import choices
+from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.errors import UserError
+from mmkit.heads.base import Answers, Matches, Writes
+from mmkit.inference.answering import Answering, candidates_of
+from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.nn.vocabulary import Vocabulary
+from mmkit.ranks import rank
+from mmkit.types import Tokens
+
+__all__ = ["Picture", "Predictor", "Progress", "TokenBank", "moved"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and of how many."""
+
+
+class Predictor:
+    """See the module. ``transform``: PIL RGB -> pixels (3, h, w) float32; ``max_tokens``: longer texts are cut.
+
+    precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
+    How many texts were longer than ``max_tokens`` is logged once.
+    progress: told about long work. threads: how many read pictures beside the model. The modules' training flags are
+    put back after each call.
+    """
+
+    def __init__(
+        self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer,
+        transform: Callable[[Image.Image], Tensor], max_tokens: int, *,
+        precision: Literal["float32", "bf16"] = "float32", progress: Progress | None = None, threads: int = 4,
+    ) -> None:  # fmt: skip
+        if precision not in ("float32", "bf16"):
+            raise UserError(f"precision={precision!r}: must be 'float32' or 'bf16'")
+        self.model: Any = model
+        self.heads = heads
+        self.tokenizer = tokenizer
+        self.transform = transform
+        self.max_tokens = max_tokens
+        self.encoder = Encoder(tokenizer, max_tokens, shown=rank() == 0)
+        self.precision = precision
+        self.progress: Progress = progress or (lambda what, done, total: None)
+        self.threads = max(1, min(threads, os.cpu_count() or 1))
+        for head in heads.values():
+            for part in head.modules() if isinstance(head, nn.Module) else ():
+                if isinstance(part, Vocabulary):
+                    part.known = tokenizer.vocab_size
+
+    # ---- what people call --------------------------------------------------------------------------------------
+
+    def encode_image(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Tensor:
+        """Embeddings (n, E) float32 on the CPU, L2-normalised.
+
+        A picture is a path, encoded bytes, a PIL image, a Record, or a tensor (3, h, w) of any size: uint8 from 0 to
+        255, or float from 0 to 1. Raises BadImage, which names the picture, for what cannot be read.
+        """
+        self._needs_embeddings()
+        parts = [self.embed_image(tokens) for tokens in self.image_tokens(images, batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
+
+    def encode_text(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
+        """Embeddings (n, E) float32 on the CPU, L2-normalised."""
+        self._needs_embeddings()
+        texts = many_texts(texts)
+        with self.encoder.counting(texts):
+            parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
+
+    def match(self, images: Iterable[Picture] | Tensor, texts: Iterable[str], batch_size: int = 64) -> Tensor:
+        """The probability that image i and text i belong together: (n,) float32 on the CPU.
+
+        Raises UserError where the numbers of images and texts differ, or the model cannot match.
+        """
+        self.matcher()
+        images, texts = pairs_of(images, texts)
+        scores = []
+        with self.encoder.counting(texts):
+            chunks = batches(texts, batch_size)
+            for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
+                bank = TokenBank(self.text_tokens(chunk, batch_size))
+                pairs = torch.arange(len(chunk))[:, None].expand(-1, 2)
+                scores.append(self.match_pairs(image, bank, pairs))
+        return torch.cat(scores).sigmoid() if scores else torch.empty(0)
+
+    def answer(
+        self, images: Iterable[Picture] | Tensor, questions: Iterable[str], *, answers: Iterable[str] | None = None,
+        top: int = 5, generate: bool = False, batch_size: int = 64,
+    ) -> list[list[tuple[str, float]]]:  # fmt: skip
+        """The best answers to question i about image i, best first, each with its probability.
+
+        answers: what to choose from; None = the list that the model was trained with. top: at most so many, at least
+        1. generate: write freely instead (one answer each). Raises UserError where the model cannot answer, or a
+        question is empty.
+        """
+        answering = self.answering(answers, generate)
+        if top < 1:
+            raise UserError(f"top={top}: must be at least 1")
+        images, questions = pairs_of(images, questions, "question")
+        if empty := [number for number, question in enumerate(questions) if not question.strip()]:
+            raise UserError(f"question {empty[0]} is empty; ask something")
+        found: list[list[tuple[str, float]]] = []
+        with self.encoder.counting(questions, "question"):
+            pairs = zip(self.image_tokens(images, batch_size), batches(questions, batch_size), strict=True)
+            for image, chunk in pairs:
+                fused = self.fuse(image, torch.arange(len(chunk)), chunk, "question")
+                with self.inference():
+                    found += answering.best(fused, top)
+        return found
+
+    # ---- batches of tokens -------------------------------------------------------------------------------------
+
+    def image_tokens(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Iterator[Tokens]:
+        """The image tokens (b, P, D) of each batch in turn, on the model's device. Reads ahead by one batch."""
+        for read in reading(many_pictures(images), self._pixels, batch_size=batch_size, threads=self.threads):
+            yield self.encode_pixels(read.made)
+
+    def text_tokens(
+        self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption"
+    ) -> Iterator[Tokens]:  # fmt: skip
+        """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
+        for chunk in batches(many_texts(texts), batch_size):
+            rows = [self.encoder(text, kind) for text in chunk]
+            lengths = torch.tensor([len(row) for row in rows])
+            width = int(lengths.max())
+            ids = torch.tensor([[*row, *[self.tokenizer.pad_id] * (width - len(row))] for row in rows])
+            mask = torch.arange(width) < lengths[:, None]
+            with self.inference():
+                tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
+            yield tokens
+
+    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str], kind: Kind = "caption") -> Tokens:
+        """Text i with the picture ``rows[i]`` of ``image`` -> fused tokens (n, N, D) on the model's device."""
+        (text,) = self.text_tokens(texts, len(texts), kind)
+        with self.inference():
+            context = self.model.image_context(image).rows(rows.to(self.device))
+            fused: Tokens = self.model.fuse(text, [context])
+        return fused
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """Tokens -> embeddings (b, E) float32 on the CPU."""
+        with self.inference():
+            return self.model.embed_image(image).float().cpu()
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """Tokens -> embeddings (b, E) float32 on the CPU."""
+        with self.inference():
+            return self.model.embed_text(text).float().cpu()
+
+    def match_pairs(
+        self, image: Tokens, texts: TokenBank, pairs: Tensor, *, pair_batch: int = 256, score: str = "log_odds"
+    ) -> Tensor:
+        """How well the pairs (n, 2) int64 = (row of ``image``, row of ``texts``) match: (n,) float32 on the CPU.
+
+        Higher is better. score: "log_odds" of the match probability (its sigmoid is ``match``), or "match_logit", the
+        logit of the class "match" alone, which the official ALBEF evaluation sorts by, or "logits", both classes':
+        (n, 2), "match" the second. Each image's keys and values are made once for up to ``pair_batch`` texts.
+        """
+        matcher = self.matcher()
+        out = torch.empty(len(pairs), 2)
+        order = pairs[:, 0].argsort(stable=True)
+        for rows, images, counts in _packed(pairs[order, 0], pair_batch):
+            chosen = order[rows]
+            text = texts.take(pairs[chosen, 1], self.device)
+            with self.inference():
+                context = self.model.image_context(_select(image, images))
+                contexts = [
+                    context.rows(torch.tensor([i], device=self.device)).repeated(count)
+                    for i, count in enumerate(counts)
+                ]
+                keep = torch.zeros(len(chosen), 1, dtype=torch.int64, device=self.device)
+                logits = matcher.match_logits(self.model.fuse(text, contexts, keep).x[:, 0]).float().cpu()
+            out[chosen] = logits
+        if score == "logits":
+            return out
+        return out[:, 1] - out[:, 0] if score == "log_odds" else out[:, 1]
+
+    # ---- the parts ---------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move the model and the heads; returns itself."""
+        self.model.to(device)
+        for head in self.heads.values():
+            head.to(device)
+        return self
+
+    def has(self, can: Any) -> bool:
+        """Whether a head of this model can do this, a protocol of ``mmkit.heads.base``."""
+        return any(isinstance(head, can) for head in self.heads.values())
+
+    def head_that(self, can: Any, lacks: str | None = None, hint: str = "") -> Any:
+        """The first head that can do this, a protocol of ``mmkit.heads.base``; UserError with the heads that there are.
+
+        lacks, hint: for the message: "this model LACKS; its heads are: ... HINT".
+        """
+        found = next((head for head in self.heads.values() if isinstance(head, can)), None)
+        if found is None:
+            has = ", ".join(f"{name} ({type(head).__name__})" for name, head in self.heads.items()) or "none"
+            lacks = lacks or f"has no head that {can.__name__.lower()}"
+            raise UserError(f"this model {lacks}; its heads are: {has}. {hint}".rstrip(". "))
+        return found
+
+    def can_match(self) -> bool:
+        """Whether ``match`` and re-ranking are possible."""
+        return self.model.spec.fuses and self.has(Matches)
+
+    def matcher(self) -> Any:
+        """The head that judges pairs; UserError where the model has none."""
+        hint = "Compare embeddings instead, without re-ranking"
+        if not self.model.spec.fuses:
+            raise UserError(f"this model cannot match or re-rank (its two towers never read each other). {hint}")
+        return self.head_that(Matches, "cannot match or re-rank, for which it has no matching head (ITM)", hint)
+
+    def answerer(self, generate: bool = False) -> Any:
+        """The head that answers questions; UserError where the model has none, or none that writes freely."""
+        what = "write answers freely (an AnswerDecoder can)" if generate else "answer questions"
+        return self.head_that(
+            Writes if generate else Answers, f"has no head to {what}", "Fine-tune it: configs/finetune/"
+        )
+
+    def answering(self, answers: Iterable[str] | None = None, generate: bool = False) -> Answering:
+        """The answering head with what it ranks: ``answers``, or None for its own list; or to write freely.
+
+        UserError for both together, and for a list that is empty, or holds an answer twice or one without words.
+        """
+        head = self.answerer(generate)
+        if answers is not None and generate:
+            raise UserError("answers is a list to choose from, generate writes freely: give one of them")
+        if generate:
+            return Answering(head=head, tokenizer=self.tokenizer)
+        chosen = tuple(head.answers) if answers is None else choices(many_texts(answers, "answer"))
+        return Answering(
+            head=head, tokenizer=self.tokenizer, answers=chosen, candidates=candidates_of(head, self.tokenizer, chosen)
+        )  # fmt: skip
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradient, evaluation mode, the chosen precision; afterwards every module trains that did before."""
+        roots = [self.model, *self.heads.values()]
+        training = [module for root in roots for module in root.modules() if module.training]
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+            for root in roots:
+                root.eval()
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+    def _needs_embeddings(self) -> None:
+        if not self.model.spec.embed_dim:
+            raise UserError("this model has no joint space of image and text; use match")
+
+    def encode_pixels(self, rows: Sequence[Tensor]) -> Tokens:
+        """Pictures (3, h, w) float32 as the transform makes them -> image tokens (b, P, D) on the model's device."""
+        pixels, mask = stack_pixels(rows)
+        beside = () if mask is None else (mask.to(self.device),)
+        with self.inference():
+            tokens: Tokens = self.model.encode_image(pixels.to(self.device), *beside)
+            return tokens
+
+    def _pixels(self, image: Picture, number: int) -> Tensor:
+        return self.transform(open_picture(image, number))
+
+
+class TokenBank:
+    """Many texts' tokens, stored without padding and taken out by row in any order.
+
+    Stays on the model's device up to ``device_bytes``; a larger bank is held on the CPU.
+    """
+
+    def __init__(self, batches: Iterable[Tokens], device_bytes: int = 1 << 30) -> None:
+        parts: list[Tensor] = []
+        lengths: list[Tensor] = []
+        held, on_cpu = 0, False
+        for tokens in batches:
+            mask = tokens.full_mask()
+            flat = tokens.x[mask]
+            held += flat.nbytes
+            lengths.append(mask.sum(1).cpu())
+            if held > device_bytes and not on_cpu:
+                on_cpu, parts = True, [part.cpu() for part in parts]
+            parts.append(flat.cpu() if on_cpu else flat)
+        self.flat = torch.cat(parts) if parts else torch.empty(0, 0)
+        self.lengths = torch.cat(lengths) if lengths else torch.empty(0, dtype=torch.int64)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Tensor, device: torch.device | str) -> Tokens:
+        """The tokens of the texts ``rows`` (int64, on the CPU), padded to the longest of them."""
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()))
+        mask = columns < lengths[:, None]
+        index = (self.starts[rows][:, None] + columns).where(mask, self.starts[rows][:, None])
+        return Tokens(self.flat[index.to(self.flat.device)].to(device), mask.to(device))
+
+
+def moved(tokens: Tokens, device: torch.device | str) -> Tokens:
+    """The tokens on a device."""
+    return Tokens(tokens.x.to(device), None if tokens.mask is None else tokens.mask.to(device))
+
+
+def _select(tokens: Tokens, rows: Tensor) -> Tokens:
+    rows = rows.to(tokens.x.device)
+    return Tokens(tokens.x[rows], None if tokens.mask is None else tokens.mask[rows])
+
+
+def _packed(images: Tensor, size: int) -> Iterator[tuple[slice, Tensor, list[int]]]:
+    """Cuts sorted image rows into runs of at most ``size`` pairs, an image's pairs together where they fit.
+
+    Yields (which pairs, the distinct images, how many pairs of each).
+    """
+    distinct, counts = images.unique_consecutive(return_counts=True)
+    start = 0
+    chosen: list[int] = []
+    folds: list[int] = []
+    for image, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+        while count:
+            room = size - sum(folds)
+            if room < count and folds:
+                yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
+                start, chosen, folds = start + sum(folds), [], []
+                continue
+            part = min(count, room)
+            chosen.append(image)
+            folds.append(part)
+            count -= part
+    if folds:
+        yield slice(start, start + sum(folds)), torch.tensor(chosen), folds

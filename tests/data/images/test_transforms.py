@@ -1,0 +1,262 @@
+"""Pictures: modes and broken files, the transforms and their randomness, RandAugment's levels, flips with words."""
+
+import io
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.randaugment import NAMES, OPERATIONS, RandAugment
+from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform, TrainTransform
+from mmkit.data.records import Record
+from mmkit.errors import UserError
+
+
+@pytest.fixture
+def image():
+    """A smooth colour ramp with a dark left half."""
+    y, x = np.mgrid[0:60, 0:80]
+    return Image.fromarray(np.stack([x * 3, y * 4, (x > 40) * 200], -1).astype(np.uint8))
+
+
+def whole(size=40, **options):
+    return TrainTransform(size=size, scale=(1.0, 1.0), **{"flip": 0.0, "randaugment": None, **options})
+
+
+def pixels_of(transform, image, caption="", seed=0):
+    return transform(image, caption, Random(seed))
+
+
+# -- reading --
+
+
+def encoded(image, form="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def test_modes_become_rgb():
+    red = (200, 30, 40)
+    assert load_image(encoded(Image.new("CMYK", (4, 4)), "JPEG")).getpixel((1, 1)) == (255, 255, 255)
+    assert load_image(encoded(Image.new("RGBA", (4, 4), (*red, 0)))).getpixel((1, 1)) == (255, 255, 255)
+    assert load_image(encoded(Image.new("RGBA", (4, 4), (*red, 255)))).getpixel((1, 1)) == red
+    assert load_image(encoded(Image.new("LA", (4, 4), (7, 255)))).getpixel((1, 1)) == (7, 7, 7)
+    palette = Image.new("RGB", (4, 4), red).quantize(4)
+    assert load_image(encoded(palette)).getpixel((1, 1)) == red
+    assert load_image(encoded(palette, transparency=0)).getpixel((1, 1)) == (255, 255, 255)
+    deep = Image.fromarray(np.full((4, 4), 0x8080, np.uint16))
+    assert load_image(encoded(deep)).getpixel((1, 1)) == (128, 128, 128)
+    assert load_image(encoded(Image.new("1", (4, 4), 1))).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [
+        (np.array([[0, 64, 255]], np.int32), 255),
+        (np.array([[0, 64 * 257, 65535]], np.int32), 65535),
+        (np.array([[0, 64 / 255, 1]], np.float32), 1),
+        (np.array([[0, 64, 255]], np.float32), 255),
+        (np.array([[0, 64 * 257, 65535]], np.float32), 65535),
+    ],
+)
+def test_grey_without_a_stated_range_is_scaled_by_the_smallest_that_holds_it(values, white):
+    found = np.asarray(load_image(encoded(Image.fromarray(values), "TIFF")))
+    assert found[0].tolist() == [[0] * 3, [64] * 3, [255] * 3]
+    darker = np.asarray(load_image(Image.fromarray((values * 0.9).astype(values.dtype))))  # none is made brighter
+    assert abs(int(darker[0, 2, 0]) - 0.9 * 255) <= 1
+
+
+def test_sixteen_bits_stay_as_dark_as_they_are():
+    dark = Image.fromarray(np.full((2, 2), 200, np.uint16))
+    assert load_image(encoded(dark)).getpixel((0, 0)) == load_image(dark).getpixel((0, 0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("value", [-1, 70000, float("nan")])
+def test_grey_outside_every_range_is_refused(value):
+    kind = np.float32 if value != value else np.int32
+    picture = Image.fromarray(np.array([[0, value]], kind))
+    with pytest.raises(BadImage, match=r"a.tif.*grey values from .*save the picture with 8 bits"):
+        load_image(Record(image=encoded(picture, "TIFF"), captions=(), image_id="a", key="a.tif"))
+
+
+def test_the_cameras_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_image(encoded(Image.new("RGB", (4, 9)), "JPEG", exif=exif)).size == (9, 4)
+
+
+def test_broken_pictures_name_their_file(tmp_path, image, monkeypatch):
+    def record(name):
+        return Record(image=tmp_path / name, captions=(), image_id=name, key="a.jsonl:3")
+
+    (tmp_path / "cut.jpg").write_bytes(encoded(image, "JPEG")[:400])
+    (tmp_path / "cut.png").write_bytes(encoded(image)[:120])
+    (tmp_path / "text.jpg").write_text("<html>not found</html>")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, says in [
+        ("cut.jpg", "damaged"), ("cut.png", "damaged"), ("text.jpg", "a web page"), ("empty.png", "an empty file"),
+        ("none.png", "no such picture"),
+    ]:  # fmt: skip
+        with pytest.raises(BadImage, match=rf"{name} \(a.jsonl:3\): {says}"):
+            load_image(record(name))
+    image.save(tmp_path / "huge.png")
+    monkeypatch.setenv("MMKIT_MAX_MEGAPIXELS", "0.0047")
+    with pytest.raises(BadImage, match=r"huge.png .*80 x 60 pixels are too many.*0.0047 .*MMKIT_MAX_MEGAPIXELS=N"):
+        load_image(record("huge.png"))
+    monkeypatch.setenv("MMKIT_MAX_MEGAPIXELS", "0.0048")
+    assert load_image(record("huge.png")).size == (80, 60)
+    with pytest.raises(BadImage, match=r"a.jsonl:9: not a picture"):
+        load_image(Record(image=b"no", captions=(), image_id="x", key="a.jsonl:9"))
+
+
+# -- transforms --
+
+
+def test_eval_squashes_and_normalises(image):
+    transform = EvalTransform(size=(20, 32))
+    pixels = transform(image)
+    assert pixels.shape == (3, 20, 32)
+    assert pixels.dtype == torch.float32
+    plain = F.pil_to_tensor(image.resize((32, 20), Image.Resampling.BICUBIC)) / 255
+    expected = (plain - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    torch.testing.assert_close(pixels, expected)
+    torch.testing.assert_close(pixels_of(whole((20, 32)), image)[0], pixels)
+    assert whole((20, 32)).for_eval() == transform
+
+
+def test_randomness_is_only_what_is_passed_in(image):
+    transform = TrainTransform(size=48, erase=0.5)
+    before = torch.get_rng_state()
+    one = [pixels_of(transform, image, "left", seed) for seed in range(8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    two = [pixels_of(transform, image, "left", seed) for seed in range(8)]
+    assert all(torch.equal(a, b) and x == y for (a, x), (b, y) in zip(one, two, strict=True))
+    assert any(not torch.equal(one[0][0], other) for other, _ in one[1:])
+
+
+def test_crops_cover_the_asked_share(image):
+    from mmkit.data.images.transforms import crop_box
+
+    rng = Random(0)
+    shares, sides = [], []
+    for _ in range(2000):
+        left, top, right, bottom = crop_box(80, 60, (0.2, 1.0), (3 / 4, 4 / 3), rng)
+        assert 0 <= left < right <= 80
+        assert 0 <= top < bottom <= 60
+        shares.append((right - left) * (bottom - top) / 4800)
+        sides.append((right - left) / (bottom - top))
+    assert 0.18 < min(shares) < 0.25
+    assert max(shares) > 0.9
+    assert 0.7 < min(sides) < 0.8
+    assert 1.25 < max(sides) < 1.4
+    assert crop_box(300, 10, (0.9, 1.0), (3 / 4, 4 / 3), rng) == (143, 0, 156, 10)  # nothing fits: the middle
+
+
+def test_flip_swaps_words_and_picture_together(image):
+    mirrored = pixels_of(whole(), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0]
+    pixels, caption = pixels_of(whole(flip=1.0), image, "dark on the left")
+    assert caption == "dark on the right"
+    torch.testing.assert_close(pixels, mirrored)
+    pixels, caption = pixels_of(whole(flip=1.0), image, "a ramp")
+    torch.testing.assert_close(pixels, mirrored)
+    pixels, caption = pixels_of(whole(flip=1.0), image, "po lewej stronie")  # no rule: neither changes
+    assert caption == "po lewej stronie"
+    torch.testing.assert_close(pixels, pixels_of(whole(), image)[0])
+
+
+def test_erasing_puts_the_mean_colour_in_one_rectangle(image):
+    plain = pixels_of(whole(), image)[0]
+    erased = pixels_of(whole(erase=1.0), image)[0]
+    gone = (erased == 0).all(0)
+    assert 0.01 < gone.float().mean() < 0.36
+    rows, columns = gone.any(1).nonzero(), gone.any(0).nonzero()
+    area = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+    assert gone.sum() == area
+    assert torch.equal(erased[:, ~gone], plain[:, ~gone])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"size": 0}, {"size": 8, "scale": (0.5, 1.5)}, {"size": 8, "scale": (0.9, 0.5)}, {"size": 8, "flip": 2.0}],
+)
+def test_impossible_transforms(options):
+    with pytest.raises(UserError, match=r"size|scale|flip"):
+        TrainTransform(**options)
+
+
+# -- RandAugment --
+
+
+def apply(name, image, level=0.7, sign=1):
+    return np.asarray(OPERATIONS[name](image, level, sign)).astype(int)
+
+
+def test_the_ten_operations():
+    assert set(NAMES) == {
+        "identity", "autocontrast", "equalize", "brightness", "sharpness", "shear_x", "shear_y", "translate_x",
+        "translate_y", "rotate",
+    }  # fmt: skip
+
+
+def test_translation_is_seven_pixels_with_grey_border(image):
+    before = np.asarray(image)
+    right = apply("translate_x", image)
+    assert (right[:, :7] == 128).all()
+    assert (right[:, 7:] == before[:, :-7]).all()
+    up = apply("translate_y", image, sign=-1)
+    assert (up[-7:] == 128).all()
+    assert (up[:-7] == before[7:]).all()
+
+
+def test_brightness_factor(image):
+    np.testing.assert_allclose(apply("brightness", image), (np.asarray(image) * 1.36).clip(0, 255), atol=1)
+
+
+def test_sharpness_factor(image):
+    from PIL import ImageEnhance
+
+    assert (apply("sharpness", image) == np.asarray(ImageEnhance.Sharpness(image).enhance(1.36))).all()
+
+
+def test_shear_keeps_the_top_left_and_moves_by_021(image):
+    columns = Image.new("RGB", (80, 60))
+    columns.paste((255, 255, 255), (30, 0, 31, 60))
+    lit = apply("shear_x", columns)[:, :, 0]
+    centre = [np.average(np.arange(80), weights=row) for row in lit * (lit != 128)]
+    assert centre[0] == pytest.approx(30, abs=0.3)
+    assert (centre[50] - centre[0]) / 50 == pytest.approx(0.21, abs=0.01)
+    rows = apply("shear_y", columns.transpose(Image.Transpose.TRANSPOSE), sign=-1)[:, :, 0]
+    lit = rows * (rows != 128)
+    centre = [np.average(np.arange(80), weights=lit[:, x]) for x in (0, 50)]
+    assert (centre[1] - centre[0]) / 50 == pytest.approx(-0.21, abs=0.01)
+
+
+def test_rotation_is_21_degrees(image):
+    line = Image.new("RGB", (101, 101))
+    line.paste((255, 255, 255), (0, 50, 101, 51))
+    lit = apply("rotate", line)[:, :, 0]
+    lit = lit * (lit != 128)
+    y = [np.average(np.arange(101), weights=lit[:, x]) for x in (30, 70)]
+    assert np.degrees(np.arctan2(y[0] - y[1], 40)) == pytest.approx(21, abs=0.5)
+    assert (apply("rotate", image)[0, 0] == 128).all()
+
+
+def test_half_of_the_draws_do_nothing(image, monkeypatch):
+    calls = []
+    fake = {name: lambda image, level, sign, name=name: calls.append((name, level, sign)) or image for name in NAMES}
+    monkeypatch.setattr("mmkit.data.images.randaugment.OPERATIONS", fake)
+    rng = Random(0)
+    for _ in range(4000):
+        RandAugment(2, 7)(image, rng)
+    assert len(calls) / 8000 == pytest.approx(0.5, abs=0.02)
+    assert {name for name, _, _ in calls} == set(NAMES)
+    assert {level for _, level, _ in calls} == {0.7}
+    assert {sign for _, _, sign in calls} == {-1, 1}
+    counts = [sum(name == other for name, _, _ in calls) for other in NAMES]
+    assert min(counts) > 0.08 * len(calls)

@@ -1,0 +1,176 @@
+"""One way in: every form of data by its name, what it gives, what it does not, and that threads may read it."""
+
+import json
+import shutil
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mmkit.data.records import JsonLines
+from mmkit.data.sources.class_folder import ClassFolder
+from mmkit.data.sources.folder import Folder
+from mmkit.data.sources.hugging_face import HuggingFace
+from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.open import is_data_set, open_records, open_source
+from mmkit.data.sources.published.coco_captions import CocoCaptions
+from mmkit.data.sources.published.json_form import form_of
+from mmkit.data.sources.published.karpathy import Karpathy
+from mmkit.data.sources.published.refcoco import RefCoco
+from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.data.sources.questions import Asked
+from mmkit.data.sources.table import ClassTable, Table
+from mmkit.errors import UserError
+from tests.data.conftest import write
+
+
+@pytest.fixture
+def everything(pictures, monkeypatch):
+    """The six pictures in every form that mmkit reads."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(pictures / "hf-cache"))
+    names, n = [f"{i}.png" for i in range(6)], range(6)
+    for i in n:
+        for folder in (f"classes/{'ab'[i % 2]}", "pairs", "meta"):
+            (pictures / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / names[i], pictures / folder / names[i])
+        (pictures / "pairs" / f"{i}.txt").write_text(f"caption {i}")
+        shutil.copy(pictures / names[i], pictures / f"COCO_x_{i:012d}.jpg")
+    write(pictures / "meta" / "metadata.jsonl", [{"file_name": names[i], "text": f"caption {i}"} for i in n])
+    write(pictures / "q.jsonl", [{"image": names[i], "question": "a?", "answers": [f"a{i}"]} for i in n])
+    (pictures / "t.csv").write_text("image,caption\n" + "".join(f"{x},caption {i}\n" for i, x in enumerate(names)))
+    (pictures / "l.csv").write_text("path,label\n" + "".join(f"{name},x{i}\n" for i, name in enumerate(names)))
+    (pictures / "q.csv").write_text("image,question,answer\n" + "".join(f"{x},a?,a{i}\n" for i, x in enumerate(names)))
+    data = [(pictures / name).read_bytes() for name in names]
+    pq.write_table(
+        pa.table({"image": data, "caption": names, "label": list(n), "question": ["a?"] * 6, "answers": [["a"]] * 6}),
+        pictures / "t.parquet",
+    )  # fmt: skip
+    write_json = {
+        "karpathy.json": {"images": [{"filename": x, "split": "test", "sentences": [{"raw": "c"}]} for x in names]},
+        "albef.json": [{"image": x, "caption": "c"} for x in names],
+        "coco.json": {"images": [{"id": i, "file_name": names[i]} for i in n],
+                      "annotations": [{"image_id": i, "caption": f"c{i}"} for i in n]},
+        "vqa.json": {"data_subtype": "x", "questions": [{"question": "?", "question_id": i, "image_id": i} for i in n]},
+        "vqa-a.json": {"annotations": [{"question_id": i, "answers": [{"answer": "b"}]} for i in n]},
+        "vg.json": [{"id": i, "qas": [{"qa_id": i, "question": "a?", "answer": "b"}]} for i in n],
+        "albef-vqa.json": [{"image": x, "question": "a?", "answer": ["b"]} for x in names],
+        "refs.json": [{"image": x, "text": "c", "ref_id": 1} for x in names],
+    }  # fmt: skip
+    for i in n:
+        shutil.copy(pictures / names[i], pictures / f"{i}.jpg")
+    for name, value in write_json.items():
+        (pictures / name).write_text(json.dumps(value))
+    return pictures
+
+
+FORMS = [
+    ("a.jsonl", "caption", {}, JsonLines), ("a.jsonl", "label", {}, JsonLines), ("a.jsonl", None, {}, JsonLines),
+    ("q.jsonl", "question", {}, VQALines), ("q.jsonl", None, {}, VQALines),
+    ("t.csv", "caption", {}, Table), ("t.csv", None, {}, Table), ("l.csv", "label", {}, ClassTable),
+    ("q.csv", "question", {}, Asked),
+    ("t.parquet", "caption", {}, HuggingFace), ("t.parquet", "label", {}, HuggingFace),
+    ("t.parquet", "question", {}, Asked), ("t.parquet", None, {}, HuggingFace),
+    ("classes", "label", {}, ClassFolder), ("classes", None, {}, ClassFolder),
+    ("pairs", "caption", {}, Folder), ("pairs", None, {}, Folder),
+    ("meta", "caption", {}, JsonLines), ("meta", None, {}, JsonLines),
+    ("karpathy.json", "caption", {"split": "test"}, Karpathy), ("albef.json", "caption", {}, Karpathy),
+    ("coco.json", "caption", {}, CocoCaptions), ("coco.json", None, {}, CocoCaptions),
+    ("vqa.json", "question", {"annotations": "vqa-a.json"}, VQAFiles),
+    ("vqa.json", "question", {"annotations": "vqa-a.json", "pictures": "{image_id}.png"}, VQAFiles),
+    ("vg.json", "question", {}, VisualGenomeQA), ("albef-vqa.json", "question", {}, AnswerLists),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "want", "options", "kind"), FORMS)
+def test_every_form_opens_gives_what_is_wanted_and_may_be_read_by_threads(everything, name, want, options, kind):
+    if "annotations" in options:
+        options = options | {"annotations": everything / options["annotations"]}
+    source = open_source(everything / name, {want} if want else (), **options)
+    assert isinstance(source, kind)
+    assert len(source) == 6
+    wanted = [source[i] for i in range(6)]
+    assert want is None or all(r.captions if want == "caption" else want in r.targets for r in wanted)
+    assert want != "question" or all(len(r.targets["answers"]) == 1 for r in wanted)
+    assert len({r.image_id for r in wanted}) == 6
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: source[i % 6], range(120))) == wanted * 20
+
+
+def test_joined_sources_and_expressions_may_be_read_by_threads(everything):
+    joined = Joined([JsonLines(everything / "a.jsonl"), Table(everything / "t.csv"), Folder(everything / "pairs")])
+    for source in (joined, RefCoco(everything / "refs.json", everything)):
+        wanted, n = [source[i] for i in range(len(source))], len(source)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda i, source=source, n=n: source[i % n], range(10 * n))) == wanted * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "want", "says"),
+    [
+        ("albef.json", "question", "holds captions, no questions"),
+        ("vqa.json", "caption", "holds questions, no captions"),
+        ("pairs", "question", "a folder of pictures.*which holds no question; give .*a table with a header"),
+        ("a.jsonl", "question", 'no key "question"'),
+        ("t.csv", "label", "no column label or class"),
+        ("nothing.jsonl", "caption", "no such file or folder; give openmoji"),
+        ("vqa.json", "question", "VQA's questions alone.*--annotations"),
+    ],
+)
+def test_what_is_not_there_is_said(everything, name, want, says):
+    with pytest.raises(UserError, match=says):
+        open_source(everything / name, {want})
+
+
+def test_training_records_from_every_kind_of_table(everything):
+    for name in ("a.jsonl", "t.csv", "t.parquet"):
+        source = open_records(everything / name)
+        assert len(source) == 6
+        assert all(source[i].captions for i in range(6))
+    with pytest.raises(UserError, match=r"not JSON lines, but .csv; .*mmkit data import csv"):
+        JsonLines(everything / "t.csv")
+    with pytest.raises(UserError, match=r"not JSON lines, but .parquet; .*mmkit data import records"):
+        JsonLines(everything / "t.parquet")
+
+
+def test_pictures_win_over_tables_and_archives_beside_them(everything):
+    shutil.copy(everything / "t.parquet", everything / "pairs" / "f.parquet")
+    (everything / "pairs" / "0.tar").write_bytes(b"")
+    assert not is_data_set(str(everything / "pairs"))
+    assert isinstance(open_source(everything / "pairs", {"caption"}), Folder)
+    (everything / "hf").mkdir()
+    shutil.copy(everything / "t.parquet", everything / "hf")
+    assert isinstance(open_source(everything / "hf", {"caption"}, split="train"), HuggingFace)
+
+
+def test_archives_are_named(everything):
+    (everything / "tars").mkdir()
+    with tarfile.open(everything / "tars" / "0.tar", "w") as file:
+        file.add(everything / "0.png", "0.png")
+    with pytest.raises(UserError, match=r"tars: holds 1 x .tar, no pictures; unpack"):
+        open_source(everything / "tars", {"caption"})
+    with pytest.raises(UserError, match=r"0.tar: an archive; unpack it into a folder"):
+        open_source(everything / "tars" / "0.tar")
+
+
+def test_a_folder_with_metadata_and_one_with_a_caption_missing(everything):
+    source = open_source(everything / "meta", {"caption"})
+    assert (source[1].image, source[1].captions) == (everything / "meta" / "1.png", ("caption 1",))
+    (everything / "pairs" / "2.txt").unlink()
+    with pytest.raises(UserError, match=r"1 of 6 pictures.*\n.*2.png: no 2.txt beside it"):
+        open_source(everything / "pairs", {"caption"})
+
+
+def test_forms_of_json(everything, tmp_path):
+    found = {name: form_of(everything / f"{name}.json") for name in ("karpathy", "albef", "coco", "vqa", "albef-vqa")}
+    assert found == {name: name for name in found}
+    assert form_of(everything / "vg.json") == "vg-qa"
+    long = tmp_path / "long.json"  # cut within its first object, as large files are
+    long.write_text(json.dumps({"info": 1, "images": [{"file_name": "x" * 100}] * 20_000, "annotations": []}))
+    assert form_of(long) == "coco"
+    long.write_text(json.dumps({"info": 1, "questions": [{"question": "x" * 100}] * 20_000}))
+    assert form_of(long) == "vqa"
+    shutil.copy(everything / "a.jsonl", everything / "a.json")
+    assert form_of(everything / "a.json") == "lines"
+    assert isinstance(open_source(everything / "a.json", {"label"}), JsonLines)
+    assert form_of(tmp_path / "none.json") == "unknown"
