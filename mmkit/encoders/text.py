@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -129,12 +128,3 @@ class FusionEncoder(nn.Module):
         if not self.blocks:
             x_BLD = take(x_BLD, keep_BM)
         return Tokens(x_BLD, mask_BL if keep_BM is None else None)
-
-
-def cat_tokens(parts: Iterable[Tokens]) -> Tokens:
-    """Several batches of equally long sequences as one."""
-    xs, masks = zip(*parts, strict=True)
-    if all(mask is None for mask in masks):
-        return Tokens(torch.cat(xs))
-    full = [Tokens(x, mask).full_mask() for x, mask in zip(xs, masks, strict=True)]
-    return Tokens(torch.cat(xs), torch.cat(full))

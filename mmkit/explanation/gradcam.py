@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmkit.data.collate import padded
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
@@ -136,11 +137,10 @@ def _padded(
 ) -> tuple[Tensor, Tensor]:
     """Ids (B, L) int64, those at ``hidden`` replaced by the mask, and (B, L) bool where a token is."""
     lengths = torch.tensor([len(row) for row in rows])
-    width = int(lengths.max())
-    ids_BL = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in rows])
+    ids_BL = padded(rows, int(lengths.max()), tokenizer.pad_id)
     for row, places in enumerate(hidden):
         ids_BL[row, list(places)] = check_mask(tokenizer)
-    return ids_BL, torch.arange(width) < lengths[:, None]
+    return ids_BL, torch.arange(ids_BL.shape[1]) < lengths[:, None]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ own strongest place; the words of a figure share one scale, so that a word that 
 
 from __future__ import annotations
 
-import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,17 +19,11 @@ from torch import Tensor
 from mmkit.errors import UserError
 from mmkit.explanation.maps import Evidence, HeatMap, Word
 from mmkit.files import writing
-
-log = logging.getLogger(__name__)
+from mmkit.fonts import font as font_for
 
 STOPS = ((255, 247, 160), (254, 204, 92), (253, 141, 60), (227, 26, 28), (128, 0, 38))
 """Colours of the heat from 0 to 1, evenly spaced."""
 INK, PALE, GROUND = (28, 32, 38), (105, 112, 122), (255, 255, 255)
-FALLBACKS = (
-    "NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "wqy-microhei.ttc",
-    "DroidSansFallbackFull.ttf", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "malgun.ttf",
-)  # fmt: skip
-"""Fonts that draw scripts which Pillow's own cannot, where the system has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +81,7 @@ def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
     columns = min(style.columns, max(3, -(-len(shown) // -(-len(shown) // style.columns)))) if shown else 1
     tiles = _tiles(explanation, shown, (inner - (columns - 1) * gap) // columns)
     tile_wide, tile_high = tiles[0].size if tiles else (0, 0)
-    title, small = _font(explanation.text, 22, style.font), _font("", 14, None)
+    title, small = font_for(explanation.text, 22, style.font), font_for("", 14, None)
     lines = wrapped(explanation.text, title, inner)
     notes = [(_asked(explanation), PALE)] + ([(_unseen(explanation), STOPS[3])] if explanation.unseen else [])
     top = margin + 30 * len(lines) + 8 + 20 * len(notes)
@@ -100,7 +92,7 @@ def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
     for i, line in enumerate(lines):
         pen.text((margin, margin + 30 * i - 4), line, INK, title)
     for i, (note, colour) in enumerate(notes):
-        pen.text((margin, top - 10 - 20 * (len(notes) - i)), note, colour, _font(note, 14, style.font))
+        pen.text((margin, top - 10 - 20 * (len(notes) - i)), note, colour, font_for(note, 14, style.font))
     for i, (part, label) in enumerate(zip(pair, ("picture", "sentence"), strict=True)):
         left = margin + i * (part.width + gap)
         _framed(canvas, pen, part, (left, top))
@@ -126,7 +118,7 @@ def check_name(path: str | Path) -> None:
 def check_font(file: str | Path | None) -> None:
     """UserError where the font of a ``Style`` cannot be read."""
     if file is not None:
-        _font("", 14, file)
+        font_for("", 14, file)
 
 
 def save(picture: Image.Image, path: str | Path) -> None:
@@ -175,9 +167,9 @@ def _framed(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, at
 def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int, style: Style) -> None:
     number = word.share if word.probability is None else word.probability
     share = "<1%" if 0 < number < 0.005 else f"{number:.0%}"
-    small = _font(share, 13, None)
+    small = font_for(share, 13, None)
     room = wide - small.getlength(share) - 8
-    font, text = _font(word.text, 17, style.font), word.text
+    font, text = font_for(word.text, 17, style.font), word.text
     while len(text) > 1 and font.getlength(text) > room:
         text = f"{text.rstrip('.')[:-1]}..." if not text.endswith("...") else f"{text[:-4]}..."
         if text == "...":
@@ -209,43 +201,3 @@ def _tiles(explanation: Evidence, shown: Sequence[Word], wide: int) -> list[Imag
     most, size = max([*peaks, 1e-30]), max(1, round(wide * max(picture.size) / picture.width))
     power = 0.5 if all(word.probability is None for word in shown) else 0.25
     return [overlay(picture, word.map, size, (peak / most) ** power) for word, peak in zip(shown, peaks, strict=False)]
-
-
-@lru_cache(maxsize=64)
-def _font(text: str, size: int, file: str | Path | None) -> ImageFont.FreeTypeFont:
-    """Pillow's own font where it can draw the text, else ``file``, else one of the system's that can."""
-    own = ImageFont.load_default(size)
-    assert isinstance(own, ImageFont.FreeTypeFont)
-    if file is not None:
-        try:
-            return ImageFont.truetype(str(file), size)
-        except OSError as error:
-            raise UserError(f"font {file}: cannot be read ({error}); give a TrueType or OpenType file") from error
-    if _draws(own, text):
-        return own
-    for name in FALLBACKS:
-        try:
-            font = ImageFont.truetype(name, size)
-        except OSError:
-            continue
-        if _draws(font, text):
-            return font
-    _warn()
-    return own
-
-
-@lru_cache(maxsize=1)
-def _warn() -> None:
-    """Once is enough."""
-    log.warning("no font of this machine draws all characters of the text; give one with font=, or --font FILE")
-
-
-def _draws(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has a drawing for each character (that of one it has not is always the same)."""
-    absent = _shape(font, "\U0010fffe")
-    return all(char.isspace() or _shape(font, char) != absent for char in set(text))
-
-
-def _shape(font: ImageFont.FreeTypeFont, char: str) -> Sequence[object]:
-    mask = font.getmask(char)
-    return (mask.size, bytes(mask))

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mmkit.files import write_text
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from mmkit.progress import progress
 
 logger = logging.getLogger("mmkit.train")
-
-PLAIN_LINE_SECONDS = 20.0
 
 
 class _Scalars(Protocol):
@@ -86,45 +82,21 @@ def keep_until(path: Path, step: int) -> None:
 
 
 class Display:
-    """A progress bar on a terminal; else a plain line now and then. Silent on all but the first process."""
+    """The progress of a run: see ``mmkit.progress``. Silent on all but the first process."""
 
     def __init__(self, *, total: int, start: int, shown: bool) -> None:
-        self.total, self.start, self.shown = total, start, shown
-        self._began = self._last = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        if shown and sys.stderr.isatty():
-            self._bar, self._task = _bar(total, start)
+        self.total = total
+        self._shown = ExitStack()
+        self._report = self._shown.enter_context(progress(shown, keep=True))
+        self._report("step", start, total)
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show that ``step`` steps are done; ``values``: the newest numbers, of which some are shown."""
-        if not self.shown:
-            return
-        text = summary(values)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, description=text)
-            return
-        now = time.monotonic()
-        if now - self._last >= PLAIN_LINE_SECONDS or step == self.total:
-            self._last = now
-            left = (now - self._began) / max(1, step - self.start) * (self.total - step)
-            logger.info("step %d/%d  %s  %s left", step, self.total, text, clock(left))
+        self._report("step", step, self.total, summary(values))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def _bar(total: int, start: int) -> tuple[Progress, TaskID]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=Console(stderr=True))
-    bar.start()
-    return bar, bar.add_task("", total=total, completed=start)
+        self._shown.close()
 
 
 def summary(values: Mapping[str, float]) -> str:
@@ -137,10 +109,3 @@ def summary(values: Mapping[str, float]) -> str:
     if "samples_per_second" in values:
         parts.append(f"{values['samples_per_second']:.1f} samples/s, {values['data_share']:.0%} waiting for data")
     return "  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

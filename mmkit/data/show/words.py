@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from PIL import ImageDraw, ImageFont
 
+from mmkit import fonts
 from mmkit.data.texts.protocol import Tokenizer, is_cjk
 from mmkit.types import Batch
-
-log = logging.getLogger(__name__)
 
 INK, FAINT, WHITE, RED, ORANGE = (24, 24, 27), (120, 120, 128), (255, 255, 255), (208, 58, 44), (196, 120, 20)
 TEXT_SIZE = 13
@@ -24,11 +20,6 @@ LEGEND = (
     ("mask", "word behind [MASK]"),
     ("random", "other word (and what stood there)"),
     ("kept", "unchanged, to be told"),
-)
-WIDE_FONTS = (  # of Linux, macOS, Windows; the first that is there
-    *("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "wqy-microhei.ttc"),
-    *("wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf"),
-    *("msyh.ttc", "simsun.ttc", "malgun.ttf", "DejaVuSans.ttf"),
 )
 
 
@@ -144,24 +135,6 @@ def _kinds(batch: Batch, row: int, ids: list[int], tokenizer: Tokenizer) -> list
     return kinds
 
 
-def font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font that has the characters: Pillow's own, else one of the system or the file in MMKIT_FONT."""
-    return _latin() if all(ord(char) < 0x250 for char in text) else _wide()
-
-
-@lru_cache(maxsize=1)
-def _latin() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(TEXT_SIZE)
-
-
-@lru_cache(maxsize=1)
-def _wide() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in (os.environ.get("MMKIT_FONT") or "", *WIDE_FONTS):
-        try:
-            return ImageFont.truetype(name, TEXT_SIZE)
-        except OSError:
-            continue
-    log.warning(
-        "no font for these captions on the system (set MMKIT_FONT to a font file): characters may show as boxes"
-    )
-    return _latin()
+def font(text: str) -> ImageFont.FreeTypeFont:
+    """A font of the sheets' size that has the characters."""
+    return fonts.font(text, TEXT_SIZE)
