@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmkit.data.images.opening import load_image
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
 from mmkit.data.sources.folder import Folder
@@ -131,11 +130,7 @@ def _made(
     bad: list[str] = []
     images: list[Tensor] = [torch.empty(0, predictor.model.spec.embed_dim)]
 
-    def opened(record: Record, _: int) -> Tensor:
-        pixels: Tensor = predictor.transform(load_image(record))
-        return pixels
-
-    for read in reading(records, opened, batch_size=batch_size, threads=predictor.threads, bad="leave out"):
+    for read in reading(records, predictor.pixels, batch_size=batch_size, threads=predictor.threads, bad="leave out"):
         good += read.items
         bad += read.bad
         if read.made:

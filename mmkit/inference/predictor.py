@@ -134,7 +134,7 @@ class Predictor:
 
     def image_tokens(self, images: Iterable[Picture] | Tensor, batch_size: int = 64) -> Iterator[Tokens]:
         """The image tokens (b, P, D) of each batch in turn, on the model's device. Reads ahead by one batch."""
-        for read in reading(many_pictures(images), self._pixels, batch_size=batch_size, threads=self.threads):
+        for read in reading(many_pictures(images), self.pixels, batch_size=batch_size, threads=self.threads):
             yield self.encode_pixels(read.made)
 
     def text_tokens(
@@ -289,7 +289,8 @@ class Predictor:
             tokens: Tokens = self.model.encode_image(pixels.to(self.device), *beside)
             return tokens
 
-    def _pixels(self, image: Picture, number: int) -> Tensor:
+    def pixels(self, image: Picture, number: int = 0) -> Tensor:
+        """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
         return self.transform(open_picture(image, number))
 
 
