@@ -21,7 +21,7 @@ from mmkit.data.openmoji.questions import Questions, answers
 from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen
 from mmkit.data.targets import AnswerTokens
 from mmkit.data.texts.masking import Masking
-from mmkit.data.texts.tokenizers import saved, sentencepiece
+from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
@@ -98,7 +98,7 @@ def questions(
         model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
         heads={"answer": partial(AnswerDecoder, answers=known, depth=2, heads=4, max_tokens=16, dropout=0.0)},
         init={} if start == "scratch" else {"model": start},
-        tokenizer=_tokenizer(size, kinds) if start == "scratch" else partial(saved, path=f"{start}/tokenizer"),
+        tokenizer=_tokenizer(size, kinds) if start == "scratch" else partial(reuse, path=f"{start}/tokenizer"),
         data=Data(
             train=partial(asked, split="train", n=40_000, types=ASKED),
             image_size=size,
@@ -118,10 +118,10 @@ def quickstart(steps: int = 1400, question_steps: int = 1100, size: int = 96, ki
     """Both, one after the other: the pre-trained model in the run's folder, the one that answers in ``vqa`` there."""
     answering = questions("scratch", question_steps, size, kinds)
     report = partial(answering.report, page="../report.html") if answering.report else None
-    return replace(answering, first=pretrain(steps, size, kinds), tokenizer=None, folder="vqa", report=report)
+    return replace(answering, first=pretrain(steps, size, kinds), tokenizer=None, subfolder="vqa", report=report)
 
 
 def _tokenizer(size: int, kinds: int) -> partial[Any]:
     """Trained on the captions and on the questions of what comes after."""
     asked = partial(Questions, split="train", n=5_000, kinds=kinds, size=size, plain=True, people=0.05)
-    return partial(sentencepiece, vocab_size=1600, more=(asked,))
+    return partial(train_sentencepiece, vocab_size=1600, more=(asked,))

@@ -15,7 +15,7 @@ from mmkit.config import Data, Experiment, Optim, Run, Teacher
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.texts.masking import Masking
-from mmkit.data.texts.tokenizers import saved, sentencepiece
+from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -34,7 +34,7 @@ def pretraining(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experime
         model=partial(albef_mini, image_size=size, max_tokens=TOKENS),
         heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
         teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(sentencepiece, vocab_size=1000),
+        tokenizer=partial(train_sentencepiece, vocab_size=1000),
         data=Data(
             train=partial(scenes, split="train", n=60_000, people=0.05),
             image_size=size,
@@ -46,7 +46,7 @@ def pretraining(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experime
         optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98)),
         run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
         evals={"retrieval": partial(Retrieval, source=partial(scenes, split="test", n=500), rerank_top=16)},
-        folder="pretraining",
+        subfolder="pretraining",
     )
 
 
@@ -55,5 +55,5 @@ def start_from(start: str, size: int, kinds: int) -> dict[str, Any]:
     if start == "pretraining":
         return {"first": pretraining(size=size, kinds=kinds)}
     if start == "scratch":
-        return {"tokenizer": partial(sentencepiece, vocab_size=1000)}
-    return {"init": {"model": start}, "tokenizer": partial(saved, path=f"{start}/tokenizer")}
+        return {"tokenizer": partial(train_sentencepiece, vocab_size=1000)}
+    return {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}

@@ -219,7 +219,7 @@ def test_seeds_of_a_config_are_checked_before_anything_is_made(path, value):
     first = tiny()
     exp = change(
         tiny(), data={"train": scenes}, evals={"e": partial(Classification, source=scenes)} if "evals" in path else {},
-        **({"first": change(first, folder="a"), "tokenizer": None} if "first" in path else {}),
+        **({"first": change(first, subfolder="a"), "tokenizer": None} if "first" in path else {}),
     )  # fmt: skip
     exp = override(exp, [f"{path}={value}"])
     with pytest.raises(UserError, match=rf"{path} = {value}: a seed is"):

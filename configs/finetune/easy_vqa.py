@@ -19,7 +19,7 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.easy_vqa import HOLD_OUT, EasyVQA, EasyVQAPairs, answers
 from mmkit.data.targets import AnswerScores, AnswerTokens
 from mmkit.data.texts.masking import Masking
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.heads.answers.classifier import AnswerClassifier
@@ -45,7 +45,7 @@ def pretrain(steps: int = 800) -> Experiment:
         name="easy-vqa-pretrain",
         model=MODEL,
         heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
-        tokenizer=partial(sentencepiece, vocab_size=160, more=(partial(EasyVQA, split="train"),)),
+        tokenizer=partial(train_sentencepiece, vocab_size=160, more=(partial(EasyVQA, split="train"),)),
         data=Data(
             train=partial(EasyVQAPairs, split="train", hold_out=HOLD_OUT),
             image_size=SIZE,
@@ -60,7 +60,7 @@ def pretrain(steps: int = 800) -> Experiment:
             "seen": partial(ZeroShot, source=partial(test, part="seen"), templates=("a {}",)),
             "held_out": partial(ZeroShot, source=partial(test, part="held_out"), templates=("a {}",)),
         },
-        folder="pretrain",
+        subfolder="pretrain",
     )
 
 

@@ -21,7 +21,7 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.published.vqa import Joined, VisualGenomeQA, VQAFiles
 from mmkit.data.targets import AnswerScores, AnswerTokens
 from mmkit.data.texts.answers.rules import read_answers
-from mmkit.data.texts.tokenizers import saved
+from mmkit.data.texts.tokenizers import reuse
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder
@@ -66,7 +66,7 @@ def _finetune(
         model=partial(albef_base, image_size=res),
         heads={"answer": head},
         init={"model": start},
-        tokenizer=partial(saved, path=str(Path(start) / "tokenizer")),
+        tokenizer=partial(reuse, path=str(Path(start) / "tokenizer")),
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
         data=Data(
             train=train,

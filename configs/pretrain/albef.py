@@ -20,7 +20,7 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface, sentencepiece
+from mmkit.data.texts.tokenizers import from_hub, train_sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -37,7 +37,7 @@ def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
         model=partial(albef_base, image_size=res),
         heads={"itc": partial(ITC, queue_size=65_536), "itm": partial(ITM), "mlm": partial(MLM)},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
+        tokenizer=partial(from_hub, name="bert-base-uncased", framing=Framing(clean="albef")),
         init={"image": "timm:deit_base_patch16_224.fb_in1k", "text": "hf:google-bert/bert-base-uncased"},
         data=Data(
             train=partial(open_records, path=records),
@@ -68,7 +68,7 @@ def small(records: str = "train.jsonl", res: int = 224, vocab_size: int = 8000, 
         model=partial(albef_small, image_size=res, max_tokens=40),
         heads={"itc": partial(ITC, queue_size=16_384), "itm": partial(ITM), "mlm": partial(MLM)},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(sentencepiece, vocab_size=vocab_size),
+        tokenizer=partial(train_sentencepiece, vocab_size=vocab_size),
         data=Data(
             train=partial(open_records, path=records),
             image_size=res,

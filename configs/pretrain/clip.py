@@ -19,7 +19,7 @@ from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.models.sizes.dual import clip_base, dual_mini, lit_base
@@ -38,7 +38,7 @@ def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout
         name="clip-base",
         model=partial(clip_base, image_size=res, max_tokens=77, patch_dropout=patch_dropout),
         heads=HEADS,
-        tokenizer=partial(huggingface, name="clip", framing=Framing(last=True, grows=False)),
+        tokenizer=partial(from_hub, name="clip", framing=Framing(last=True, grows=False)),
         data=Data(
             train=partial(open_records, path=records),
             image_size=res,
@@ -60,7 +60,7 @@ def lit(records: str, res: int = 224, global_batch: int = 4096) -> Experiment:
         name="lit-base",
         model=partial(lit_base, image_size=res, max_tokens=32),
         heads=HEADS,
-        tokenizer=partial(huggingface, name="bert-base-uncased"),
+        tokenizer=partial(from_hub, name="bert-base-uncased"),
         init={"image": "timm:vit_base_patch16_224.augreg_in21k", "text": "hf:google-bert/bert-base-uncased"},
         data=Data(
             train=partial(open_records, path=records),

@@ -17,7 +17,7 @@ from pathlib import Path
 from mmkit.config import Data, Experiment, Optim, Run, load_experiment
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.open import open_records
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.sigmoid import Sigmoid
 from mmkit.models.sizes.dual import siglip_base, siglip_mini
@@ -37,7 +37,7 @@ def base(records: str, res: int = 224, global_batch: int = 32_768) -> Experiment
         name="siglip-base",
         model=partial(siglip_base, image_size=res, max_tokens=64),
         heads=HEADS,
-        tokenizer=partial(sentencepiece, vocab_size=32_000),
+        tokenizer=partial(train_sentencepiece, vocab_size=32_000),
         data=Data(
             train=partial(open_records, path=records),
             image_size=res,

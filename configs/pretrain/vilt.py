@@ -19,7 +19,7 @@ from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.sources.open import open_records
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -46,7 +46,7 @@ def base(records: str, res: int = 384) -> Experiment:
         model=partial(vilt_base, image_size=res, max_tokens=40),
         heads=HEADS | {"wpa": partial(WPA, drop_last=True)},
         weights=WEIGHTS,
-        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(last=True)),
+        tokenizer=partial(from_hub, name="bert-base-uncased", framing=Framing(last=True)),
         init={"image": "timm:vit_base_patch32_384.augreg_in21k_ft_in1k"},
         data=Data(
             train=partial(open_records, path=records),

@@ -29,12 +29,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.records import captions_of
     from mmkit.data.sources.open import open_source
     from mmkit.data.texts.coverage import coverage
-    from mmkit.data.texts.tokenizers import load_tokenizer, sentencepiece
+    from mmkit.data.texts.tokenizers import load_tokenizer, train_sentencepiece
     from mmkit.files import check_new_folder
 
     check_new_folder(args.out)
     source = open_source(args.data)
-    sentencepiece(vocab_size=args.vocab_size, captions=lambda: captions_of(source), folder=args.out)
+    train_sentencepiece(vocab_size=args.vocab_size, captions=lambda: captions_of(source), folder=args.out)
     tokenizer = load_tokenizer(args.out)
     example = next(iter(captions_of(source)))
     fit = coverage(tokenizer, islice(captions_of(source), 1000), max_tokens=512)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +153,7 @@ def answering_stage(model: str, allow: Sequence[str] = ()) -> str:
 
 
 def _answers_questions(folder: Path, allow: Sequence[str]) -> bool:
-    """By its config alone; False for one that is not of mmkit. UserError for a damaged one."""
+    """By its config alone; False for one that is not of mmkit."""
     from mmkit.config.allowed import HEAD, checked, find
     from mmkit.heads.base import Answers
     from mmkit.hub.files import CONFIG, is_ours, read_json
@@ -162,12 +161,11 @@ def _answers_questions(folder: Path, allow: Sequence[str]) -> bool:
     own = checked(allow)
     heads = read_json(folder / CONFIG).get("heads") if is_ours(folder) else None
     parts = heads.values() if isinstance(heads, dict) else ()
-    for part in parts:
-        with suppress(UserError):  # loading the model says what is wrong with it, and from its model on
-            kind = find(part["target"] if isinstance(part, dict) and "target" in part else None, HEAD, own)
-            if isinstance(kind, type) and issubclass(kind, Answers):
-                return True
-    return False
+    try:
+        kinds = [find(part["target"] if isinstance(part, dict) else part, HEAD, own) for part in parts]
+    except (KeyError, UserError):
+        return True  # or nobody knows yet: loading it says what may not be loaded, or is damaged
+    return any(isinstance(kind, type) and issubclass(kind, Answers) for kind in kinds)
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:

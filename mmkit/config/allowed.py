@@ -86,7 +86,7 @@ SOURCES = (
 SETTINGS = (
     _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
     | _named("data.texts.protocol", "Framing")
-    | _named("data.texts.tokenizers", "sentencepiece huggingface saved")
+    | _named("data.texts.tokenizers", "train_sentencepiece from_hub reuse")
     | _named("data.images.transforms", "TrainTransform BlankTrain")
     | _named("data.images.variable_size", "KeepShapeTrain")
     | _named("data.texts.masking", "Masking")

@@ -31,12 +31,14 @@ def validate(exp: Experiment, world: int = 1) -> Experiment:
 
 
 def _check_stages(exp: Experiment) -> None:
-    folders = [stage.folder for stage in exp.stages()]
+    folders = [stage.subfolder for stage in exp.stages()]
     for folder in folders:
         _check_folder(folder)
     places = [PurePosixPath(folder.replace("\\", "/")).as_posix().casefold() for folder in folders]
     if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"first: {len(folders)} runs, and several write to folder = {min(twice)!r}; name each its own")
+        raise UserError(
+            f"first: {len(folders)} runs, and several write to subfolder = {min(twice)!r}; name each its own"
+        )
     if exp.first is None and exp.tokenizer is None:
         raise UserError("tokenizer: a run needs one, or a `first` run that has one")
     if exp.first is not None and "model" in exp.init:
@@ -52,10 +54,10 @@ def _check_folder(folder: str) -> None:
     parts = folder.replace("\\", "/").split("/") if folder else []
     if folder.startswith(("/", "\\", "~")) or ":" in folder or any(part.strip() in ("", "..") for part in parts):
         raise UserError(
-            f"folder = {folder!r}: must be the name of a folder inside that of the whole run, as 'pretrain'"
+            f"subfolder = {folder!r}: must be the name of a folder inside that of the whole run, as 'pretrain'"
         )
     if own := [part for part in parts if part.casefold() in OF_A_RUN or part.startswith(".mmkit")]:
-        raise UserError(f"folder = {folder!r}: a run keeps something of its own in {own[0]!r}; choose another name")
+        raise UserError(f"subfolder = {folder!r}: a run keeps something of its own in {own[0]!r}; choose another name")
 
 
 def _check_run(exp: Experiment) -> None:

@@ -197,10 +197,11 @@ class Run:
     ``eval_every_steps`` and ``save_every_steps``: 0 = only at the end.
     keep_checkpoints: how many of the newest training states stay. best: the metric by which the best model is kept, in
     the folder ``best`` of the run ("retrieval.t2i_r1"); None = none. best_is: whether its highest or lowest value is
-    the best. precision: "auto" = bf16 where the device computes it natively. product: the float32 product backend, see
-    ``train/precision.py``; "auto" = the fastest whose error is that of float32. eval_precision: in float32 an
-    evaluation equals what a later process measures; "bf16" is faster. stop_after_steps: end this process early at that
-    step, saved; the schedule stays that of the whole run. timeout_minutes: how long one process waits for the others.
+    the best. precision: "auto" = bf16 where the device computes it natively. float32_matmul: the backend of float32
+    products, see ``train/precision.py``; "auto" = the fastest whose error is that of float32. eval_precision: in
+    float32 an evaluation equals what a later process measures; "bf16" is faster. stop_after_steps: end this process
+    early at that step, saved; the schedule stays that of the whole run. timeout_minutes: how long one process waits
+    for the others.
     """
 
     steps: int | None = None
@@ -208,7 +209,7 @@ class Run:
     minutes: float | None = None
     seed: int = 42
     precision: Precision = "auto"
-    product: Product = "auto"
+    float32_matmul: Product = "auto"
     eval_precision: Literal["float32", "bf16"] = "float32"
     eval_every_steps: int = 0
     save_every_steps: int = 1000
@@ -235,8 +236,8 @@ class Experiment:
     tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``first``. evals: each ``evaluator()`` makes a
     callable on a ``Predictor``.
     report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
-    first: a run to do before, from whose model and tokenizer this one starts. folder: where in the folder of the whole
-    its results go, "" for that folder itself. Each of several runs has its own; of a run alone this says nothing.
+    first: a run to do before, from whose model and tokenizer this one starts. subfolder: where in the folder of the
+    whole its results go, "" for that folder itself. Each of several runs has its own; of a run alone this says nothing.
     """
 
     name: str
@@ -252,7 +253,7 @@ class Experiment:
     evals: Mapping[str, partial[Any]] = field(default_factory=dict)
     report: partial[Any] | None = None
     first: Experiment | None = None
-    folder: str = ""
+    subfolder: str = ""
 
     def __post_init__(self) -> None:
         for name in ("heads", "weights", "init", "evals"):

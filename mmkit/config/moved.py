@@ -17,7 +17,6 @@ _MODULES = {
     "data.openmoji_pairs": "data.openmoji.pairs",
     "data.openmoji_questions": "data.openmoji.questions",
     "data.refcoco": "data.sources.published.refcoco",
-    "data.tokenizer": "data.texts.tokenizers",
     "data.variable_size": "data.images.variable_size",
     "data.vqa_files": "data.sources.published.vqa",
     "heads.answer_classifier": "heads.answers.classifier",
@@ -32,6 +31,9 @@ _NAMES = {
     "data.sources:Folder": "data.sources.folder:Folder",
     "data.sources:HuggingFace": "data.sources.hugging_face:HuggingFace",
     "data.tokenizer:Framing": "data.texts.protocol:Framing",
+    "data.tokenizer:huggingface": "data.texts.tokenizers:from_hub",
+    "data.tokenizer:saved": "data.texts.tokenizers:reuse",
+    "data.tokenizer:sentencepiece": "data.texts.tokenizers:train_sentencepiece",
     "data.vqa_files:Joined": "data.sources.joined:Joined",
 }
 _FORMS = ("target", "dataclass", "reference")

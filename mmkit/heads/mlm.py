@@ -15,11 +15,11 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
-from mmkit.nn.vocabulary import Vocabulary
+from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class MLM(Head, Vocabulary):
+class MLM(Head, VocabularyHead):
     """The word that stood at each hidden position. ``tied=False``: with a vocabulary matrix of its own (ViLT)."""
 
     distilled = True

@@ -29,7 +29,7 @@ from mmkit.errors import UserError
 from mmkit.heads.base import Answers, Matches, Writes
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
-from mmkit.nn.vocabulary import Vocabulary
+from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
 from mmkit.types import Tokens
 
@@ -66,7 +66,7 @@ class Predictor:
         self.threads = max(1, min(threads, os.cpu_count() or 1))
         for head in heads.values():
             for part in head.modules() if isinstance(head, nn.Module) else ():
-                if isinstance(part, Vocabulary):
+                if isinstance(part, VocabularyHead):
                     part.known = tokenizer.vocab_size
 
     # ---- what people call --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Vocabulary(nn.Module):
+class VocabularyHead(nn.Module):
     """Linear, GELU, norm, then the product with the words' vectors and a bias.
 
     known: how many rows have a word of the tokenizer; those beyond, which fill a matrix up, are never guessed in

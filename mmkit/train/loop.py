@@ -73,7 +73,7 @@ def train(
         start = on_first(lambda: folder.look(out, resume, apart))
         meta = on_first(lambda: checkpoint.load_meta(start)) if start is not None else None
         precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
-        product = on_first(lambda: choose_product(experiment.run.product, state.device))
+        product = on_first(lambda: choose_product(experiment.run.float32_matmul, state.device))
         if meta is not None:
             product = ProductChoice(name=meta.product, reason="as when the run began")
         threads = threads_for(experiment.data.workers, max(1, state.num_processes))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmkit.config import Experiment, dump, validate
 from mmkit.config.moved import with_present_names
-from mmkit.data.texts.tokenizers import saved
+from mmkit.data.texts.tokenizers import reuse
 from mmkit.errors import UserError
 from mmkit.files import read_json
 from mmkit.ranks import on_first, world_size
@@ -51,9 +51,9 @@ def train_stages(
     numbers: dict[str, float] = {}
     before: Path | None = None
     for stage in stages:
-        folder = out / stage.folder
+        folder = out / stage.subfolder
         found, done = _stage(stage, folder, before, resume, _apart(stage, stages), save_model)
-        numbers |= {f"{stage.folder}.{key}".lstrip("."): value for key, value in found.items()}
+        numbers |= {f"{stage.subfolder}.{key}".lstrip("."): value for key, value in found.items()}
         if not done:
             break
         before = folder
@@ -100,26 +100,26 @@ def _look(out: Path, stages: Sequence[Experiment], resume: bool) -> None:
     if len(stages) == 1:
         look(out, resume)
         return
-    apart = {Path(stage.folder).parts[0] for stage in stages if stage.folder}
-    if all(stage.folder for stage in stages) and (others := foreign(out, apart)):
+    apart = {Path(stage.subfolder).parts[0] for stage in stages if stage.subfolder}
+    if all(stage.subfolder for stage in stages) and (others := foreign(out, apart)):
         raise UserError(
             f"{out}: is not empty ({', '.join(others[:3])}), and was not made by these runs; nothing was touched. Give "
             "a new folder as --out"
         )
     for stage in stages:
-        look(out / stage.folder, resume, _apart(stage, stages))
+        look(out / stage.subfolder, resume, _apart(stage, stages))
 
 
 def _apart(stage: Experiment, stages: Sequence[Experiment]) -> set[str]:
     """The names in a stage's folder that lead to the folders of others."""
-    own = Path(stage.folder)
-    folders = [Path(other.folder) for other in stages if other.folder != stage.folder]
+    own = Path(stage.subfolder)
+    folders = [Path(other.subfolder) for other in stages if other.subfolder != stage.subfolder]
     return {folder.relative_to(own).parts[0] for folder in folders if folder.is_relative_to(own) and folder != own}
 
 
 def following(stage: Experiment, before: Path) -> Experiment:
     """The stage, with model and tokenizer of the one in the folder ``before``."""
-    tokenizer = partial(saved, path=str(before / "tokenizer"))
+    tokenizer = partial(reuse, path=str(before / "tokenizer"))
     return replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
 
 

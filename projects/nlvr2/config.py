@@ -20,7 +20,7 @@ from mmkit.data.openmoji.pairs import Pairs
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.evals.classify import Classification
 from projects.nlvr2.data import NLVR2, PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment
@@ -87,7 +87,7 @@ def assignment_openmoji(
         ),
         optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.1, betas=(0.9, 0.98)),
         run=Run(steps=steps, seed=seed, save_every_steps=0, log_every_steps=50),
-        folder="assignment",
+        subfolder="assignment",
     )
 
 
@@ -106,7 +106,7 @@ def nlvr2(start: str, folder: str = "data/nlvr2", images: str | None = None, res
         heads={"label": partial(PairClassify)},
         init={"model": start},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
+        tokenizer=partial(from_hub, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=partial(NLVR2, path=f"{folder}/train.json", images=images),
             image_size=res,
@@ -129,7 +129,7 @@ def nlvr2_assignment(start: str, records: str = "train.jsonl", res: int = 256) -
         model=partial(pair_base, image_size=res, embed_dim=256),
         heads={"assignment": partial(TextAssignment)},
         init={"model": start},
-        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
+        tokenizer=partial(from_hub, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=partial(JsonLines, path=records),
             image_size=res,

@@ -19,7 +19,7 @@ from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rule
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.hypotheses import Hypotheses
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.evals.classify import Classification
 from mmkit.heads.classify import Classify
 from mmkit.models.sizes.albef import albef_base, albef_mini
@@ -77,7 +77,7 @@ def snli_ve(
         heads={"label": partial(Classify, classes=CLASSES)},
         init={"model": start},
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=0.0),
-        tokenizer=partial(huggingface, name="bert-base-uncased", framing=Framing(clean="albef")),
+        tokenizer=partial(from_hub, name="bert-base-uncased", framing=Framing(clean="albef")),
         data=Data(
             train=train,
             image_size=res,

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     """A run whose second stage answers, in ``answers`` inside; questions about four squares."""
     root = tmp_path_factory.mktemp("vqa")
     exp = two_stages()
-    exp = change(exp, folder="answers", first=change(exp.first, folder=""))
+    exp = change(exp, subfolder="answers", first=change(exp.first, subfolder=""))
     train_stages(exp, root / "run", save_model=hub.save)
     lines = []
     for i in range(4):

@@ -55,7 +55,7 @@ data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked
 SETTINGS = """
 config.experiment:Experiment config.experiment:Data config.experiment:Run config.experiment:Optim
 config.experiment:Rule config.experiment:Teacher config.experiment:Ramp data.texts.protocol:Framing
-data.texts.tokenizers:sentencepiece data.texts.tokenizers:huggingface data.texts.tokenizers:saved
+data.texts.tokenizers:train_sentencepiece data.texts.tokenizers:from_hub data.texts.tokenizers:reuse
 data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.images.variable_size:KeepShapeTrain
 data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classify:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report

@@ -26,7 +26,7 @@ from mmkit.config import as_json as config_json
 from mmkit.config.allowed import EXPERIMENT, MODEL
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.texts.masking import Masking
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -46,7 +46,7 @@ def experiment(**changes) -> Experiment:
         name="x",
         model=partial(albef_mini, image_size=96, max_tokens=32),
         heads={"itc": partial(ITC, queue_size=10), "itm": partial(ITM)},
-        tokenizer=partial(sentencepiece, vocab_size=100),
+        tokenizer=partial(train_sentencepiece, vocab_size=100),
         data=Data(train=partial(Source), image_size=96, max_tokens=20, global_batch=8, masking=partial(Masking)),
         run=Run(steps=10),
     )
@@ -56,7 +56,7 @@ def experiment(**changes) -> Experiment:
 FILE = """
 from functools import partial
 from mmkit.config import Data, Experiment, Run
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.heads.itc import ITC
 from mmkit.models.sizes.albef import albef_mini
 
@@ -66,7 +66,7 @@ def helper():
 def small(res: int = 96, lr: float = 1e-3) -> Experiment:
     return Experiment(
         name="small", model=partial(albef_mini, image_size=res, max_tokens=32), heads={"itc": partial(ITC)},
-        tokenizer=partial(sentencepiece), run=Run(steps=5),
+        tokenizer=partial(train_sentencepiece), run=Run(steps=5),
         data=Data(train=partial(list), image_size=res, max_tokens=20, global_batch=4),
     )
 

@@ -6,7 +6,7 @@ from mmkit.data.images.transforms import EvalTransform
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.mlm import MLM
 from mmkit.inference.predictor import Predictor
-from mmkit.nn.vocabulary import Vocabulary
+from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import Tokens
 from tests.sizes import albef_tiny
 
@@ -43,7 +43,7 @@ def test_heads_never_guess_a_row_without_a_word():
 
 
 def test_all_rows_stay_where_all_have_words():
-    part = Vocabulary(4, 6).eval()
+    part = VocabularyHead(4, 6).eval()
     words, states = torch.randn(6, 4), torch.randn(2, 4)
     plain = part.logits(states, words)
     for known in (6, 7, None):

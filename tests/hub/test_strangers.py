@@ -63,7 +63,7 @@ def attacks(folder: Path) -> dict:
     kept = {"dataclass": "mmkit.evals.readable:Kept", "args": {"records": [record]}}
     out = str(folder.parent / "elsewhere/new")
     write = {"target": "mmkit.data.importing:write_records", "args": {"source": kept, "out": {"path": out}}}
-    saved = {"target": "mmkit.data.texts.tokenizers:saved", "args": {"path": str(folder / "tokenizer"), "folder": out}}
+    saved = {"target": "mmkit.data.texts.tokenizers:reuse", "args": {"path": str(folder / "tokenizer"), "folder": out}}
     beacon = {"name": "attacker/beacon", "columns": {"image": "image"}, "split": "train"}
     return {
         "a file of the author's text": write,

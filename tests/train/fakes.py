@@ -10,7 +10,7 @@ from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rule
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.records import Record
 from mmkit.data.texts.masking import Masking
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -62,13 +62,19 @@ class Report:
 def tiny(**changes) -> Experiment:
     """Ten epochs' worth of records at five steps an epoch, dropout on, teacher, queue and masking on."""
     run = Run(
-        steps=12, precision="no", product="highest", save_every_steps=0, log_every_steps=2, tensorboard=False, seed=3
+        steps=12,
+        precision="no",
+        float32_matmul="highest",
+        save_every_steps=0,
+        log_every_steps=2,
+        tensorboard=False,
+        seed=3,
     )
     exp = Experiment(
         name="tiny",
         model=partial(albef_tiny, image_size=32, max_tokens=16, dropout=0.1),
         heads={"itc": partial(ITC, queue_size=13), "itm": partial(ITM), "mlm": partial(MLM)},
-        tokenizer=partial(sentencepiece, vocab_size=60),
+        tokenizer=partial(train_sentencepiece, vocab_size=60),
         teacher=Teacher(momentum=0.9, alpha=0.4, alpha_ramp_epochs=1.0),
         data=Data(
             train=partial(Squares, 40), image_size=32, max_tokens=12, global_batch=8, masking=partial(Masking),

@@ -193,7 +193,7 @@ def test_an_empty_folder_and_what_a_desktop_puts_there_are_no_obstacle(tmp_path)
 def test_stages_keep_what_lies_there(tmp_path, name):
     put(tmp_path, name)
     before = contents(tmp_path)
-    for exp in (two_stages(), change(two_stages(), folder="after")):
+    for exp in (two_stages(), change(two_stages(), subfolder="after")):
         with pytest.raises(UserError, match="is not empty"):
             train_stages(exp, tmp_path, save_model=hub.save)
         assert contents(tmp_path) == before
@@ -203,7 +203,7 @@ def test_stages_keep_what_lies_in_the_last_one(tmp_path):
     put(tmp_path, "after/thesis.txt")
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"after: is not empty \(thesis\.txt\)"):
-        train_stages(change(two_stages(), folder="after"), tmp_path, save_model=hub.save)
+        train_stages(change(two_stages(), subfolder="after"), tmp_path, save_model=hub.save)
     assert contents(tmp_path) == before
 
 

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import save_file
 
 from mmkit.config import dump, override, rebuild
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -95,7 +95,7 @@ def test_the_real_bert_of_a_package():
     assert "99 %" in origins["model.text"] or "100 %" in origins["model.text"]
     assert {part for part, origin in origins.items() if origin != "at random"} == {"model.text", "model.fusion"}
     assert origins["heads.mlm"] == "at random"  # it has no vocabulary head
-    assert huggingface(name=str(MINILM)).vocab_size == made.model.spec.vocab_size
+    assert from_hub(name=str(MINILM)).vocab_size == made.model.spec.vocab_size
 
 
 def test_an_official_albef_and_heads_that_one_of_the_two_lacks(tmp_path):

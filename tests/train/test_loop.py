@@ -142,7 +142,9 @@ def test_the_norm_and_the_losses_of_a_window_are_means_over_its_steps(tmp_path):
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("stop", [3, 5, 8])
 def test_stop_and_resume_is_the_same_run_bit_for_bit(tmp_path, precision, stop):
-    settings = dict(precision=precision, product="medium" if precision == "no" else "highest")  # "auto" may differ
+    settings = dict(
+        precision=precision, float32_matmul="medium" if precision == "no" else "highest"
+    )  # "auto" may differ
     train(tiny(run=settings), tmp_path / "whole")
     train(tiny(run=settings | dict(stop_after_steps=stop)), tmp_path / "parts")
     assert events(tmp_path / "parts", "train")[-1]["step"] <= stop

@@ -9,7 +9,7 @@ import torch
 
 from mmkit.config import Rule, dump, load_experiment, mmkit_rules, override, rebuild, validate
 from mmkit.data.targets import AnswerScores
-from mmkit.data.texts.tokenizers import load_tokenizer, saved
+from mmkit.data.texts.tokenizers import load_tokenizer, reuse
 from mmkit.errors import UserError
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answers.classifier import AnswerClassifier
@@ -39,7 +39,7 @@ class Asked(Squares):
 
 def two_stages(**changes):
     """A tiny pre-training, then a tiny classifier of answers that starts from it."""
-    first = change(tiny(run=dict(steps=3)), folder="before")
+    first = change(tiny(run=dict(steps=3)), subfolder="before")
     last = change(
         tiny(data=dict(train=partial(Asked, 40), targets=partial(AnswerScores, answers=COLOURS), masking=None)),
         heads={"answer": partial(AnswerClassifier, answers=COLOURS)}, tokenizer=None, first=first, teacher=None,
@@ -183,29 +183,29 @@ def test_a_path_reaches_into_the_first():
 def test_dump_and_rebuild():
     exp = load_experiment("configs/finetune/easy_vqa.py:decoder")
     assert dump(rebuild(dump(exp))) == dump(exp)
-    assert rebuild(dump(exp)).first.folder == "pretrain"
+    assert rebuild(dump(exp)).first.subfolder == "pretrain"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(first=None), "tokenizer"),
-        (dict(folder="before"), "'before'"),
-        (dict(folder="../out"), "inside"),
-        (dict(folder="a/../../../x"), "inside"),
-        (dict(folder="a/.."), "inside"),
-        (dict(folder="/a"), "inside"),
-        (dict(folder="a//b"), "inside"),
-        (dict(folder="..\\x"), "inside"),
-        (dict(folder="C:x"), "inside"),
-        (dict(folder="~/x"), "inside"),
-        (dict(folder="checkpoints/x"), "'checkpoints'"),
-        (dict(folder="a/Checkpoints"), "'Checkpoints'"),
-        (dict(folder="best"), "'best'"),
-        (dict(folder="x/.mmkit-starting"), "'.mmkit-starting'"),
-        (dict(folder="BEFORE"), "several write to"),
-        (dict(folder="./before"), "several write to"),
-        (dict(folder="before/."), "several write to"),
+        (dict(subfolder="before"), "'before'"),
+        (dict(subfolder="../out"), "inside"),
+        (dict(subfolder="a/../../../x"), "inside"),
+        (dict(subfolder="a/.."), "inside"),
+        (dict(subfolder="/a"), "inside"),
+        (dict(subfolder="a//b"), "inside"),
+        (dict(subfolder="..\\x"), "inside"),
+        (dict(subfolder="C:x"), "inside"),
+        (dict(subfolder="~/x"), "inside"),
+        (dict(subfolder="checkpoints/x"), "'checkpoints'"),
+        (dict(subfolder="a/Checkpoints"), "'Checkpoints'"),
+        (dict(subfolder="best"), "'best'"),
+        (dict(subfolder="x/.mmkit-starting"), "'.mmkit-starting'"),
+        (dict(subfolder="BEFORE"), "several write to"),
+        (dict(subfolder="./before"), "several write to"),
+        (dict(subfolder="before/."), "several write to"),
         (dict(init={"model": "x"}), "init.model"),
     ],
 )
@@ -223,12 +223,12 @@ def test_blank_pictures_blind_training_and_evaluation(tmp_path):
 
 
 def test_a_decoder_starts_from_the_fusion_layers(tmp_path):
-    train_stages(change(two_stages().first, folder=""), tmp_path / "run", save_model=hub.save)
+    train_stages(change(two_stages().first, subfolder=""), tmp_path / "run", save_model=hub.save)
     from mmkit.data.targets import AnswerTokens
 
     exp = change(
         two_stages(), first=None, init={"model": str(tmp_path / "run")},
-        tokenizer=partial(saved, path=str(tmp_path / "run" / "tokenizer")),
+        tokenizer=partial(reuse, path=str(tmp_path / "run" / "tokenizer")),
         heads={"answer": partial(AnswerDecoder, answers=COLOURS, depth=1, heads=2)},
         data=dict(targets=partial(AnswerTokens)), run=dict(steps=1),
         optim=dict(lr=1e-12, min_lr=0.0, warmup_steps=None),

@@ -189,7 +189,7 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
     """The tokenizer that was given, lies beside the weights, or belongs to the layout; and what follows from it."""
     from mmkit.data.texts.huggingface.tokenizer import FILES
     from mmkit.data.texts.pieces import SP_FILE
-    from mmkit.data.texts.tokenizers import huggingface, load_tokenizer
+    from mmkit.data.texts.tokenizers import from_hub, load_tokenizer
 
     folder = file.path.parent
     beside = str(folder) if any((folder / name).is_file() for name in FILES) else None
@@ -198,7 +198,7 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
         tokenizer = load_tokenizer(name)
     else:
         _check_reachable(name)
-        tokenizer = huggingface(name=name, framing=recipe.framing)
+        tokenizer = from_hub(name=name, framing=recipe.framing)
     if tokenizer.vocab_size < recipe.vocab_size:
         log.info(
             "the weights have %d rows of words and the tokenizer %d words: the rest are rows without a word, and stay",

@@ -16,7 +16,7 @@ from mmkit.data.texts.pieces import SP_FILE, SentencePieceTokenizer
 from mmkit.data.texts.protocol import Framing, Tokenizer
 
 
-def sentencepiece(
+def train_sentencepiece(
     *, captions: Callable[[], Iterable[str]], folder: str | Path | None, vocab_size: int = 8000,
     more: Sequence[partial[Source]] = (),
 ) -> SentencePieceTokenizer:  # fmt: skip
@@ -31,7 +31,7 @@ def sentencepiece(
     return tokenizer
 
 
-def huggingface(
+def from_hub(
     *, name: str, framing: Framing | None = None, captions: Callable[[], Iterable[str]] | None = None,
     folder: str | Path | None = None,
 ) -> Tokenizer:  # fmt: skip
@@ -42,7 +42,7 @@ def huggingface(
     return tokenizer
 
 
-def saved(*, path: str, captions: Callable[[], Iterable[str]], folder: str | Path | None) -> Tokenizer:
+def reuse(*, path: str, captions: Callable[[], Iterable[str]], folder: str | Path | None) -> Tokenizer:
     """The tokenizer of an earlier run, copied to this run's folder; the captions are not needed."""
     tokenizer = load_tokenizer(path)
     if folder is not None:

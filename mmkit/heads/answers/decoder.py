@@ -18,7 +18,7 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Candidates, Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
-from mmkit.nn.vocabulary import Vocabulary
+from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import HeadOutput, ModelSpec, Tokens
 
 
@@ -52,7 +52,7 @@ class AnswerDecoder(Head):
             spec.vocab_size, max_tokens, depth=depth, width=spec.fused_width, heads=heads,
             source_width=spec.fused_width, mlp_width=mlp_width, dropout=dropout, types=types,
         )  # fmt: skip
-        self.vocabulary = Vocabulary(spec.fused_width, spec.vocab_size)
+        self.vocabulary = VocabularyHead(spec.fused_width, spec.vocab_size)
 
     def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The decoder of a pre-trained model's fusion layers, word embeddings and MLM head, as far as they fit."""

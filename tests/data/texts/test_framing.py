@@ -13,7 +13,7 @@ from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface, load_tokenizer
+from mmkit.data.texts.tokenizers import from_hub, load_tokenizer
 from mmkit.errors import UserError
 
 CLIP = Framing(last=True, grows=False)
@@ -21,7 +21,7 @@ TEXTS = ["A photo of a dog, isn't it?", "你好 world", "naïve café №5 🐶"
 
 
 def test_clip_texts_are_those_of_open_clip_and_stay_so_when_saved(tmp_path):
-    ours = huggingface(name="clip", framing=CLIP, folder=tmp_path)
+    ours = from_hub(name="clip", framing=CLIP, folder=tmp_path)
     assert ours.vocab_size == 49_408
     assert (ours.cls_id, ours.sep_id, ours.mask_id) == (49_406, 49_407, None)
     theirs = open_clip.SimpleTokenizer()
@@ -63,7 +63,7 @@ def test_siglip_texts_are_those_of_transformers(tmp_path):
     theirs = transformers.SiglipTokenizer(vocab_file=str(tmp_path / "spiece.model"))
     theirs.save_pretrained(tmp_path)
     framing = Framing(first=False, last=True, canonical=True, grows=False)
-    ours = huggingface(name=str(tmp_path), framing=framing, folder=tmp_path / "saved")
+    ours = from_hub(name=str(tmp_path), framing=framing, folder=tmp_path / "saved")
     assert (ours.vocab_size, ours.pad_id) == (34, theirs.pad_token_id)
     for tokenizer in (ours, load_tokenizer(tmp_path / "saved")):
         for text in ("A photo of a dog, isn't it?", "two cats  on the Mat", "unknown 你好", ""):
@@ -71,7 +71,7 @@ def test_siglip_texts_are_those_of_transformers(tmp_path):
 
 
 def test_a_damaged_framing_is_named(tmp_path):
-    huggingface(name="clip", framing=CLIP, folder=tmp_path)
+    from_hub(name="clip", framing=CLIP, folder=tmp_path)
     (tmp_path / "framing.json").write_text('{"middle": true}')
     with pytest.raises(UserError, match=r"framing\.json"):
         load_tokenizer(tmp_path)

@@ -8,9 +8,9 @@ from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,
-    huggingface,
+    from_hub,
     load_tokenizer,
-    sentencepiece,
+    train_sentencepiece,
 )
 from mmkit.errors import UserError
 from tests.data.conftest import CAPTIONS
@@ -42,7 +42,7 @@ def test_sentencepiece_specials_case_and_truncation(tokenizer):
 
 
 def test_sentencepiece_is_deterministic_and_saved(tokenizer, tmp_path):
-    one = sentencepiece(captions=lambda: iter(CAPTIONS * 5), folder=tmp_path / "tok", vocab_size=60)
+    one = train_sentencepiece(captions=lambda: iter(CAPTIONS * 5), folder=tmp_path / "tok", vocab_size=60)
     two = SentencePieceTokenizer.train(CAPTIONS * 5, 60)
     assert one.vocab_size <= 60
     for copy in (two, load_tokenizer(tmp_path / "tok"), pickle.loads(pickle.dumps(one))):
@@ -76,7 +76,7 @@ def test_sentencepiece_words(tokenizer):
 
 
 def test_hugging_face_folder(bert_folder, tmp_path):
-    tokenizer = huggingface(name=str(bert_folder), captions=lambda: iter(()), folder=tmp_path / "tok")
+    tokenizer = from_hub(name=str(bert_folder), captions=lambda: iter(()), folder=tmp_path / "tok")
     ids = tokenizer.encode("A dog's skyscrapers [MASK]", 30)
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.vocab_size == 30_522

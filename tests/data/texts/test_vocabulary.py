@@ -9,7 +9,7 @@ from mmkit.data.texts.coverage import coverage
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.data.texts.sample import drawn, lines, valid
-from mmkit.data.texts.tokenizers import sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.errors import UserError
 
 ENGLISH, RUSSIAN = "a red dog on the grass", "красная собака на траве"
@@ -23,12 +23,12 @@ class Captions:
 def test_a_sample_is_of_all_captions_also_of_further_sources(monkeypatch):
     """Ten of the first thousand, then those that are chained behind: half of the sample is theirs."""
     monkeypatch.setattr(sample.drawn, "__defaults__", (100, 0))
-    one = sentencepiece(
+    one = train_sentencepiece(
         captions=lambda: iter([ENGLISH] * 1000), more=[partial(Captions, [RUSSIAN] * 1000)], folder=None, vocab_size=80
     )
     assert one.unk_id not in one.encode(RUSSIAN, 40)
     assert one.unk_id not in one.encode(ENGLISH, 40)
-    two = sentencepiece(
+    two = train_sentencepiece(
         captions=lambda: iter([ENGLISH] * 1000), more=[partial(Captions, [RUSSIAN] * 1000)], folder=None, vocab_size=80
     )
     assert two.encode(RUSSIAN, 40) == one.encode(RUSSIAN, 40)
