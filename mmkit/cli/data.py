@@ -141,10 +141,13 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.check import check_named
     from mmkit.data.sources.delimited import columns_of
     from mmkit.errors import UserError
-    from mmkit.evals.classes import label_test
     from mmkit.progress import progress
 
-    known = None if args.classes is None else partial(label_test, classes=args.classes)
+    known = None
+    if args.classes is not None:
+        from mmkit.evals.classes import label_test
+
+        known = partial(label_test, classes=args.classes)
     with progress() as report:
         summary = check_named(
             args.source, lambda done, total: report("pictures", done, total), known, columns=columns_of(args.columns),

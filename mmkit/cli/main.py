@@ -77,18 +77,26 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+def _group() -> Any:
+    """``torch.distributed`` where processes work together, else None. Imports nothing: who works together has it."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks for all."""
+    return (dist := _group()) is None or dist.get_rank() == 0
+
+
 def process_label() -> str:
     """A prefix for messages where a launcher started several."""
-    from mmkit.ranks import rank, world_size
-
-    return f"[process {rank()}] " if world_size() > 1 else ""
+    dist = _group()
+    return f"[process {dist.get_rank()}] " if dist is not None and dist.get_world_size() > 1 else ""
 
 
 def leave_processes() -> None:
     """End the process group, where there is one, when all is done."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
+    if (dist := _group()) is not None:
         dist.barrier()
         dist.destroy_process_group()
 
@@ -114,9 +122,7 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
     Commands call it after they have shown their outcome, so that no failure here loses it.
     """
-    from mmkit.ranks import rank
-
-    if path is None or rank() != 0:
+    if path is None or not is_first():
         return
     files.write_json(path, nested(numbers))
 
@@ -141,9 +147,7 @@ def show(numbers: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkit.ranks import rank
-
-    if rank() != 0:
+    if not is_first():
         return
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
