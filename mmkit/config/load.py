@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmkit.config.moved import where_now
 from mmkit.config.override import annotations_of, check_value, nearest
 from mmkit.config.projects import clone, project_module
 from mmkit.errors import UserError
@@ -58,7 +59,7 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
     except ImportError as error:
-        raise UserError(f"{path}: cannot be imported ({error})") from error
+        raise UserError(f"{path}: cannot be imported ({error}){where_now(error.name)}") from error
     return module
 
 

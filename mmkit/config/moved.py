@@ -36,6 +36,14 @@ _NAMES = {
     "data.tokenizer:sentencepiece": "data.texts.tokenizers:train_sentencepiece",
     "data.vqa_files:Joined": "data.sources.joined:Joined",
 }
+_OTHER_MODULES = {
+    "data.text_ops": "data.texts.cleaning",
+    "data.image_io": "data.images.opening",
+    "embed_files": "inference.embed_files",
+    "export": "inference.export",
+    "hub_pretrained": "hub.pretrained",
+    "predictor": "inference.predictor",
+}
 _FORMS = ("target", "dataclass", "reference")
 
 
@@ -58,3 +66,10 @@ def with_present_names(data: Any) -> Any:
         key: present(value) if key in _FORMS and isinstance(value, str) else with_present_names(value)
         for key, value in data.items()
     }
+
+
+def where_now(module: str | None) -> str:
+    """The end of a message about a module that cannot be imported: its present name, where an earlier one is known."""
+    name = (module or "").removeprefix("mmkit.")
+    new = (_MODULES | _OTHER_MODULES).get(name) or ("data.texts.tokenizers" if name == "data.tokenizer" else None)
+    return "" if new is None else f"; it is mmkit.{new} now"
