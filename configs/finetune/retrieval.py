@@ -16,18 +16,17 @@ of 500 scenes, found their picture (R@1) 89.7 % of the time by ITC and 89.5 % re
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Run, Teacher
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.sources.published.karpathy import Karpathy
-from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.evals.retrieval import Retrieval
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
-from mmkit.models.sizes.albef import albef_base, albef_mini
+from mmkit.models.sizes.albef import albef_mini
 
 
 def coco(start: str = "runs/albef-base", folder: str = "coco", res: int = 384) -> Experiment:
@@ -48,10 +47,8 @@ def _finetune(
     split = partial(Karpathy, path=file, images=images)
     return Experiment(
         name=name,
-        model=partial(albef_base, image_size=res),
         heads=_heads(65_536),
         init={"model": start},
-        tokenizer=partial(reuse, path=str(Path(start) / "tokenizer")),
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
         data=Data(
             train=partial(split, split=train, per="caption"),
@@ -76,13 +73,12 @@ def mini(start: str | None = "runs/quickstart", steps: int = 300, size: int = 12
     start: the folder of the quickstart's model, or None to learn the same from nothing.
     """
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True, language=("en", "zh"), paraphrases=2)
-    vocabulary: partial[Any] = partial(train_sentencepiece, vocab_size=1600)
     return Experiment(
         name="retrieval-mini",
-        model=partial(albef_mini, image_size=size, max_tokens=24),
+        model=partial(albef_mini, image_size=size, max_tokens=24) if start is None else None,
         heads=_heads(1024),
         init={} if start is None else {"model": start},
-        tokenizer=vocabulary if start is None else partial(reuse, path=str(Path(start) / "tokenizer")),
+        tokenizer=partial(train_sentencepiece, vocab_size=1600) if start is None else None,
         teacher=Teacher(momentum=0.95, alpha=0.4, alpha_ramp_epochs=0.1),
         data=Data(
             train=partial(scenes, split="train", n=60_000),

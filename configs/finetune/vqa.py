@@ -13,7 +13,6 @@ Time and result: not measured.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
@@ -21,11 +20,9 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.sources.published.vqa import Joined, VisualGenomeQA, VQAFiles
 from mmkit.data.targets import AnswerScores, AnswerTokens
 from mmkit.data.texts.answers.rules import read_answers
-from mmkit.data.texts.tokenizers import reuse
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder
-from mmkit.models.sizes.albef import albef_base
 
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
@@ -63,10 +60,8 @@ def _finetune(
         train = partial(Joined, (train, partial(VisualGenomeQA, path=genome, images=genome_images)))
     return Experiment(
         name=name,
-        model=partial(albef_base, image_size=res),
         heads={"answer": head},
         init={"model": start},
-        tokenizer=partial(reuse, path=str(Path(start) / "tokenizer")),
         teacher=Teacher(momentum=0.995, alpha=0.4, alpha_ramp_epochs=1.0),
         data=Data(
             train=train,

@@ -39,8 +39,9 @@ def _check_stages(exp: Experiment) -> None:
         raise UserError(
             f"first: {len(folders)} runs, and several write to subfolder = {min(twice)!r}; name each its own"
         )
-    if exp.first is None and exp.tokenizer is None:
-        raise UserError("tokenizer: a run needs one, or a `first` run that has one")
+    for name in ("model", "tokenizer"):
+        if getattr(exp, name) is None and exp.first is None and "model" not in exp.init:
+            raise UserError(f"{name}: a run needs one, or init['model'] or a `first` run that it is taken from")
     if exp.first is not None and "model" in exp.init:
         raise UserError("init.model: this run starts from the model of `first`; leave one of them out")
 
@@ -102,7 +103,7 @@ def _check_heads(exp: Experiment, world: int) -> None:
 def _check_image_size(exp: Experiment) -> None:
     size = exp.data.image_size
     sides = height_width(size, "data.image_size")
-    arguments = arguments_of(exp.model)
+    arguments = {} if exp.model is None else arguments_of(exp.model)
     if "max_tokens" in arguments and arguments["max_tokens"] < exp.data.max_tokens:
         raise UserError(
             f"data.max_tokens = {exp.data.max_tokens} is more than model.max_tokens = {arguments['max_tokens']}"

@@ -231,20 +231,21 @@ class Run:
 class Experiment:
     """One run, whole: model, heads and their weights, teacher, tokenizer, data, optimizer, run, evaluations.
 
-    model: ``model(vocab_size=, pad_id=)``. heads: each ``head(spec)``. weights: 1 where a head is not named.
+    model: ``model(vocab_size=, pad_id=)``; None = that of ``init["model"]``, or of ``first``, at this run's image size.
+    heads: each ``head(spec)``. weights: 1 where a head is not named.
     init: what the towers "image", "text" or "model" start from, a file or folder, "timm:NAME" or "hf:OWNER/NAME".
-    tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``first``. evals: each ``evaluator()`` makes a
-    callable on a ``Predictor``.
+    tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``init["model"]``, or of ``first``. evals: each
+    ``evaluator()`` makes a callable on a ``Predictor``.
     report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
     first: a run to do before, from whose model and tokenizer this one starts. subfolder: where in the folder of the
     whole its results go, "" for that folder itself. Each of several runs has its own; of a run alone this says nothing.
     """
 
     name: str
-    model: partial[Any]
     heads: Mapping[str, partial[Any]]
     data: Data
     run: Run
+    model: partial[Any] | None = None
     tokenizer: partial[Any] | None = None
     optim: Optim = field(default_factory=Optim)
     weights: Mapping[str, float | Ramp] = field(default_factory=dict)

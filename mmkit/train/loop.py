@@ -29,6 +29,7 @@ from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.guard import Guard
+from mmkit.train.inherit import inherited
 from mmkit.train.lock import one_writer
 from mmkit.train.means import Means
 from mmkit.train.optim import make_optimizer, set_learning_rate
@@ -66,6 +67,7 @@ def train(
     """
     out = Path(out)
     state = start_processes(experiment.run)
+    experiment = inherited(experiment, out)
     validate(experiment, world=state.num_processes)
     batch = experiment.data.batch_plan(state.num_processes)
     on_first(lambda: folder.look(out, resume, apart))

@@ -22,6 +22,7 @@ from mmkit.train import checkpoint
 from mmkit.train.build import assemble, build
 from mmkit.train.checks import check_evaluators
 from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers
+from mmkit.train.inherit import TOKENIZER, inherited
 from mmkit.train.lock import make_folder, one_writer
 from mmkit.train.loop import train
 from mmkit.train.saving import SaveModel
@@ -40,6 +41,7 @@ def train_stages(
     """
     out = Path(out)
     validate(experiment)
+    experiment = inherited(experiment, out)
     stages = experiment.stages()
     start_processes(stages[0].run)
     on_first(partial(_look, out, stages, resume))
@@ -119,7 +121,7 @@ def _apart(stage: Experiment, stages: Sequence[Experiment]) -> set[str]:
 
 def following(stage: Experiment, before: Path) -> Experiment:
     """The stage, with model and tokenizer of the one in the folder ``before``."""
-    tokenizer = partial(reuse, path=str(before / "tokenizer"))
+    tokenizer = partial(reuse, path=str(before / TOKENIZER))
     return replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
 
 

@@ -1,0 +1,77 @@
+"""What a run takes over from the model that it starts from: the model itself and its tokenizer, not spelled again.
+
+A config with ``model=None`` is trained from ``init={"model": FOLDER}`` or from its ``first`` run, whose model it
+continues, at its own image size. ``tokenizer=None`` takes the tokenizer from the same place. What a config does spell
+stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmkit.config import Experiment
+from mmkit.config.allowed import MODEL
+from mmkit.config.as_json import rebuild
+from mmkit.config.moved import with_present_names
+from mmkit.config.override import parameters_of
+from mmkit.data.texts.tokenizers import reuse
+from mmkit.errors import UserError
+from mmkit.files import read_json
+from mmkit.train.folder import EXPERIMENT
+
+CONFIG, TOKENIZER = "config.json", "tokenizer"
+
+
+def inherited(exp: Experiment, out: Path) -> Experiment:
+    """The experiment, and the runs before it, with a model and a tokenizer where it names none.
+
+    out: the folder of the whole; a resumed run whose start is gone finds its model there. UserError where the folder
+    in ``init.model`` is missing or holds no model that mmkit saved.
+    """
+    return _inherited(exp, out, alone=exp.first is None)
+
+
+def _inherited(exp: Experiment, out: Path, alone: bool) -> Experiment:
+    first = None if exp.first is None else _inherited(exp.first, out, alone)
+    exp = exp if first is exp.first else replace(exp, first=first)
+    start = exp.init.get("model")
+    if start is not None and exp.tokenizer is None:
+        exp = replace(exp, tokenizer=partial(reuse, path=str(Path(start) / TOKENIZER)))
+    if exp.model is not None:
+        return exp
+    if start is not None:
+        return replace(exp, model=_sized(_saved(start, out if alone else out / exp.subfolder), exp))
+    return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
+
+
+def _saved(start: str, own: Path) -> partial[Any]:
+    """The model that a folder describes, not built; that of the run's own folder, where it began before."""
+    file = Path(start) / CONFIG
+    if not file.is_file() and (own / EXPERIMENT).is_file():
+        file = own / EXPERIMENT
+    if not file.is_file():
+        raise UserError(
+            f"init.model = {start}: not the folder of a model that mmkit saved, and the config names no model. Give "
+            "the folder of a run; convert a checkpoint of others first (mmkit convert auto FILE FOLDER); or name the "
+            "model in the config, as model=partial(albef_base, image_size=384)"
+        )
+    found = read_json(file)
+    parts = found["args"] if file.name == EXPERIMENT and isinstance(found.get("args"), Mapping) else found
+    if not isinstance(parts.get("model"), Mapping):
+        raise UserError(f"{file}: describes no model; `mmkit info {file.parent}` says what it is")
+    try:
+        model: partial[Any] = rebuild(with_present_names(parts["model"]), MODEL)
+    except UserError as error:
+        raise UserError(f"init.model = {start}: {error}") from error
+    return model
+
+
+def _sized(model: partial[Any], exp: Experiment) -> partial[Any]:
+    """The same at the image size of the run; positions are resized when the weights are read."""
+    if "image_size" not in parameters_of(model) or model.keywords.get("image_size") == exp.data.image_size:
+        return model
+    return partial(model.func, *model.args, **{**model.keywords, "image_size": exp.data.image_size})
