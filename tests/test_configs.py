@@ -5,9 +5,13 @@ import json
 import runpy
 from pathlib import Path
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
+import mmkit
+from mmkit.cli import main
 from mmkit.config import Experiment, dump, load_experiment, official_rules, override, rebuild, validate
 from mmkit.hub import folder as hub
 from mmkit.train.loop import train
@@ -41,14 +45,18 @@ def test_the_quickstart_takes_two_steps_of_each_stage(tmp_path):
         [
             *SMALL, *(f"first.{change}" for change in SMALL), "data.train.n=40", "first.data.train.n=40",
             "first.evals.retrieval.source.n=6", "first.evals.retrieval_zh.source.n=6", "evals.vqa.source.n=12",
-            "report.source.n=12", "first.report.source.n=6",
+            "report.source.n=12", "first.report.source.n=6", "first.report.zeroshot.unseen=null",
         ],
     )  # fmt: skip
     metrics = train_stages(experiment, tmp_path / "run", save_model=hub.save)
     assert metrics["step"] == metrics["vqa.step"] == 2
     assert metrics["vqa.n"] == 12
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "Questions about held-out scenes" in page
+    page = tmp_path / "run" / "report.html"
+    first = page.read_text()
+    assert "Questions about held-out scenes" in first
+    page.unlink()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert page.read_text() == first
 
 
 @pytest.mark.parametrize("name", ["classifier", "decoder"])
@@ -104,3 +112,74 @@ def test_the_paper_decays_as_its_code_does():
     from configs.pretrain.albef import base
 
     assert base().optim.rules == official_rules()
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """Pictures of one's own: sixteen to train in each form that is read, a test set, two class folders."""
+    folder = tmp_path_factory.mktemp("own")
+    rows = []
+    for i in range(16):
+        colour = "red" if i % 2 else "blue"
+        file = folder / "classes" / colour / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, i, 0) if i % 2 else (0, i, 200)).save(file)
+        rows.append({"image": str(file.relative_to(folder)), "caption": f"{colour}, number {i}"})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, mark in (("train.csv", ","), ("test.csv", ","), ("train.tsv", "\t")):
+        lines = [[row["image"], f'"{row["caption"]}"'] for row in (rows[:6] if name == "test.csv" else rows)]
+        (folder / name).write_text("\n".join(mark.join(line) for line in [["image", "caption"], *lines]))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    for row in rows:
+        (folder / "pictures").mkdir(exist_ok=True)
+        name = Path(row["image"]).name
+        (folder / "pictures" / name).write_bytes((folder / row["image"]).read_bytes())
+        (folder / "pictures" / name).with_suffix(".txt").write_text(row["caption"])
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.tsv", "train.parquet", "pictures"])
+def test_albef_mini_reads_own_pictures_in_each_form(own_data, name):
+    experiment = validate(load_experiment(f"{ROOT}/pretrain/albef.py:mini(records='{own_data / name}')"))
+    assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
+    captions = sorted(caption for record in experiment.data.train() for caption in record.captions)
+    assert captions == sorted(f"{'red' if i % 2 else 'blue'}, number {i}" for i in range(16))
+
+
+def test_own_pictures_to_a_report_which_is_written_again(own_data, tmp_path, capsys):
+    """With its test set and its class folders; and by ``mmkit report`` when it is lost, with others if wished."""
+    call = f"records='{own_data}/train.csv', test='{own_data}/test.csv', classes='{own_data}/classes', size=24"
+    out = tmp_path / "run"
+    small = ["data.global_batch=4", "run.steps=2", "run.tensorboard=false", "optim.warmup_frac=0"]
+    assert main(["train", f"{ROOT}/pretrain/albef.py:mini({call})", "--out", str(out), "--set", *small]) == 0
+    page = out / "report.html"
+    first = page.read_text()
+    assert "blue, number" in first
+    assert "16 pictures, 2 classes" in first
+    page.unlink()
+    numbers = tmp_path / "numbers.json"
+    assert main(["report", str(out), "--json", str(numbers)]) == 0
+    assert page.read_text() == first
+    found = json.loads(numbers.read_text())
+    assert found["zeroshot.top1"] == json.loads((out / "numbers.json").read_text())["zeroshot.top1"]
+    assert main(["report", str(out), "--data", str(own_data / "train.jsonl")]) == 0
+    assert "16 pictures, 2 classes" in page.read_text()
+    assert page.read_text() != first
+    assert main(["report", str(own_data)]) == 2
+    assert "not the folder of a run" in capsys.readouterr().err
+    answers_twelve_questions(own_data, out, tmp_path)
+
+
+def answers_twelve_questions(own_data, start, tmp_path):
+    """From the pre-trained model to one that answers, its model and words never named."""
+    rows = [
+        f"classes/{'red' if i % 2 else 'blue'}/{i}.png,what colour?,{'red' if i % 2 else 'blue'}" for i in range(12)
+    ]
+    (own_data / "asked.csv").write_text("\n".join(["image,question,answers", *rows]))
+    spec = f"{ROOT}/finetune/vqa.py:mini(records='{own_data}/asked.csv', start='{start}', size=24)"
+    out = tmp_path / "asked"
+    small = ["run.steps=2", "run.tensorboard=false", "optim.warmup_frac=0"]
+    assert main(["train", spec, "--out", str(out), "--set", *small]) == 0
+    assert json.loads((out / "experiment.json").read_text())["args"]["data"]["args"]["global_batch"] == 12
+    assert set(mmkit.load(out).heads["answer"].answers) == {"red", "blue"}
+    assert "Questions of yours" in (out / "report.html").read_text()

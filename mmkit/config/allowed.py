@@ -76,7 +76,7 @@ SOURCES = (
     | _named("data.sources.hugging_face", "HuggingFace")
     | _named("data.sources.table", "Table ClassTable")
     | _named("data.sources.joined", "Joined")
-    | _named("data.sources.open", "open_records")
+    | _named("data.sources.open", "open_records open_source")
     | _named("data.sources.questions", "Asked")
     | _named("data.sources.published.karpathy", "Karpathy")
     | _named("data.sources.published.refcoco", "RefCoco")

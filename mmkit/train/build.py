@@ -151,6 +151,8 @@ def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
 
 def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
     """Model, heads and teacher with the seed of the run; the same on every process."""
+    if exp.model is None:
+        raise UserError("this run takes the model of init['model'] or of its `first` run: train it by train_stages")
     torch.manual_seed(exp.run.seed)
     given = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
     known = parameters_of(exp.model)

@@ -93,7 +93,7 @@ def open_records(
     path: str | Path, *, needs: Sequence[str] = ("caption",), root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Source:  # fmt: skip
-    """Records for a config: JSON lines, a table (CSV, TSV), or a Parquet or Arrow file or folder.
+    """Records for a config: JSON lines, a table (CSV, TSV), a Parquet or Arrow file or folder, a folder of pictures.
 
     needs: what each record must have besides its picture. root: where relative pictures are; default that of the file.
     columns: {field: column}, where the file calls them otherwise.
@@ -105,6 +105,8 @@ def open_records(
         return read_data_set(name, frozenset(needs), Options(columns=columns, split="train"))
     if Path(name).suffix.lower() in TABLES:
         return Table(name, columns=columns, images=root, needs=needs)
+    if Path(name).is_dir() and root is None and columns is None:
+        return open_source(name, needs)  # type: ignore[arg-type]
     return JsonLines(name, root=root, needs=needs, columns=columns)
 
 

@@ -1,0 +1,89 @@
+"""``mmkit report``: write the report of a run again, or of one that had none."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.main import add_command
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.config import Experiment
+    from mmkit.report.answers import AnswersReport
+    from mmkit.report.make import Report
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "report", "write the report of a run again: RUN/report.html", run)
+    command.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="the folder of a run; the runs inside of it have their part, too"
+    )
+    command.add_argument(
+        "--data", metavar="RECORDS", help="pictures with captions for the examples, in place of those of the config"
+    )
+    command.add_argument(
+        "--zeroshot", metavar="FOLDER", help="a folder of class folders to name, in place of those of the config"
+    )
+    command.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="let the run use code of your own, as elsewhere"
+    )
+    command.add_argument("--device", help="default: cuda where there is one, else cpu")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """What the reports measured, by the name of the run inside the folder, and where the page is."""
+    from mmkit.config import rebuild
+    from mmkit.errors import UserError
+    from mmkit.files import read_json
+    from mmkit.train.folder import EXPERIMENT
+
+    folders = [args.run_folder, *sorted(path for path in args.run_folder.glob("*/") if path.name != "best")]
+    runs = [folder for folder in folders if (folder / EXPERIMENT).is_file()]
+    if not runs:
+        raise UserError(f"{args.run_folder}: not the folder of a run (no {EXPERIMENT}); give what `mmkit train` made")
+    numbers: dict[str, Any] = {}
+    for folder in runs:
+        name = "" if folder == args.run_folder else f"{folder.name}."
+        exp = rebuild(read_json(folder / EXPERIMENT), allow=args.allow)
+        if name and exp.report is None:
+            continue
+        report = _report(exp, None if name else args.data, None if name else args.zeroshot)
+        numbers |= {f"{name}{key}": value for key, value in _write(args, folder, report).items()}
+    return {**numbers, "out": str(runs[0] / "report.html")}
+
+
+def _write(args: argparse.Namespace, folder: Path, report: Report | AnswersReport) -> Mapping[str, float]:
+    """The report of one run, by its model."""
+    import torch
+
+    import mmkit
+    from mmkit.progress import progress
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    predictor = mmkit.load(folder, device=device, allow=args.allow)
+    with progress() as shown:
+        predictor.progress = shown
+        return report(predictor, folder)
+
+
+def _report(exp: Experiment, data: str | None, zeroshot: str | None) -> Report | AnswersReport:
+    """That of the config, with other data where they are given; a run without one gets its curves and these."""
+    from dataclasses import replace
+
+    from mmkit.data.sources.open import open_source
+    from mmkit.evals.zeroshot import ZeroShot
+    from mmkit.report.make import Report
+
+    made: Report | AnswersReport = exp.report() if exp.report is not None else Report(name=exp.name)
+    if data is None and zeroshot is None:
+        return made
+    page = made if isinstance(made, Report) else Report(name=exp.name)
+    if data is not None:
+        page = replace(page, source=open_source(data, {"caption"}))
+    if zeroshot is not None:
+        page = replace(page, zeroshot={"zeroshot": ZeroShot(source=open_source(zeroshot, {"label"}))})
+    return page
