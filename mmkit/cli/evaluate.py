@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkit.cli.main import add_command, check_output, write_json
+from mmkit.cli.main import add_allow, add_command, check_output, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -116,11 +116,7 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
 def add_model_choice(command: argparse.ArgumentParser) -> None:
     """Which model: --model, --allow, --image-size."""
     command.add_argument("--model", required=True, metavar="M", help=MODEL)
-    command.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE",
-        help="let the model use code of your own: MODULE and what is below it, installed or in the current folder; or "
-        "FILE.py, which is run. May be given several times",
-    )  # fmt: skip
+    add_allow(command)
     command.add_argument(
         "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
     )

@@ -38,6 +38,15 @@ def add_command(commands: Commands, name: str, help_text: str, run: Run) -> argp
     return parser
 
 
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """--allow, of every command that builds a model from a folder."""
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="let the model use code of your own: MODULE and what is below it, installed or in the current folder; or "
+        "FILE.py, which is run. May be given several times",
+    )  # fmt: skip
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser with every group's subcommands."""
     parser = argparse.ArgumentParser(prog="mmkit", description="Vision-language pre-training")

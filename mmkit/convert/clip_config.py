@@ -1,5 +1,7 @@
 """What a CLIP's or a SigLIP's own config says that its tensors do not: transformers' ``config.json``, or open_clip's.
 
+Read of both, and of a CLIP of ours written for open_clip (``model_cfg``).
+
 Weights that are read with another activation, mask or pooling than they were trained with give wrong numbers without a
 word; so a setting that is not known here is an error.
 """
@@ -10,8 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from mmkit.convert.grid import told_size
+from mmkit.data.texts.protocol import Tokenizer
+from mmkit.encoders.prenorm_text import PreNormText
+from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
+from mmkit.models.dual import Dual
+from mmkit.nn.mlp import QuickGELU
+from mmkit.nn.pool import FirstToken, LastToken
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 TOKENIZERS = {32_000: "timm/ViT-B-16-SigLIP", 256_000: "timm/ViT-B-16-SigLIP2"}
@@ -114,3 +124,60 @@ def _of_timm(name: str, plain: str) -> tuple[int | None, str]:
         block: Any = timm.create_model(name, num_classes=0).get_submodule("blocks.0")
     tanh = type(block.mlp.act).__name__ == "GELUTanh" or getattr(block.mlp.act, "approximate", "none") == "tanh"
     return block.attn.num_heads, "gelu_tanh" if tanh else "gelu"
+
+
+def written(model: nn.Module, words: Tokenizer, pictures: tuple[int, int]) -> dict[str, Any]:
+    """The ``model_cfg`` of a CLIP of ours. UserError for what open_clip cannot be told, or would read otherwise.
+
+    pictures: (height, width) before what no whole patch covers is cut off, which is open_clip's size of a picture.
+    """
+    if not isinstance(model, Dual) or not isinstance(model.text, PreNormText):
+        raise UserError(f"a {type(model).__name__} is none of open_clip's models")
+    image, text = model.image, model.text
+    if not isinstance(model.image_pool, FirstToken) or not isinstance(model.text_pool, LastToken):
+        raise UserError("open_clip has the image tower of a SigLIP by timm's names alone: copy the one it came from")
+    (activation, tanh), other = (_activation_of(tower) for tower in (image, text))
+    if (activation, tanh) != other or tanh:
+        raise UserError("open_clip has one activation for both towers, quick_gelu or gelu")
+    if {tower.norm.eps for tower in (image, text)} != {1e-5} or text.fill_id is not None:
+        raise UserError("its norms have another eps than CLIP's 1e-05, or its texts are filled up")
+    count, (high, wide), patch = text.positions.num_embeddings, pictures, image.patch.patch[0]
+    if (high // patch, wide // patch) != tuple(image.positions.grid):
+        raise UserError(f"its pictures are {high} x {wide} pixels, and its image tower is for {image.positions.grid}")
+    _check_words(words, count)
+    return {
+        "embed_dim": model.spec.embed_dim, "quick_gelu": activation is QuickGELU,
+        "vision_cfg": {
+            **_tower(image), "head_width": image.width // _block(image).attn.heads,
+            "patch_size": patch, "image_size": high if high == wide else [high, wide],
+        },
+        "text_cfg": {
+            **_tower(text), "heads": _block(text).attn.heads, "context_length": count,
+            "vocab_size": text.words.num_embeddings,
+        },
+    }  # fmt: skip
+
+
+def _block(tower: ViT | PreNormText) -> Any:
+    return tower.blocks[0]
+
+
+def _tower(tower: ViT | PreNormText) -> dict[str, Any]:
+    hidden = _block(tower).mlp.fc1.out_features
+    ratio = hidden / tower.width if hidden % tower.width == 0 else (hidden + 0.5) / tower.width  # it is rounded down
+    return {"width": tower.width, "layers": len(tower.blocks), "mlp_ratio": ratio}
+
+
+def _activation_of(tower: ViT | PreNormText) -> tuple[type, bool]:
+    act = _block(tower).mlp.act
+    return type(act), getattr(act, "approximate", "none") == "tanh"
+
+
+def _check_words(words: Tokenizer, count: int) -> None:
+    """UserError unless open_clip's own tokenizer gives the ids of this one."""
+    from open_clip import SimpleTokenizer
+
+    for text in ("A dog's photo, on the  grass!", "7 naïve", "a " * count):
+        ids = words.encode(text, count)
+        if SimpleTokenizer()([text], count)[0].tolist() != ids + [0] * (count - len(ids)):
+            raise UserError("open_clip would read texts with CLIP's tokenizer, and this model has another")

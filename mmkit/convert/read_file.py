@@ -54,14 +54,16 @@ ADVICE = ("weights_only", "safe_globals")  # a reason of PyTorch's with one of t
 class Checkpoint:
     """Weights, and what came with them.
 
-    path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). prefix: what every name
-    began with. parallel: whether that was "module." alone. beside: what else the file holds (epoch, optimizer, ...).
+    path: of the file. state: the weights. wrapper: the keys under which they lay ("model"). others: keys of weights
+    that were not taken, each one for ``--weights``. prefix: what every name began with. parallel: whether that was
+    "module." alone. beside: what else the file holds (epoch, optimizer, ...).
     config: the ``config.json`` or ``open_clip_config.json`` in the same folder.
     """
 
     path: Path
     state: State
     wrapper: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     parallel: bool = False
     prefix: str = ""
     beside: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +81,7 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     content = _sharded(path) if path.name.endswith(INDEX) else _content(path)
     beside: dict[str, Any] = {}
     wrapper: list[str] = []
+    several = _wrapped(content)
     while (wrapped := _wrapped(content)) or not _is_state(content):
         name = _chosen(path, wrapped, None if wrapper else weights) if wrapped else None
         if name is None:
@@ -97,8 +100,8 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     if prefix:
         log.info("%s: every name begins with %r, which is taken off", path.name, prefix)
     return Checkpoint(
-        path=path, state=state, wrapper=tuple(wrapper), parallel=prefix == PARALLEL, prefix=prefix, beside=beside,
-        config=_config_of(path),
+        path=path, state=state, wrapper=tuple(wrapper), others=tuple(key for key in several if key not in wrapper[:1]),
+        parallel=prefix == PARALLEL, prefix=prefix, beside=beside, config=_config_of(path),
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mmkit.config.allowed import HEAD, MODEL, TRANSFORM, checked, is_own
 from mmkit.config.as_json import dump, rebuild
 from mmkit.config.override import check_partials, parameters_of
+from mmkit.convert.layouts.albef import ALBEF
 from mmkit.data.images.size import height_width
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.images.variable_size import KeepShape
@@ -176,12 +177,13 @@ def _tell_uncleaned(folder: Path, tokenizer: Tokenizer) -> None:
     """A log line for an official ALBEF that mmkit 0.1.0 converted: its tokenizer leaves texts as they are."""
     if not (folder / CONVERSION).is_file() or not isinstance(tokenizer, HuggingFaceTokenizer):
         return
-    layout = str(read_json(folder / CONVERSION)["layout"])
-    if layout.startswith("albef") and tokenizer.framing.clean == "none":
+    name = read_json(folder / CONVERSION)["layout"]
+    layout = next((layout for layout in ALBEF if layout.name == name), None)
+    if layout is not None and tokenizer.framing.clean == "none":
         log.warning(
             "%s: converted by mmkit 0.1.0, which did not clean texts as the official ALBEF does (lower case, no "
-            "punctuation): its numbers are lower than the published ones. Convert again: mmkit convert %s FILE NEW",
-            folder, layout,
+            "punctuation): its numbers are lower than the published ones. Convert again: %s",
+            folder, layout.use.format(path="FILE"),
         )  # fmt: skip
 
 

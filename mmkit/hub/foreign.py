@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
-
 from mmkit.config.projects import clone
+from mmkit.data.images.formats import kind_of, suffix_of
 from mmkit.errors import UserError
 from mmkit.hub.facts import of_transform, quiet
 from mmkit.hub.files import read_json
@@ -49,7 +48,8 @@ def describe_foreign(source: str) -> dict[str, Any]:
 
     if not source.startswith(KINDS):
         _check_holds_weights(Path(source).expanduser())
-    file = read_checkpoint(locate(source))
+    with quiet("mmkit.convert.read_file"):  # what it says of several weights stands among the facts
+        file = read_checkpoint(locate(source))
     layout = guess(file.state)
     other = _other_kind(layout, file)
     if other is not None:
@@ -65,6 +65,8 @@ def describe_foreign(source: str) -> dict[str, Any]:
         found |= {"layout": layout.name, "what": layout.what, "use": " ".join([use, *flags])}
         if (file.path.parent / OPEN_CLIP_CONFIG).is_file() and Path(source).is_dir():
             found["also"] = _as_open_clip(source)
+    if file.others:
+        found["weights"] = f"under {file.wrapper[0]}; others by mmkit convert --weights {'|'.join(file.others)}"
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in file.state.values()})
     found |= {key: reads[key] for key in ("model", "heads") if key in reads}
     found |= counts(file.state) | {"tensors": len(file.state), "dtypes": ", ".join(kinds)}
@@ -283,18 +285,17 @@ def _check_holds_weights(place: Path) -> None:
 def _check_is_weights(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(64)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not head:
         raise UserError(f"{path}: an empty file; copy or download it again")
     if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":  # torch.save, a pickle, safetensors
         return
-    try:
-        with Image.open(path) as picture:
-            raise UserError(f"{path}: a picture ({picture.format}, {picture.width} x {picture.height}), no checkpoint")
-    except (UnidentifiedImageError, OSError):
-        raise UserError(
-            f"{path}: no weights, or damaged: neither a safetensors file nor one that torch.save wrote; give one of "
-            "those, or the folder of a model"
-        ) from None
+    kind = f"a picture ({suffix_of(head)})" if suffix_of(head) else kind_of(head)
+    if kind:
+        raise UserError(f"{path}: {kind}, no checkpoint")
+    raise UserError(
+        f"{path}: no weights, or damaged: neither a safetensors file nor one that torch.save wrote; give one of those, "
+        "or the folder of a model"
+    )

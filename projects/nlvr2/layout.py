@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 
-from mmkit.convert.grid import compact, picture_size, told_size
-from mmkit.convert.layouts.albef import BERT, LICENCE, TASK_TOKENS
-from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, attention_heads, patch_of
+from mmkit.convert.layouts.albef import BERT, LICENCE, TASK_TOKENS, towers
+from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, patch_of
 from mmkit.convert.tables import albef, bert
 from mmkit.convert.tables.table import Row, depth_of, layer, same
-from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform
 from mmkit.data.texts.protocol import Framing
 from mmkit.errors import UserError
 from projects.nlvr2.head import PairClassify, TextAssignment
@@ -63,26 +61,14 @@ def table_of_ours(state: State, kind: albef.Kind) -> list[Row]:
 def recipe(state: State, choices: Choices) -> Recipe:
     """The model of an official state, and how to use it."""
     parts = albef.parts_of(state)
-    words, positions = (state[f"text_encoder.embeddings.{n}_embeddings.weight"] for n in ("word", "position"))
-    image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
-    patch = parts.patch[0]
-    cells = state["visual_encoder.pos_embed"].shape[1] - 1
-    size = compact(picture_size(cells, parts.patch, told_size(choices.config), choices.image_size))
-    model = partial(
-        pair_albef, image_size=size, max_tokens=len(positions), patch=patch, image_depth=parts.image_depth,
-        image_width=image_width, image_heads=attention_heads("image", image_width, choices.image_heads),
-        text_depth=parts.text_depth, fusion_pairs=parts.fusion_depth // 2, text_width=text_width,
-        text_heads=attention_heads("text", text_width, choices.text_heads),
-        text_mlp_width=len(state[f"{LAYERS}0.intermediate.dense.weight"]),
-        embed_dim=len(state["vision_proj.weight"]) if parts.joint else 0,
-    )  # fmt: skip
+    numbers, transform = towers(state, parts, choices)
     heads: dict[str, partial[Any]] = (
         {"assignment": partial(TextAssignment)} if parts.joint else {"label": partial(PairClassify)}
     )
     return Recipe(
-        model=model, heads=heads, rows=table_of(state), vocab_size=len(words),
-        transform=EvalTransform(size=size, mean=CLIP_MEAN, std=CLIP_STD),
-        max_tokens=min(len(positions), TASK_TOKENS), tokenizer=BERT, framing=Framing(clean="albef"),
+        model=partial(pair_albef, **numbers, fusion_pairs=parts.fusion_depth // 2), heads=heads, rows=table_of(state),
+        vocab_size=len(state["text_encoder.embeddings.word_embeddings.weight"]), transform=transform,
+        max_tokens=min(numbers["max_tokens"], TASK_TOKENS), tokenizer=BERT, framing=Framing(clean="albef"),
     )  # fmt: skip
 
 

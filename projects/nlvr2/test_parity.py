@@ -1,12 +1,16 @@
 """Both stages against the recorded ones of the official ALBEF: outputs, gradients, teacher, and the file both ways."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import mmkit
 from mmkit.cli import main
+from mmkit.convert.layouts.layout import Choices
 from mmkit.convert.tables.table import Entry, read, write
+from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
@@ -154,6 +158,7 @@ def test_the_command_converts_a_file_and_writes_it_again(path, tmp_path):
     heads = ["--image-heads", str(meta["vit"]["heads"]), "--text-heads", str(meta["bert"]["num_attention_heads"])]
     assert main([*command, *heads, "--tokenizer", str(tmp_path / "words")]) == 0
     predictor = mmkit.load(tmp_path / "ours")
+    assert predictor.transform == EvalTransform(size=meta["vit"]["image"])  # as published
     if path in PAIRS:
         left, right = x["in.image"].chunk(2)
         with predictor.inference():
@@ -161,6 +166,18 @@ def test_the_command_converts_a_file_and_writes_it_again(path, tmp_path):
             assert_close(predictor.heads["label"].predict(f), x["eval.prediction"], OUTPUT, "eval.prediction")
     assert main(["convert", layout, str(tmp_path / "ours"), str(tmp_path / "again.pth"), "--reverse"]) == 0
     assert_same_state(torch.load(tmp_path / "again.pth")["model"], state)
+
+
+def test_the_files_beside_the_weights_say_how_pictures_are_read():
+    """As for the other layouts of ALBEF, the mean, the filter and the size of the processor's file are obeyed."""
+    meta, x = load(PAIRS[0])
+    side = meta["vit"]["image"]
+    given = {"image_mean": [0.5, 0.4, 0.3], "resample": 2, "size": {"height": side, "width": side}}
+    choices = Choices(image_heads=2, text_heads=2, pictures={"preprocessor_config.json": given})
+    transform = NLVR2.recipe(under(x, "sd."), choices).transform
+    assert transform == EvalTransform(size=side, mean=(0.5, 0.4, 0.3), resample="bilinear")
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: crop_pct = 0\.9"):
+        NLVR2.recipe(under(x, "sd."), replace(choices, pictures={"preprocessor_config.json": {"crop_pct": 0.9}}))
 
 
 @pytest.mark.parametrize("path", ASSIGNMENTS, ids=lambda p: p.stem)

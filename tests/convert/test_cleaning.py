@@ -42,4 +42,4 @@ def test_the_framing_is_saved_and_an_old_folder_says_so(name, tokenizer, tmp_pat
     assert old.tokenizer.framing.clean == "none"
     said = capsys.readouterr().err
     assert said.count("converted by mmkit 0.1.0") == 1
-    assert f"Convert again: mmkit convert {'albef-nlvr2' if pairs else name} FILE NEW" in said
+    assert f"Convert again: mmkit convert {'projects/nlvr2/layout.py:NLVR2' if pairs else name} FILE OUT" in said

@@ -271,6 +271,16 @@ def test_the_card_and_the_config_beside_a_file_are_read(theirs, tmp_path):
     assert facts["preprocessing"] == "input_size [3, 32, 32]; mean [0.5]"
 
 
+def test_of_several_weights_in_a_file_it_is_said_which_flag_takes_them(theirs, tmp_path, capsys):
+    state = torch.load(theirs[0] / "vit/vit.pth")
+    torch.save({"model": state, "model_ema": state, "params_ema": state, "epoch": 2}, tmp_path / "x.pth")
+    facts = describe(str(tmp_path / "x.pth"))
+    assert facts["weights"] == "under model; others by mmkit convert --weights model_ema|params_ema"
+    torch.save({"model": state, "epoch": 2}, tmp_path / "one.pth")
+    assert "weights" not in describe(str(tmp_path / "one.pth"))
+    assert "--weights" not in capsys.readouterr().err  # said once, among the facts
+
+
 ORACLES = {
     "albef": cases(lambda names: "sd.text_encoder.cls.predictions.bias" in names)[0],
     **{
@@ -360,6 +370,8 @@ def test_a_folder_of_open_clip_as_it_is(theirs):
 def test_what_cannot_be_described_is_said(run, tmp_path, capsys):
     Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
     Image.new("RGB", (9, 7)).save(tmp_path / "b.pt", "PNG")
+    Image.new("RGB", (9, 7)).save(tmp_path / "c.jpg")
+    (tmp_path / "d.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
     (tmp_path / "c.txt").write_text("words, and more of them")
     (tmp_path / "d.safetensors").write_bytes(b"")
     (tmp_path / "e.pth").write_bytes(b"this was never a checkpoint")
@@ -372,8 +384,10 @@ def test_what_cannot_be_described_is_said(run, tmp_path, capsys):
     (tmp_path / "torn/config.json").write_text("{")
     said = {
         "nowhere": "no such file or folder",
-        "a.png": "a picture (PNG, 9 x 7), no checkpoint",
-        "b.pt": "a picture (PNG",
+        "a.png": "a picture (.png), no checkpoint",
+        "b.pt": "a picture (.png)",
+        "c.jpg": "a picture (.jpg)",
+        "d.eps": "PostScript, no checkpoint",
         "c.txt": "neither a safetensors file nor one that torch.save wrote",
         "d.safetensors": "an empty file",
         "e.pth": "damaged: neither a safetensors file nor one that torch.save wrote",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("mmkit.convert")
 
 
-def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
+def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, Any]:
     """A model folder as a foreign file; what it was converted from decides what stands around the weights.
+
+    allow: modules of the user's own, as in ``mmkit.load``; for what stands beside the weights alone.
 
     How pictures are read comes beside it, where its program asks a file for it (``mmkit/convert/pictures/write.py``).
 
@@ -48,8 +50,9 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     same = record["layout"] == layout.name
     rows = _as_recorded(_rows(layout, state, folder), record, same)
     pictures = any(name.startswith("model.image.") for row in rows for name in ours_of(row))
-    transform = _transform_of(folder) if pictures else None
-    free(out, transform, layout.pictures)
+    transform = _transform_of(folder, allow) if pictures else None
+    model = _of_open_clip(folder, allow) if layout.pictures == "open_clip" else {}
+    free(out, transform, layout.pictures, model)
     _say_left(rows, state)
     theirs = write(rows, state)
     if same:
@@ -59,7 +62,7 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     if prefix := record["prefix"] or (PARALLEL if record["parallel"] else ""):
         theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
     write_checkpoint(out, theirs, tuple(record["wrapper"]))
-    beside = write_beside(out, transform, layout.pictures) if pictures else None
+    beside = write_beside(out, transform, layout.pictures, model) if pictures else None
     return {
         "layout": layout.name,
         "file": str(out),
@@ -69,8 +72,24 @@ def export(layout_name: str, folder: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _transform_of(folder: Path) -> Any:
-    """The picture transform of a model folder; None where it has none that mmkit builds without code of others."""
+def _of_open_clip(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
+    """What open_clip needs to build a model folder's model; empty, and said, where it cannot be told."""
+    from mmkit.convert.clip_config import written
+    from mmkit.data.images.size import height_width
+    from mmkit.hub.folder import load
+
+    try:
+        predictor = load(folder, allow=allow)
+        transform: Any = predictor.transform
+        size = height_width(getattr(transform, "window", None) or transform.size)
+        return {"model_cfg": written(predictor.model, predictor.tokenizer, size)}
+    except UserError as error:
+        log.warning("open_clip_config.json: without model_cfg (%s)", error)
+        return {}
+
+
+def _transform_of(folder: Path, allow: Sequence[str]) -> Any:
+    """The picture transform of a model folder; None, and said, where it has none that may be built."""
     from mmkit.config.allowed import TRANSFORM
     from mmkit.config.as_json import rebuild
 
@@ -78,7 +97,7 @@ def _transform_of(folder: Path) -> Any:
     if not file.is_file():
         return None
     try:
-        return rebuild(read_json(file, strict=True)["image"], TRANSFORM, ())
+        return rebuild(read_json(file, strict=True)["image"], TRANSFORM, allow)
     except (UserError, KeyError, TypeError, ValueError) as error:
         log.warning("%s: its picture transform cannot be told (%s)", file, error)
         return None

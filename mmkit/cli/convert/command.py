@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.convert.paths import check_out
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_allow, add_command
 from mmkit.errors import UserError
 from mmkit.hub.files import CONVERSION, TRAINING_STATE
 
@@ -47,6 +47,7 @@ def register(commands: Commands) -> None:
         "--weights", metavar="KEY", help="where IN holds several: those under this key, such as model_ema"
     )
     parser.add_argument("--reverse", action="store_true", help="write the model folder IN as a foreign file OUT")
+    add_allow(parser)
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="the folder or hub name of the tokenizer that belongs to it"
     )
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
         if given := [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]:
             raise UserError(f"{', '.join(given)}: of no use with --reverse, where the model folder says it all")
-        return export(args.layout, Path(args.source).expanduser(), args.out)
+        return export(args.layout, Path(args.source).expanduser(), args.out, args.allow)
+    if args.allow:
+        raise UserError("--allow: of use with --reverse alone; a file of others brings no code")
     choices = Choices(
         image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
         image_size=_size(args.image_size) if args.image_size else None,

@@ -15,6 +15,7 @@ from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, attenti
 from mmkit.convert.pictures.read import Reading, picture_transform, reading
 from mmkit.convert.tables import albef
 from mmkit.convert.tables.table import Row, depth_of
+from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.texts.protocol import Framing
 from mmkit.errors import UserError
 from mmkit.heads.answers.decoder import AnswerDecoder
@@ -32,32 +33,38 @@ ENTAILMENT = ("contradiction", "neutral", "entailment")
 Heads = dict[str, partial[Any]]
 
 
+def towers(state: State, parts: albef.Parts, choices: Choices) -> tuple[dict[str, Any], EvalTransform]:
+    """The arguments of a factory of ours that both towers of an official state give, and how it reads pictures."""
+    text = f"text_encoder.{parts.bert}"
+    words, positions = (state[f"{text}embeddings.{name}_embeddings.weight"] for name in ("word", "position"))
+    image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
+    cells = state["visual_encoder.pos_embed"].shape[1] - 1
+    found = reading(choices.pictures, "Blip")
+    told = told_size(choices.config) or (found.output if found else None)
+    size = compact(picture_size(cells, parts.patch, told, choices.image_size))
+    numbers = {
+        "image_size": size, "max_tokens": len(positions), "patch": parts.patch[0], "image_depth": parts.image_depth,
+        "image_width": image_width, "image_heads": attention_heads("image", image_width, choices.image_heads),
+        "text_depth": parts.text_depth, "text_width": text_width,
+        "text_heads": attention_heads("text", text_width, choices.text_heads),
+        "text_mlp_width": len(state[f"{text}encoder.layer.0.intermediate.dense.weight"]),
+        "embed_dim": len(state["vision_proj.weight"]) if parts.joint else 0,
+    }  # fmt: skip
+    default, full = Reading(file="ALBEF", fit="squash"), choices.image_size or told
+    return numbers, picture_transform(found, default, size, parts.patch[0], full)
+
+
 def _recipe(
     table: Callable[[State], list[Row]], heads: Callable[[State, albef.Parts, Choices], Heads], most_tokens: int
 ) -> Callable[[State, Choices], Recipe]:
     def recipe(state: State, choices: Choices) -> Recipe:
         rows, parts = table(state), albef.parts_of(state)
-        text = f"text_encoder.{parts.bert}"
-        words, positions = (state[f"{text}embeddings.{name}_embeddings.weight"] for name in ("word", "position"))
-        image_width, text_width = state["visual_encoder.cls_token"].shape[-1], words.shape[1]
-        cells = state["visual_encoder.pos_embed"].shape[1] - 1
-        found = reading(choices.pictures, "Blip")
-        told = told_size(choices.config) or (found.output if found else None)
-        size = compact(picture_size(cells, parts.patch, told, choices.image_size))
-        model = partial(
-            build, image_size=size, max_tokens=len(positions), patch=parts.patch[0], image_depth=parts.image_depth,
-            image_width=image_width, image_heads=attention_heads("image", image_width, choices.image_heads),
-            text_depth=parts.text_depth, fusion_depth=parts.fusion_depth, text_width=text_width,
-            text_heads=attention_heads("text", text_width, choices.text_heads),
-            text_mlp_width=len(state[f"{text}encoder.layer.0.intermediate.dense.weight"]),
-            embed_dim=len(state["vision_proj.weight"]) if parts.joint else 0,
-        )  # fmt: skip
+        numbers, transform = towers(state, parts, choices)
         return Recipe(
-            model=model, heads=heads(state, parts, choices), rows=rows, vocab_size=len(words),
-            transform=picture_transform(
-                found, Reading(file="ALBEF", fit="squash"), size, parts.patch[0], choices.image_size or told
-            ),
-            max_tokens=min(len(positions), most_tokens), tokenizer=BERT, framing=Framing(clean="albef"),
+            model=partial(build, **numbers, fusion_depth=parts.fusion_depth), heads=heads(state, parts, choices),
+            rows=rows, vocab_size=len(state[f"text_encoder.{parts.bert}embeddings.word_embeddings.weight"]),
+            transform=transform, max_tokens=min(numbers["max_tokens"], most_tokens), tokenizer=BERT,
+            framing=Framing(clean="albef"),
         )  # fmt: skip
 
     return recipe

@@ -8,6 +8,7 @@ left, which is written and said; everything else that differs is said and not wr
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,21 +32,25 @@ FILES: dict[Form, str] = {"CLIP": PREPROCESSOR, "Siglip": PREPROCESSOR, "Vilt": 
 def told(transform: Any, form: Form) -> tuple[dict[str, Any], list[str]]:
     """A transform as the file's content, and what of it the form cannot tell (empty: the pixels are the same)."""
     try:
-        if isinstance(transform, KeepShape) and form == "Vilt":
+        if type(transform) is KeepShape and form == "Vilt":
             return _of_vilt(transform)
-        if isinstance(transform, EvalTransform) and (form == "CLIP" or form == "Siglip"):
+        plain = type(transform) in (EvalTransform, CentreCrop)  # one of the user's own may do anything
+        if plain and (form == "CLIP" or form == "Siglip"):
             return _of_transformers(transform, form)
-        if isinstance(transform, EvalTransform) and form == "open_clip":
+        if plain and form == "open_clip":
             return _of_open_clip(transform)
     except UserError as error:
         return {}, [str(error)]
     return {}, [f"{type(transform).__name__} is none of the ways in which that program reads pictures"]
 
 
-def write_beside(weights: Path, transform: Any, form: Form | None) -> Path | None:
+def write_beside(
+    weights: Path, transform: Any, form: Form | None, model: Mapping[str, Any] | None = None
+) -> Path | None:
     """Write the file into the folder of ``weights``, or say in the log what cannot be told; its path, where written.
 
-    form: None where files of the layout have no such file. UserError where another one is in its place: ``free``.
+    model: what else the file says. form: None where files of the layout have no such file. UserError where another one
+    is in its place: ``free``.
     """
     if form is None:
         log.info("files of this layout do not tell how pictures are read; this model's are read so: %s", transform)
@@ -57,16 +62,17 @@ def write_beside(weights: Path, transform: Any, form: Form | None) -> Path | Non
         return None
     for line in differs:
         log.warning("%s: %s", FILES[form], line)
-    if (place := free(weights, transform, form)) is not None:
-        write_json(place, content)
+    if (place := free(weights, transform, form, model)) is not None:
+        write_json(place, {**(model or {}), **content})
     return place
 
 
-def free(weights: Path, transform: Any, form: Form | None) -> Path | None:
+def free(weights: Path, transform: Any, form: Form | None, model: Mapping[str, Any] | None = None) -> Path | None:
     """Where the file goes; None where there is none to write, or the same stands there. UserError for another one."""
     content = told(transform, form)[0] if form else {}
     if form is None or not content:
         return None
+    content |= model or {}
     place = weights.parent / FILES[form]
     if not place.exists():
         return place
@@ -74,8 +80,8 @@ def free(weights: Path, transform: Any, form: Form | None) -> Path | None:
     if all(key in found and found[key] == value for key, value in content.items()):
         return None
     raise UserError(
-        f"{place}: exists already and tells other preprocessing than this model's ({transform}): name OUT in a folder "
-        "of its own"
+        f"{place}: exists already and tells other preprocessing, or another model, than this one's ({transform}): name "
+        "OUT in a folder of its own"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,7 @@ def of_folder(folder: Path, spec: str, with_weights: bool = True) -> dict[str, A
         return model
     if not weights:
         raise UserError(f"{spec}: the folder holds no weights (*{', *'.join(WEIGHTS)})")
-    if not {"timm_model_name", "hf_model_name"} & (model["vision_cfg"].keys() | model["text_cfg"].keys()):
-        _check_size(spec, max(file.stat().st_size for file in weights))
+    _check_size(spec, max(file.stat().st_size for file in weights), options(model, spec))
     return model
 
 
@@ -85,16 +84,21 @@ def _check_picture(picture: Any, where: str) -> None:
         raise UserError(f"{where}: preprocess_cfg divides pictures by std = {std!r}")
 
 
-def _check_size(spec: str, size: int) -> None:
+def _check_size(spec: str, size: int, own: Mapping[str, Any]) -> None:
     """UserError where the described towers hold more numbers than a file of ``size`` bytes can."""
     import open_clip
 
     place = f"local-dir:{spec.partition(':')[2]}"
-    with torch.device("meta"), no_more_than(MOST_TENSORS, f"{spec}: its {CONFIG} describes far too large a model"):
-        clip = open_clip.create_model(place, load_weights=False, pretrained_text=False, device="meta")
+    with torch.device("meta"), not_endless(spec):
+        clip = open_clip.create_model(place, load_weights=False, pretrained_text=False, device="meta", **own)
     values = sum(value.numel() for value in clip.parameters())
     if values > size:
         raise UserError(f"{spec}: its {CONFIG} describes {values:,} numbers, and its weights have {size:,} bytes")
+
+
+def not_endless(spec: str) -> AbstractContextManager[None]:
+    """Within, a config that asks for more layers than such models have is a UserError before they are built."""
+    return no_more_than(MOST_TENSORS, f"{spec}: its {CONFIG} describes far too large a model")
 
 
 def options(model: Mapping[str, Any], spec: str) -> dict[str, Any]:

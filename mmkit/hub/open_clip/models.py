@@ -7,7 +7,8 @@
     open_clip:hf-hub:OWNER/NAME  such a folder on the Hugging Face hub
 
 The tag says what the weights alone do not: the activation, the normalisation and how pictures are resized. Everything
-else is open_clip's: architecture, tokenizer, preprocessing. No weights are ever left at random.
+else is open_clip's: architecture, tokenizer. Pictures are read by our own transform, which gives the pixels of
+open_clip's, bounds what a thin picture takes, and knows what it cut off. No weights are ever left at random.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 import torch
 
+from mmkit.convert.grid import compact
+from mmkit.convert.pictures.read import of_open_clip
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
 from mmkit.errors import UserError
 from mmkit.hub.facts import quiet
-from mmkit.hub.open_clip.config import CONFIG, checked, never_asked, of_folder
+from mmkit.hub.open_clip.config import CONFIG, checked, never_asked, not_endless, of_folder
 from mmkit.hub.open_clip.config import options as options_of
 from mmkit.hub.open_clip.config import tokenizer as tokenizer_of
 from mmkit.inference.predictor import Predictor
@@ -80,17 +83,18 @@ def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | t
         options |= _options_of(tag, name)
     with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
         own, words = _prepared(name)
-        clip = open_clip.create_model(
-            name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
-            **options, **own,
-        )  # fmt: skip
+        with not_endless(name.spec):
+            clip = open_clip.create_model(
+                name.place or name.arch, pretrained=None if weights is None else str(weights), require_pretrained=True,
+                **options, **own,
+            )  # fmt: skip
         preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
         height, width = open_clip.utils.to_2tuple(preprocess.size)
         embed_dim = embed_dim_of(clip, (height, width))
     vocab_size = getattr(clip, "vocab_size", None) or getattr(words, "vocab_size", None) or len(words.tokenizer)
     model = OpenClip(clip, embed_dim, int(vocab_size)).eval()
     tokenizer = OpenClipTokenizer(words, model.spec.vocab_size)
-    transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
+    transform = of_open_clip(asdict(preprocess), name.spec).transform(compact((height, width)), 1)
     return Predictor(model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision)
 
 
@@ -110,7 +114,7 @@ def describe_open_clip(spec: str) -> dict[str, Any]:
     options = _options_of(tag, name) if name.arch else {}
     with _as_user_error(spec, None), _at_once_without_network(name):
         own, words = _prepared(name, with_weights=False)
-        with torch.device("meta"), quiet():  # it warns that nothing was loaded
+        with torch.device("meta"), not_endless(spec), quiet():  # it warns that nothing was loaded
             clip = open_clip.create_model(
                 name.place or name.arch, load_weights=False, pretrained_text=False, device="meta", **options, **own
             )

@@ -1,24 +1,41 @@
 """The way back of how pictures are read: the other program's own processor makes the pixels of our transform."""
 
 import json
+from functools import partial
 
+import open_clip
 import pytest
+import torch
 import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import mmkit
 from mmkit.cli.main import main
+from mmkit.config import dump
 from mmkit.convert.pictures.write import told
 from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.data.images.opening import to_rgb
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.images.variable_size import KeepShape
-from tests.convert.pictures.test_read import same_pixels
+from mmkit.data.texts.protocol import Framing
+from mmkit.data.texts.tokenizers import huggingface
+from mmkit.hub import folder as hub
+from mmkit.inference.predictor import Predictor
+from mmkit.models.sizes.dual import clip
+from tests.convert.pictures.test_read import pictures, same_pixels
 from tests.convert.test_family import CLIP_WORDS, random_weights, tower
 
 LOOK = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 LOW = LOOK | {"odd": "low"}
+
+
+def shown():
+    return [to_rgb(picture) for picture in pictures()]
+
+
+class Own(EvalTransform):
+    """Of the user's own, which may do anything with a picture."""
 
 
 def of_transformers(content):
@@ -99,6 +116,8 @@ def test_open_clip_makes_the_same_pixels(transform):
         ("open_clip", CentreCrop(size=(32, 24), resample="bilinear"), "resample is bilinear, and there bicubic"),
         ("open_clip", CentreCrop(size=32, fit="inside", fill=(1, 2, 3)), "fill is (1, 2, 3), and there (1, 1, 1)"),
         ("open_clip", None, "NoneType"),
+        ("open_clip", Own(size=32), "Own is none of the ways"),
+        ("CLIP", Own(size=32), "Own is none of the ways"),
     ],
 )
 def test_what_cannot_be_told_is_not_written(form, transform, says):
@@ -137,6 +156,15 @@ def test_a_converted_clip_goes_back_with_its_preprocessing(tmp_path, capsys):
     saved = json.loads((oc.parent / "open_clip_config.json").read_text())["preprocess_cfg"]
     theirs = image_transform_v2(PreprocessCfg(**saved), is_train=False)
     same_pixels(transform, lambda picture: theirs(to_rgb(picture)))
+    whole = open_clip.create_model_from_pretrained(f"local-dir:{oc.parent}")  # the model of the file, by open_clip
+    words, predictor = open_clip.get_tokenizer(f"local-dir:{oc.parent}"), mmkit.load(tmp_path / "ours")
+    with torch.no_grad():
+        images = whole[0].encode_image(torch.stack([whole[1](picture) for picture in shown()]), normalize=True)
+        texts = whole[0].encode_text(words(["a dog on the grass", "two"]), normalize=True)
+    torch.testing.assert_close(images, predictor.encode_image(shown()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(texts, predictor.encode_text(["a dog on the grass", "two"]), atol=1e-5, rtol=0)
+    again = mmkit.load(f"open_clip:{oc.parent}")
+    torch.testing.assert_close(again.encode_image(shown()), images, atol=1e-5, rtol=0)
     run(capsys, "auto", hf, tmp_path / "again", "--activation", "quick_gelu", "--image-heads", 2, "--text-heads", 2)
     assert mmkit.load(tmp_path / "again").transform == transform
 
@@ -145,3 +173,47 @@ def test_a_converted_clip_goes_back_with_its_preprocessing(tmp_path, capsys):
     said = run(capsys, "clip-transformers", tmp_path / "ours", hf.parent / "third.safetensors", "--reverse", code=2)
     assert "preprocessor_config.json: exists already" in said
     assert not (hf.parent / "third.safetensors").exists()
+
+
+def of_ours(folder, **changes):
+    """A small CLIP of mmkit's own, with CLIP's tokenizer; changes: of its factory's arguments."""
+    arguments = {
+        "image_size": 32, "max_tokens": 12, "patch": 8, "image_depth": 1, "image_width": 24, "image_heads": 3,
+        "image_mlp_width": 50, "text_depth": 2, "text_width": 16, "text_heads": 2, "embed_dim": 8,
+    } | changes  # fmt: skip
+    make = partial(clip, **arguments)
+    words = huggingface(name="clip", framing=Framing(last=True, grows=False))
+    model = random_weights(make(vocab_size=words.vocab_size))
+    transform = CentreCrop(size=arguments["image_size"], **LOOK)
+    hub.save(folder, Predictor(model, {}, words, transform, 12), {"args": {"model": dump(make), "heads": {}}})
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("size", [32, (32, 24)])
+def test_a_clip_of_ours_is_whole_for_open_clip(activation, size, tmp_path, capsys):
+    """Its config tells what no tensor does: attention heads and activation, and an MLP of any width."""
+    of_ours(tmp_path / "ours", activation=activation, image_size=size)
+    run(capsys, "clip", tmp_path / "ours", tmp_path / "oc/open_clip_model.safetensors", "--reverse")
+    theirs, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'oc'}")
+    words, ours = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'oc'}"), mmkit.load(tmp_path / "ours")
+    texts = ["A dog's photo", "two"]
+    with torch.no_grad():
+        images = theirs.encode_image(torch.stack([preprocess(picture) for picture in shown()]), normalize=True)
+        found = theirs.encode_text(words(texts), normalize=True)
+    torch.testing.assert_close(images, ours.encode_image(shown()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, ours.encode_text(texts), atol=1e-5, rtol=0)
+    run(capsys, "auto", tmp_path / "oc", tmp_path / "again")
+    torch.testing.assert_close(mmkit.load(tmp_path / "again").encode_image(shown()), images, atol=1e-5, rtol=0)
+
+
+def test_what_open_clip_cannot_be_told_of_a_model_is_said(tmp_path, capsys):
+    for name, changes, says in (
+        ("mixed", {"activation": "gelu", "text_activation": "quick_gelu"}, "one activation for both towers"),
+        ("tanh", {"activation": "gelu_tanh"}, "one activation for both towers"),
+    ):
+        of_ours(tmp_path / name, **changes)
+        out = tmp_path / f"{name}-oc/open_clip_model.safetensors"
+        said = run(capsys, "clip", tmp_path / name, out, "--reverse")
+        assert "open_clip_config.json: without model_cfg" in said
+        assert says in said
+        assert json.loads(out.with_name("open_clip_config.json").read_text()).keys() == {"preprocess_cfg"}

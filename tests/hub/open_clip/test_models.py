@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 
 import open_clip
 import pytest
@@ -15,6 +16,7 @@ from mmkit.errors import UserError
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.text_bank import class_bank
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.explanation.maps import seen_box
 from tests.evals.parts import COLOURS, Pictures
 
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -157,6 +159,24 @@ def test_it_serves_retrieval_and_says_that_it_cannot_re_rank(folder):
     assert model.tokenizer.decode(model.tokenizer.encode("a red box", 20)) == "a red box"
 
 
+@pytest.mark.parametrize("look", [
+    {}, {"resize_mode": "squash", "interpolation": "bilinear"}, {"resize_mode": "longest", "fill_color": 99},
+    {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.4, 0.3]},
+])  # fmt: skip
+def test_pictures_are_read_with_the_pixels_of_open_clip_and_what_was_cut_is_known(look, folder, tmp_path):
+    shutil.copytree(folder / "tiny-clip", tmp_path / "model")
+    config = json.loads((tmp_path / "model/open_clip_config.json").read_text())
+    (tmp_path / "model/open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": look}))
+    transform = mmkit.load(f"open_clip:{tmp_path / 'model'}").transform
+    theirs = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'model'}")[1]
+    for i in range(5):
+        picture = Wide(5)[i].image
+        torch.testing.assert_close(transform(picture), theirs(picture), atol=1e-4, rtol=0)
+    seen = {"shortest": (25, 0, 75, 50), "squash": None, "longest": (0, -25, 100, 75)}
+    assert seen_box(transform, Image.new("RGB", (100, 50))) == seen[look.get("resize_mode", "shortest")]
+    assert transform(Image.new("RGB", (30_000, 1))).shape == (3, 32, 32)  # whole, its longer side would be 960,000
+
+
 def test_another_image_size(folder):
     model = mmkit.load(f"open_clip:{folder}/tiny-clip", image_size=64)
     assert model.transform(Image.new("RGB", (90, 70))).shape == (3, 64, 64)
@@ -177,8 +197,8 @@ def tags(monkeypatch):
 def test_a_tag_says_how_the_weights_were_trained(folder, tags, caplog):
     plain = mmkit.load(f"open_clip:tiny-clip/plain@{folder}/tiny-clip.pt")
     quick = mmkit.load(f"open_clip:tiny-clip/quick@{folder}/tiny-clip.pt")
-    assert plain.transform.transforms[-1].mean == (0.1, 0.2, 0.3)
-    assert quick.transform.transforms[-1].mean == open_clip.OPENAI_DATASET_MEAN
+    assert plain.transform.mean == (0.1, 0.2, 0.3)
+    assert quick.transform.mean == open_clip.OPENAI_DATASET_MEAN
     assert not torch.allclose(plain.encode_text(["a dog"]), quick.encode_text(["a dog"]))
     with caplog.at_level(logging.WARNING, "mmkit.hub.open_clip.models"):
         logging.getLogger("mmkit").propagate = True
