@@ -172,6 +172,13 @@ class Features:
         keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.ids.device)
         return self.model.fuse(self.text, [self.context], keep_B1)
 
+    def take_image(self, image: Tokens, rows_B: Tensor) -> None:
+        """Sample b shows picture ``rows_B[b]`` (int64) of tokens (n, P, D): none is encoded or projected twice."""
+        x, mask = image
+        self.image = Tokens(x[rows_B], None if mask is None else mask[rows_B])
+        if self.model.spec.fuses:
+            self.context = self.model.image_context(image).rows(rows_B)
+
     def target(self, name: str) -> Tensor:
         """What the records say beside picture and text; UserError when this batch has no such thing."""
         if name not in self.batch.targets:

@@ -13,7 +13,7 @@ from mmkit.data.loader import StepSampler
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.draws import Draws, philox
 from mmkit.errors import UserError
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from mmkit.features import Features
 from mmkit.seeds import SEEDS, check_seed
 from mmkit.task import Task

@@ -145,7 +145,7 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
     known = None
     if args.classes is not None:
-        from mmkit.evals.classes import label_test
+        from mmkit.evals.labels import label_test
 
         known = partial(label_test, classes=args.classes)
     with progress() as report:

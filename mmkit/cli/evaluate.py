@@ -14,7 +14,7 @@ from mmkit.cli.main import add_allow, add_command, check_output, write_json
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
-    from mmkit.evals.common import Result
+    from mmkit.evals.evaluator import Result
     from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger("mmkit")
@@ -89,11 +89,11 @@ def _common(command: argparse.ArgumentParser, rerank: str) -> None:
 
 
 def add_max_bad(command: argparse.ArgumentParser) -> None:
-    """--max-bad SHARE, for ``readable_part``."""
+    """--max-bad SHARE, an evaluator's ``bad``."""
     command.add_argument(
         "--max-bad", type=float, metavar="SHARE",
-        help="leave out pictures that cannot be read, up to this share of all, such as 0.01; opens each once before "
-        "(default: the first ends the evaluation)",
+        help="leave out pictures that cannot be read, up to this share of all, such as 0.01 (default: the first "
+        "ends the evaluation)",
     )  # fmt: skip
 
 
@@ -142,21 +142,21 @@ def retrieval(args: argparse.Namespace) -> None:
     _check(args)
     columns = columns_of(args.columns, ("image", "caption", "image_id"))
     source = open_source(args.data, {"caption"}, columns=columns, split=args.split, images=args.images)
-    source, left_out = readable_part(args, source)
     evaluator = Retrieval(
-        source=source, rerank_top=args.rerank, batch_size=args.batch_size, predictions=args.predictions
-    )
+        source=source, rerank_top=args.rerank, batch_size=args.batch_size, predictions=args.predictions,
+        bad=args.max_bad,
+    )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
-    _show(args, result, left_out)
+    _show(args, result)
 
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
     from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import own_classes
-    from mmkit.evals.class_sets import templates_named
-    from mmkit.evals.confusion import check_picture_name, save_confusion
+    from mmkit.evals.prompts import templates_named
+    from mmkit.evals.results.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
     from mmkit.ranks import rank
@@ -169,16 +169,16 @@ def zeroshot(args: argparse.Namespace) -> None:
     columns = columns_of(args.columns, ("image", "label"))
     data = _labelled(args, columns)
     classes = args.classes or own_classes(args.data)
-    data, left_out = readable_part(args, data)
     evaluator = ZeroShot(
         source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
         templates=templates_named(args.templates) if args.templates else None,
         bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(), predictions=args.predictions,
+        bad=args.max_bad,
     )  # fmt: skip
     task = evaluator.read()
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor, task)
-    _show(args, result, left_out)
+    _show(args, result)
     if rank() == 0 and args.confusion is not None:
         again = result.reranked is not None
         save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))
@@ -245,23 +245,11 @@ def _check(args: argparse.Namespace) -> None:
     hub.check(args.model)
 
 
-def readable_part(args: argparse.Namespace, source: Source) -> tuple[Source, int | None]:
-    """What ``--max-bad`` leaves of the source, and how many pictures it left out; None without it."""
-    from mmkit.evals.readable import readable
-    from mmkit.progress import progress
-
-    if args.max_bad is None:
-        return source, None
-    with progress() as report:
-        kept, bad = readable(source, args.max_bad, report)
-    return kept, len(bad)
-
-
-def _show(args: argparse.Namespace, result: Result, left_out: int | None) -> None:
+def _show(args: argparse.Namespace, result: Result) -> None:
     from rich.console import Console
 
     from mmkit.ranks import rank
 
     if rank() == 0:
         Console().print(result.table())
-    write_json(args.json, result.to_json() | ({} if left_out is None else {"left_out": left_out}))
+    write_json(args.json, result.to_json())

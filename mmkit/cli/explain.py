@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkit.cli.evaluate import add_max_bad, add_model_arguments, make_predictor, readable_part
+from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor
 from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.cli.vqa import answering_stage
 
@@ -47,6 +47,7 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--detections", type=Path, metavar="FILE", help="RefCOCO+: dets.json, the boxes to choose from"
     )
+    add_predictions(command, "the strongest pixel, region and chosen box for each name")
     add_max_bad(command)
     _asked(
         command, ("mlm", "itm", "itc"),
@@ -124,16 +125,15 @@ def grounding(args: argparse.Namespace) -> None:
     from mmkit.evals.grounding import Grounding
     from mmkit.ranks import rank
 
-    source, left_out = readable_part(args, _source(args))
     evaluator = Grounding(
-        source=source, layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
-        prompt=args.prompt, batch_size=args.batch_size,
+        source=_source(args), layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
+        prompt=args.prompt, batch_size=args.batch_size, predictions=args.predictions, bad=args.max_bad,
     )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     if rank() == 0:
         Console().print(result.table())
-    write_json(args.json, result.to_json() | ({} if left_out is None else {"left_out": left_out}))
+    write_json(args.json, result.to_json())
 
 
 def _source(args: argparse.Namespace) -> Source:

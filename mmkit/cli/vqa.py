@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor, readable_part
+from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor
 from mmkit.cli.main import add_command, write_json
 from mmkit.errors import UserError
 
@@ -62,13 +62,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    of_data = (args.annotations, args.images, args.pictures, args.predictions, args.as_published)
-    if args.data is None and any(of_data):
-        raise UserError("--annotations, --images, --pictures, --predictions and --as-published belong to --data")
-    if args.max_bad is not None and (args.data is None or args.predictions):
+    of_data = (args.annotations, args.images, args.pictures, args.predictions, args.as_published, args.max_bad)
+    if args.data is None and any(value not in (None, False) for value in of_data):
         raise UserError(
-            "--max-bad leaves questions of --data out; "
-            + ("a file of --predictions answers all of them" if args.data else "there is none of them to leave out")
+            "--annotations, --images, --pictures, --predictions, --as-published, --max-bad belong to --data"
         )
     if args.question is not None and not args.question.strip():
         raise UserError("--question: is empty; ask something")
@@ -115,15 +112,15 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
         args.data, {"question"}, annotations=args.annotations, images=args.images, pictures=args.pictures,
         answers_needed=args.predictions is None,
     )  # fmt: skip
-    source, left_out = readable_part(args, source)
     evaluator = VQA(
         source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,
         as_published=args.as_published, predictions=args.predictions,
+        bad=args.max_bad,
     )  # fmt: skip
     args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        return evaluator.evaluate(predictor).to_json() | ({} if left_out is None else {"left_out": left_out})
+        return evaluator.evaluate(predictor).to_json()
 
 
 def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:

@@ -91,7 +91,7 @@ SETTINGS = (
     | _named("data.images.variable_size", "KeepShapeTrain")
     | _named("data.texts.masking", "Masking")
     | _named("data.targets", "AnswerTokens AnswerScores")
-    | _named("evals.classify", "Classification")
+    | _named("evals.classification", "Classification")
     | _named("evals.grounding", "Grounding")
     | _named("evals.retrieval", "Retrieval")
     | _named("evals.vqa", "VQA")

@@ -19,6 +19,7 @@ _MODULES = {
     "data.refcoco": "data.sources.published.refcoco",
     "data.variable_size": "data.images.variable_size",
     "data.vqa_files": "data.sources.published.vqa",
+    "evals.classify": "evals.classification",
     "heads.answer_classifier": "heads.answers.classifier",
     "heads.answer_decoder": "heads.answers.decoder",
     "models.sizes": "models.sizes.albef",

@@ -89,7 +89,7 @@ class PairDataset(Dataset[Sample]):
             key=record.key,
             caption=caption,
             masked=self.masking(ids, self.tokenizer, rng) if self.masking is not None else None,
-            targets=self._targets(record, rng),
+            targets=encoded(self.targets, record, rng),
             skipped=skipped,
         )
 
@@ -97,13 +97,15 @@ class PairDataset(Dataset[Sample]):
         """The transform; for a record that asks, without its mirroring: the answers would stay as they are."""
         return still(self.transform) if asks(record) else self.transform
 
-    def _targets(self, record: Record, rng: Random) -> Mapping[str, Any]:
-        try:
-            return self.targets.encode(record.targets, rng)
-        except BadImage:
-            raise
-        except UserError as error:
-            raise UserError(f"{record.key}: {error}") from error
+
+def encoded(targets: TargetEncoder, record: Record, rng: Random) -> Mapping[str, Any]:
+    """A record's targets, made ready; UserError names the record."""
+    try:
+        return targets.encode(record.targets, rng)
+    except BadImage:
+        raise
+    except UserError as error:
+        raise UserError(f"{record.key}: {error}") from error
 
 
 def asks(record: Record) -> bool:

@@ -25,11 +25,12 @@ Bad = Literal["raise", "leave out"]
 class Read(Generic[Item, Made]):
     """One batch. items: those whose picture was read, in order; made: what became of each of them.
 
-    bad: a message for each of the others. done: how many were given in this batch and those before.
+    left, bad: the others, and a message for each. done: how many were given in this batch and those before.
     """
 
     items: tuple[Item, ...]
     made: tuple[Made, ...]
+    left: tuple[Item, ...]
     bad: tuple[str, ...]
     done: int
 
@@ -98,6 +99,7 @@ def _read(first: int, chunk: tuple[Item, ...], jobs: Sequence[Future[Made | BadI
     return Read(
         items=tuple(chunk[i] for i in good),
         made=tuple(made for made in found if not isinstance(made, BadImage)),
+        left=tuple(item for item, made in zip(chunk, found, strict=True) if isinstance(made, BadImage)),
         bad=tuple(str(made) for made in found if isinstance(made, BadImage)),
         done=first + len(chunk),
     )

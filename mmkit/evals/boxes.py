@@ -1,4 +1,4 @@
-"""Boxes and heat maps: overlap, the region under a peak, the box that a map speaks for.
+"""Boxes and heat maps: overlap, the region under a peak, the box that a map speaks for; the boxes of a record.
 
 A box is (left, top, right, bottom) in pixels; right and bottom are outside.
 """
@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmkit.data.records import Record
+from mmkit.errors import UserError
 
 Box = Sequence[float]
 REGION_SIZE = 96
@@ -79,3 +82,43 @@ def region_box(heat: Tensor, threshold: float) -> tuple[float, float, float, flo
     sides = (columns.min() * across, rows.min() * down, (columns.max() + 1) * across, (rows.max() + 1) * down)
     left, top, right, bottom = (float(side) for side in sides)
     return left, top, right, bottom
+
+
+def named_boxes(record: Record) -> list[tuple[str, Box]]:
+    """The (name, box) pairs in a record's targets; UserError where they are not as they should be."""
+    boxes = record.targets.get("boxes")
+    if boxes is None:
+        has = ", ".join(record.targets) or "none"
+        raise UserError(
+            f'{record.key}: no "boxes"; grounding needs [{{"name": ..., "box": [left, top, right, bottom]}}, ...]. '
+            f"The record's further keys: {has}"
+        )
+    if not isinstance(boxes, list | tuple):
+        raise UserError(f'{record.key}: "boxes": {boxes!r}: must be a list of {{"name": ..., "box": [...]}}')
+    out: list[tuple[str, Box]] = []
+    for entry in boxes:
+        try:
+            name, box = str(entry["name"]), tuple(float(side) for side in entry["box"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{record.key}: box {entry!r}: needs a name and four numbers") from error
+        if len(box) != 4 or not area(box):
+            raise UserError(
+                f"{record.key}: box {entry['box']!r} of {name!r}: not (left, top, right, bottom) with an area"
+            )
+        out.append((name, box))
+    return out
+
+
+def detected(record: Record) -> list[Box] | None:
+    """The boxes in a record's targets to choose from; None where it has no such key, its own boxes are they then."""
+    boxes = record.targets.get("detections")
+    if boxes is None:
+        return None
+    try:
+        found = [tuple(float(side) for side in box) for box in boxes]
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{record.key}: "detections": {boxes!r}: must be a list of boxes of four numbers') from error
+    for box in found:
+        if len(box) != 4:
+            raise UserError(f'{record.key}: "detections": box {list(box)}: not (left, top, right, bottom)')
+    return list(found)

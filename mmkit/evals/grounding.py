@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,8 +26,10 @@ from torch import Tensor
 from mmkit.data.images.opening import load_image
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
-from mmkit.evals.boxes import Box, area, best_box, overlap, points_at, region_box
-from mmkit.evals.common import finite, gather_by_index, make_source, nested, own_units, together
+from mmkit.evals.boxes import Box, area, best_box, detected, named_boxes, overlap, points_at, region_box
+from mmkit.evals.evaluator import Evaluator, counted, finite, nested
+from mmkit.evals.intervals import clustered
+from mmkit.evals.predictions import save_predictions
 from mmkit.explanation.goals import Target, default_target, guesses_words
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 SUMS = ("n", "pointing", "chance", "iou", "iou50", "choice", "choice_chance", "in_caption")
 """What is summed over expressions; all but ``n`` become means."""
+RATES = ("pointing", "iou50", "choice")
+"""Those of them that are right or wrong, and so have intervals."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ class Expression:
     box: Box
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A record whose picture was read. size: (width, height); pixels: as the model sees it; seen: see ``HeatMap``."""
+
+    record: Record
+    size: tuple[int, int]
+    pixels: Tensor
+    seen: tuple[int, int, int, int] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroundingResult:
     """rates: the means of ``SUMS`` by name; by_split: the same for each split.
@@ -62,6 +75,7 @@ class GroundingResult:
     """
 
     rates: Mapping[str, float]
+    left_out: int | None = None
     by_split: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     asked: Mapping[str, tuple[str, int]]
     head: int | None
@@ -71,9 +85,11 @@ class GroundingResult:
 
         ``iou`` of the map's region and the box, ``iou50``: the share with at least 0.5; ``choice``: how often the best
         candidate overlaps the box by at least 0.5, ``choice_chance``: a random candidate; ``in_caption``: the share of
-        names that were read in their caption. The same under ``SPLIT.`` where there are splits.
+        names that were read in their caption. ``pointing_low``, ``pointing_high``, ...: 95 % intervals of the three
+        that are right or wrong, with the names in one picture as a group (``clustered``). The same under ``SPLIT.``
+        where there are splits.
         """
-        out = dict(self.rates)
+        out = dict(self.rates) | counted(self.left_out)
         for split, rates in self.by_split.items():
             out |= {f"{split}.{name}": value for name, value in rates.items()}
         return out
@@ -90,25 +106,27 @@ class GroundingResult:
         asked = "; ".join(f"{place} by {target}, layer {layer}" for place, (target, layer) in self.asked.items())
         heads = "" if self.head is None else f"; head {self.head}"
         table = Table(title=f"grounding ({asked}{heads})", title_justify="left")
-        for name in ("", "n", "pointing", "chance", "IoU", "IoU >= 0.5", "choice", "chance "):
+        for name in ("", "n", "pointing", "95 % interval", "chance", "IoU", "IoU >= 0.5", "choice", "chance "):
             table.add_column(name, justify="right" if name else "left")
         for name, rates in {"all": self.rates, **self.by_split}.items():
-            shares = ("pointing", "chance", "iou", "iou50", "choice", "choice_chance")
-            table.add_row(name, f"{rates['n']:.0f}", *(f"{rates[share]:.1%}" for share in shares))
+            shares = ("chance", "iou", "iou50", "choice", "choice_chance")
+            between = f"{rates['pointing_low']:.1%} to {rates['pointing_high']:.1%}"
+            table.add_row(
+                name, f"{rates['n']:.0f}", f"{rates['pointing']:.1%}", between, *(f"{rates[s]:.1%}" for s in shares)
+            )
         return table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grounding:
-    """Evaluates grounding over the records of ``source`` (a Source, or a partial that makes one).
+class Grounding(Evaluator):
+    """Evaluates grounding over the records of ``source``.
 
     layer, head, target: see ``mmkit.explain``; target None = as the module says, "answer" is refused. A source's
     ``splits`` are reported one by one, by ``targets["split"]``. in_caption: whether names are looked for in the
     record's captions. prompt: what a name alone becomes; each {} is the name. threshold: of the region, as a share of
-    the map's maximum. batch_size: pictures per pass.
+    the map's maximum. predictions: a file with, for each name, its strongest pixel, region and chosen box.
     """
 
-    source: partial[Any] | Source
     layer: int | None = None
     head: int | None = None
     target: Target | None = None
@@ -118,48 +136,50 @@ class Grounding:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.target == "answer":
             raise UserError('grounding: target="answer": a name is no question; use "mlm", "itm" or "itc"')
-        if "{}" not in self.prompt or not 0 < self.threshold < 1 or self.batch_size < 1:
+        if "{}" not in self.prompt or not 0 < self.threshold < 1:
             raise UserError(
-                f"grounding: prompt={self.prompt!r} must hold {{}} for the name, threshold={self.threshold} lie "
-                f"between 0 and 1, batch_size={self.batch_size} be at least 1"
+                f"grounding: prompt={self.prompt!r} must hold {{}} for the name, and threshold={self.threshold} "
+                "lie between 0 and 1"
             )
 
     def check(self, predictor: Predictor) -> None:
         """UserError where the source is missing or the model has nothing to explain: what is known before training."""
         self._asked(predictor)
-        make_source(self.source)
-
-    def __call__(self, predictor: Predictor) -> dict[str, float]:
-        """The numbers by dotted name."""
-        return self.evaluate(predictor).metrics()
+        self.opened()
 
     def evaluate(self, predictor: Predictor) -> GroundingResult:
         """Every process calls this and gets the same result. UserError for records without boxes."""
         asked = self._asked(predictor)
-        source = make_source(self.source)
+        source = self.opened()
         if isinstance(source, JsonLines):
             self._check(source, predictor, "in captions" in asked)
         splits: tuple[str, ...] = tuple(getattr(source, "splits", ()))
 
-        def share() -> tuple[Tensor, Tensor]:
-            rows, numbers = [torch.zeros(0, len(SUMS) + 2, dtype=torch.float64)], []
-            for _, items in own_units(len(source), self.batch_size):
-                records = [source[i] for i in items]
-                rows.append(self._sums(predictor, asked, records, splits))
-                numbers += list(items)
-                predictor.progress("grounded pictures", numbers[-1] + 1, len(source))
-            return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
+        def opened(row: int) -> Opened:
+            record = source[row]
+            picture = load_image(record)
+            return Opened(record, picture.size, predictor.transform(picture), seen_box(predictor.transform, picture))
+
+        def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Tensor, list[Mapping[str, Any]], list[str]]:
+            return *self._sums(predictor, asked, made, splits), [one.record.image_id for one in made]
 
         with predictor.encoder.counting():
-            rows = gather_by_index(*together(share), len(source), predictor.device)
+            passed = self.passed(predictor, len(source), opened, work, "grounded pictures")
+        rows = torch.cat([sums for sums, _, _ in passed.found])
         if not rows[:, 0].sum():
             raise UserError('grounding: no record has "boxes" with at least one name and box')
-        _tell_outside(rows[:, len(SUMS)], source)
+        number: dict[str, int] = {}
+        group = [number.setdefault(name, len(number)) for _, _, names in passed.found for name in names]
+        told = [row for _, told, _ in passed.found for row in told]
+        _tell_outside(rows[:, len(SUMS)], source, passed.rows)
+        save_predictions(self.predictions, lambda: told)
+        of = {name: rows[:, -1] == i for i, name in enumerate(splits)}
         return GroundingResult(
-            rates=_means(rows),
-            by_split={name: _means(of) for i, name in enumerate(splits) if len(of := rows[rows[:, -1] == i])},
+            rates=_means(rows, torch.tensor(group)), left_out=passed.left_out,
+            by_split={name: _means(rows[at], torch.tensor(group)[at]) for name, at in of.items() if at.any()},
             asked={place: (_called(which.target), which.layer) for place, which in asked.items()}, head=self.head,
         )  # fmt: skip
 
@@ -181,36 +201,36 @@ class Grounding:
         return {"in captions": ask(predictor, "mlm", self.layer, self.head) if guesses else alone, "alone": alone}
 
     def _sums(
-        self, predictor: Predictor, asked: Mapping[str, Asked], records: Sequence[Record], splits: Sequence[str]
-    ) -> Tensor:
-        """One row for each record: ``SUMS`` over its expressions, how many boxes were clipped, number of its split."""
-        pictures = [load_image(record) for record in records]
-        pixels = [predictor.transform(picture) for picture in pictures]
-        asks = [self._expressions(record, predictor, "in captions" in asked) for record in records]
-        rows = torch.zeros(len(records), len(SUMS) + 2, dtype=torch.float64)
-        for i, record in enumerate(records):
-            rows[i, -2] = sum(_reaches_out(expression.box, pictures[i].size) for expression in asks[i])
-            asks[i] = [replace(e, box=_within(e, pictures[i].size, record.key)) for e in asks[i]]
-            rows[i, -1] = splits.index(record.targets["split"]) if splits else -1
+        self, predictor: Predictor, asked: Mapping[str, Asked], opened: Sequence[Opened], splits: Sequence[str]
+    ) -> tuple[Tensor, list[Mapping[str, Any]]]:
+        """One row for each record: ``SUMS`` over its expressions, how many boxes were clipped, number of its split.
+
+        And what was found for each expression, in the order of the records.
+        """
+        asks = [self._expressions(one.record, predictor, "in captions" in asked) for one in opened]
+        rows = torch.zeros(len(opened), len(SUMS) + 2, dtype=torch.float64)
+        for i, one in enumerate(opened):
+            rows[i, -2] = sum(_reaches_out(expression.box, one.size) for expression in asks[i])
+            asks[i] = [replace(e, box=_within(e, one.size, one.record.key)) for e in asks[i]]
+            rows[i, -1] = splits.index(one.record.targets["split"]) if splits else -1
         of = [i for i, expressions in enumerate(asks) for _ in expressions]
         flat = [expression for expressions in asks for expression in expressions]
-        if not flat:
-            return rows
-        for i, expression, maps in self._maps(predictor, asked, pixels, of, flat):
-            size = (pictures[i].height, pictures[i].width)
-            seen = seen_box(predictor.transform, pictures[i])
-            boxes = detected(records[i])
+        told: list[tuple[int, Mapping[str, Any]]] = []
+        for i, expression, maps in self._maps(predictor, asked, [one.pixels for one in opened], of, flat):
+            boxes = detected(opened[i].record)
             if boxes is None:
                 boxes = [other.box for other in asks[i]]
-            rows[i, : len(SUMS)] += torch.tensor(self._score(maps, expression, size, boxes, seen), dtype=torch.float64)
-        return rows
+            values, found = self._score(maps, expression, opened[i], boxes)
+            rows[i, : len(SUMS)] += torch.tensor(values, dtype=torch.float64)
+            told.append((i, found))
+        return rows, [found for _, found in sorted(told, key=lambda pair: pair[0])]
 
     def _maps(
         self, predictor: Predictor, asked: Mapping[str, Asked], pixels: Sequence[Tensor], of: Sequence[int],
         expressions: Sequence[Expression],
     ) -> Iterator[tuple[int, Expression, TokenMaps]]:  # fmt: skip
         """Each expression with the number of its picture and its maps; first those in captions, then those alone."""
-        for place, which in asked.items():
+        for place, which in asked.items() if expressions else ():
             own = [
                 (i, expression) for i, expression in zip(of, expressions, strict=True)
                 if (expression.tokens is not None) == (place == "in captions")
@@ -249,20 +269,17 @@ class Grounding:
         return None
 
     def _score(
-        self,
-        found: TokenMaps,
-        expression: Expression,
-        size: tuple[int, int],
-        boxes: Sequence[Box],
-        seen: tuple[int, int, int, int] | None,
-    ) -> list[float]:
-        """One expression's values, in the order of ``SUMS``."""
+        self, found: TokenMaps, expression: Expression, opened: Opened, boxes: Sequence[Box]
+    ) -> tuple[list[float], Mapping[str, Any]]:
+        """One expression's values, in the order of ``SUMS``, and its row of ``predictions``."""
+        size = (opened.size[1], opened.size[0])
         raw = found.sentence() if expression.tokens is None else found.maps[list(expression.tokens)].mean(0)
-        heat = HeatMap(finite(raw, "heat maps"), size, seen)
-        iou = overlap(region_box(heat.pixels, self.threshold), expression.box)
+        heat = HeatMap(finite(raw, "heat maps"), size, opened.seen)
+        region = region_box(heat.pixels, self.threshold)
+        iou = overlap(region, expression.box)
         fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
         chosen = best_box(heat.spread(size), boxes)
-        return [
+        values = [
             1.0,
             float(raw.max() > 0 and points_at(heat.peak, expression.box)),
             area(expression.box) / (size[0] * size[1]),
@@ -272,46 +289,11 @@ class Grounding:
             sum(fits) / max(1, len(fits)),
             float(expression.tokens is not None),
         ]
-
-
-def named_boxes(record: Record) -> list[tuple[str, Box]]:
-    """The (name, box) pairs in a record's targets; UserError where they are not as they should be."""
-    boxes = record.targets.get("boxes")
-    if boxes is None:
-        has = ", ".join(record.targets) or "none"
-        raise UserError(
-            f'{record.key}: no "boxes"; grounding needs [{{"name": ..., "box": [left, top, right, bottom]}}, ...]. '
-            f"The record's further keys: {has}"
-        )
-    if not isinstance(boxes, list | tuple):
-        raise UserError(f'{record.key}: "boxes": {boxes!r}: must be a list of {{"name": ..., "box": [...]}}')
-    out: list[tuple[str, Box]] = []
-    for entry in boxes:
-        try:
-            name, box = str(entry["name"]), tuple(float(side) for side in entry["box"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{record.key}: box {entry!r}: needs a name and four numbers") from error
-        if len(box) != 4 or not area(box):
-            raise UserError(
-                f"{record.key}: box {entry['box']!r} of {name!r}: not (left, top, right, bottom) with an area"
-            )
-        out.append((name, box))
-    return out
-
-
-def detected(record: Record) -> list[Box] | None:
-    """The boxes in a record's targets to choose from; None where it has no such key, its own boxes are they then."""
-    boxes = record.targets.get("detections")
-    if boxes is None:
-        return None
-    try:
-        found = [tuple(float(side) for side in box) for box in boxes]
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{record.key}: "detections": {boxes!r}: must be a list of boxes of four numbers') from error
-    for box in found:
-        if len(box) != 4:
-            raise UserError(f'{record.key}: "detections": box {list(box)}: not (left, top, right, bottom)')
-    return list(found)
+        return values, {
+            "record": opened.record.key, "image": opened.record.image_id, "text": expression.text,
+            "in_caption": expression.tokens is not None, "box": list(expression.box), "peak": list(heat.peak),
+            "region": list(region), "iou": iou, "chosen": None if chosen is None else list(boxes[chosen]),
+        }  # fmt: skip
 
 
 def _reaches_out(box: Box, size: tuple[int, int]) -> bool:
@@ -331,10 +313,10 @@ def _within(expression: Expression, size: tuple[int, int], key: str) -> Box:
     return clipped
 
 
-def _tell_outside(counts: Tensor, source: Source) -> None:
-    """counts: of each record, how many boxes were clipped."""
+def _tell_outside(counts: Tensor, source: Source, rows: Sequence[int]) -> None:
+    """counts: of each of the records ``rows``, how many boxes were clipped."""
     if counts.sum() and rank() == 0:
-        first = source[int(counts.nonzero()[0])].key
+        first = source[rows[int(counts.nonzero()[0])]].key
         log.warning(
             "%d boxes reach outside of their pictures, the first in %s; their parts inside were taken. A box is left, "
             "top, right, bottom in pixels of the picture as it is stored", int(counts.sum()), first,
@@ -345,8 +327,11 @@ def _called(target: Target) -> str:
     return target if isinstance(target, str) else "target"
 
 
-def _means(rows: Tensor) -> dict[str, float]:
-    sums = rows[:, : len(SUMS)].sum(0)
-    return {"n": float(sums[0])} | {
-        name: float(value / sums[0].clamp(min=1)) for name, value in zip(SUMS[1:], sums[1:], strict=True)
-    }
+def _means(rows: Tensor, group: Tensor) -> dict[str, float]:
+    """rows: of each record; group: its picture, (n,) int64."""
+    sums = dict(zip(SUMS, rows[:, : len(SUMS)].T, strict=True))
+    n = sums["n"].sum()
+    out = {"n": float(n)} | {name: float(sums[name].sum() / n.clamp(min=1)) for name in SUMS[1:]}
+    for name in RATES:
+        out[f"{name}_low"], out[f"{name}_high"] = clustered(sums[name], group, sums["n"])
+    return out

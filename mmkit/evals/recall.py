@@ -74,20 +74,22 @@ def places(scores: Tensor, relevant: Tensor) -> Tensor:
 
 
 def recall_of(found: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
-    """R@k of ``places``: the share of queries with a relevant candidate among the first k.
+    """R@k of ``places``: the mean of ``answered``."""
+    return {k: answered(found, k).mean().item() for k in ks}
+
+
+def answered(found: Tensor, k: int) -> Tensor:
+    """Of ``places`` (Q, 4): whether a relevant candidate is among the first k of each query, (Q,) float64, 0 or 1.
 
     Where candidates of equal score compete for the last places it is the chance that a draw takes a relevant one, so
     that a model that scores everything alike is at chance, whatever the order of the data.
     """
     _, above, equal, right = found.unbind(1)
-    out = {}
-    for k in ks:
-        room, missed = (k - above).clamp(min=0), torch.ones(len(found), dtype=torch.float64)
-        for i in range(k):
-            draw = (equal - right - i).clamp(min=0).double() / (equal - i).clamp(min=1)
-            missed = torch.where(i < room, missed * draw, missed)
-        out[k] = (1 - missed).where(right > 0, 0.0).mean().item()
-    return out
+    room, missed = (k - above).clamp(min=0), torch.ones(len(found), dtype=torch.float64)
+    for i in range(k):
+        draw = (equal - right - i).clamp(min=0).double() / (equal - i).clamp(min=1)
+        missed = torch.where(i < room, missed * draw, missed)
+    return (1 - missed).where(right > 0, 0.0)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -16,31 +16,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmkit.data.records import Source, described
 from mmkit.errors import UserError
-from mmkit.evals.common import (
+from mmkit.evals.evaluator import (
+    Evaluator,
+    Passed,
     encode_texts,
     finite,
     gather_by_index,
-    make_source,
     needs_of,
-    own_records,
     own_units,
+    pixels_of,
     together,
 )
-from mmkit.evals.held import HeldTokens, Hold
-from mmkit.evals.predictions import check_predictions, save_predictions
-from mmkit.evals.recall import Relevance, chance_at, places, recall_of, sorted_top, top_k
-from mmkit.evals.reranking import Reranking
-from mmkit.evals.retrieved import NAMES, SHOWN, Found, RetrievalResult, rows_of
-from mmkit.inference.predictor import Predictor, TokenBank
+from mmkit.evals.intervals import clustered
+from mmkit.evals.predictions import save_predictions
+from mmkit.evals.recall import KS, Relevance, answered, chance_at, places, recall_of, sorted_top, top_k
+from mmkit.evals.results.reranking import Reranking
+from mmkit.evals.results.retrieval import NAMES, SHOWN, Found, RetrievalResult, rows_of
+from mmkit.inference.predictor import Predictor
+from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
 from mmkit.ranks import gather
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]
@@ -74,6 +74,17 @@ class Pairs:
             image_of += [image] * len(captions)
         return cls(rows, texts, image_of, list(images))
 
+    def without(self, pictures: Sequence[int]) -> Pairs:
+        """Those of the other pictures; UserError where none are left."""
+        gone = set(pictures)
+        kept = [image for image in range(len(self.rows)) if image not in gone]
+        number = {image: i for i, image in enumerate(kept)}
+        texts = [(text, number[i]) for text, i in zip(self.texts, self.image_of, strict=True) if i in number]
+        return Pairs(
+            rows=[self.rows[i] for i in kept], names=[self.names[i] for i in kept],
+            texts=[text for text, _ in texts], image_of=[i for _, i in texts],
+        )  # fmt: skip
+
     def own(self) -> dict[str, Relevance]:
         """As published: for "t2i" the picture of each text alone, for "i2t" the texts of each picture alone."""
         texts_of: list[list[int]] = [[] for _ in self.rows]
@@ -98,26 +109,25 @@ class Pairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Evaluates retrieval over the records of ``source`` (a Source, or a partial that makes one).
+class Retrieval(Evaluator):
+    """Evaluates retrieval over the records of ``source``.
 
     rerank_top: how many candidates of each query the matching head re-orders (published: 128 on Flickr30k, 256 on
     COCO); None = not at all. score: what it orders by, see ``Predictor.match_pairs``; "match_logit" is the official
-    code's, which the published numbers have in any case. batch_size: pictures per forward; chunk: queries per block of
-    similarities. hold: how image tokens wait for re-ranking, on the CPU; "auto" is float32, or half where all of them
-    would be more than 2 GiB. predictions: a file for the ranks of each query, see ``rows_of``.
+    code's, which the published numbers have in any case. chunk: queries per block of similarities.
+    hold: how image tokens wait for re-ranking, on the CPU; "auto" is float32, or half where all of them would be more
+    than 2 GiB. predictions: a file for the ranks of each query, see ``rows_of``. With ``bad``, the texts
+    of a picture that cannot be read are left out with it.
     """
 
-    source: partial[Any] | Source
     rerank_top: int | None = None
-    batch_size: int = 64
     pair_batch: int = 256
     chunk: int = 512
     score: Literal["log_odds", "match_logit"] = "log_odds"
     hold: Hold = "auto"
-    predictions: str | Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rerank_top is not None and self.rerank_top < 1:
             raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
@@ -127,12 +137,7 @@ class Retrieval:
 
     def _source(self, predictor: Predictor) -> Source:
         needs_of(predictor, self.rerank_top)
-        check_predictions(self.predictions)
-        return make_source(self.source)
-
-    def __call__(self, predictor: Predictor) -> dict[str, float]:
-        """The metrics by dotted name, the same on every process."""
-        return self.evaluate(predictor).metrics()
+        return self.opened()
 
     def evaluate(self, predictor: Predictor) -> RetrievalResult:
         """UserError where a picture cannot be read, or the model lacks what re-ranking needs."""
@@ -142,9 +147,12 @@ class Retrieval:
             return self._evaluate(predictor, source, pairs)
 
     def _evaluate(self, predictor: Predictor, source: Source, pairs: Pairs) -> RetrievalResult:
-        relevance, own = pairs.relevance(), pairs.own()
         joint = bool(predictor.model.spec.embed_dim)
-        held, images = self._encode_images(predictor, source, pairs.rows, keep=not joint or self.rerank_top is not None)
+        keep = not joint or self.rerank_top is not None
+        held, images, passed = self._encode_images(predictor, source, pairs.rows, keep)
+        if passed.bad:
+            pairs = pairs.without(passed.bad)
+        relevance, own = pairs.relevance(), pairs.own()
         if joint:
             texts = encode_texts(predictor, pairs.texts, 4 * self.batch_size)
             ways = {"t2i": (texts, images), "i2t": (images, texts)}
@@ -159,13 +167,18 @@ class Retrieval:
         odds = {w: self._odds(one.match) for w, one in found.items() if one.match is not None}
         save_predictions(self.predictions, lambda: rows_of(found, pairs.names, pairs.texts, pairs.image_of, odds))
         again = {w: one for w, one in found.items() if one.ours_again is not None}
+        rates = {
+            "": {w: one.ours for w, one in found.items()}, "published": {w: one.published for w, one in found.items()},
+            "rerank": {w: _there(one.ours_again) for w, one in again.items()},
+            "published.rerank": {w: _there(one.published_again) for w, one in again.items()},
+        }  # fmt: skip
+        recall = {rule: {w: recall_of(at) for w, at in ways.items()} for rule, ways in rates.items()}
         return RetrievalResult(
             images=len(pairs.rows), texts=len(pairs.texts), rerank_top=self.rerank_top, judged=judged,
             by="joint space" if joint else "matching head", held_bytes=total(held.nbytes, predictor),
-            recall={w: recall_of(one.ours) for w, one in found.items()},
-            published={w: recall_of(one.published) for w, one in found.items()},
-            rerank={w: recall_of(_there(one.ours_again)) for w, one in again.items()},
-            published_rerank={w: recall_of(_there(one.published_again)) for w, one in again.items()},
+            recall=recall[""], published=recall["published"], rerank=recall["rerank"],
+            published_rerank=recall["published.rerank"], left_out=passed.left_out,
+            intervals={rule: {w: _intervals(at, w, pairs) for w, at in ways.items()} for rule, ways in rates.items()},
             chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
             published_chance={w: chance_at(r.counts(), r.candidates) for w, r in own.items()},
         )  # fmt: skip
@@ -208,25 +221,20 @@ class Retrieval:
 
     def _encode_images(
         self, predictor: Predictor, source: Source, rows: Sequence[int], keep: bool
-    ) -> tuple[HeldTokens, Tensor]:
-        """The image tokens of this rank by unit (kept for matching alone, on the CPU), and the embeddings of all."""
+    ) -> tuple[HeldTokens, Tensor, Passed[Tensor]]:
+        """The image tokens of this rank (kept for matching alone, on the CPU), and the embeddings of all pictures."""
         joint = bool(predictor.model.spec.embed_dim)
+        held, opens = HeldTokens(len(rows), self.hold, predictor.precision == "bf16"), pixels_of(predictor, source)
 
-        def share() -> tuple[HeldTokens, Tensor, Tensor]:
-            held = HeldTokens(len(rows), self.hold, predictor.precision == "bf16")
-            numbers: list[int] = []
-            parts = [torch.empty(0, predictor.model.spec.embed_dim)]
-            tokens_of = predictor.image_tokens(own_records(source, rows, self.batch_size), self.batch_size)
-            for (unit, items), tokens in zip(own_units(len(rows), self.batch_size), tokens_of, strict=True):
-                parts.append(predictor.embed_image(tokens) if joint else torch.empty(len(items), 0))
-                numbers += items
-                if keep:
-                    held.put(unit, tokens)
-                predictor.progress("pictures", min(len(rows), (unit + 1) * self.batch_size), len(rows))
-            return held, torch.cat(parts), torch.tensor(numbers, dtype=torch.int64)
+        def work(pictures: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+            tokens = predictor.encode_pixels(made)
+            if keep:
+                held.put(pictures[0], tokens)
+            return predictor.embed_image(tokens) if joint else torch.empty(len(pictures), 0)
 
-        held, embeddings, numbers = together(share)
-        return held, finite(gather_by_index(embeddings, numbers, len(rows), predictor.device), "picture embeddings")
+        passed = self.passed(predictor, len(rows), lambda picture: opens(rows[picture]), work)
+        held.renumber(passed.rows)
+        return held, finite(torch.cat(passed.found), "picture embeddings"), passed
 
     def _search(
         self, predictor: Predictor, query: Tensor, candidate: Tensor, relevance: Relevance, own: Relevance
@@ -279,8 +287,8 @@ class Retrieval:
         self, predictor: Predictor, held: HeldTokens, words: Sequence[str], image: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The scores of the pairs whose pictures are this rank's, and their numbers."""
-        bounds = {unit: torch.searchsorted(image, torch.tensor([unit, unit + 1]) * self.batch_size) for unit in held}
-        own = [torch.arange(int(low), int(high)) for low, high in bounds.values()]
+        bounds = (torch.searchsorted(image, torch.tensor([first, first + held.pictures(first)])) for first in held)
+        own = [torch.arange(int(low), int(high)) for low, high in bounds]
         index = torch.cat([torch.empty(0, dtype=torch.int64), *own])
         size = 4 * self.batch_size  # whole batches of texts, so that each is encoded in the same company on any rank
         units = (text[index] // size).unique()
@@ -288,9 +296,9 @@ class Retrieval:
         bank = TokenBank(predictor.text_tokens([words[i] for i in needed], size))
         row = torch.searchsorted(units, text[index] // size) * size + text[index] % size
         scores, done = [torch.empty(0, 2)], 0
-        for unit, part in zip(held, own, strict=True):
-            pairs = torch.stack([image[part] - unit * self.batch_size, row[done : done + len(part)]], 1)
-            tokens = held.take(unit, predictor.device)
+        for first, part in zip(held, own, strict=True):
+            pairs = torch.stack([image[part] - first, row[done : done + len(part)]], 1)
+            tokens = held.take(first, predictor.device)
             scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score="logits"))
             done += len(part)
             predictor.progress("matching pairs", done, len(index))
@@ -314,6 +322,12 @@ def reranked(found: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -
         behind = torch.stack([rank, above + inside, equal - inside, right], 1)
         out[part] = torch.where(relevant.any(1, keepdim=True), places(scores[part], relevant), behind)
     return out
+
+
+def _intervals(found: Tensor, way: str, pairs: Pairs) -> dict[int, tuple[float, float]]:
+    """Of R@k; the texts of one picture are a group, a picture stands for itself."""
+    group = torch.tensor(pairs.image_of) if way == "t2i" else torch.arange(len(found))
+    return {k: clustered(answered(found, k), group) for k in KS}
 
 
 def _judged(way: str, found: Found, relevance: Relevance) -> Reranking:

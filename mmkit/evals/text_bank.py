@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.evals.common import encode_texts
+from mmkit.evals.evaluator import encode_texts
 from mmkit.files import write_tensors
 from mmkit.inference.fingerprint import fingerprint
 from mmkit.inference.predictor import Predictor

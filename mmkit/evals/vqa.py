@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkit.data.records import Record, Source
+from mmkit.data.collate import Sample, stable_id
+from mmkit.data.records import Source
 from mmkit.data.texts.answers.rules import accuracy_of, check_coverage, given_answers, summary
 from mmkit.errors import UserError
-from mmkit.evals.common import finite, gather_by_index, gather_items, make_source, own_units, together
+from mmkit.evals.evaluator import Evaluator, counted, finite, pixels_of
 from mmkit.evals.intervals import wilson
-from mmkit.evals.predictions import check_predictions, save_predictions
+from mmkit.evals.predictions import save_predictions
 from mmkit.inference.answering import Answering
 from mmkit.inference.predictor import Predictor
 
@@ -35,6 +34,7 @@ class Asked:
     """What is kept of a record. answers: the annotators'; empty in a test split."""
 
     key: str
+    question: str
     image_id: str
     question_id: Any
     kind: str
@@ -52,6 +52,7 @@ class VQAResult:
     answers: Sequence[str]
     scores: Tensor | None
     as_published: bool = False
+    left_out: int | None = None
 
     def metrics(self) -> dict[str, float]:
         """``accuracy``, ``n``, ``by_type.TYPE``, ``interval_low`` and ``interval_high`` (95 %, ``wilson``).
@@ -59,12 +60,12 @@ class VQAResult:
         ``published.accuracy``, ``published.by_type.TYPE``: by the published rule. Without answers ``n`` alone.
         """
         if self.scores is None:
-            return {"n": len(self.asked)}
+            return {"n": len(self.asked)} | counted(self.left_out)
         ours, published = (summary(column, [one.kind for one in self.asked]) for column in self.scores.T.tolist())
         own = published if self.as_published else ours
         low, high = wilson(own["accuracy"] * own["n"], int(own["n"]))
         beside = {f"published.{name}": value for name, value in published.items() if name != "n"}
-        return own | {"interval_low": low, "interval_high": high} | beside
+        return own | {"interval_low": low, "interval_high": high} | beside | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
         """The same with ``rule``: by which of ``RULES`` the accuracy is."""
@@ -79,7 +80,7 @@ class VQAResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQA:
+class VQA(Evaluator):
     """Answers the questions of ``source``: records whose caption is the question, with ``answers`` among the targets.
 
     answers: the list to rank, or None for the one the model was trained with. generate: write freely instead.
@@ -88,17 +89,20 @@ class VQA:
     UserError where the model does not answer, or the list has a right answer to fewer than half of the questions.
     """
 
-    source: partial[Any] | Source
     answers: Sequence[str] | None = None
     generate: bool = False
     batch_size: int = 128
     as_published: bool = False
-    predictions: str | Path | None = None
 
     def check(self, predictor: Predictor) -> None:
         """UserError where this evaluation is sure to fail with this model; for before training. Reads few records."""
-        check_predictions(self.predictions)
-        self._answering(predictor, make_source(self.source))
+        self._answering(predictor, self.opened())
+
+    def opened(self) -> Source:
+        """See ``Evaluator``; a file of predictions answers all questions."""
+        if self.bad is not None and self.predictions is not None:
+            raise UserError("--max-bad (bad=) leaves questions out; a file of --predictions answers all of them")
+        return super().opened()
 
     def _answering(self, predictor: Predictor, source: Source) -> Answering:
         answering = predictor.answering(self.answers, self.generate)
@@ -115,47 +119,46 @@ class VQA:
             check_coverage(source, answering.answers, where="the list of answers to choose from", limit=LOOKED_AT)
         return answering
 
-    def __call__(self, predictor: Predictor) -> dict[str, float]:
-        """The metrics by dotted name; the same on every process."""
-        return self.evaluate(predictor).metrics()
-
     def evaluate(self, predictor: Predictor) -> VQAResult:
-        """UserError where a picture cannot be read, or some questions have answers and others do not."""
-        check_predictions(self.predictions)
-        source = make_source(self.source)
+        """UserError where some questions have answers and others do not, and for a picture that cannot be read."""
+        source = self.opened()
         answering = self._answering(predictor, source)
-        asked, questions = self._asked(source)
+        asked = self._asked(source)
         order = sorted(range(len(asked)), key=lambda i: asked[i].image_id)
-        known = bool(asked[0].answers)
+        opens = pixels_of(predictor, source)
 
-        def share() -> tuple[Tensor, list[str], Tensor]:
-            rows = [torch.empty(0, 2, dtype=torch.float64)]
-            numbers: list[int] = []
-            answers: list[str] = []
-            for unit, items in own_units(len(order), self.batch_size):
-                chosen = [order[i] for i in items]
-                found = answers_to(predictor, [source[i] for i in chosen], answering)
-                if known:
-                    scores = [_scores(best, asked[i].answers) for best, i in zip(found, chosen, strict=True)]
-                    rows.append(torch.tensor(scores, dtype=torch.float64))
-                answers += [best[0] for best in found]
-                numbers += chosen
-                predictor.progress("questions", min(len(order), (unit + 1) * self.batch_size), len(order))
-            return torch.cat(rows), answers, torch.tensor(numbers, dtype=torch.int64)
+        def shows(place: int) -> int:
+            """The first question of the batch about the same picture."""
+            first = place
+            while first % self.batch_size and asked[order[first - 1]].image_id == asked[order[place]].image_id:
+                first -= 1
+            return first
 
-        with predictor.encoder.counting(questions, "question"):
-            scores, answers, numbers = together(share)
+        def once(place: int) -> Tensor | None:
+            return opens(order[place]) if shows(place) == place else None
+
+        def work(places: Sequence[int], made: Sequence[Tensor | None]) -> list[list[str]]:
+            pixels = {place: seen for place, seen in zip(places, made, strict=True) if seen is not None}
+            samples = [sample_of(predictor, asked[order[place]], pixels[shows(place)]) for place in places]
+            return answers_to(predictor, samples, answering)
+
+        with predictor.encoder.counting([one.question for one in asked], "question"):
+            found = self.passed(predictor, len(order), once, work, "questions", shows)
+        best = dict(zip((order[place] for place in found.rows), (b for part in found.found for b in part), strict=True))
+        kept = sorted(best)
+        scores = None
+        if asked[0].answers:
+            scores = torch.tensor([_scores(best[row], asked[row].answers) for row in kept], dtype=torch.float64)
         result = VQAResult(
-            asked=asked, answers=gather_items(answers, numbers, len(asked)), as_published=self.as_published,
-            scores=gather_by_index(scores, numbers, len(asked), predictor.device) if known else None,
+            asked=[asked[row] for row in kept], answers=[best[row][0] for row in kept], scores=scores,
+            as_published=self.as_published, left_out=found.left_out,
         )  # fmt: skip
         save_predictions(self.predictions, result.rows)
         return result
 
-    def _asked(self, source: Source) -> tuple[list[Asked], list[str]]:
-        """What is kept of the records, and the questions; UserError where these cannot be measured or told apart."""
+    def _asked(self, source: Source) -> list[Asked]:
+        """What is kept of the records; UserError where these cannot be measured or told apart."""
         found: list[Asked] = []
-        questions: list[str] = []
         for row in range(len(source)):
             record = source[row]
             bare = self.predictions is not None and not record.targets.get("answers")
@@ -165,16 +168,18 @@ class VQA:
                     f"{record.key}: has {'' if answers else 'no '}answers, unlike the questions before it; an accuracy "
                     "needs those of all. Measure one part at a time"
                 )
+            if len(record.captions) != 1:
+                raise UserError(f"{record.key}: {len(record.captions)} questions; a record holds one, as its caption")
             found.append(
                 Asked(
-                    key=record.key, image_id=record.image_id, question_id=record.targets.get("question_id", row),
-                    kind=str(record.targets.get("answer_type", "other")), answers=answers,
+                    key=record.key, question=record.captions[0], image_id=record.image_id, answers=answers,
+                    question_id=record.targets.get("question_id", row),
+                    kind=str(record.targets.get("answer_type", "other")),
                 )
             )  # fmt: skip
-            questions += record.captions
         if self.predictions is not None:
             _check_ids(found)
-        return found, questions
+        return found
 
 
 def _check_ids(asked: Sequence[Asked]) -> None:
@@ -194,22 +199,21 @@ def _scores(best: Sequence[str], answers: Sequence[str]) -> list[float]:
     return [sum(scores) / len(scores) for scores in both]
 
 
-def answers_to(predictor: Predictor, records: Sequence[Record], answering: Answering) -> list[list[str]]:
+def sample_of(predictor: Predictor, asked: Asked, pixels: Tensor) -> Sample:
+    """A question about a picture as a batch takes it."""
+    ids = predictor.encoder(asked.question, "question")
+    return Sample(
+        pixels=pixels, ids=ids, image_id=stable_id(asked.image_id), key=asked.key,
+        caption_id=stable_id(" ".join(map(str, ids))),
+    )  # fmt: skip
+
+
+def answers_to(predictor: Predictor, samples: Sequence[Sample], answering: Answering) -> list[list[str]]:
     """The best answer to each question; several where they have the same score, and none is better.
 
     UserError for scores that are no numbers.
     """
-    questions: list[str] = []
-    for record in records:
-        if len(record.captions) != 1:
-            raise UserError(f"{record.key}: {len(record.captions)} questions; a record holds one, as its caption")
-        questions += record.captions
-    distinct = {record.image_id: record for record in records}
-    row = {image_id: i for i, image_id in enumerate(distinct)}
-    (image,) = predictor.image_tokens(list(distinct.values()), len(distinct))
-    rows = torch.tensor([row[record.image_id] for record in records])
-    fused = predictor.fuse(image, rows, questions, "question")
     with predictor.inference():
-        answers, scores = answering.first(fused)
+        answers, scores = answering.first(predictor.features(samples).fused)
     finite(scores, "answers' scores")
     return answers

@@ -19,22 +19,15 @@ from torch import Tensor
 
 from mmkit.data.records import Source
 from mmkit.errors import UserError
-from mmkit.evals.class_sets import check_templates, default_templates
-from mmkit.evals.classes import own_names, read_classes, unlabelled, with_classes
-from mmkit.evals.classified import ZeroShotResult
-from mmkit.evals.common import (
-    finite,
-    gather_by_index,
-    make_source,
-    needs_of,
-    own_records,
-    own_units,
-    together,
-)
-from mmkit.evals.predictions import check_predictions, save_predictions
+from mmkit.evals.evaluator import Evaluator, Passed, finite, needs_of, pixels_of
+from mmkit.evals.labels import own_names, read_classes, unlabelled, with_classes
+from mmkit.evals.predictions import save_predictions
+from mmkit.evals.prompts import check_templates, default_templates
 from mmkit.evals.recall import hits_at, sorted_top
+from mmkit.evals.results.zeroshot import ZeroShotResult
 from mmkit.evals.text_bank import class_bank, fill
-from mmkit.inference.predictor import Predictor, TokenBank
+from mmkit.inference.predictor import Predictor
+from mmkit.inference.tokens import TokenBank
 from mmkit.ranks import rank
 from mmkit.types import Tokens
 
@@ -46,7 +39,7 @@ Task = tuple[Source, tuple[str, ...], Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot:
+class ZeroShot(Evaluator):
     """Classifies the pictures of ``source`` among ``class_names``, by name alone.
 
     source: a Source, or a partial that makes one; each record's target ``label_key`` is its class, as ``with_classes``
@@ -59,17 +52,15 @@ class ZeroShot:
     for, see ``ZeroShotResult.rows``.
     """
 
-    source: partial[Any] | Source
     class_names: Sequence[str] | str | Path | partial[Any] | None = None
     templates: Sequence[str] | None = None
     rerank_top: int | None = None
     rerank_templates: int = 1
     bank_folder: str | Path | None = None
-    batch_size: int = 64
     label_key: str = "label"
-    predictions: str | Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.templates is not None:
             check_templates(self.templates, "templates")
         if self.rerank_top is not None and self.rerank_top < 1:
@@ -85,8 +76,7 @@ class ZeroShot:
 
         UserError where a label fits no class, or the file for predictions cannot be written.
         """
-        check_predictions(self.predictions)
-        source = make_source(self.source)
+        source = self.opened()
         given = self.class_names() if isinstance(self.class_names, partial) else self.class_names
         if unlabelled(source, self.label_key):
             return source, self._names_alone(own_names(source) if given is None else given), None
@@ -106,10 +96,6 @@ class ZeroShot:
                 "(--classes FILE, class_names=) and a file (--predictions FILE)"
             )
         return read_classes(given).names
-
-    def __call__(self, predictor: Predictor) -> dict[str, float]:
-        """The metrics by dotted name, the same on every process."""
-        return self.evaluate(predictor).metrics()
 
     def evaluate(self, predictor: Predictor, task: Task | None = None) -> ZeroShotResult:
         """UserError where a picture cannot be read, a label fits no class, or the model cannot re-rank.
@@ -131,7 +117,7 @@ class ZeroShot:
             )  # fmt: skip
         if (judged := found.judged()) is not None:
             judged.tell()
-        save_predictions(self.predictions, lambda: found.rows(source))
+        save_predictions(self.predictions, lambda: found.predictions(source))
         return found
 
     def _judge_all(
@@ -141,24 +127,16 @@ class ZeroShot:
         texts = [fill(t, name) for t in self._templates()[: self.rerank_templates] for name in names]
         k = min(5, len(names))
 
-        def share() -> tuple[Tensor, Tensor]:
-            bank = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
-            rows = [torch.empty(0, 2 * k + 2, dtype=torch.float64)]
-            numbers: list[int] = []
-            tokens_of = predictor.image_tokens(
-                own_records(source, range(len(source)), self.batch_size), self.batch_size
-            )
-            for (_, items), tokens in zip(own_units(len(source), self.batch_size), tokens_of, strict=True):
-                pairs = torch.cartesian_prod(torch.arange(len(items)), torch.arange(len(texts)))
-                scores = finite(predictor.match_pairs(tokens, bank, pairs), "matching scores")
-                scores = scores.view(len(items), -1, len(names)).mean(1)
-                rows.append(_row(scores, k, None if labels is None else labels[items.start : items.stop]))
-                numbers += items
-                predictor.progress("pictures", items.stop, len(source))
-            return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
+        bank = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
 
-        rows = gather_by_index(*together(share), len(source), predictor.device)
-        return replace(_result(names, labels, rows, k), by="matching head")
+        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+            pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(texts)))
+            scores = finite(predictor.match_pairs(predictor.encode_pixels(made), bank, pairs), "matching scores")
+            scores = scores.view(len(rows), -1, len(names)).mean(1)
+            return _row(scores, k, _of(labels, rows))
+
+        found = self.passed(predictor, len(source), pixels_of(predictor, source), work)
+        return replace(_result(names, labels, found, k), by="matching head")
 
     def _classify(
         self, predictor: Predictor, source: Source, names: tuple[str, ...], bank: Tensor, labels: Tensor | None
@@ -166,29 +144,22 @@ class ZeroShot:
         """By the joint space, and the first few again by the matching head."""
         k = min(len(names), max(5, self.rerank_top or 0))
 
-        def share() -> tuple[Tensor, Tensor]:
-            rows = [torch.empty(0, 2 * k + 4, dtype=torch.float64)]
-            numbers: list[int] = []
-            prompts = self._prompts(predictor, names)
-            records = own_records(source, range(len(source)), self.batch_size)
-            tokens_of = predictor.image_tokens(records, self.batch_size)
-            for (_, items), tokens in zip(own_units(len(source), self.batch_size), tokens_of, strict=True):
-                own = None if labels is None else labels[items.start : items.stop]
-                scores = finite(finite(predictor.embed_image(tokens), "picture embeddings") @ bank.T, "class scores")
-                found = _row(scores, k, own)
-                again = torch.zeros(len(items), 2, dtype=torch.float64)
-                if prompts is not None:
-                    again = self._rerank(predictor, tokens, prompts, found[:, :k].long(), len(names), own)
-                rows.append(torch.cat([found, again], 1))
-                numbers += items
-                predictor.progress("pictures", items.stop, len(source))
-            return torch.cat(rows), torch.tensor(numbers, dtype=torch.int64)
+        prompts = self._prompts(predictor, names)
 
-        rows = gather_by_index(*together(share), len(source), predictor.device)
-        found = _result(names, labels, rows, k)
+        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+            tokens, own = predictor.encode_pixels(made), _of(labels, rows)
+            scores = finite(finite(predictor.embed_image(tokens), "picture embeddings") @ bank.T, "class scores")
+            found = _row(scores, k, own)
+            if prompts is None:
+                return found
+            return torch.cat([found, self._rerank(predictor, tokens, prompts, found[:, :k].long(), len(names), own)], 1)
+
+        passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
+        found = _result(names, labels, passed, k)
         if self.rerank_top is None:
             return found
-        return replace(found, rerank_top=self.rerank_top, reranked=rows[:, -2].long(), rerank_hits=rows[:, -1])
+        again = torch.cat(passed.found)[:, -2:]
+        return replace(found, rerank_top=self.rerank_top, reranked=again[:, 0].long(), rerank_hits=again[:, 1])
 
     def _prompts(self, predictor: Predictor, names: Sequence[str]) -> TokenBank | None:
         """The tokens of every class in the first templates, template by template."""
@@ -222,8 +193,13 @@ def _row(scores: Tensor, k: int, labels: Tensor | None) -> Tensor:
     return torch.cat([top, scores.gather(1, top), torch.stack(hits, 1)], 1).double()
 
 
-def _result(names: tuple[str, ...], labels: Tensor | None, rows: Tensor, k: int) -> ZeroShotResult:
+def _of(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+    return None if labels is None else labels[list(rows)]
+
+
+def _result(names: tuple[str, ...], labels: Tensor | None, found: Passed[Tensor], k: int) -> ZeroShotResult:
+    values = torch.cat(found.found)
     return ZeroShotResult(
-        class_names=names, labels=labels, top=rows[:, :k].long(), scores=rows[:, k : 2 * k].float(),
-        hits=rows[:, 2 * k : 2 * k + 2],
+        class_names=names, labels=_of(labels, found.rows), top=values[:, :k].long(), hits=values[:, 2 * k : 2 * k + 2],
+        scores=values[:, k : 2 * k].float(), kept=found.rows, left_out=found.left_out,
     )  # fmt: skip

@@ -21,14 +21,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmkit.data.collate import Collator, Sample
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.reading import batches, reading
+from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.texts.answers.rules import choices
 from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import UserError
+from mmkit.features import Features
 from mmkit.heads.base import Answers, Matches, Writes
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
 from mmkit.types import Tokens
@@ -158,6 +162,29 @@ class Predictor:
             context = self.model.image_context(image).rows(rows.to(self.device))
             fused: Tokens = self.model.fuse(text, [context])
         return fused
+
+    def features(self, samples: Sequence[Sample], targets: TargetEncoder | None = None) -> Features:
+        """The views of these samples, as heads read them; to be made and used within ``inference``.
+
+        Samples with one and the same ``pixels`` show one picture, which is encoded once. targets: the encoder of the
+        samples' targets; None = as they are.
+        """
+        collate = Collator(
+            pad_id=self.tokenizer.pad_id, max_tokens=self.max_tokens, targets=targets or RawTargets()
+        )  # fmt: skip
+        batch = collate(samples).to(self.device)
+        f = Features(self.model, batch)
+        first: dict[int, int] = {}
+        shows = [first.setdefault(id(sample.pixels), row) for row, sample in enumerate(samples)]
+        if len(first) < len(samples):
+            own = list(first.values())
+            beside = () if batch.pixel_mask is None else (batch.pixel_mask[own],)
+            place = {row: i for i, row in enumerate(own)}
+            f.take_image(
+                self.model.encode_image(batch.pixels[own], *beside),
+                torch.tensor([place[row] for row in shows], device=self.device),
+            )  # fmt: skip
+        return f
 
     def embed_image(self, image: Tokens) -> Tensor:
         """Tokens -> embeddings (b, E) float32 on the CPU."""
@@ -292,40 +319,6 @@ class Predictor:
     def pixels(self, image: Picture, number: int = 0) -> Tensor:
         """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
         return self.transform(open_picture(image, number))
-
-
-class TokenBank:
-    """Many texts' tokens, stored without padding and taken out by row in any order.
-
-    Stays on the model's device up to ``device_bytes``; a larger bank is held on the CPU.
-    """
-
-    def __init__(self, batches: Iterable[Tokens], device_bytes: int = 1 << 30) -> None:
-        parts: list[Tensor] = []
-        lengths: list[Tensor] = []
-        held, on_cpu = 0, False
-        for tokens in batches:
-            mask = tokens.full_mask()
-            flat = tokens.x[mask]
-            held += flat.nbytes
-            lengths.append(mask.sum(1).cpu())
-            if held > device_bytes and not on_cpu:
-                on_cpu, parts = True, [part.cpu() for part in parts]
-            parts.append(flat.cpu() if on_cpu else flat)
-        self.flat = torch.cat(parts) if parts else torch.empty(0, 0)
-        self.lengths = torch.cat(lengths) if lengths else torch.empty(0, dtype=torch.int64)
-        self.starts = self.lengths.cumsum(0) - self.lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def take(self, rows: Tensor, device: torch.device | str) -> Tokens:
-        """The tokens of the texts ``rows`` (int64, on the CPU), padded to the longest of them."""
-        lengths = self.lengths[rows]
-        columns = torch.arange(int(lengths.max()))
-        mask = columns < lengths[:, None]
-        index = (self.starts[rows][:, None] + columns).where(mask, self.starts[rows][:, None])
-        return Tokens(self.flat[index.to(self.flat.device)].to(device), mask.to(device))
 
 
 def moved(tokens: Tokens, device: torch.device | str) -> Tokens:

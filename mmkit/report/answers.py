@@ -14,7 +14,7 @@ from PIL import Image
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import answers_of
 from mmkit.errors import UserError
-from mmkit.evals.common import make_source, together
+from mmkit.evals.evaluator import make_source, together
 from mmkit.explanation.explain import explain_pairs
 from mmkit.files import write_text
 from mmkit.inference.predictor import Predictor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.records import Source
-from mmkit.evals.common import make_source, together
+from mmkit.evals.evaluator import make_source, together
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank

@@ -21,7 +21,7 @@ from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines
 from mmkit.data.texts.protocol import Framing
 from mmkit.data.texts.tokenizers import from_hub
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from projects.nlvr2.data import NLVR2, PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.model import pair_base, pair_mini

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.openmoji.pairs import Pairs
 from mmkit.data.texts.pieces import SentencePieceTokenizer
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from mmkit.inference.predictor import Predictor
 from mmkit.task import Task
 from projects.nlvr2.data import PairTargets

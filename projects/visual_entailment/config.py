@@ -20,7 +20,7 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.hypotheses import Hypotheses
 from mmkit.data.texts.protocol import Framing
 from mmkit.data.texts.tokenizers import from_hub
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from mmkit.heads.classify import Classify
 from mmkit.models.sizes.albef import albef_base, albef_mini
 from projects.start import start_from

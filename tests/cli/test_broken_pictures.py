@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mmkit.cli import main
+from mmkit.data.images.opening import load_image
+from mmkit.data.reading import reading
 from mmkit.hub import folder as hub
 from tests.evals.parts import Pictures
 from tests.hub.test_folder import make
@@ -76,12 +78,15 @@ def test_many_lines_are_read_by_several_threads(root, capsys, tmp_path):
     """Reading threads once shared one place in the file: other lines, or halves of them, came out."""
     good = [root / f"{i % 6}.png" for i in range(1500)]
     data = records(root, *good[:700], broken(root, "zero"), *good[700:])
+
     from mmkit.data.records import JsonLines
-    from mmkit.evals.readable import readable
+
+    def opened(record):
+        load_image(record)
+        return record.image
 
     source = JsonLines(data)
     for _ in range(2):
-        kept, bad = readable(source, 0.01, lambda *args: None, threads=8)
-        assert len(kept) == 1500
-        assert len(bad) == 1
-        assert [kept[i].image for i in range(0, 1500, 7)] == good[::7]
+        found = list(reading(range(1501), lambda i, _: opened(source[i]), batch_size=256, threads=8, bad="leave out"))
+        assert [path for read in found for path in read.made] == good
+        assert [i for read in found for i in read.left] == [700]

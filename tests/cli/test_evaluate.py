@@ -141,7 +141,7 @@ def test_an_open_clip_model_on_a_table(folder, open_clip_folder, tmp_path):
 def test_built_in_data_bring_their_classes_and_templates(folder, tmp_path, monkeypatch):
     few = partial(Singles, kinds=12, variations=1)
     monkeypatch.setattr("mmkit.data.openmoji.scenes.Singles", few)
-    monkeypatch.setattr("mmkit.evals.class_sets.CLASS_SETS", ("openmoji",))
+    monkeypatch.setattr("mmkit.evals.prompts.CLASS_SETS", ("openmoji",))
     monkeypatch.setattr("mmkit.data.openmoji.scenes.class_names", lambda **k: class_names(kinds=12, **k))
     asked = []
     make = ZeroShot.__post_init__
@@ -158,7 +158,7 @@ def test_built_in_data_bring_their_classes_and_templates(folder, tmp_path, monke
 
 def test_after_re_ranking_picture_and_table_are_of_that(folder, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("mmkit.evals.confusion.save_confusion", lambda *args: drawn.append(args))
+    monkeypatch.setattr("mmkit.evals.results.confusion.save_confusion", lambda *args: drawn.append(args))
     arguments = ("zeroshot", "--model", folder / "model", "--data", folder / "classes", "--device", "cpu")
     arguments += ("--no-text-bank", "--confusion", tmp_path / "c.png", "--json", tmp_path / "z.json")
     run(*arguments)

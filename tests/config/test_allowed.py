@@ -57,7 +57,7 @@ config.experiment:Experiment config.experiment:Data config.experiment:Run config
 config.experiment:Rule config.experiment:Teacher config.experiment:Ramp data.texts.protocol:Framing
 data.texts.tokenizers:train_sentencepiece data.texts.tokenizers:from_hub data.texts.tokenizers:reuse
 data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.images.variable_size:KeepShapeTrain
-data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classify:Classification
+data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classification:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport
 """

@@ -157,7 +157,7 @@ def test_labels_that_are_no_class_are_counted(messy, capsys):
 
 def test_folders_that_are_no_class_are_counted(messy):
     from mmkit.data.sources.class_folder import ClassFolder
-    from mmkit.evals.classes import label_test
+    from mmkit.evals.labels import label_test
 
     for name in ("cat", "dog", "1"):
         (messy / "classes" / name).mkdir(parents=True)

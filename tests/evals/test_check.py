@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from mmkit.errors import UserError
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from mmkit.evals.grounding import Grounding
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot

@@ -3,7 +3,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mmkit.errors import UserError
-from mmkit.evals.confusion import (
+from mmkit.evals.results.confusion import (
     CELL,
     check_picture_name,
     confused_pairs,

@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmkit.errors import UserError
-from mmkit.evals.classify import Classification
-from mmkit.evals.common import gather_by_index, own_units
+from mmkit.evals.classification import Classification
+from mmkit.evals.evaluator import gather_by_index, own_units
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
@@ -95,8 +95,8 @@ def test_units_cover_everything_once(monkeypatch):
     for world in (1, 2, 3, 5):
         seen = []
         for rank in range(world):
-            monkeypatch.setattr("mmkit.evals.common.rank", lambda rank=rank: rank)
-            monkeypatch.setattr("mmkit.evals.common.world_size", lambda world=world: world)
+            monkeypatch.setattr("mmkit.evals.evaluator.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("mmkit.evals.evaluator.world_size", lambda world=world: world)
             seen += [i for _, items in own_units(17, 4) for i in items]
         assert sorted(seen) == list(range(17))
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from mmkit.data.records import Record
 from mmkit.errors import UserError
-from mmkit.evals.held import HeldTokens
-from mmkit.evals.reranking import Reranking
+from mmkit.evals.evaluator import Passed
+from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.retrieval import Pairs, Retrieval
-from mmkit.inference.predictor import TokenBank
+from mmkit.inference.tokens import HeldTokens, TokenBank
 from tests.evals.parts import Pictures, predictor
 
 
@@ -165,7 +165,8 @@ def test_the_published_rule_takes_the_own_picture_alone(monkeypatch):
         "mmkit.evals.retrieval.encode_texts", lambda p, texts, size: torch.tensor([near[text] for text in texts])
     )
     pictures = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
-    monkeypatch.setattr(Retrieval, "_encode_images", lambda *args, **k: (HeldTokens(3), pictures))
+    everything = Passed(rows=(0, 1, 2), found=[], bad=(), left_out=None)
+    monkeypatch.setattr(Retrieval, "_encode_images", lambda *args, **k: (HeldTokens(3), pictures, everything))
     found = Retrieval(source=Same())(model)
     assert found["t2i_r1"] == 1.0
     assert found["published.t2i_r1"] == pytest.approx(2 / 3)

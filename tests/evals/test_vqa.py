@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmkit.errors import UserError
-from mmkit.evals.classify import Classification
+from mmkit.evals.classification import Classification
 from mmkit.evals.intervals import wilson
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answers.classifier import AnswerClassifier
@@ -225,7 +225,7 @@ def test_a_head_that_scores_all_classes_alike_is_at_chance_and_a_broken_one_is_r
     assert Classification(source=Classed(6, lambda i: 0))(made)["accuracy"] == pytest.approx(1 / 3)
     with torch.no_grad():
         made.heads["label"].out.bias.fill_(torch.nan)
-    with pytest.raises(UserError, match="class scores hold values that are not finite"):
+    with pytest.raises(UserError, match="predictions of head 'label' hold values that are not finite"):
         Classification(source=Classed(6, lambda i: 0))(made)
 
 
@@ -309,7 +309,7 @@ def test_both_rules_stand_side_by_side_by_name(monkeypatch):
             record = super().__getitem__(i)
             return replace(record, targets={**record.targets, "answers": ["t-shirt"] * 10 if i < 3 else ["red"] * 10})
 
-    monkeypatch.setattr("mmkit.evals.vqa.answers_to", lambda p, records, *rest: [["t-shirt"] for _ in records])
+    monkeypatch.setattr("mmkit.evals.vqa.answers_to", lambda p, samples, *rest: [["t-shirt"] for _ in samples])
     monkeypatch.setattr("mmkit.evals.vqa.LOOKED_AT", 0)
     monkeypatch.setattr("mmkit.evals.vqa.check_coverage", lambda *args, **kwargs: None)
     ours = VQA(source=Shirts(4)).evaluate(predictor("classifier")).to_json()

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from mmkit.errors import UserError
-from mmkit.evals.class_sets import read_templates
 from mmkit.evals.intervals import wilson
+from mmkit.evals.prompts import read_templates
 from mmkit.evals.recall import sorted_top
 from mmkit.evals.text_bank import class_bank
 from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult

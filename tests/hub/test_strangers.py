@@ -60,7 +60,7 @@ def attacks(folder: Path) -> dict:
     """Parts that did harm when they were built: files written, overwritten, calls made."""
     record = {"dataclass": "mmkit.data.records:Record", "args": {
         "image": "a", "captions": {"tuple": ["c"]}, "image_id": "0", "key": "k", "targets": {}}}  # fmt: skip
-    kept = {"dataclass": "mmkit.evals.readable:Kept", "args": {"records": [record]}}
+    kept = {"dataclass": "mmkit.evals.labels:Relabelled", "args": {"source": [record]}}
     out = str(folder.parent / "elsewhere/new")
     write = {"target": "mmkit.data.importing:write_records", "args": {"source": kept, "out": {"path": out}}}
     saved = {"target": "mmkit.data.texts.tokenizers:reuse", "args": {"path": str(folder / "tokenizer"), "folder": out}}

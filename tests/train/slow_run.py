@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mmkit.cli.main import execute
-from mmkit.evals.common import together
+from mmkit.evals.evaluator import together
 from mmkit.train import loop
 from tests.train.fakes import tiny
 

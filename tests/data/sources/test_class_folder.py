@@ -9,7 +9,7 @@ from PIL import Image
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
 from mmkit.data.sources.folder import pictures_in
 from mmkit.errors import UserError
-from mmkit.evals.classes import with_classes
+from mmkit.evals.labels import with_classes
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,7 @@ from typing import Any
 from mmkit.data.labels import Label, is_numeric, label_in, natural, read_as, same_names, some, tidy, whole
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
-from mmkit.evals.class_sets import CLASS_SETS, ClassSet, built_in_classes
-from mmkit.evals.common import read_lines
+from mmkit.evals.prompts import CLASS_SETS, ClassSet, built_in_classes, read_lines
 from mmkit.ranks import rank
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from mmkit.data.records import Source, described
-from mmkit.evals.confusion import confused_pairs
+from mmkit.evals.evaluator import counted
 from mmkit.evals.intervals import wilson
-from mmkit.evals.reranking import Reranking
+from mmkit.evals.results.confusion import confused_pairs
+from mmkit.evals.results.reranking import Reranking
 from mmkit.files import writing
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class ZeroShotResult:
     labels: (n,) int64; None where the pictures have none, and nothing is claimed. top: (n, k) int64, each picture's
     classes, best first, of equals the first; scores: (n, k) float32, theirs. by: what gave them. hits: (n, 2) float64,
     whether the label is the first, and among the first five, see ``hits_at``. reranked: (n,) int64, the class after
-    re-ranking; rerank_hits: (n,) float64, whether it is right.
+    re-ranking; rerank_hits: (n,) float64, whether it is right. kept: the numbers of the n pictures in the source; None
+    = all of it. left_out: how many could not be read; None where the first one ends the evaluation.
     """
 
     class_names: tuple[str, ...]
@@ -42,11 +44,18 @@ class ZeroShotResult:
     rerank_top: int | None = None
     reranked: Tensor | None = None
     rerank_hits: Tensor | None = None
+    kept: Sequence[int] | None = None
+    left_out: int | None = None
 
     @property
     def n(self) -> int:
         """How many pictures."""
         return len(self.top)
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The numbers of the pictures in their source."""
+        return range(self.n) if self.kept is None else self.kept
 
     @property
     def top1(self) -> float:
@@ -94,7 +103,7 @@ class ZeroShotResult:
         """
         classes = len(self.class_names)
         if self.labels is None:
-            return {"n": self.n, "classes": classes}
+            return {"n": self.n, "classes": classes} | counted(self.left_out)
         out = {
             "top1": self.top1, "top5": self.top5, "n": self.n, "classes": classes, "chance": 1 / classes,
             "chance_top5": min(5, classes) / classes, "majority": self.labels.bincount().max().item() / self.n,
@@ -103,7 +112,7 @@ class ZeroShotResult:
         if self.rerank_top1 is not None and self.rerank_interval is not None:
             low, high = self.rerank_interval
             out |= {"rerank.top1": self.rerank_top1, "rerank.interval_low": low, "rerank.interval_high": high}
-        return out
+        return out | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics nested, ``interval`` as a pair, ``by``, ``per_class`` and the mistakes as ``confusion``.
@@ -130,7 +139,7 @@ class ZeroShotResult:
         ]
         return {"per_class": self.per_class(reranked), "confusion": mistakes}
 
-    def rows(self, source: Source) -> list[Mapping[str, Any]]:
+    def predictions(self, source: Source) -> list[Mapping[str, Any]]:
         """For each picture of ``source``, in order: ``file``, ``label`` (None where unknown), ``predicted``, ``scores``
         of its best classes; ``reranked`` after re-ranking. Opens no picture where the source can do without.
         """
@@ -138,7 +147,9 @@ class ZeroShotResult:
         right: list[str | None] = [None] * self.n
         if self.labels is not None:
             right = [self.class_names[i] for i in self.labels.tolist()]
-        for row, (key, image_id, _) in enumerate(described(source)):
+        told = list(described(source))
+        for row, number in enumerate(self.rows):
+            key, image_id, _ = told[number]
             best = zip(self.top[row].tolist(), self.scores[row].tolist(), strict=True)
             named = {
                 "file": image_id, "record": key, "label": right[row],

@@ -5,10 +5,9 @@ import pytest
 
 from mmkit.data.records import Record
 from mmkit.errors import UserError
-from mmkit.evals.class_sets import CIFAR100, built_in_classes, default_templates, templates_named
-from mmkit.evals.classes import with_classes
-from mmkit.evals.common import read_lines
-from tests.evals.test_classes import Folders, Names, called
+from mmkit.evals.labels import with_classes
+from mmkit.evals.prompts import CIFAR100, built_in_classes, default_templates, read_lines, templates_named
+from tests.evals.test_labels import Folders, Names, called
 
 
 def test_templates_are_those_of_open_clip_as_texts():

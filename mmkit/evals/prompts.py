@@ -6,12 +6,14 @@ names (n01440764, ...) come from timm. The rest is written here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmkit.data import text_files
+from mmkit.data.texts.answers.lists import SEEMS_JSON
 from mmkit.errors import UserError
-from mmkit.evals.common import read_lines
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100 = (
@@ -113,3 +115,30 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     templates = tuple(read_lines(path, "templates"))
     check_templates(templates, str(path))
     return templates
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """The lines of a UTF-8 file, without blank ones and those that start with #; or the texts of a JSON list.
+
+    UserError when none are left, for other JSON, and where every line stands in quotes.
+    """
+    text = text_files.read_text(path, f"{what}, one per line")
+    if Path(path).suffix.lower() == ".json" or SEEMS_JSON.match(text):
+        return _in_json(path, what)
+    given = text_files.split_lines(text)
+    lines = [line.strip() for line in given if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise UserError(f"{path}: no {what} in this file; write one per line")
+    if all(re.fullmatch(r"""(["']).*\1,?""", line) for line in lines):
+        raise UserError(f"{path}: every line stands in quotes, which would be read as they are; write {what} without")
+    return lines
+
+
+def _in_json(path: str | Path, what: str) -> list[str]:
+    """A JSON list of texts, or an object that numbers them from 0."""
+    value = text_files.read_json(path, f"{what}, one per line, or a JSON list of them")
+    if isinstance(value, dict) and value.keys() == {str(i) for i in range(len(value))}:
+        value = [value[str(i)] for i in range(len(value))]
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
+        raise UserError(f'{path}: no JSON list of {what}; write one per line, or ["...", "..."]')
+    return [text.strip() for text in value]

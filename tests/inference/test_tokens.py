@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmkit.evals import held
-from mmkit.evals.held import HeldTokens
 from mmkit.evals.retrieval import Retrieval
+from mmkit.inference import tokens
+from mmkit.inference.tokens import HeldTokens
 from mmkit.types import Tokens
 from tests.evals.parts import Pictures, predictor
 
@@ -48,5 +48,5 @@ def test_retrieval_holds_half_when_told_and_says_how_much(monkeypatch):
     assert half.metrics() == pytest.approx(exact.metrics(), abs=0.06)
     assert exact.to_json()["held_gib"] == exact.held_bytes / 2**30
     assert Retrieval(source=source).evaluate(model).held_bytes == 0
-    monkeypatch.setattr(held, "FLOAT32_BYTES", 1)
+    monkeypatch.setattr(tokens, "FLOAT32_BYTES", 1)
     assert Retrieval(source=source, rerank_top=4).evaluate(model).held_bytes == half.held_bytes

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from mmkit.errors import UserError
-from mmkit.evals.classes import unlabelled, with_classes
+from mmkit.evals.labels import unlabelled, with_classes
 from tests.evals.parts import Pictures
 
 

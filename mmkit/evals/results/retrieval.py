@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from mmkit.evals.common import nested
+from mmkit.evals.evaluator import counted, nested
 from mmkit.evals.recall import KS, sorted_top
-from mmkit.evals.reranking import Reranking
+from mmkit.evals.results.reranking import Reranking
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +60,9 @@ class RetrievalResult:
     """recall, rerank: R@k by our rule; published, published_rerank: with the own picture or own texts alone.
 
     chance, published_chance: of a random order. by: what ``recall`` was sorted by. judged: what re-ranking did, for
-    each direction. held_bytes: image tokens that waited for matching, of all processes.
+    each direction. intervals: 95 %, of these rates by the names "", "published", "rerank" and
+    "published.rerank"; of texts with those of one picture as a group (``clustered``). held_bytes: image tokens that
+    waited for matching, of all processes. left_out: pictures that could not be read; None where the first one ends it.
     """
 
     images: int
@@ -73,21 +75,28 @@ class RetrievalResult:
     published_rerank: Rates = field(default_factory=dict)
     rerank_top: int | None = None
     judged: Sequence[Reranking] = ()
+    intervals: Mapping[str, Mapping[str, Mapping[int, tuple[float, float]]]] = field(default_factory=dict)
     held_bytes: int = 0
+    left_out: int | None = None
     by: Literal["joint space", "matching head"] = "joint space"
 
     def metrics(self) -> dict[str, float]:
         """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
 
         ``chance_r1`` is that of text to image, ``chance_i2t_r1`` of image to text. ``published.*``: the same by the
-        published rule.
+        published rule. ``t2i_r1_low``, ``t2i_r1_high``, ...: the intervals of R@1.
         """
         out = _all(self.recall, self.rerank, self.chance) | {"images": self.images, "texts": self.texts}
         published = _all(self.published, self.published_rerank, self.published_chance)
-        return out | {f"published.{name}": value for name, value in published.items()}
+        out |= {f"published.{name}": value for name, value in published.items()}
+        for rule, ways in self.intervals.items():
+            for way, at in ways.items():
+                name = f"{rule}.{way}_r1".removeprefix(".")
+                out |= {f"{name}_low": at[1][0], f"{name}_high": at[1][1]}
+        return out | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
-        """The same, nested; ``by``; ``chance`` of every rate; what relevance means.
+        """The same, nested; ``by``; ``chance`` and ``interval`` of every rate; what relevance means.
 
         ``rerank.lowers``, ``rerank.at_chance``: whether it lowers any rate, and whether the matching head orders no
         better than chance, in either direction.
@@ -98,6 +107,12 @@ class RetrievalResult:
             found["rerank"] |= {name: any(flag[name] for flag in flags) for name in ("lowers", "at_chance")}
             found["rerank"]["top"] = self.rerank_top
             found["held_gib"] = self.held_bytes / 2**30
+        for rule, ways in self.intervals.items():
+            place = found
+            for step in rule.split(".") if rule and ways else ():
+                place = place[step]
+            if ways:
+                place["interval"] = {f"{way}_r{k}": list(ends) for way, at in ways.items() for k, ends in at.items()}
         found["published"]["relevance"] = RULES["published"]
         return found | {"relevance": RULES["ours"]}
 
@@ -107,18 +122,21 @@ class RetrievalResult:
 
         table = Table(title=f"retrieval: {self.images} pictures, {self.texts} texts", title_justify="left")
         table.add_column("")
-        for k in KS:
-            table.add_column(f"R@{k}", justify="right")
+        for name in ("R@1", "95 % interval", *(f"R@{k}" for k in KS[1:])):
+            table.add_column(name, justify="right")
         again = f"re-ranked top {self.rerank_top}"
         rows = {
-            WORDS[self.by]: self.recall, again: self.rerank, "as published *": self.published,
-            f"{again}, as published *": self.published_rerank, "chance": self.chance,
+            WORDS[self.by]: (self.recall, ""), again: (self.rerank, "rerank"),
+            "as published *": (self.published, "published"),
+            f"{again}, as published *": (self.published_rerank, "published.rerank"), "chance": (self.chance, "chance"),
         }  # fmt: skip
         for way, words in NAMES.items():
-            for name, values in rows.items():
+            for name, (values, rule) in rows.items():
                 if values:
-                    rates = (f"{values[way][k]:.1%}" for k in KS)
-                    table.add_row(f"{words}, {name}", *rates, end_section=name == "chance")
+                    first, *others = (f"{values[way][k]:.1%}" for k in KS)
+                    ends = self.intervals.get(rule, {}).get(way)
+                    between = "{:.1%} to {:.1%}".format(*ends[1]) if ends else ""
+                    table.add_row(f"{words}, {name}", first, between, *others, end_section=name == "chance")
         table.caption = "* the own picture or own texts alone are right; else equal captions are right too"
         table.caption_justify = "left"
         return table

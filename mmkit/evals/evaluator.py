@@ -1,0 +1,280 @@
+"""The one way through an evaluation: a source is read once, on any number of processes, and each sample counts once.
+
+Work is cut into units (a batch of pictures, of texts, a chunk of queries) whose borders do not depend on the number of
+processes; unit u belongs to rank u modulo ranks. So the same arithmetic happens on any number of them, and metrics are
+equal to the last bit. Pictures are opened by ``data.reading`` alone; what came of each unit is seen by all processes,
+in the order of the units.
+
+Every function here is called by all processes or by none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from mmkit import ranks
+from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.reading import check_share, reading
+from mmkit.data.records import Source
+from mmkit.errors import UserError
+from mmkit.evals.predictions import check_predictions
+from mmkit.inference.predictor import Predictor
+from mmkit.ranks import gather, rank, world_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+Work = Callable[[tuple[int, ...], list[Made]], T]
+"""From the numbers of the items of a unit, and what was made of each when its picture was opened."""
+
+EVERY_PICTURE = (
+    "An evaluation reads every picture, so that its numbers can be compared: mend this one or take its record out. "
+    "Pictures are left out, and it is said how many, with --max-bad SHARE (bad= in Python)"
+)
+
+
+class Result(Protocol):
+    """What an evaluator's ``evaluate`` returns."""
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers by dotted name, for logs."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as nested JSON-able values, for programs."""
+
+    def table(self) -> Table:
+        """A short table for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Generic[T]):
+    """What came of one unit. rows: the numbers of its items, in order; found: what was made of them.
+
+    bad: of the items whose picture could not be read, the messages by number.
+    """
+
+    rows: tuple[int, ...]
+    found: T
+    bad: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed(Generic[T]):
+    """What came of all units, in order. bad: the items left out; left_out: how many, None where none may be."""
+
+    rows: tuple[int, ...]
+    found: list[T]
+    bad: tuple[int, ...]
+    left_out: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """What every evaluation is given, and how it reads.
+
+    source: a Source, or a partial that makes one. batch_size: pictures per forward. predictions: a file for what was
+    found. bad: the share of the pictures, 0 to 1, that may be left out because they cannot be read; it is counted and
+    said. None: the first of them ends the evaluation.
+    """
+
+    source: partial[Any] | Source
+    batch_size: int = 64
+    predictions: str | Path | None = None
+    bad: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: must be at least 1")
+        if self.bad is not None and not 0 <= self.bad < 1:
+            raise UserError(f"bad={self.bad} (--max-bad): give a share from 0 to 1, such as 0.01")
+
+    def __call__(self, predictor: Predictor) -> dict[str, float]:
+        """The metrics by dotted name, the same on every process."""
+        return self.evaluate(predictor).metrics()
+
+    def evaluate(self, predictor: Predictor) -> Any:
+        """A ``Result``; UserError for what cannot be measured."""
+        raise NotImplementedError
+
+    def opened(self) -> Source:
+        """The source; UserError where it holds nothing, or what is found could not be written."""
+        check_predictions(self.predictions)
+        return make_source(self.source)
+
+    def parts(
+        self, predictor: Predictor, total: int, make: Callable[[int], Made], work: Work[Made, T],
+        what: str = "pictures", shows: Callable[[int], int] | None = None,
+    ) -> Iterator[Part[T]]:  # fmt: skip
+        """The units of items 0 to ``total`` of all processes, in order, each as soon as all of its round are done.
+
+        make: opens the picture of an item, and raises BadImage where it cannot; runs in threads. work: makes of what
+        was read what each process shall see; not called for a unit of which nothing was read. what: the items, for
+        messages. shows: an item of the same unit whose picture this one shows; a bad one takes them all with it.
+        """
+        shares = self._share(predictor, total, make, work, shows or (lambda row: row))
+        seen: dict[int, str] = {}
+        done = 0
+        for _ in range(0, -(-total // self.batch_size), world_size()):
+            mine = together(lambda: next(shares, None))
+            for part in ranks.gather_objects(mine):
+                if part is None:
+                    continue
+                seen |= part.bad
+                done += len(part.rows) + len(part.bad)
+                predictor.progress(what, done, total)
+                if self.bad is not None:
+                    check_share(list(seen.values()), total, self.bad, "--max-bad, bad=")
+                yield part
+        if done != total:
+            raise RuntimeError(f"evaluation lost or repeated items: {done} results for {total} items")
+        if seen and rank() == 0:
+            shown = "\n  ".join([*seen.values()][:5]) + ("\n  ..." if len(seen) > 5 else "")
+            log.warning("left out %d of %d %s for pictures that cannot be read:\n  %s", len(seen), total, what, shown)
+
+    def passed(
+        self, predictor: Predictor, total: int, make: Callable[[int], Made], work: Work[Made, T],
+        what: str = "pictures", shows: Callable[[int], int] | None = None,
+    ) -> Passed[T]:  # fmt: skip
+        """All ``parts`` together."""
+        found = list(self.parts(predictor, total, make, work, what, shows))
+        bad = tuple(row for part in found for row in part.bad)
+        return Passed(
+            rows=tuple(row for part in found for row in part.rows), found=[part.found for part in found if part.rows],
+            bad=bad, left_out=None if self.bad is None else len(bad),
+        )  # fmt: skip
+
+    def _share(
+        self, predictor: Predictor, total: int, make: Callable[[int], Made], work: Work[Made, T],
+        shows: Callable[[int], int],
+    ) -> Iterator[Part[Any]]:  # fmt: skip
+        """The units of this process."""
+        own = (row for _, items in own_units(total, self.batch_size) for row in items)
+        for read in reading(
+            own, lambda row, _: make(row), batch_size=self.batch_size, threads=predictor.threads,
+            bad="raise" if self.bad is None else "leave out",
+        ):  # fmt: skip
+            bad = dict(zip(read.left, read.bad, strict=True))
+            bad |= {row: bad[shows(row)] for row in read.items if shows(row) in bad}
+            good = [(row, made) for row, made in zip(read.items, read.made, strict=True) if row not in bad]
+            rows = tuple(row for row, _ in good)
+            yield Part(rows=rows, found=work(rows, [made for _, made in good]) if rows else None, bad=bad)
+
+
+def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Tensor]:
+    """Opens the picture of a record, by its number, as the model sees it: (3, h, w) float32."""
+    return lambda row: predictor.transform(load_image(source[row]))
+
+
+def own_units(items: int, size: int) -> Iterator[tuple[int, range]]:
+    """The units of this rank, of at most ``size`` of ``items``: (unit number, its items)."""
+    for unit in range(rank(), -(-items // size), world_size()):
+        yield unit, range(unit * size, min(items, (unit + 1) * size))
+
+
+def gather_by_index(values: Tensor, index: Tensor, total: int, device: torch.device | str = "cpu") -> Tensor:
+    """Each rank's rows (n, ...) with their numbers (n,) int64 -> all rows (total, ...) in order, on the CPU.
+
+    ``device``: where the processes talk (the model's). RuntimeError unless every number came exactly once.
+    """
+    if world_size() > 1:
+        most = int(gather(torch.tensor([len(index)], device=device)).max())
+        rows = values.new_zeros(most, *values.shape[1:])
+        numbers = index.new_full((most,), -1)
+        rows[: len(index)], numbers[: len(index)] = values, index
+        rows, numbers = gather(rows.to(device)).cpu(), gather(numbers.to(device)).cpu()
+        values, index = rows[numbers >= 0], numbers[numbers >= 0]
+    if not torch.equal(index.sort().values, torch.arange(total)):
+        raise RuntimeError(f"evaluation lost or repeated items: {len(index)} results for {total} items")
+    return torch.empty_like(values).index_copy_(0, index, values)
+
+
+def together(work: Callable[[], T]) -> T:
+    """Run this rank's share. What stops one rank stops all of them, with its message, instead of a wait for ever."""
+
+    def share() -> T:
+        try:
+            return work()
+        except BadImage as error:
+            raise UserError(f"{error}. {EVERY_PICTURE}") from error
+
+    return ranks.together(share)
+
+
+def encode_texts(predictor: Predictor, texts: Sequence[str], batch_size: int, what: str = "texts") -> Tensor:
+    """``Predictor.encode_text`` with the batches shared between processes; all embeddings (n, E) on each of them.
+
+    Texts that are equal, letter for letter, are encoded once and get the same embedding.
+    """
+    distinct = list(dict.fromkeys(texts))
+    row = {text: i for i, text in enumerate(distinct)}
+
+    def share() -> tuple[Tensor, Tensor]:
+        parts = [torch.empty(0, predictor.model.spec.embed_dim)]
+        numbers: list[int] = []
+        for unit, items in own_units(len(distinct), batch_size):
+            parts.append(predictor.encode_text([distinct[i] for i in items], batch_size))
+            numbers += items
+            predictor.progress(what, min(len(distinct), (unit + 1) * batch_size), len(distinct))
+        return torch.cat(parts), torch.tensor(numbers, dtype=torch.int64)
+
+    embeddings = finite(gather_by_index(*together(share), len(distinct), predictor.device), "text embeddings")
+    return embeddings[[row[text] for text in texts]]
+
+
+def finite(values: Tensor, what: str) -> Tensor:
+    """The values; UserError when one is not a finite number, because no ranking of such means anything."""
+    if not values.isfinite().all():
+        raise UserError(f"the {what} hold values that are not finite; this model is broken, see where its loss left")
+    return values
+
+
+def needs_of(predictor: Predictor, rerank_top: int | None) -> None:
+    """UserError for a model that can neither compare nor match, or not re-rank.
+
+    There is nothing to re-rank without a joint space, as the matching head judges everything in the first place.
+    """
+    joint = predictor.model.spec.embed_dim
+    if rerank_top is not None or not joint:
+        predictor.matcher()
+    if rerank_top is not None and not joint:
+        raise UserError(
+            "re-ranking (--rerank, rerank_top) has no meaning for this model: it has no joint space of image and text, "
+            "and its matching head judges every pair as it is; leave it out"
+        )
+
+
+def counted(left_out: int | None) -> dict[str, float]:
+    """``left_out`` for a result's numbers, where items may be left out."""
+    return {} if left_out is None else {"left_out": float(left_out)}
+
+
+def make_source(source: partial[Any] | Source) -> Source:
+    """A source as it is, or made by a partial."""
+    made = source() if isinstance(source, partial) else source
+    if not len(made):
+        raise UserError("the evaluation's source holds no records")
+    return made
+
+
+def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"rerank.t2i_r1": x}`` as ``{"rerank": {"t2i_r1": x}}``."""
+    out: dict[str, Any] = {}
+    for name, value in metrics.items():
+        *path, last = name.split(".")
+        place = out
+        for step in path:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return out

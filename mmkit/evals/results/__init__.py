@@ -1,0 +1,1 @@
+"""What evaluations found: rates with intervals, tables for people, numbers for programs, rows for files."""
