@@ -48,6 +48,22 @@ def test_each_number_depends_on_its_row_and_place_alone():
     assert Draws((1, 2, "a"), ROWS).words(0).shape == (200, 0)
 
 
+def test_they_stay_what_they_are():
+    """Of this version and of all later ones: a run that goes on after an update draws what it would have drawn."""
+    draws = Draws((7, 3, "mine"), torch.tensor([0, 5]))
+    assert draws.words(5).tolist() == [
+        [2459335842, 2496216087, 2177876748, 2909791135, 1321468619],
+        [241438692, 4167434290, 2862876373, 2562661834, 622547800],
+    ]
+    assert draws.words().tolist() == [453316262, 4053891623]
+    near = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+    near(draws.uniform(2), torch.tensor([[0.22248411178588867, 0.7096026539802551], [0.63595444, 0.45209593]]))
+    assert draws.integers(1000, 2).tolist() == [[177, 291], [790, 363]]
+    near(draws.gumbel(2), torch.tensor([[0.40195623, 0.19754052], [0.54405773, 1.98588717]]))
+    near(draws.normal(2), torch.tensor([[1.75231707, 0.1886446], [-0.12153151, -0.38564110]]))
+    assert draws.words(4).tolist() != draws.words(4).tolist()
+
+
 def test_what_is_drawn_next_differs():
     draws = Draws((1, 2, "a"), ROWS)
     found = torch.cat([draws.words(5), draws.words(5), draws.words()[:, None], draws.words(8)], 1)

@@ -3,12 +3,11 @@
 import json
 import os
 import stat
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mmkit import files
@@ -16,10 +15,13 @@ from mmkit.errors import UserError
 from mmkit.files import (
     beside,
     check_new_folder,
+    check_writable,
+    inside,
     read_json,
     remove_folder,
     replace_folder,
     save_picture,
+    to_disk,
     write_json,
     write_tensors,
     write_text,
@@ -75,7 +77,10 @@ def test_bytes_and_line_ends_are_kept(tmp_path):
         file.write(b"\x00\r\n")
     with writing(tmp_path / "t", newline="") as file:
         file.write("a\r\nb\n")
+    with writing(tmp_path / "n", newline="\r\n") as file:
+        file.write("a\nb\n")
     assert (tmp_path / "b").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "n").read_bytes() == b"a\r\nb\r\n"
     assert (tmp_path / "t").read_bytes() == b"a\r\nb\n"
 
 
@@ -120,10 +125,73 @@ def test_a_link_is_followed(tmp_path):
     assert names(tmp_path / "there") == ["file"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no /dev there")
-def test_what_is_no_plain_file_is_written_as_it_is():
-    write_text("/dev/null", "x")
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes there")
+def test_what_is_no_plain_file_is_written_as_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with beside(tmp_path / "pipe") as part:
+        assert part == tmp_path / "pipe"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(UserError, match=r"pipe: damaged or missing \(not a file\)"):  # nor does reading wait for one
+        read_json(tmp_path / "pipe")
+
+
+def test_no_file_stays_open(tmp_path, monkeypatch):
+    handles, real = [], os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: (handles.append(real(*a, **k)), handles[-1])[1])
+    write_text(tmp_path / "x", "x")
+    remove_folder(tmp_path / "none")
+    assert len(handles) == 3  # to make it, to wait for it, to wait for its name
+    for handle in set(handles):
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(handle)
+
+
+def test_a_folder_that_cannot_be_waited_for_is_no_error_and_a_file_is(tmp_path, monkeypatch):
+    def of(kind):
+        def fsync(handle):
+            if kind(os.fstat(handle).st_mode):
+                raise OSError(22, "Invalid argument")
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", of(stat.S_ISDIR))
+    write_text(tmp_path / "x", "new")
+    to_disk(tmp_path)
+    monkeypatch.setattr(os, "fsync", of(stat.S_ISREG))
+    with pytest.raises(UserError, match=r"x: cannot be written \(Invalid argument\)"):
+        write_text(tmp_path / "x", "newer")
+    assert (tmp_path / "x").read_text() == "new"
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("folder", "--json x: is a folder; name a file in it"),
+    ("file/x", r"--json x: cannot be written \(.*file is a file, not a folder\)"),
+    ("new/deep/x", None),
+    ("file", None),
+])  # fmt: skip
+def test_whether_a_file_can_be_written_is_known_before_any_work(tmp_path, name, says):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    if says is None:
+        check_writable(tmp_path / name, "--json x")
+    else:
+        with pytest.raises(UserError, match=says):
+            check_writable(tmp_path / name, "--json x")
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_place_without_permission_is_known_before_any_work(tmp_path, monkeypatch):
+    def denied(dir):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", denied)
+    with pytest.raises(UserError, match=rf"o: cannot be written \({tmp_path}: Permission denied\)"):
+        check_writable(tmp_path / "new" / "x", "o")
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)  # root may write everything
+    with pytest.raises(UserError, match=r"o: cannot be written \(no permission for .*file\)"):
+        check_writable(tmp_path / "file", "o")
 
 
 def test_folders_above_are_made(tmp_path):
@@ -168,6 +236,8 @@ def test_tensors_are_written_whole(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.arange(3)}, {"about": "x"})
     assert load_file(path)["a"].tolist() == [0, 1, 2]
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"about": "x"}
     with pytest.raises(UserError, match=r"x\.safetensors: cannot be written"):
         write_tensors(path, {"a": torch.arange(4)}, {"about": "x" * 110_000_000})  # more than a header may hold
     assert load_file(path)["a"].tolist() == [0, 1, 2]
@@ -195,6 +265,50 @@ def test_json_comes_back_with_and_without_a_mark_of_its_encoding(tmp_path):
     assert read_json(tmp_path / "x.json") == {"é": [1]}
     (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def deep(levels):
+    return '{"a": ' * (levels - 1) + "[]" + "}" * (levels - 1)
+
+
+def test_what_may_be_a_strangers_is_read_within_bounds(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    monkeypatch.setattr(files, "LARGEST", 2000)
+    for text, says in (
+        (deep(100), None), (deep(101), "nested more than 100 levels deep"), ('{"a": NaN}', "NaN is no number of JSON"),
+        ('{"a": -Infinity}', "-Infinity is no number"), ('{"a": "' + "x" * 1991 + '"}', None),
+        ('{"a": "' + "x" * 1992 + '"}', "2,001 bytes, and no more than 2,000 are read"),
+    ):  # fmt: skip
+        path.write_text(text)
+        assert list(read_json(path)) == ["a"]
+        if says is None:
+            assert list(read_json(path, strict=True)) == ["a"]
+            continue
+        with pytest.raises(UserError, match=rf"x\.json: damaged or missing \({says}"):
+            read_json(path, strict=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_what_a_folder_names_is_inside_it(tmp_path):
+    """Links that stay inside are right, also where the folder is reached by a link; the hub's cache has its blobs."""
+    model = tmp_path / "models--a--b" / "snapshots" / "1"
+    for name in ("blobs/1", "refs/main", "snapshots/1/config.json", "snapshots/1/deep/x", "snapshots/2/x"):
+        write_text(tmp_path / "models--a--b" / name, "x")
+    for name, there in (("blob", "../../blobs/1"), ("ref", "../../refs/main"), ("next", "../2/x"), ("own", "deep/x")):
+        (model / name).symlink_to(there)
+    (tmp_path / "link").symlink_to(model)
+    for folder in (model, tmp_path / "link"):
+        for name in ("config.json", "deep/x", "deep/../config.json", "own", "blob", "none"):
+            assert inside(folder, name) == folder / name
+        for name in ("ref", "next", "../2/x", "../../blobs/../refs/main", "/etc/passwd", "..", "../1x/y"):
+            with pytest.raises(UserError, match="leads out of its folder"):
+                inside(folder, name)
+    plain = tmp_path / "plain" / "snapshots" / "1"
+    write_text(tmp_path / "plain" / "blobs" / "1", "x")
+    plain.mkdir(parents=True)
+    (plain / "blob").symlink_to("../../blobs/1")
+    with pytest.raises(UserError, match=rf"leads out of its folder, to {tmp_path / 'plain' / 'blobs' / '1'}; copy"):
+        inside(plain, "blob")
 
 
 def test_a_removal_that_is_killed_leaves_no_half_folder(tmp_path, monkeypatch):
@@ -227,6 +341,22 @@ def test_a_folder_takes_the_place_of_another_whole(tmp_path):
     assert names(tmp_path / "old") == ["new"]
 
 
+def test_a_folder_is_there_whole_until_the_new_one_has_reached_the_disk(tmp_path, monkeypatch):
+    """Whenever the process is killed: the new one by its name, or the one before under a hidden name."""
+    for name in ("new", "place"):
+        write_text(tmp_path / name / name, name)
+    seen, real = [], files.shutil.rmtree
+    monkeypatch.setattr(files, "to_disk", lambda path: seen.append((path, names(tmp_path))))
+    monkeypatch.setattr(files.shutil, "rmtree", lambda path, **k: (seen.append((path, names(path))), real(path, **k)))
+    replace_folder(tmp_path / "new", tmp_path / "place")
+    (path, there), (gone, inside_it) = seen
+    assert path == tmp_path
+    assert there == [gone.name, "place"]
+    assert inside_it == ["place"]
+    assert gone.name.startswith(".place.")
+    assert names(tmp_path) == ["place"]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.webp", "WEBP")])
 def test_a_picture_is_of_the_kind_that_its_name_says(tmp_path, name, kind):
     save_picture(Image.new("RGB", (4, 4)), tmp_path / name)
@@ -236,7 +366,7 @@ def test_a_picture_is_of_the_kind_that_its_name_says(tmp_path, name, kind):
 
 
 def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path):
-    for name in ("a.txt", "a", "a.xyz"):
+    for name in ("a.txt", "a", "a.xyz", "a.psd"):
         with pytest.raises(UserError, match=f"{name}: no kind of picture; give a name that ends in .png"):
             save_picture(Image.new("RGB", (4, 4)), tmp_path / name)
     (tmp_path / "a.jpg").write_text("old")
