@@ -138,7 +138,7 @@ def start(out: Path, experiment: dict[str, Any], counts: dict[str, Any], fresh: 
 
 def _clear(out: Path, apart: Collection[str]) -> None:
     for top in sorted(out.iterdir()):
-        if top.name in {*FREE, COMMAND, *apart}:
+        if top.name in {*FREE, EXPERIMENT, COMMAND, *apart}:  # which say whose it is, should this be killed
             continue
         for path in list(_files(top)):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

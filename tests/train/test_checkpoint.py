@@ -9,6 +9,7 @@ from torch import nn
 
 from mmkit import files
 from mmkit.config.experiment import BatchPlan
+from mmkit.config.runs import dump
 from mmkit.errors import UserError
 from mmkit.train import checkpoint, rng
 from mmkit.train.precision import choose_precision, choose_product
@@ -25,6 +26,9 @@ class Tied(nn.Module):
         self.b = nn.Linear(3, 3, bias=False)
         self.b.weight = self.a.weight
         self.register_buffer("row", self.a.weight.detach()[1])
+        self.register_buffer("first", self.a.weight.detach()[0])
+        self.register_buffer("turned", self.a.weight.detach().T)
+        self.register_buffer("bits", self.a.weight.detach().view(torch.int32))
         self.register_buffer("empty", torch.zeros(0, 4))
         self.pushed = 0
 
@@ -53,7 +57,8 @@ def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
     checkpoint.load_task(path, other)
     assert other.pushed == 7
     assert torch.equal(other.a.weight, task.a.weight)
-    assert torch.equal(other.row, task.row)
+    for name in ("row", "first", "turned", "bits"):
+        assert torch.equal(getattr(other, name), getattr(task, name)), name
     assert other.b.weight is other.a.weight
     sizes = {name: (path / name).stat().st_size for name in ("task.safetensors", "state.pt")}
     assert checkpoint.load_meta(path) == meta(files=sizes)
@@ -73,6 +78,24 @@ def test_a_write_that_breaks_leaves_no_checkpoint(tmp_path, monkeypatch):
     assert checkpoint.latest(tmp_path).name == "step-00000001"
     checkpoint.rotate(tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_checkpoint_has_its_name_after_all_of_it_has_reached_the_disk(tmp_path, monkeypatch):
+    seen, real = [], os.fsync
+
+    def fsync(handle):
+        there = sorted(p.name for p in tmp_path.iterdir())
+        seen.append((os.path.basename(os.readlink(f"/proc/self/fd/{handle}")), there))
+        real(handle)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the names of open files are told by Linux alone")
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path, Tied())
+    assert {name for name, there in seen if there == [".part-00000003"]} >= {
+        "task.safetensors", "state.pt", "meta.json"
+    }  # fmt: skip
+    assert seen[-1] == (tmp_path.name, ["step-00000003"])
 
 
 def test_rotation_keeps_the_newest(tmp_path):
@@ -169,6 +192,35 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
     checkpoint.check_same(tmp_path, old, new, free=("run",))
     with pytest.raises(UserError, match="records of the source: 5 -> 6"):
         checkpoint.check_same(tmp_path, old, old, (5, 6))
+
+
+@pytest.mark.parametrize("path", [
+    "run.seed", "run.steps", "run.precision", "run.product", "run.compile", "optim.lr", "optim.warmup_steps",
+    "optim.clip_norm", "data.image_size", "data.max_tokens", "data.train.records", "data.blank_images",
+    "teacher.momentum", "heads.itc.queue_size", "model.dropout", "tokenizer.vocab_size", "init", "weights",
+])  # fmt: skip
+def test_what_enters_the_numbers_is_not_free_to_change(tmp_path, path):
+    old = dump(tiny(init={"model": "a"}, weights={"itc": 1.0}, optim=dict(clip_norm=1.0)))
+    found = [name for name in checkpoint.flatten(old) if name == path or name.startswith(f"{path}.")]
+    assert found, sorted(checkpoint.flatten(old))
+    for name in found:
+        assert not checkpoint._free(name, checkpoint.FREE_TO_CHANGE)
+
+
+def test_a_setting_that_is_free_frees_its_own_and_no_other(tmp_path):
+    old, new = {"init": {"model": 1, "modelled": 1}}, {"init": {"model": 2, "modelled": 1}}
+    checkpoint.check_same(tmp_path, old, new, free=("init.model",))
+    checkpoint.check_same(tmp_path, old, {"init": {"model": {"a": [1]}, "modelled": 1}}, free=("init.model",))
+    for other in ({"init": {"model": 1, "modelled": 2}}, {"init": {"model": 1}}, {"init": {"model": 1, "model2": 2}}):
+        with pytest.raises(UserError, match=r"init\.model(led|2): (1|absent) -> (2|absent).*\. do this$"):
+            checkpoint.check_same(tmp_path, old, other, free=("init.model",), hint="do this")
+
+
+def test_a_dumped_experiment_is_named_as_set_names_it():
+    value = {"args": {"a": {"tuple": [1, {"mapping": {"b": None}}]}, "c": {"args": {"args": 2}}, "d": []}}
+    assert checkpoint.flatten(value) == {"a.0": 1, "a.1.b": None, "c": 2}
+    assert checkpoint.changes({"a": None}, {}) == [("a", "a: None -> absent")]
+    assert checkpoint.changes({"a": [1, 2]}, {"a": [1]}) == [("a.1", "a.1: 2 -> absent")]
 
 
 def batch(rank_batch, accumulation_steps, world):

@@ -179,6 +179,111 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def begun(out, **experiment):
+    """The files of a run that stopped before its first checkpoint, without running one."""
+    write_json(out / "experiment.json", experiment or {"args": dict.fromkeys(("model", "data", "run", "name"))})
+    put(out, "command.txt")
+
+
+@pytest.mark.parametrize("name", [
+    "versions.json", "data.json", "metrics.jsonl", "metrics.part", ".versions.json.0123456789ab.part",
+    ".metrics.jsonl.part", "tensorboard/events.out.tfevents.1.h", "checkpoints/.part-00000005/state.pt",
+    "checkpoints/.step-00000005.0123456789ab.gone/meta.json", "tokenizer/sentencepiece.model", "tokenizer/vocab.txt",
+    "tokenizer/framing.json", "tokenizer/chat_template.jinja", ".tokenizer.part/merges.txt", ".mmkit-lock",
+    ".mmkit-starting/tokenizer/vocab.txt", "Thumbs.db", "desktop.ini",
+])  # fmt: skip
+def test_what_a_run_leaves_is_known_by_its_name(tmp_path, name):
+    begun(tmp_path)
+    put(tmp_path, name)
+    assert folder.foreign(tmp_path) == []
+    assert look(tmp_path, resume=False) is None
+
+
+@pytest.mark.parametrize("name", [
+    "experiment.json.bak", "my-metrics.jsonl", "metrics.jsonl.gz", "command.txt~", "data.json.old", "mymodel.part",
+    "checkpoints/step-00000005", "checkpoints/last.ckpt", "tokenizer/vocab.txt.bak", "tokenizer/sub/vocab.txt",
+    "tensorboard/events.out.tfevents.1/x", "mmkit-lock", "data", "versions.yaml", "numbers.json", "best.json",
+])  # fmt: skip
+def test_what_no_run_leaves_is_foreign(tmp_path, name):
+    begun(tmp_path)
+    put(tmp_path, name)
+    assert folder.foreign(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("harm", ["other", "list", "broken", "none", "command"])
+def test_names_alone_make_no_run_of_mmkit(tmp_path, harm):
+    """Other programs write an experiment.json too."""
+    begun(tmp_path, **({"args": {"model": "x", "data": "y"}} if harm == "other" else {}))
+    path = tmp_path / "experiment.json"
+    if harm == "command":
+        (tmp_path / "command.txt").unlink()
+    elif harm == "none":
+        path.unlink()
+    elif harm != "other":
+        path.write_text({"list": '{"args": ["model", "data", "run"]}', "broken": "{"}[harm])
+    put(tmp_path, "metrics.jsonl")
+    assert "metrics.jsonl" in folder.foreign(tmp_path)
+
+
+def test_what_is_there_is_named_and_the_rest_counted(tmp_path):
+    for number, shown in ((3, r"\(f0, f1, f2\)"), (4, r"\(f0, f1, f2 and 1 more\)")):
+        put(tmp_path, *(f"f{i}" for i in range(number)))
+        with pytest.raises(UserError, match=shown):
+            look(tmp_path, resume=False)
+
+
+def test_removing_what_a_run_left_can_be_killed_at_any_file(tmp_path, monkeypatch):
+    begun(tmp_path)
+    left = ("versions.json", "data.json", "metrics.jsonl", "tokenizer/vocab.txt", "checkpoints/.part-1/state.pt")
+    put(tmp_path, *left)
+    removed, unlink = [], Path.unlink
+
+    def killed(self, **options):
+        if len(removed) == allowed:
+            raise KeyboardInterrupt
+        removed.append(self)
+        unlink(self, **options)
+
+    for allowed in range(1, len(left) + 1):
+        removed.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            if allowed < len(left):
+                with pytest.raises(KeyboardInterrupt):
+                    folder._clear(tmp_path, ())
+            else:
+                folder._clear(tmp_path, ())
+        assert look(tmp_path, resume=False) is None
+        put(tmp_path, *left)
+    folder._clear(tmp_path, {"tokenizer"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["command.txt", "experiment.json", "tokenizer"]
+    assert (tmp_path / "tokenizer" / "vocab.txt").is_file()  # another run's
+
+
+def test_what_a_killed_start_left_is_not_used(tmp_path):
+    """A vocabulary of other captions, of a process that was killed before its run was sure to start."""
+    train(tiny(run=dict(steps=3)), tmp_path / "one")
+    put(tmp_path / "two", ".mmkit-starting/tokenizer/sentencepiece.model", ".mmkit-lock")
+    train(tiny(run=dict(steps=3)), tmp_path / "two")
+    one, two = (tmp_path / name / "tokenizer" / "sentencepiece.model" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert not (tmp_path / "two" / ".mmkit-starting").exists()
+
+
+def test_the_best_of_before_directions_were_kept_is_the_highest(tmp_path):
+    write_json(tmp_path / "best.json", {"metric": "m", "value": 0.9, "step": 2})
+    assert folder.read_best(tmp_path, "m", "highest") == (0.9, 2)
+    assert folder.read_best(tmp_path, "m", "lowest") is None
+
+
+def test_an_evaluation_is_known_by_its_step_though_a_line_is_torn(tmp_path):
+    assert not folder.evaluated(tmp_path, 4)
+    put(tmp_path, "metrics.jsonl")
+    lines = [{"event": kind, "step": step} for kind, step in (("train", 6), ("eval", 4))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "ev')
+    assert [folder.evaluated(tmp_path, step) for step in (4, 5, 6)] == [True, False, False]
+
+
 def test_an_empty_folder_and_what_a_desktop_puts_there_are_no_obstacle(tmp_path):
     put(tmp_path, ".DS_Store")
     assert look(tmp_path, resume=False) is None
@@ -265,5 +370,34 @@ def test_a_lock_file_that_was_removed_meanwhile_is_not_taken_for_the_lock(tmp_pa
     monkeypatch.setattr(lock, "_lock", late)
     with lock.one_writer(tmp_path):
         assert len(calls) == 2
+        assert len(lock._held) == 1
         assert (tmp_path / lock.LOCK).read_text().startswith(f"process {os.getpid()} on ")
     assert not (tmp_path / lock.LOCK).exists()
+
+
+def test_a_lock_that_a_killed_process_left_is_taken_over_and_nothing_stays_open(tmp_path, monkeypatch):
+    (tmp_path / lock.LOCK).write_text("process 1234567 on a machine with a very long name indeed " + "x" * 200)
+    at_close, close = [], os.close
+    monkeypatch.setattr(os, "close", lambda handle: (at_close.append((tmp_path / lock.LOCK).exists()), close(handle)))
+    with lock.one_writer(tmp_path):
+        assert (tmp_path / lock.LOCK).read_text() == f"process {os.getpid()} on {lock.socket.gethostname()}"
+        (handle,) = lock._held
+        assert at_close == []
+        with pytest.raises(UserError, match=rf"another run writes there \(process {os.getpid()} on"):
+            lock._take(tmp_path)
+        assert lock._held == {handle}
+    assert at_close == [True, False]  # its name goes while nobody else can have it
+    assert lock._held == set()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(handle)
+
+
+def test_a_folder_that_was_there_stays_and_one_that_was_made_goes_unless_something_came_to_be_in_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name, stays in (("there", True), ("made/deep", False), ("used", True)):
+        with lock.one_writer(tmp_path / name):
+            assert (tmp_path / name / lock.LOCK).is_file()
+            if name == "used":
+                put(tmp_path / name, "x")
+        assert (tmp_path / name).is_dir() == stays
+        assert not (tmp_path / name / lock.LOCK).exists()
