@@ -15,9 +15,11 @@ from mmkit.draws import Draws, philox
 from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
 from mmkit.features import Features
+from mmkit.heads.itc import ITC
 from mmkit.seeds import SEEDS, check_seed
 from mmkit.task import Task
 from tests.examples import batch
+from tests.sizes import albef_tiny
 from tests.train.fakes import change, tiny
 
 ROWS = torch.arange(200)
@@ -212,6 +214,10 @@ def test_the_teacher_draws_what_the_student_draws():
     f = task().features(batch(), 2, before=12)
     assert torch.equal(f.random("hidden").words(3), f.teacher.random("hidden").words(3))
     assert not torch.equal(f.random("hidden").words(3), task().features(batch(), 2).random("hidden").words(3))
+    model = albef_tiny(64)
+    other = Task(model, {"itc": ITC(model.spec, 4)}, seed=9).features(batch(), 2, before=12)
+    assert torch.equal(other.random("hidden").words(3), other.teacher.random("hidden").words(3))
+    assert not torch.equal(f.random("hidden").words(3), other.random("hidden").words(3))
 
 
 # ---- seeds --------------------------------------------------------------------------------------------------------

@@ -90,6 +90,23 @@ def test_a_rank_may_save_and_has_longer_where_it_was_told_before(launcher, tmp_p
     assert Path(place).read_text() == "saved saved "
 
 
+def test_a_rank_may_save_where_the_system_sends_no_signal(launcher, tmp_path):
+    place = str(tmp_path / "saved")
+    saves = f"signal.signal(signal.SIGTERM, lambda *a: (open({place!r}, 'a').write('saved '), p.os._exit(0))); "
+    process, ranks = start([*launcher, *rank(NO_SIGNAL + saves)], 2)
+    process.kill()
+    assert gone(ranks, 5)
+    assert Path(place).read_text() == "saved saved "
+
+
+def test_a_rank_that_hears_of_it_by_the_end_of_its_launcher_has_not_longer(launcher):
+    hangs = "p.GRACE = 0.3; signal.signal(signal.SIGTERM, lambda *a: p.told_to_stop(15)); "
+    process, ranks = start([*launcher, *rank(hangs)], 2)
+    process.kill()
+    process.wait()
+    assert gone(ranks, 5)
+
+
 def test_ranks_end_though_a_shell_stands_between(launcher):
     process, ranks = start([*launcher, "sh", "-c", '"$@"; true', "sh", *rank()], 2)
     shells = [p.parent() for p in ranks]
@@ -160,6 +177,18 @@ def test_a_loading_worker_outlives_a_signal_to_all():
     assert len(alive(workers)) == 1
     process.kill()
     process.wait()
+
+
+def test_a_loading_worker_that_was_told_to_stop_has_the_time_of_a_step():
+    code = (
+        "import time, mmkit.parent as p; p.STEP = 1; p.end_with_rank(0); print(p.os.getpid(), flush=True); "
+        "time.sleep(60)"
+    )
+    process, workers = start([sys.executable, "-c", code], 1)
+    process.terminate()
+    time.sleep(0.3)
+    assert len(alive(workers)) == 1
+    assert process.wait(5) == -signal.SIGALRM
 
 
 @pytest.mark.parametrize(

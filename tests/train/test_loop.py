@@ -18,8 +18,10 @@ from mmkit.errors import Stopped, UserError
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
+from mmkit.task import Task
 from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
+from mmkit.train.precision import ProductChoice
 from mmkit.train.schedule import learning_rate
 from mmkit.types import HeadOutput
 from tests.train.fakes import Count, Report, Squares, change, tiny, weights, words_alone
@@ -52,6 +54,7 @@ def test_a_run_writes_its_folder_and_returns_its_numbers(tmp_path):
     assert numbers["peak_rss_gib"] > 0
     assert [e["step"] for e in events(tmp_path, "train")] == [2, 4, 6, 8, 10, 11]
     assert [e["step"] for e in events(tmp_path, "eval")] == [5, 10, 11]
+    assert [e["epoch"] for e in events(tmp_path, "train")] == [0.4, 0.8, 1.2, 1.6, 2.0, 2.2]
     plan = events(tmp_path, "plan")[0]
     assert plan["batch"]["global_batch"] == 8
     assert plan["steps_per_epoch"] == 5
@@ -136,6 +139,54 @@ def test_the_norm_and_the_losses_of_a_window_are_means_over_its_steps(tmp_path):
     assert whole["losses.mlm"] != pytest.approx(whole["loss"], rel=1e-6)  # over hidden words, of which steps differ
 
 
+def test_what_is_over_no_item_any_more_is_not_reported_as_it_was(tmp_path):
+    heads = dict(tiny().heads) | {"early": partial(Early)}
+    numbers = train(tiny(heads=heads, run=dict(steps=6)), tmp_path)
+    assert ["early.rare" in e for e in events(tmp_path, "train")] == [True, False, True]
+    assert numbers["early.rare"] == 5.0
+    assert "early.rare" not in train(tiny(heads=heads, run=dict(steps=4)), tmp_path / "b")
+
+
+class Early(Head):
+    """Counts items in the first and the fifth step alone."""
+
+    def __init__(self, spec) -> None:
+        super().__init__()
+
+    def forward(self, f):
+        loss = 0 * f.image_embed.float().mean()
+        return HeadOutput(loss=loss, count=len(f.batch), logs={"rare": (f.step + 1.0, 8 * (f.step in (0, 4)))})
+
+
+@pytest.mark.parametrize("rank_batch", [8, 4])
+def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, rank_batch):
+    calls, after = [], Task.after_step
+    monkeypatch.setattr(Task, "after_step", lambda self, c: (calls.append([x.keys() for x in c]), after(self, c))[1])
+    train(tiny(run=dict(steps=3), data=dict(rank_batch=rank_batch)), tmp_path)
+    assert calls == [[{"itc", "itm", "mlm"}] * (8 // rank_batch)] * 3
+
+
+def test_each_process_has_random_numbers_of_its_own(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(loop, "seed_all", seeds.append)
+    for rank in (0, 3):
+        monkeypatch.setattr(loop, "rank", lambda rank=rank: rank)
+        train(tiny(run=dict(steps=3, seed=40)), tmp_path / str(rank))
+    assert seeds == [40, 43]
+
+
+def test_a_step_is_saved_once(tmp_path):
+    saved = []
+    exp, note = tiny(run=dict(steps=4, save_every_steps=2)), lambda out, *_: saved.append(out)
+    train(exp, tmp_path, save_model=note)
+    assert len(saved) == 2
+    (tmp_path / "numbers.json").unlink()
+    state = (tmp_path / "checkpoints" / "step-00000004" / "state.pt").stat().st_mtime_ns
+    train(exp, tmp_path, resume=True, save_model=note)
+    assert len(saved) == 2
+    assert (tmp_path / "checkpoints" / "step-00000004" / "state.pt").stat().st_mtime_ns == state
+
+
 # ---- resume -------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +203,20 @@ def test_stop_and_resume_is_the_same_run_bit_for_bit(tmp_path, precision, stop):
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     whole, parts = ({e["step"]: e["lr"] for e in events(tmp_path / n, "train")} for n in ("whole", "parts"))
     assert whole == parts
+
+
+def test_a_resumed_run_computes_as_it_began(tmp_path, monkeypatch):
+    """Wherever "auto" would choose otherwise now, as on another machine."""
+    for name, precision, resume in (("medium", "bf16", False), ("highest", "no", True)):
+        monkeypatch.setattr(loop, "choose_product", lambda *_, name=name: ProductChoice(name=name, reason="now"))
+        monkeypatch.setattr(loop, "choose_precision", lambda *_, precision=precision: precision)
+        run = dict(precision="auto", product="auto", steps=4, stop_after_steps=None if resume else 2)
+        train(tiny(run=run), tmp_path, resume)
+    plans = events(tmp_path, "plan")
+    assert [(plan["precision"], plan["product"]["name"]) for plan in plans] == [("bf16", "medium")] * 2
+    assert [plan["start_step"] for plan in plans] == [0, 2]
+    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    assert (meta.step, meta.precision, meta.product) == (4, "bf16", "medium")
 
 
 def test_evaluations_and_workers_do_not_change_the_run(tmp_path):
@@ -269,6 +334,7 @@ def test_a_failing_evaluation_loses_no_step(tmp_path, every):
     (tmp_path / "there").touch()
     numbers = train(exp, tmp_path / "run", resume=True, build_parts=without_predictor)
     assert numbers["late.value"] == 2.0
+    assert math.isfinite(numbers["loss"])  # of before, where no step was left
     assert numbers["step"] == 3
     assert [event["step"] for event in events(tmp_path / "run", "train")] == [2, 3]
 
@@ -341,6 +407,24 @@ def test_a_resumed_run_knows_what_was_best(tmp_path):
     assert best_of(tmp_path, [0.5], steps=4, resume=True, save_model=hub.save)["value"] == 0.9
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
     assert best_of(tmp_path, [0.5], "lowest", steps=4, resume=True)["value"] == 0.5  # of another direction
+
+
+def test_where_the_best_model_stands_the_one_before_goes(tmp_path):
+    """A process that was killed after it replaced the best model, and before it removed the one before."""
+    best_of(tmp_path, [0.1, 0.9], steps=4, save_model=hub.save)
+    before = (tmp_path / "best" / "model.safetensors").read_bytes()
+    (tmp_path / "numbers.json").unlink()
+    (tmp_path / ".best.0123456789ab.gone").mkdir()
+    (tmp_path / ".best.0123456789ab.gone" / "model.safetensors").touch()
+    best_of(tmp_path, [0.5], steps=4, resume=True, save_model=hub.save)
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".best*"))
+
+
+def test_a_best_by_what_no_evaluation_gives_is_refused(tmp_path):
+    exp = tiny(run=dict(steps=3, best="count.valu", eval_every_steps=2), evals={"count": partial(Count)})
+    with pytest.raises(UserError, match=r"run\.best = 'count\.valu': the evaluations gave count\.value"):
+        train(exp, tmp_path, build_parts=without_predictor)
 
 
 class Next:
