@@ -195,7 +195,7 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
 
 
 @pytest.mark.parametrize("path", [
-    "run.seed", "run.steps", "run.precision", "run.product", "run.compile", "optim.lr", "optim.warmup_steps",
+    "run.seed", "run.steps", "run.precision", "run.float32_matmul", "run.compile", "optim.lr", "optim.warmup_steps",
     "optim.clip_norm", "data.image_size", "data.max_tokens", "data.train.records", "data.blank_images",
     "teacher.momentum", "heads.itc.queue_size", "model.dropout", "tokenizer.vocab_size", "init", "weights",
 ])  # fmt: skip

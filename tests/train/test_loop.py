@@ -210,7 +210,7 @@ def test_a_resumed_run_computes_as_it_began(tmp_path, monkeypatch):
     for name, precision, resume in (("medium", "bf16", False), ("highest", "no", True)):
         monkeypatch.setattr(loop, "choose_product", lambda *_, name=name: ProductChoice(name=name, reason="now"))
         monkeypatch.setattr(loop, "choose_precision", lambda *_, precision=precision: precision)
-        run = dict(precision="auto", product="auto", steps=4, stop_after_steps=None if resume else 2)
+        run = dict(precision="auto", float32_matmul="auto", steps=4, stop_after_steps=None if resume else 2)
         train(tiny(run=run), tmp_path, resume)
     plans = events(tmp_path, "plan")
     assert [(plan["precision"], plan["product"]["name"]) for plan in plans] == [("bf16", "medium")] * 2

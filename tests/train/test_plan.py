@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from mmkit.config import BatchPlan, Optim
+from mmkit.config import Optim
+from mmkit.config.experiment import BatchPlan
 from mmkit.train.plan import Plan, _warmup, count, count_parameters
 from mmkit.train.precision import ProductChoice
 
