@@ -2,6 +2,8 @@
 
 One thread for each process, as tests run in two processes at a time; said before anything imports torch.
 
+A file's tests run in one worker, so that what they share is made once.
+
 Tests start dozens of processes that import torch. Where Python is told to keep no compiled modules, each would compile
 all of it anew, five seconds a time: they are kept in pytest's own folder then, and beside no source.
 """
@@ -30,6 +32,12 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "parity(layout, against): what it measures goes into docs/parity.md")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with a slow test come first, so that in the end no worker is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

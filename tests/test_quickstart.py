@@ -11,6 +11,8 @@ import mmkit
 from mmkit.cli import main
 from mmkit.data.openmoji.scenes import Scenes
 
+pytestmark = pytest.mark.slow
+
 FIRST = [
     "run.steps=150", "data.global_batch=32", "data.train.n=3000", "data.train.kinds=8", "data.train.people=0.0",
     "evals.retrieval.source.n=60", "evals.retrieval.source.kinds=8", "evals.retrieval.source.people=0.0",

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ def test_the_three_uses_are_named():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "changes"),
     [("scripts/pretrain.py", PRETRAIN), ("scripts/finetune_vqa.py", [*EASY, "evals.vqa.source.n=12"])],
@@ -42,6 +45,7 @@ def test_readmes_line_trains_on_two_processes(script, changes, tmp_path):
     assert (tmp_path / "run" / "experiment.json").is_file() or (tmp_path / "run" / "vqa" / "experiment.json").is_file()
 
 
-def test_easy_vqa_is_what_finetuning_starts_with(tmp_path):
-    done = launch("scripts/finetune_vqa.py", "--help")
+def test_easy_vqa_is_what_finetuning_starts_with():
+    command = [sys.executable, "scripts/finetune_vqa.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "configs/finetune/easy_vqa.py:classifier" in re.sub(r"\s+", "", done.stdout)

@@ -101,6 +101,7 @@ def test_every_block_is_compiled_the_teachers_too():
     assert all(block._compiled_call_impl is not None for block in blocks)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_equal_eager():
     """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
 

@@ -1,13 +1,11 @@
 """Two processes give the loss and the gradients of one with the joined batch, and three the metrics of one."""
 
-import sys
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.openmoji.pairs import Pairs
@@ -19,6 +17,7 @@ from projects.nlvr2.data import PairTargets
 from projects.nlvr2.head import PairClassify, TextAssignment
 from projects.nlvr2.test_nlvr2 import pair_model, with_second
 from tests.examples import VOCAB
+from tests.several import on_processes
 
 SAMPLES = 6
 SOURCE = Pairs(split="test", n=11, kinds=40, size=32, plain=True, sentences=("both", "count"), people=0.0)
@@ -47,15 +46,12 @@ def measure():
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     share = SAMPLES // world
     found = learn(slice(rank * share, (rank + 1) * share))
     for value in found.values():
         dist.all_reduce(value)
         value /= world
-    torch.save({"learned": found, "measured": measure()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save({"learned": found, "measured": measure()}, folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -64,8 +60,7 @@ def test_several_processes_are_as_one(world, tmp_path):
     torch.set_num_threads(1)
     learned, measured = learn(slice(None)), measure()
     torch.set_num_threads(threads)
-    method = "fork" if sys.platform == "linux" else "spawn"
-    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
+    on_processes(world, work, tmp_path)
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["measured"] == measured

@@ -1,12 +1,9 @@
 """Grounding: boxes, the measures, names in captions, and the same numbers on any number of processes."""
 
 import json
-import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 
 from mmkit.data.records import JsonLines, Record
@@ -19,6 +16,7 @@ from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.heads.mlm import MLM
 from tests.evals.parts import COLOURS, predictor
+from tests.several import on_processes
 from tests.sizes import vilt_tiny
 
 SIZE = (32, 48)  # width and height
@@ -54,24 +52,19 @@ def evaluate():
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = evaluate()
     try:
         Grounding(source=Boxes(4, boxes=[{"name": "red"}]), batch_size=2)(predictor())
         message = "no error"
     except UserError as error:
         message = str(error)
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump([found, message], file)
-    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps([found, message]))
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
     wanted = evaluate()
-    method = "fork" if sys.platform == "linux" else "spawn"
-    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
+    on_processes(world, work, tmp_path)
     for rank in range(world):
         found, message = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == wanted

@@ -1,14 +1,10 @@
 """One, two and three processes give the same metrics, and one that fails does not leave the others waiting."""
 
 import json
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
@@ -19,6 +15,7 @@ from mmkit.evals.zeroshot import ZeroShot
 from tests.evals.parts import Pictures, predictor
 from tests.evals.test_vqa import Questions
 from tests.evals.test_vqa import predictor as answering
+from tests.several import on_processes
 from tests.sizes import vilt_tiny
 
 
@@ -43,7 +40,7 @@ def evaluate():
 
 def predict(folder):
     """Every evaluator's file; which process made what must not be seen."""
-    folder, pictures, questions = Path(folder), Pictures(11), Questions(11)
+    pictures, questions = Pictures(11), Questions(11)
     makers = {
         "r": (partial(Retrieval, source=pictures, rerank_top=3, chunk=4), predictor(1)),
         "z": (partial(ZeroShot, source=pictures, rerank_top=3), predictor(1)),
@@ -56,10 +53,8 @@ def predict(folder):
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = evaluate()
-    files = predict(f"{folder}/many")
+    files = predict(folder / "many")
     try:
         Retrieval(source=Pictures(9, broken=8), batch_size=4)(predictor())
         message = "no error"
@@ -70,9 +65,7 @@ def work(rank, world, folder):
         gather_by_index(torch.zeros(2), torch.arange(2), 2 * world)
     except RuntimeError as error:
         repeated = str(error)
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump([found, message, repeated, files], file)
-    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps([found, message, repeated, files]))
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -81,8 +74,7 @@ def test_any_number_of_processes_gives_the_same_metrics(world, tmp_path):
     torch.set_num_threads(1)
     wanted, files = evaluate(), predict(tmp_path / "one")
     torch.set_num_threads(threads)
-    method = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything again
-    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method=method)
+    on_processes(world, work, tmp_path)
     for rank in range(world):
         found, message, repeated, same = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == wanted  # to the last bit

@@ -58,6 +58,7 @@ def test_bf16_is_close(name):
     torch.testing.assert_close(out.loss, exact, rtol=0.05, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_overfits_eight_samples(name, seed):
     """With a warm-up and clipping, as runs have them: without, post-norm layers get stuck by luck."""

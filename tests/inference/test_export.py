@@ -20,6 +20,7 @@ def run(folder, name, **inputs):
     return torch.from_numpy(session.run(None, {key: np.asarray(value) for key, value in inputs.items()})[0])
 
 
+@pytest.mark.slow
 def test_an_albef_from_its_files_alone(tmp_path):
     """As somebody would use it: pictures and texts prepared as ``export.json`` tells."""
     model = predictor(3)

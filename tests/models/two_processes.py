@@ -1,9 +1,7 @@
-"""Started on each of two processes: losses and gradients of halves of one batch."""
+"""What each of two processes computes: losses and gradients of halves of one batch."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -32,10 +30,7 @@ def mean(x):
     return x / dist.get_world_size()
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+def work(rank, world, out):
     losses = {}
     for kind in ("clip", "siglip"):
         model, b = family.theirs(kind), half(family.pairs(), rank)
@@ -61,9 +56,3 @@ def main() -> None:
     if rank == 0:
         save_file({name: grad.contiguous() for name, grad in grads.items()}, out / "vilt.safetensors")
         (out / "losses.json").write_text(json.dumps(losses))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-torch.set_num_threads(1)
-main()

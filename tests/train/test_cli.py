@@ -89,6 +89,7 @@ def test_the_best_on_dev_is_tested_by_the_folder_best(tmp_path):
     assert json.loads(file.read_text())["training.steps"] == kept["step"]
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_with_two_processes_where_the_command_stopped(config, tmp_path):
     out, file = tmp_path / "run", tmp_path / "n.json"
     spec = f"{config}:small(steps=6)"

@@ -34,6 +34,7 @@ def two(tmp_path_factory):
     return out, [json.loads((out / f"report-{r}.json").read_text()) for r in (0, 1)]
 
 
+@pytest.mark.slow
 def test_two_processes_run_as_one(two, tmp_path):
     out, reports = two
     numbers = train(plain(4), tmp_path)

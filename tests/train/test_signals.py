@@ -133,6 +133,7 @@ def launched(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_in_an_evaluation_and_save(tmp_path, launched):
     process, below = launched("evaluation")
     process.terminate()

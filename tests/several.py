@@ -1,0 +1,23 @@
+"""One piece of work on several processes, as ranks of one gloo group, and what each of them says to the test."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+METHOD = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything again, which takes seconds
+
+
+def on_processes(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    """``work(rank, world, folder)`` on ``world`` processes of one thread each; an error of one is raised here."""
+    mp.start_processes(_begin, (world, work, folder), nprocs=world, start_method=METHOD)
+
+
+def _begin(rank: int, world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    torch.set_num_threads(1)  # also because threads that were started before a fork are not in the new process
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    work(rank, world, folder)
+    dist.destroy_process_group()
