@@ -35,13 +35,21 @@ class ProductChoice:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by itself, not by emulation."""
+    """Whether the device multiplies bfloat16 by itself, not by emulation.
+
+    What the processor has, oneDNN may be told to leave alone (``ONEDNN_MAX_CPU_ISA``): it then takes many times as
+    long as in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
-        return any(name in has and has[name] for name in BF16_CPU)
+        return any(name in has and has[name] for name in BF16_CPU) and _library_has_bf16(has["architecture"])
     return False
+
+
+def _library_has_bf16(architecture: object) -> bool:
+    return architecture != "x86_64" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose_precision(setting: Precision, device: torch.device) -> str:

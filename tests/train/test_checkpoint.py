@@ -315,10 +315,16 @@ def test_product_that_loses_bits_is_not_chosen(monkeypatch):
 
 def test_precision_by_device(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert choose_precision("auto", cpu) == "bf16"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert choose_precision("auto", cpu) == "no"
+
+    def auto(has, library, architecture="x86_64"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has, "architecture": architecture})
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+        return choose_precision("auto", cpu)
+
+    assert auto(True, True) == "bf16"
+    assert auto(False, True) == "no"
+    assert auto(True, False) == "no"  # oneDNN may be told to leave it alone, by ONEDNN_MAX_CPU_ISA
+    assert auto(True, False, "aarch64") == "bf16"
     assert choose_precision("bf16", cpu) == "bf16"
     with pytest.raises(UserError, match="fp16"):
         choose_precision("fp16", cpu)
