@@ -33,17 +33,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The experiment of configs/quickstart.py, and where its report is."""
     from mmkit.cli.train import run_experiment
     from mmkit.config import load_experiment, override
+    from mmkit.config.load import own_config
     from mmkit.train.throughput import peak_memory
 
     started = time.perf_counter()
-    experiment = override(load_experiment(str(config_file())), [change for group in args.changes for change in group])
+    experiment = override(
+        load_experiment(str(own_config("quickstart.py"))), [change for group in args.changes for change in group]
+    )
     numbers = run_experiment(experiment, args.out, args.resume)
     log.info("open %s in a browser", args.out / "report.html")
     return {**numbers, **peak_memory(), "seconds": time.perf_counter() - started}
-
-
-def config_file() -> Path:
-    """configs/quickstart.py of a clone, or the copy that an installed package carries."""
-    package = Path(__file__).parents[1]
-    of_clone = package.parent / "configs" / "quickstart.py"
-    return of_clone if of_clone.is_file() else package / "_configs" / "quickstart.py"

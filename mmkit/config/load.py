@@ -24,9 +24,7 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
     match = re.fullmatch(r"(?P<file>.*\.py)(?::(?P<call>.+))?", spec.strip(), flags=re.DOTALL)
     if match is None:
         raise UserError(f"{spec!r}: expected FILE.py or FILE.py:function(name=value)")
-    path = Path(match["file"])
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    path = config_file(match["file"])
     module = import_file(path)
     functions = _config_functions(module, returns)
     name, arguments = _parse_call(spec, match["call"]) if match["call"] else ("", {})
@@ -40,6 +38,22 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
         has = ", ".join(sorted(functions))
         raise UserError(f"{path}: no function {name!r}{nearest(name, functions)}; it has {has}")
     return _bind(f"{path}:{name}", functions[name], arguments)
+
+
+def config_file(name: str) -> Path:
+    """The file of this name; where there is none, that of ``own_config``. UserError."""
+    path = Path(name)
+    own = None if path.is_file() or path.parts[:1] != ("configs",) else own_config(*path.parts[1:])
+    if own is None and not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return own or path
+
+
+def own_config(*parts: str) -> Path | None:
+    """A file below mmkit's own ``configs``: of a clone, or the copy that an installed package carries."""
+    package = Path(__file__).parents[1]
+    places = (package.parent / "configs", package / "_configs")
+    return next((file for place in places if (file := place.joinpath(*parts)).is_file()), None)
 
 
 def import_file(path: Path, kind: str = "config") -> ModuleType:

@@ -332,3 +332,17 @@ def test_an_experiment_cannot_be_changed_and_pickles():
     with pytest.raises(TypeError):
         exp.heads["x"] = partial(ITC)  # type: ignore[index]
     assert dump(pickle.loads(pickle.dumps(exp))) == dump(exp)
+
+
+def test_mmkits_own_configs_are_there_from_any_folder(tmp_path, monkeypatch):
+    """A file of that name in the current folder comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment("configs/pretrain/albef.py:small").name == "albef-small"
+    with pytest.raises(UserError, match=r"configs/pretrain/albeff.py: no such file"):
+        load_experiment("configs/pretrain/albeff.py")
+    with pytest.raises(UserError, match=r"pretrain/albef.py: no such file"):
+        load_experiment("pretrain/albef.py:small")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.py").write_text("def mine() -> 'Experiment':\n    return 1")
+    with pytest.raises(UserError, match="returned int"):
+        load_experiment("configs/quickstart.py:mine")
