@@ -6,8 +6,7 @@ work. The teacher's views are the same, through the averaged copy and without gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 from mmkit.ranks import gather, gather_with_grad, rank, world_size
-from mmkit.types import Batch, MaskedText, ModelSpec, Tokens
+from mmkit.types import Batch, Fused, MaskedText, ModelSpec, Tokens
 
 
 class Context(Protocol):
@@ -54,24 +53,20 @@ class Model(Protocol):
     def image_context(self, image: Tokens) -> Context:
         """Image tokens made ready for ``fuse``, once for all the texts that read them."""
 
-    def fuse(self, text: Tokens, contexts: Sequence[Context], keep_BM: Tensor | None = None) -> Tokens:
-        """Texts that read the contexts' images in turn -> fused tokens, text positions first.
+    def fuse(self, text: Tokens, contexts: Sequence[Context], keep_BM: Tensor | None = None) -> Fused:
+        """Texts that read the contexts' images in turn -> the states of both.
 
-        With ``keep_BM`` (int64) the states at these positions alone: (B, M, D).
+        With ``keep_BM`` (int64) those of the text at these positions alone: (B, M, D).
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixed:
-    """Pairs that belong together and pairs that do not, one for each text of the rank.
+class Layered(Protocol):
+    """What a model also has whose ``spec.layers`` are not empty."""
 
-    fused: the tokens (B, N, D) of each text with its image. match: (B,) bool, whether it is its own. image: the tokens
-    (B, P, D) of these images before fusion.
-    """
-
-    fused: Tokens
-    match_B: Tensor
-    image: Tokens
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names``."""
 
 
 P = ParamSpec("P")
@@ -101,13 +96,14 @@ class Features:
 
     ``step`` is the optimizer step; ``alpha`` the weight of the teacher's soft targets at this step; ``teacher`` the
     same views through the averaged model, or None. ``before``: samples of the step, of all ranks, in the micro-batches
-    before this one. Tensors are on the model's device.
+    before this one. ``layers``: of the image tower, which the one pass through it keeps. Tensors are on the model's
+    device.
     """
 
     def __init__(
         self, model: Any, batch: Batch, step: int = 0, *, alpha: float = 0.0,
         teacher: Features | None = None,
-        twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0,
+        twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0, layers: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.model = model  # the Model protocol, which a module's type cannot express
         self.batch = batch
@@ -117,6 +113,9 @@ class Features:
         self._twins = twins or {}
         self._seed = seed
         self._before = before
+        self._kept: dict[Hashable, Any] = {}
+        self._wanted = layers
+        self._layers: dict[str, Tokens] = {}
         device = batch.ids.device.type
         self._precision: dict[str, Any] = {
             "device_type": device, "enabled": torch.is_autocast_enabled(device),
@@ -129,9 +128,36 @@ class Features:
     @_in_the_step
     def image(self) -> Tokens:
         """Image tokens (B, P, D)."""
+        if self._wanted:
+            return self._see(self._wanted)
         if self.batch.pixel_mask is None:
             return self.model.encode_image(self.batch.pixels)
         return self.model.encode_image(self.batch.pixels, self.batch.pixel_mask)
+
+    def image_layers(self, names: Collection[str]) -> dict[str, Tokens]:
+        """The image tokens (B, P, D) after each of the named layers of ``spec.layers``, from the pass of ``image``.
+
+        That pass keeps what heads name in ``reads_layers``. UserError for others where it is over, in training, as a
+        second pass would draw its dropout again; and for a name that the model has not.
+        """
+        check_layers(self.model.spec, names)
+        if missing := set(names) - self._layers.keys():
+            if "image" not in self.__dict__:
+                self.__dict__["image"] = self._see({*self._wanted, *names})
+            elif self.model.training:
+                raise UserError(
+                    f"the image tower has run without keeping {', '.join(sorted(missing))}: name them in "
+                    "the head's `reads_layers`"
+                )
+            else:
+                self._see(missing)
+        return {name: self._layers[name] for name in names}
+
+    @_in_the_step
+    def _see(self, names: Collection[str]) -> Tokens:
+        image, seen = self.model.image_layers(self.batch.pixels, self.batch.pixel_mask, names)
+        self._layers |= seen
+        return image
 
     @cached_property
     @_in_the_step
@@ -159,16 +185,16 @@ class Features:
 
     @cached_property
     @_in_the_step
-    def fused(self) -> Tokens:
-        """The fused tokens of each text with its own image (B, N, D)."""
+    def fused(self) -> Fused:
+        """The fused states of each text with its own image."""
         return self.model.fuse(self.text, [self.context])
 
     @cached_property
     @_in_the_step
-    def fused_first(self) -> Tokens:
-        """The first fused token of each text with its own image (B, 1, D): what classifiers read."""
+    def fused_first(self) -> Fused:
+        """Of each text with its own image the text's first fused state alone (B, 1, D): what classifiers read."""
         if "fused" in self.__dict__:
-            return Tokens(self.fused.x[:, :1])
+            return Fused(Tokens(self.fused.text.x[:, :1]))
         keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.ids.device)
         return self.model.fuse(self.text, [self.context], keep_B1)
 
@@ -199,27 +225,8 @@ class Features:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
         text = self.model.encode_text(masked.ids, self.batch.mask)
-        states_BMD = self.model.fuse(text, [self.context], masked.positions).x
+        states_BMD = self.model.fuse(text, [self.context], masked.positions).text.x
         return states_BMD.flatten(0, 1)[masked.index]
-
-    @cached_property
-    @_in_the_step
-    def mixed(self) -> Mixed:
-        """Each text with its own image or, for a random half of all ranks' samples, with a random other one.
-
-        What shows the same picture or says the same words is no other one; a sample without any keeps its own.
-        """
-        with torch.no_grad():
-            draws_G = self.random("mixed pairs", everyone=True).uniform()
-            other_BG = ~self.same
-            place_G = draws_G.argsort(stable=True).argsort()
-            match_B = (place_G < len(draws_G) // 2)[self.own] | ~other_BG.any(1)
-            noise_BG = self.random("mixed images").gumbel(len(draws_G))
-            other_B = noise_BG.masked_fill(~other_BG, -torch.inf).argmax(1)
-            rows_B = torch.where(match_B, self.own, other_B)
-        x, mask = self._all_image
-        image = Tokens(x[rows_B], None if mask is None else mask[rows_B])
-        return Mixed(fused=self.fuse([(None, rows_B)]), match_B=match_B, image=image)
 
     @cached_property
     def temperature(self) -> Tensor:
@@ -265,7 +272,7 @@ class Features:
         return self.batch.image_id[:, None] == self.all_image_id
 
     @_in_the_step
-    def fuse(self, pairs: Sequence[tuple[Rows, Rows]], keep_BM: Tensor | None = None) -> Tokens:
+    def fuse(self, pairs: Sequence[tuple[Rows, Rows]], keep_BM: Tensor | None = None) -> Fused:
         """Fuses groups of (texts, images) in one pass over the layers; the rows of the groups follow one another.
 
         Indices select from all ranks' samples, with gradient. Own images' keys and values are shared between groups;
@@ -295,7 +302,8 @@ class Features:
 
     @cached_property
     @_in_the_step
-    def _all_image(self) -> Tokens:
+    def all_image(self) -> Tokens:
+        """The image tokens (G, P, D) of all ranks, with gradient where there is one."""
         mask = self.image.mask
         return Tokens(gather_with_grad(self.image.x), None if mask is None else gather(mask))
 
@@ -303,10 +311,17 @@ class Features:
     def _images(self, rows: Tensor) -> Context:
         if world_size() == 1:
             return self.context.rows(rows)
-        x, mask = self._all_image
+        x, mask = self.all_image
         return self.model.image_context(Tokens(x[rows], None if mask is None else mask[rows]))
 
     # ---- help for heads ---------------------------------------------------------------------------------------
+
+    @_in_the_step
+    def memo(self, key: Hashable, make: Callable[[Features], R]) -> R:
+        """``make(self)``, made when it is first asked for under this ``key``: a view that only some heads need."""
+        if key not in self._kept:
+            self._kept[key] = make(self)
+        return self._kept[key]
 
     def twin(self, head: nn.Module) -> Any:
         """The teacher's copy of a head that has ``distilled = True``."""
@@ -322,6 +337,12 @@ class Features:
         """
         rows = torch.arange(len(self.all_image_id), device=self.own.device) if everyone else self.own
         return Draws((self._seed, self.step, name), rows + self._before)
+
+
+def check_layers(spec: ModelSpec, names: Collection[str]) -> None:
+    """UserError for a layer that the image tower has not."""
+    if unknown := ", ".join(sorted(set(names) - set(spec.layers))):
+        raise UserError(f"no such layer of the image tower: {unknown}; there are: {', '.join(spec.layers) or 'none'}")
 
 
 def same_pair(image_id_B: Tensor, caption_id_B: Tensor, image_id_N: Tensor, caption_id_N: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
-from mmkit.features import Features
+from mmkit.features import Features, Model, check_layers
 from mmkit.heads.base import Head
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
@@ -74,6 +74,9 @@ class Task(nn.Module):
             raise UserError(f"weights for heads that do not exist: {', '.join(sorted(unknown))}")
         self.alpha = alpha
         self.seed = seed
+        self.layers = frozenset(name for head in heads.values() for name in head.reads_layers)
+        if self.layers:
+            check_layers(cast(Model, model).spec, self.layers)
         self.ema: EMA | None = None
         self.constrain()
         if momentum is not None:
@@ -154,11 +157,12 @@ class Task(nn.Module):
         teacher: Features | None = None
         twins: dict[nn.Module, nn.Module] = {}
         if self.ema is not None:
-            teacher = Features(self.ema["model"], batch, step, seed=self.seed, before=before)
+            teacher = Features(self.ema["model"], batch, step, seed=self.seed, before=before, layers=self.layers)
             twins = {head: self.ema[f"heads_{name}"] for name, head in self._heads().items() if head.distilled}
         return Features(
-            self.model, batch, step, alpha=alpha, teacher=teacher, twins=twins, seed=self.seed, before=before
-        )
+            self.model, batch, step, alpha=alpha, teacher=teacher, twins=twins, seed=self.seed, before=before,
+            layers=self.layers,
+        )  # fmt: skip
 
     @torch.no_grad()
     def after_step(self, carries: Sequence[Carry]) -> None:

@@ -15,12 +15,14 @@ lets attention take its fastest path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmkit.errors import UserError
 
 
 class Tokens(NamedTuple):
@@ -32,6 +34,31 @@ class Tokens(NamedTuple):
     def full_mask(self) -> Tensor:
         """The mask as a tensor (B, N) bool, also where it is None."""
         return self.mask if self.mask is not None else self.x.new_ones(self.x.shape[:2], dtype=torch.bool)
+
+
+class Fused(NamedTuple):
+    """What texts and pictures became by reading each other, by name.
+
+    text: the states (B, L, D) of the texts, or (B, M, D) at the positions that were asked for. image: those of the
+    pictures (B, P, D) where they read the texts too; None where they did not, or positions were asked for.
+    """
+
+    text: Tokens
+    image: Tokens | None = None
+
+    @property
+    def first(self) -> Tensor:
+        """The first state of each text (B, D), that of [CLS]: what classifiers read."""
+        return self.text.x[:, 0]
+
+    def together(self) -> Tokens:
+        """All states in one sequence, the text's first: (B, N, D)."""
+        if self.image is None:
+            return self.text
+        x_BND = torch.cat([self.text.x, self.image.x], 1)
+        if self.text.mask is None and self.image.mask is None:
+            return Tokens(x_BND)
+        return Tokens(x_BND, torch.cat([self.text.full_mask(), self.image.full_mask()], 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +129,11 @@ class ModelSpec:
     """What a model offers, for heads and evaluators to build on.
 
     image_width, text_width, fused_width: D of each kind of token. embed_dim: E, or 0 when the model has no
-    joint space. fuses: whether ``fuse`` exists. vocab_size: V. fused_image: whether the fused tokens are those of the
-    text followed by those of the image; otherwise they are the text's alone.
+    joint space. fuses: whether ``fuse`` exists. vocab_size: V.
+
+    patch: pixels along each axis of a patch, (height, width) or (frames, height, width); empty where image tokens are
+    no patches. Image tokens are ``class_tokens`` that are none, then the patches of the grid, row-major. layers: names
+    of the tokens that ``image_layers`` gives, in order.
     """
 
     image_width: int
@@ -112,7 +142,15 @@ class ModelSpec:
     embed_dim: int
     vocab_size: int
     fuses: bool
-    fused_image: bool = False
+    patch: tuple[int, ...] = ()
+    class_tokens: int = 0
+    layers: tuple[str, ...] = ()
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How many patches a picture of so many pixels has along each axis; UserError where they do not fit."""
+        if not self.patch:
+            raise UserError("the image tokens of this model are no patches: it has no grid")
+        return grid_of(size, self.patch)
 
 
 Count = int | float | Tensor
@@ -166,3 +204,13 @@ class TaskOutput:
     counts: Mapping[str, Count]
     means: Mapping[str, tuple[Tensor | float, Count]]
     carry: Mapping[str, Mapping[str, Tensor]]
+
+
+def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """How many patches fit along each axis; a UserError when they do not fit evenly."""
+    shape, unit = "x".join(map(str, size)), "x".join(map(str, patch))
+    if len(size) != len(patch):
+        raise UserError(f"an input of {shape} has {len(size)} axes, and the patch {unit} cuts {len(patch)}")
+    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
+        raise UserError(f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides")
+    return tuple(s // p for s, p in zip(size, patch, strict=True))

@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkit.encoders.vit import ViT
 from mmkit.nn.attention import take
-from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import MixedGridPositions
-from mmkit.types import Tokens
+from mmkit.types import Fused, Tokens, grid_of
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,8 @@ class JointViT(ViT):
 
     def forward(  # type: ignore[override]  # it reads what is embedded
         self, text: Tokens, contexts: Sequence[ImageRows], keep_BM: Tensor | None = None
-    ) -> Tokens:
-        """Texts (B, L, D) beside the contexts' images in turn -> (B, L + 1 + P, D), or (B, M, D) at ``keep_BM`` alone.
-
-        Positions ``keep_BM`` (int64) count the joint sequence, which begins with the text.
-        """
+    ) -> Fused:
+        """Texts (B, L, D) beside the contexts' images in turn -> both; or the texts' (B, M, D) at ``keep_BM`` alone."""
         x_BND, mask_BN = beside(text, contexts)
         for i, block in enumerate(self.blocks):
             keep = keep_BM if i == len(self.blocks) - 1 else None
@@ -95,7 +91,12 @@ class JointViT(ViT):
                 x_BND = block(x_BND, mask_BN, keep)
         if not self.blocks:
             x_BND = take(x_BND, keep_BM)
-        return Tokens(self.norm(x_BND), mask_BN if keep_BM is None else None)
+        x_BND = self.norm(x_BND)
+        if keep_BM is not None:
+            return Fused(Tokens(x_BND))
+        size = text.x.shape[1]
+        masks = (None, None) if mask_BN is None else (mask_BN[:, :size], mask_BN[:, size:])
+        return Fused(Tokens(x_BND[:, :size], masks[0]), Tokens(x_BND[:, size:], masks[1]))
 
 
 def beside(text: Tokens, contexts: Sequence[ImageRows]) -> Tokens:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
-from mmkit.types import ModelSpec, Tokens
+from mmkit.types import Fused, ModelSpec, Tokens
 
 
 class OpenClip(nn.Module):
@@ -58,7 +58,7 @@ class OpenClip(nn.Module):
         """The towers never read each other: always a UserError."""
         raise UserError("an open_clip model does not fuse image and text; compare embeddings instead")
 
-    def fuse(self, text: Tokens, contexts: Sequence[Any], keep_BM: Tensor | None = None) -> Tokens:
+    def fuse(self, text: Tokens, contexts: Sequence[Any], keep_BM: Tensor | None = None) -> Fused:
         """The towers never read each other: always a UserError."""
         raise UserError("an open_clip model does not fuse image and text; compare embeddings instead")
 

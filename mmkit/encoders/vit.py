@@ -7,7 +7,7 @@ classification heads and pooling, which belong to who wants them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from mmkit.nn.attention import take
 from mmkit.nn.block import PreNormBlock
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
-from mmkit.nn.patch import PatchEmbed, grid_of
+from mmkit.nn.patch import PatchEmbed
 from mmkit.nn.positions import GridPositions
-from mmkit.types import Tokens
+from mmkit.types import Tokens, grid_of
 
 
 class ViT(nn.Module):
@@ -36,6 +36,8 @@ class ViT(nn.Module):
         patch_dropout: the share of patches that are left out in training (FLIP, Li et al. 2023).
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
+
+    max_patches: int | None = None  # more are read as a share of them; None for all
 
     def __init__(
         self, image_size: Sequence[int], patch: Sequence[int], *, depth: int, width: int, heads: int,
@@ -71,30 +73,32 @@ class ViT(nn.Module):
 
         Raises UserError when there is a ``pixel_mask``: pictures must be of one size here.
         """
+        return self.intermediates(pixels, (), pixel_mask)[0]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names that ``intermediates`` knows, in order: "embed", "blocks.0", "blocks.1", ..."""
+        return ("embed", *(f"blocks.{i}" for i in range(len(self.blocks))))
+
+    def intermediates(
+        self, pixels: Tensor, names: Collection[str], pixel_mask: Tensor | None = None
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """The output, and the tokens (B, 1 + P, D) after the layers ``names``; UserError on one that does not exist."""
+        if unknown := ", ".join(sorted(set(names) - set(self.layers))):
+            raise UserError(f"no such layer: {unknown}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
         if pixel_mask is not None:
             raise UserError("this model reads pictures of one size; use a transform that makes them equal")
-        return self.intermediates(pixels, ())[0]
-
-    def intermediates(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tokens, dict[str, Tensor]]:
-        """The output, and the tokens (B, 1 + P, D) after the named parts: "embed", "blocks.0", "blocks.1", ...
-
-        Raises UserError on a name that does not exist.
-        """
-        known = {"embed", *(f"blocks.{i}" for i in range(len(self.blocks)))}
-        if unknown := set(names) - known:
-            absent = ", ".join(sorted(unknown))
-            raise UserError(f"no such layer: {absent}; there are embed and blocks.0 ... blocks.{len(self.blocks) - 1}")
-        seen: dict[str, Tensor] = {}
+        seen: dict[str, Tokens] = {}
         x_BND = self._embed(pixels)
         if "embed" in names:
-            seen["embed"] = x_BND
+            seen["embed"] = Tokens(x_BND)
         for i, block in enumerate(self.blocks):
             if self.checkpointing and self.training:
                 x_BND = checkpoint(block, x_BND, use_reentrant=False)
             else:
                 x_BND = block(x_BND)
             if f"blocks.{i}" in names:
-                seen[f"blocks.{i}"] = x_BND
+                seen[f"blocks.{i}"] = Tokens(x_BND)
         return Tokens(self.norm(x_BND)), seen
 
     def _embed(self, pixels: Tensor) -> Tensor:

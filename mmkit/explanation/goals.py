@@ -1,6 +1,6 @@
 """What is explained: a number for each pair that the heat maps are the gradient of.
 
-A target takes the fused tokens (B, N, D) of B pairs and returns (B,) float; ``Goal`` adds a name and the score that
+A target takes the fused states of B pairs and returns (B,) float; ``Goal`` adds a name and the score that
 people are shown. Any function will do; the matching head and answers are made here.
 """
 
@@ -19,18 +19,18 @@ from mmkit.errors import UserError
 from mmkit.heads.base import Answers, Classifies, Guesses, Scores, Writes
 from mmkit.inference.answering import candidates_of
 from mmkit.inference.predictor import Predictor, batches
-from mmkit.types import Tokens
+from mmkit.types import Fused
 
 TargetName = Literal["itm", "itc", "answer", "mlm"]
-Target = TargetName | Callable[[Tokens], Tensor]
-"""The match, the similarity, an answer, each word as guessed when it is hidden; or fused tokens (B, N, D) -> (B,)."""
+Target = TargetName | Callable[[Fused], Tensor]
+"""The match, the similarity, an answer, each word as guessed when it is hidden; or fused states -> (B,)."""
 
 WHAT: dict[TargetName, str] = {
     "mlm": "a head that guesses hidden words", "itm": "a matching head", "answer": "a head that answers",
     "itc": "a joint space of image and text",
 }  # fmt: skip
 
-Pair = Callable[[Tokens], tuple[Tensor, Tensor]]
+Pair = Callable[[Fused], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def goal(predictor: Predictor, target: Target, answers: Sequence[str], pairs: in
         return Goal(_twice(target), ("target",) * pairs)
     matcher = predictor.matcher()
 
-    def match(fused: Tokens) -> tuple[Tensor, Tensor]:
-        logits = matcher.match_logits(fused.x[:, 0]).float()
+    def match(fused: Fused) -> tuple[Tensor, Tensor]:
+        logits = matcher.match_logits(fused.first).float()
         return logits[:, 1], logits.softmax(1)[:, 1]
 
     return Goal(match, ("match",) * pairs)
@@ -66,9 +66,9 @@ def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Seq
     places = torch.tensor([place for found in hidden for place in found])
     labels = torch.tensor([ids[row][place] for row, found in enumerate(hidden) for place in found])
 
-    def guessed(fused: Tokens) -> tuple[Tensor, Tensor]:
-        device = fused.x.device
-        logits = head.logits(fused.x[rows.to(device), places.to(device)], words).float()
+    def guessed(fused: Fused) -> tuple[Tensor, Tensor]:
+        device = fused.text.x.device
+        logits = head.logits(fused.text.x[rows.to(device), places.to(device)], words).float()
         each = logits.log_softmax(-1).gather(1, labels.to(device)[:, None])[:, 0]
         total = torch.zeros(len(ids), device=device).index_add(0, rows.to(device), each)
         return total, total.exp()
@@ -159,8 +159,9 @@ def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Pair:
     words = candidates_of(head, predictor.tokenizer, answers)
     real = words.mask[:, 1:]
 
-    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
-        ids, device = words.ids.to(fused.x.device), fused.x.device
+    def of(fused: Fused) -> tuple[Tensor, Tensor]:
+        device = fused.text.x.device
+        ids = words.ids.to(device)
         places = real.flatten().nonzero()[:, 0].to(device)
         logits = head.token_logits(fused, ids[:, :-1], torch.arange(len(ids), device=device), places)
         each = logits.float().log_softmax(-1).gather(1, ids[:, 1:].flatten()[places][:, None])[:, 0]
@@ -180,7 +181,7 @@ def _chosen(head: Any, answers: Sequence[str]) -> Pair:
         raise UserError(f"answer {unknown[0]!r}: not among the answers of this model, which are {some}")
     columns = torch.tensor([[names.index(answer)] for answer in answers])
 
-    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
+    def of(fused: Fused) -> tuple[Tensor, Tensor]:
         logits = head.logits(fused).float()
         shares = logits.sigmoid() if isinstance(head, Answers) else logits.softmax(1)
         at = columns.to(logits.device)
@@ -189,12 +190,13 @@ def _chosen(head: Any, answers: Sequence[str]) -> Pair:
     return of
 
 
-def _twice(target: Callable[[Tokens], Tensor]) -> Pair:
-    def of(fused: Tokens) -> tuple[Tensor, Tensor]:
+def _twice(target: Callable[[Fused], Tensor]) -> Pair:
+    def of(fused: Fused) -> tuple[Tensor, Tensor]:
         value = target(fused)
-        if value.shape != fused.x.shape[:1]:
+        if value.shape != fused.text.x.shape[:1]:
             raise UserError(
-                f"the target returned {tuple(value.shape)} for {len(fused.x)} pairs; it must return one number for each"
+                f"the target returned {tuple(value.shape)} for {len(fused.first)} pairs; it must return one number for "
+                "each"
             )
         return value, value
 

@@ -7,6 +7,7 @@ not depend on each other. Models are asked in evaluation mode and in float32, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,6 @@ from mmkit.explanation.goals import (
 )
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
 from mmkit.inference.predictor import Predictor
-from mmkit.nn.patch import grid_of
 from mmkit.types import Tokens
 
 
@@ -120,14 +120,14 @@ def token_maps(
             value, score = _fused(predictor, images, ids_BL, mask_BL, wanted)
         weights = seen[0].only()
         cams = _cams(value, weights, asked.head)
-    patch = vit_of(predictor.model).patch.patch
-    grid = grid_of(pixels.shape[2:], patch)
+    spec = predictor.model.spec
+    grid = spec.grid(pixels.shape[2:])
     names = ("similarity",) * len(texts) if wanted is None else wanted.names
     found = []
     for i, row in enumerate(rows):
-        tall, wide = grid_of(pictures[image_of[i]].shape[1:], patch)
+        tall, wide = spec.grid(pictures[image_of[i]].shape[1:])
         length = 1 if wanted is None else len(row)
-        maps = cams[i, :length, -grid[0] * grid[1] :].unflatten(-1, grid)[:, :tall, :wide]
+        maps = cams[i, :length, -math.prod(grid) :].unflatten(-1, grid)[:, :tall, :wide]
         found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), names[i]))
     return found
 

@@ -10,18 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from mmkit.encoders.joint import JointViT
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.nn.attention import CrossAttention, SelfAttention
 from mmkit.nn.pool import AttentionPool
 
 Attention = CrossAttention | SelfAttention
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A model that says in which of its layers words read the picture."""
+
+    def reading(self) -> Sequence[Attention]:
+        """From below."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,7 @@ def fusion_layers(model: Any) -> Layers:
 
     (That layer locates best: ALBEF, section 6.) UserError where words and picture never meet in the model.
     """
-    layers: tuple[Attention, ...] = ()
-    if model.spec.fuses and model.spec.fused_image and isinstance(getattr(model, "image", None), JointViT):
-        layers = tuple(block.attn for block in model.image.blocks)
-    elif model.spec.fuses:
-        layers = tuple(part for part in model.modules() if isinstance(part, CrossAttention))
+    layers: tuple[Attention, ...] = tuple(model.reading()) if isinstance(model, Reads) else ()
     if not layers:
         raise UserError(
             "this model has no layer in which words read the picture (cross-attention or a joint transformer); "
@@ -79,7 +82,7 @@ def image_layers(model: Any) -> Layers:
 def vit_of(model: Any) -> ViT:
     """The image tower; UserError where it is not a ViT over single pictures."""
     tower = getattr(model, "image", None)
-    if not isinstance(tower, ViT) or len(tower.patch.patch) != 2:
+    if not isinstance(tower, ViT) or len(model.spec.patch) != 2:
         raise UserError(
             f"the image tower of this {type(model).__name__} is not a ViT of mmkit over pictures, so that its patches "
             "are unknown here; convert the checkpoint with `mmkit convert` first"
@@ -120,10 +123,7 @@ def watched(layers: Sequence[Attention]) -> Iterator[list[Watched]]:
 @contextmanager
 def all_patches(model: Any) -> Iterator[None]:
     """While it is open, a joint transformer reads every patch of a large picture, where it would take a share."""
-    tower = getattr(model, "image", None)
-    if not isinstance(tower, JointViT):
-        yield
-        return
+    tower = vit_of(model)
     limit, tower.max_patches = tower.max_patches, None
     try:
         yield

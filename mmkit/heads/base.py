@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.features import Features
-from mmkit.types import Count, HeadOutput, Tokens
+from mmkit.types import Count, Fused, HeadOutput
 
 
 class Head(nn.Module):
@@ -27,13 +27,15 @@ class Head(nn.Module):
     ``distilled``: whether the teacher keeps an averaged copy of this head, for ``Features.twin``.
     ``needs_negatives``: whether a batch of one sample teaches it nothing. ``needs_masking``: whether it learns from
     words that ``data.masking`` hides. ``compares``: whether it makes the joint space one in which embeddings compare.
-    ``also_reads``: targets that ``predict`` reads beside one picture and one text, such as a second picture.
+    ``reads_layers``: what it asks ``f.image_layers`` for, of the model's ``spec.layers``. ``also_reads``: targets that
+    ``predict`` reads beside one picture and one text, such as a second picture.
     """
 
     distilled = False
     needs_negatives = False
     needs_masking = False
     compares = False
+    reads_layers: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
 
     def forward(self, f: Features) -> HeadOutput:
@@ -112,7 +114,7 @@ class Guesses(Protocol):
 class Answers(Protocol):
     """A head that answers questions from a list; ``answers`` is the one it was trained with, empty for none."""
 
-    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+    def rank(self, fused: Fused, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
         """The best of each question -> rows of ``candidates`` (B, top) int64 and probabilities (B, top)."""
 
 
@@ -126,16 +128,16 @@ class Writes(Answers, Protocol):
     max_tokens: int
     first_token_twice: bool
 
-    def token_logits(self, fused: Tokens, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
+    def token_logits(self, fused: Fused, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
         """Decoder inputs (A, L), the row of ``fused`` of each, and places in (A x L) -> logits (N, V)."""
 
-    def generate(self, fused: Tokens, first: int, last: int) -> tuple[Tensor, Tensor]:
+    def generate(self, fused: Fused, first: int, last: int) -> tuple[Tensor, Tensor]:
         """From [CLS], ``first``, to [SEP], ``last`` -> ids (B, L) int64 and probabilities (B,) float32."""
 
 
 @runtime_checkable
 class Scores(Protocol):
-    """A head that scores a list of its own from the fused tokens of picture and text alone."""
+    """A head that scores a list of its own from the fused states of picture and text alone."""
 
-    def logits(self, fused: Tokens) -> Tensor:
-        """The fused tokens (B, N, D) -> (B, C) float32."""
+    def logits(self, fused: Fused) -> Tensor:
+        """The fused states -> (B, C) float32."""

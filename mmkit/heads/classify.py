@@ -15,7 +15,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.losses import distilled_cross_entropy
 from mmkit.nn.init import initialise
-from mmkit.types import HeadOutput, ModelSpec, Tokens
+from mmkit.types import Fused, HeadOutput, ModelSpec
 
 
 class Classify(Head):
@@ -39,9 +39,9 @@ class Classify(Head):
         self.out = nn.Linear(spec.fused_width, len(self.classes))
         initialise(self, spec.fused_width)
 
-    def logits(self, fused: Tokens) -> Tensor:
-        """The fused tokens (B, N, D), of which the first is read -> (B, C) float32."""
-        return self.out(self.dense(fused.x[:, 0]).relu()).float()
+    def logits(self, fused: Fused) -> Tensor:
+        """The fused states, of which the text's first is read -> (B, C) float32."""
+        return self.out(self.dense(fused.first).relu()).float()
 
     def predict(self, f: Features) -> Tensor:
         """The logits (B, C) float32 of a batch."""

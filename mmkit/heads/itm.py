@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
+from mmkit.heads.pairs import mixed
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
 from mmkit.types import HeadOutput, ModelSpec
@@ -46,7 +47,7 @@ class ITM(Head):
 
     Args:
         spec: of the model; it needs ``fuse``, and a joint space for hard negatives.
-        negatives: "hard", or "random" for models without a joint space; "mixed" for the pairs of ``Features.mixed``,
+        negatives: "hard", or "random" for models without a joint space; "mixed" for the pairs of ``pairs.mixed``,
             one for each sample, at a third of the cost (ViLT).
         avoid: "same" keeps equal pictures and captions out of the negatives; "image" equal pictures (the official
             retrieval fine-tuning); "pair" only a sample's own (the official pre-training).
@@ -82,7 +83,7 @@ class ITM(Head):
 
     def predict(self, f: Features) -> Tensor:
         """Of each text with its own picture the logits (B, 2) float32: no match, match."""
-        return self.match_logits(f.fused_first.x[:, 0]).float()
+        return self.match_logits(f.fused_first.first).float()
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the pairs judged. Logs: the chance level 0.6365 (the entropy of 1 to 2), the accuracy (2/3 by chance).
@@ -95,7 +96,7 @@ class ITM(Head):
         size = len(f.batch)
         keep = torch.zeros(3 * size, 1, dtype=torch.int64, device=image_B.device)
         fused = f.fuse([(None, None), (text_B, None), (None, image_B)], keep)
-        logits_N2 = self.match_logits(fused.x[:, 0]).float()
+        logits_N2 = self.match_logits(fused.first).float()
         labels_N = torch.zeros(3 * size, dtype=torch.int64, device=image_B.device)
         labels_N[:size] = 1
         valid_N = torch.cat([torch.ones_like(valid_2B[0]), valid_2B[1], valid_2B[0]])
@@ -113,8 +114,9 @@ class ITM(Head):
         return size if self.negatives == "mixed" else size + 2 * (~self._positives(f)).any(1).sum().float()
 
     def _judge_mixed(self, f: Features) -> HeadOutput:
-        labels_B = f.mixed.match_B.long()
-        logits_B2 = self.match_logits(f.mixed.fused.x[:, 0]).float()
+        pairs = mixed(f)
+        labels_B = pairs.match_B.long()
+        logits_B2 = self.match_logits(pairs.fused.first).float()
         return HeadOutput(
             loss=F.cross_entropy(logits_B2, labels_B),
             count=self.counts(f),

@@ -14,14 +14,15 @@ from torch import Tensor
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
+from mmkit.heads.pairs import mixed
 from mmkit.losses import masked_mean, mean_or_zero
-from mmkit.types import HeadOutput, ModelSpec, Tokens
+from mmkit.types import HeadOutput, ModelSpec
 
 
 class WPA(Head):
     """The mean over pairs of the transport distance, minus where the pair does not belong together.
 
-    The pairs are those of ``Features.mixed``, which a matching head may share.
+    The pairs are those of ``pairs.mixed``, which a matching head may share.
 
     Args:
         spec: of the model; it needs ``fuse``, and words and patches of one width.
@@ -35,7 +36,7 @@ class WPA(Head):
         super().__init__()
         if not spec.fuses:
             raise UserError("WPA aligns fused words with patches; this model has no fuse")
-        if not spec.fused_image and spec.fused_width != spec.image_width:
+        if spec.fused_width != spec.image_width:
             raise UserError(
                 f"WPA compares words and patches by cosine, so they must be of one width; this model's fused text has "
                 f"{spec.fused_width} and its image {spec.image_width}"
@@ -43,27 +44,25 @@ class WPA(Head):
         self.beta = beta
         self.iterations = iterations
         self.drop_last = drop_last
-        self.fused_image = spec.fused_image
+        self.class_tokens = spec.class_tokens
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the pairs. Logs: the chance level 0, and the mean distance of either kind of pair."""
-        mixed = f.mixed
-        length = f.batch.ids.shape[1]
-        if self.fused_image:
-            mask_BN = mixed.fused.full_mask()
-            image = Tokens(mixed.fused.x[:, length:], mask_BN[:, length:])
-        else:
-            image = mixed.image
+        pairs = mixed(f)
+        text, image = pairs.fused
+        if image is None:
+            image = pairs.image
         words_BL = f.batch.mask.clone()
         words_BL[:, 0] = False
         if self.drop_last:
-            words_BL &= f.batch.mask.roll(-1, 1) & (torch.arange(length, device=words_BL.device) < length - 1)
+            words_BL[:, :-1] &= f.batch.mask[:, 1:]
+            words_BL[:, -1] = False
         patches_BP = image.full_mask().clone()
-        patches_BP[:, 0] = False
+        patches_BP[:, : self.class_tokens] = False
         with torch.autocast(image.x.device.type, enabled=False):
-            cost_BLP = cosine_cost(mixed.fused.x[:, :length].float(), image.x.float())
+            cost_BLP = cosine_cost(text.x.float(), image.x.float())
             distance_B = transport_distance(cost_BLP, words_BL, patches_BP, self.beta, self.iterations)
-        match_B = mixed.match_B
+        match_B = pairs.match_B
         kinds = {"matching": match_B, "other": ~match_B}
         return HeadOutput(
             loss=mean_or_zero(torch.where(match_B, distance_B, -distance_B)),

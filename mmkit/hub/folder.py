@@ -43,7 +43,6 @@ from mmkit.hub.open_clip.config import CONFIG as OPEN_CLIP_CONFIG
 from mmkit.hub.open_clip.models import PREFIX, check_open_clip, load_open_clip
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
-from mmkit.nn.patch import grid_of
 from mmkit.nn.positions import GridPositions
 
 log = logging.getLogger(__name__)
@@ -213,7 +212,7 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
     if not towers or not isinstance(predictor.transform, EvalTransform):
         raise UserError("the image size of this model cannot be changed when it is loaded")
     for tower in towers:
-        tower.positions.resize_(grid_of(size, tower.patch.patch))
+        tower.positions.resize_(predictor.model.spec.grid(size))
     predictor.transform = predictor.transform.resized(size)
 
 
@@ -222,7 +221,7 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
     towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
     arguments = dict(part["args"])
     if towers and "image_size" in arguments:
-        said, grid = arguments["image_size"], zip(towers[0].positions.grid, towers[0].patch.patch, strict=True)
+        said, grid = arguments["image_size"], zip(towers[0].positions.grid, predictor.model.spec.patch, strict=True)
         size = [cells * side for cells, side in grid]
         if size != ([said] * len(size) if isinstance(said, int) else said["tuple"]):
             arguments["image_size"] = {"tuple": size}

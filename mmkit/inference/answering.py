@@ -14,7 +14,7 @@ from mmkit.data.targets import answer_ids
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
 from mmkit.heads.base import Candidates, Writes
-from mmkit.types import Tokens
+from mmkit.types import Fused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Answering:
     answers: tuple[str, ...] = ()
     candidates: Candidates | None = None
 
-    def best(self, fused: Tokens, top: int) -> list[list[tuple[str, float]]]:
+    def best(self, fused: Fused, top: int) -> list[list[tuple[str, float]]]:
         """At most ``top`` answers to each question, best first, each with its probability; of a written one, one."""
         if self.candidates is None:
             texts, sure = self._written(fused)
@@ -37,7 +37,7 @@ class Answering:
             for row in zip(numbers.tolist(), values.tolist(), strict=True)
         ]
 
-    def first(self, fused: Tokens) -> tuple[list[list[str]], Tensor]:
+    def first(self, fused: Fused) -> tuple[list[list[str]], Tensor]:
         """The best answer to each question, or several in the order of the list where their scores are the same.
 
         With the probabilities (B, n) that were looked at, which may be no numbers in a broken model.
@@ -54,7 +54,7 @@ class Answering:
         ]
         return [[self.answers[i] for i in sorted(best)] for best in alike], values
 
-    def _written(self, fused: Tokens) -> tuple[list[str], Tensor]:
+    def _written(self, fused: Fused) -> tuple[list[str], Tensor]:
         words, sep = self.tokenizer, self.tokenizer.sep_id
         ids, sure = self.head.generate(fused, words.cls_id, sep)
         return [words.decode([i for i in row if i != sep]) for row in ids.tolist()], sure

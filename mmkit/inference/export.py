@@ -76,7 +76,7 @@ class Match(nn.Module):
         """See the class."""
         context = self.model.image_context(self.model.encode_image(pixels))
         fused = self.model.fuse(self.model.encode_text(ids, mask), [context])
-        return self.matcher.match_logits(fused.x[:, 0]).float().softmax(-1)[:, 1]
+        return self.matcher.match_logits(fused.first).float().softmax(-1)[:, 1]
 
 
 @dataclass(frozen=True, kw_only=True)

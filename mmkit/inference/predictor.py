@@ -35,7 +35,7 @@ from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, 
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
-from mmkit.types import Tokens
+from mmkit.types import Fused, Tokens
 
 __all__ = ["Picture", "Predictor", "Progress", "TokenBank", "moved"]
 
@@ -155,12 +155,12 @@ class Predictor:
                 tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
             yield tokens
 
-    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str], kind: Kind = "caption") -> Tokens:
-        """Text i with the picture ``rows[i]`` of ``image`` -> fused tokens (n, N, D) on the model's device."""
+    def fuse(self, image: Tokens, rows: Tensor, texts: Sequence[str], kind: Kind = "caption") -> Fused:
+        """Text i with the picture ``rows[i]`` of ``image`` -> fused states on the model's device."""
         (text,) = self.text_tokens(texts, len(texts), kind)
         with self.inference():
             context = self.model.image_context(image).rows(rows.to(self.device))
-            fused: Tokens = self.model.fuse(text, [context])
+            fused: Fused = self.model.fuse(text, [context])
         return fused
 
     def features(self, samples: Sequence[Sample], targets: TargetEncoder | None = None) -> Features:
@@ -218,7 +218,7 @@ class Predictor:
                     for i, count in enumerate(counts)
                 ]
                 keep = torch.zeros(len(chosen), 1, dtype=torch.int64, device=self.device)
-                logits = matcher.match_logits(self.model.fuse(text, contexts, keep).x[:, 0]).float().cpu()
+                logits = matcher.match_logits(self.model.fuse(text, contexts, keep).first).float().cpu()
             out[chosen] = logits
         if score == "logits":
             return out

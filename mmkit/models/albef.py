@@ -7,7 +7,7 @@ momentum copy is the task's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
-from mmkit.types import ModelSpec, Tokens
+from mmkit.types import Fused, ModelSpec, Tokens
 
 
 class ALBEF(nn.Module):
@@ -39,7 +39,8 @@ class ALBEF(nn.Module):
             self.temperature = Temperature()
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=fusion.width, embed_dim=embed_dim,
-            vocab_size=text.embeddings.words.num_embeddings, fuses=True,
+            vocab_size=text.embeddings.words.num_embeddings, fuses=True, patch=image.patch.patch,
+            class_tokens=image.positions.prefix, layers=image.layers,
         )  # fmt: skip
 
     @property
@@ -53,6 +54,12 @@ class ALBEF(nn.Module):
         Pictures must be of one size: a ``pixel_mask`` is a UserError.
         """
         return self.image(pixels, pixel_mask)
+
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
+        return self.image.intermediates(pixels, names, pixel_mask)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """(B, L) int64 and bool -> (B, L, D), from the words alone."""
@@ -70,9 +77,13 @@ class ALBEF(nn.Module):
         """The keys and values of every fusion layer, projected once."""
         return self.fusion.context(image)
 
-    def fuse(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Tokens:
+    def fuse(self, text: Tokens, contexts: Sequence[ImageContext], keep_BM: Tensor | None = None) -> Fused:
         """Texts read the images of the contexts in turn -> (B, L, D), or (B, M, D) at the positions ``keep_BM``."""
-        return self.fusion(text, contexts, keep_BM)
+        return Fused(self.fusion(text, contexts, keep_BM))
+
+    def reading(self) -> list[nn.Module]:
+        """The attention layers in which words read the picture, from below."""
+        return [block.get_submodule("cross") for block in self.fusion.blocks]
 
 
 def _joint(projection: nn.Linear | None) -> nn.Linear:

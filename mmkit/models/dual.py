@@ -7,7 +7,7 @@ projections and loss; the losses are heads (``itc``, ``sigmoid``). There is no f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from mmkit.encoders.text import TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
-from mmkit.types import ModelSpec, Tokens
+from mmkit.types import Fused, ModelSpec, Tokens
 
 
 class Dual(nn.Module):
@@ -45,7 +45,8 @@ class Dual(nn.Module):
             image.requires_grad_(False)
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=text.width, embed_dim=embed_dim,
-            vocab_size=len(text.word_embeddings), fuses=False,
+            vocab_size=len(text.word_embeddings), fuses=False, patch=image.patch.patch,
+            class_tokens=image.positions.prefix, layers=image.layers,
         )  # fmt: skip
 
     def train(self, mode: bool = True) -> Dual:
@@ -64,6 +65,12 @@ class Dual(nn.Module):
         """(B, 3, height, width) float, normalised -> tokens (B, P, D). A ``pixel_mask`` is a UserError."""
         return self.image(pixels, pixel_mask)
 
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
+        return self.image.intermediates(pixels, names, pixel_mask)
+
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """(B, L) int64 and bool -> (B, L, D)."""
         return self.text(ids_BL, mask_BL)
@@ -80,6 +87,6 @@ class Dual(nn.Module):
         """The towers never read each other: always a UserError."""
         raise UserError("this model does not fuse image and text; compare embeddings instead")
 
-    def fuse(self, text: Tokens, contexts: Sequence[Any], keep_BM: Tensor | None = None) -> Tokens:
+    def fuse(self, text: Tokens, contexts: Sequence[Any], keep_BM: Tensor | None = None) -> Fused:
         """The towers never read each other: always a UserError."""
         raise UserError("this model does not fuse image and text; compare embeddings instead")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmkit.encoders.joint import ImageRows, JointViT
 from mmkit.encoders.text import TextEmbeddings
 from mmkit.errors import UserError
-from mmkit.types import ModelSpec, Tokens
+from mmkit.types import Fused, ModelSpec, Tokens
 
 
 class ViLT(nn.Module):
@@ -31,7 +31,8 @@ class ViLT(nn.Module):
         nn.init.normal_(self.kinds.weight, std=0.02)
         self.spec = ModelSpec(
             image_width=image.width, text_width=image.width, fused_width=image.width, embed_dim=0,
-            vocab_size=text.words.num_embeddings, fuses=True, fused_image=True,
+            vocab_size=text.words.num_embeddings, fuses=True, patch=image.patch.patch,
+            class_tokens=image.positions.prefix,
         )  # fmt: skip
 
     @property
@@ -60,6 +61,10 @@ class ViLT(nn.Module):
         """The embedded image, to be read beside texts."""
         return ImageRows(image)
 
-    def fuse(self, text: Tokens, contexts: Sequence[ImageRows], keep_BM: Tensor | None = None) -> Tokens:
-        """Texts and the contexts' images in turn, read together -> (B, L + 1 + P, D), or (B, M, D) at ``keep_BM``."""
+    def fuse(self, text: Tokens, contexts: Sequence[ImageRows], keep_BM: Tensor | None = None) -> Fused:
+        """Texts and the contexts' images in turn, read together -> both; or the texts' (B, M, D) at ``keep_BM``."""
         return self.image(text, contexts, keep_BM)
+
+    def reading(self) -> list[nn.Module]:
+        """The attention layers in which words read the picture, from below: all, in which each reads the other."""
+        return [block.get_submodule("attn") for block in self.image.blocks]

@@ -11,17 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmkit.errors import UserError
-
-
-def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
-    """How many patches fit along each axis; a UserError when they do not fit evenly."""
-    shape, unit = "x".join(map(str, size)), "x".join(map(str, patch))
-    if len(size) != len(patch):
-        raise UserError(f"an input of {shape} has {len(size)} axes, and the patch {unit} cuts {len(patch)}")
-    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
-        raise UserError(f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides")
-    return tuple(s // p for s, p in zip(size, patch, strict=True))
+from mmkit.types import grid_of
 
 
 def patchify(pixels: Tensor, patch: Sequence[int]) -> Tensor:
@@ -31,6 +21,15 @@ def patchify(pixels: Tensor, patch: Sequence[int]) -> Tensor:
     split = pixels.reshape(*pixels.shape[:2], *(n for pair in zip(grid, patch, strict=True) for n in pair))
     grid_axes, patch_axes = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
     return split.permute(0, *grid_axes, 1, *patch_axes).flatten(2 + axes - 1).flatten(1, -2)
+
+
+def unpatchify(patches: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Tensor:
+    """The inverse of ``patchify``: (B, patches, C * product(patch)), row-major over ``grid`` -> (B, C, *size)."""
+    split = patches.reshape(len(patches), *grid, -1, *patch)
+    axes = len(patch)
+    pairs = [axis for i in range(axes) for axis in (1 + i, 2 + axes + i)]
+    joined = split.permute(0, 1 + axes, *pairs)
+    return joined.reshape(*joined.shape[:2], *(cells * side for cells, side in zip(grid, patch, strict=True)))
 
 
 class PatchEmbed(nn.Module):

@@ -23,7 +23,7 @@ from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
 from mmkit.ranks import gather, gather_with_grad
-from mmkit.types import HeadOutput, ModelSpec, Tokens
+from mmkit.types import Fused, HeadOutput, ModelSpec, Tokens
 
 TEMPERATURE = 0.07  # of the similarities that negatives are drawn by; fixed, as nothing trains it here
 FIRST, SECOND, NEITHER = range(3)
@@ -44,7 +44,7 @@ class PairClassify(Classify):
         """The logits (B, C) float32 of a batch. Both pictures pass the image tower in one batch of 2 B."""
         pixels = torch.cat([f.batch.pixels, f.target("second")])
         cls_BD = f.model.read_pairs(f.text, f.model.encode_image(pixels))
-        return self.logits(Tokens(cls_BD[:, None]))
+        return self.logits(Fused(Tokens(cls_BD[:, None])))
 
 
 class Assigned(NamedTuple):

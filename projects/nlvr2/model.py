@@ -64,7 +64,7 @@ class PairALBEF(ALBEF):
     def read_pairs(self, text: Tokens, pairs: Tokens) -> Tensor:
         """Texts (B, L, D) with their pictures (2 B, P, D), as in ``pair_context`` -> the fused [CLS] (B, D)."""
         keep_BM = torch.zeros(len(text.x), 1, dtype=torch.int64, device=text.x.device)
-        return self.fuse(text, [self.pair_context(pairs)], keep_BM).x[:, 0]
+        return self.fuse(text, [self.pair_context(pairs)], keep_BM).first
 
     def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Its parameters from the state of a pre-trained ALBEF, each fusion layer twice, or from another such model.

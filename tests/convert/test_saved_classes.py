@@ -63,10 +63,10 @@ def fused_of(predictor, batch):
 def logits_of(kind, predictor, fused):
     heads, words = predictor.heads, predictor.model.word_embeddings
     if kind == "ViltForMaskedLM":
-        return heads["mlm"].logits(fused.x[:, :12], words)
+        return heads["mlm"].logits(fused.text.x, words)
     if kind == "ViltForQuestionAnswering":
         return heads["answer"].logits(fused)
-    logits = heads["itm"].match_logits(fused.x[:, 0])
+    logits = heads["itm"].match_logits(fused.first)
     return logits[:, 1:] - logits[:, :1]
 
 
@@ -86,7 +86,7 @@ def test_each_class_of_vilt_as_it_is_saved(kind, tie, tokenizer, tmp_path):
     found = model(**batch)
     if kind == "ViltModel":
         length = batch["input_ids"].shape[1]
-        assert_near(fused.x[:, :length], found.last_hidden_state[:, :length], OUTPUT)
+        assert_near(fused.text.x, found.last_hidden_state[:, :length], OUTPUT)
     else:
         logits = logits_of(kind, predictor, fused)
         assert found.logits.std() > 0.02

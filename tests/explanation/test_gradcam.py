@@ -119,7 +119,7 @@ def test_one_stream(layer, monkeypatch):
 
     def run():
         fused = inner.fuse(inner.encode_text(ids, None), [inner.image_context(inner.encode_image(pixels))])
-        return model.matcher().match_logits(fused.x[:, 0])[:, 1]
+        return model.matcher().match_logits(fused.first)[:, 1]
 
     weights, gradient = gradients_of_plain_run(model, run, monkeypatch)[layer]
     length = ids.shape[1]
@@ -195,7 +195,7 @@ def test_hidden_words(monkeypatch):
         def run(masked=masked, word=word):
             with torch.no_grad():
                 image, text = inner.encode_image(pixels), inner.encode_text(masked, None)
-            states = inner.fuse(text, [inner.image_context(image)]).x[0, list(word.tokens)]
+            states = inner.fuse(text, [inner.image_context(image)]).text.x[0, list(word.tokens)]
             guesses = head.logits(states, inner.word_embeddings).log_softmax(-1)
             return guesses.gather(1, torch.tensor([[ids[i]] for i in word.tokens]))
 
@@ -224,15 +224,15 @@ def test_hidden_words(monkeypatch):
 def test_any_function_of_the_fused_tokens():
     model = predictor(3, model=three)
     match = model.matcher().match_logits
-    first = explain(model, noise(1), TEXTS[0], target=lambda fused: match(fused.x[:, 0])[:, 1])
+    first = explain(model, noise(1), TEXTS[0], target=lambda fused: match(fused.first)[:, 1])
     assert torch.allclose(first.sentence.raw, explain(model, noise(1), TEXTS[0]).sentence.raw)
     assert first.target == "target"
     # a target that reads all tokens: the words have a say in the last layer too
-    found = explain(model, noise(1), TEXTS[0], target=lambda fused: fused.x.mean((1, 2)), layer=-1)
+    found = explain(model, noise(1), TEXTS[0], target=lambda fused: fused.text.x.mean((1, 2)), layer=-1)
     assert found.layer == 2
     assert sum(word.share for word in found.words) == pytest.approx(1)
     with pytest.raises(UserError, match=r"returned \(\) for 1 pairs"):
-        explain(model, noise(1), TEXTS[0], target=lambda fused: fused.x.sum())
+        explain(model, noise(1), TEXTS[0], target=lambda fused: fused.text.x.sum())
 
 
 def test_leaves_the_model_as_it_was():
@@ -300,7 +300,7 @@ def test_problems_are_named(tmp_path):
         (model, "red", {"answer": "yes", "target": "itm"}, "an answer is a target of its own"),
         (bare, "red", {"target": "itm"}, "cannot match"),
         (dual, "red", {"target": "itm"}, "cannot match"),
-        (dual, "red", {"target": lambda fused: fused.x}, 'target="itc" explains the similarity'),
+        (dual, "red", {"target": lambda fused: fused.text.x}, 'target="itc" explains the similarity'),
         (vilt, "red", {"target": "itc"}, "no joint space"),
     ]
     for which, text, asked, message in fail:

@@ -21,7 +21,7 @@ from mmkit.nn.attention import SelfAttention
 from mmkit.task import Task
 from mmkit.train.checks import check_classes
 from mmkit.train.loop import train
-from mmkit.types import Batch, Tokens
+from mmkit.types import Batch, Fused, Tokens
 from tests.sizes import albef_tiny
 from tests.train.fakes import Squares, change, tiny
 
@@ -61,7 +61,7 @@ def fused_of(model, size=3):
     torch.manual_seed(1)
     mask = torch.ones(size, 5, dtype=torch.bool)
     mask[0, 3:] = False
-    return Tokens(torch.randn(size, 5, model.spec.fused_width), mask)
+    return Fused(Tokens(torch.randn(size, 5, model.spec.fused_width), mask))
 
 
 def test_answer_tokens_are_weighted_by_annotators(tokenizer):
@@ -118,8 +118,8 @@ def test_decoder_loss_is_that_of_each_answer_alone(tokenizer, model):
     for row, answers in enumerate([{"red": 0.75, "blue": 0.25}, {"big dogs": 1.0}, {"yes": 0.5, "no": 0.5}]):
         for answer, weight in answers.items():
             ids = torch.tensor([answer_ids(tokenizer, answer, 16)])
-            one = Tokens(fused.x[row : row + 1], fused.full_mask()[row : row + 1])
-            states = head.decoder(ids[:, :-1], head.decoder.context(one))
+            one = Fused(Tokens(fused.text.x[row : row + 1], fused.text.full_mask()[row : row + 1]))
+            states = head.decoder(ids[:, :-1], head.decoder.context(one.text))
             logits = head.vocabulary.logits(states, head.decoder.word_embeddings)[0]
             total += weight * torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
     torch.testing.assert_close(loss, total / 3)
@@ -136,9 +136,9 @@ def test_rank_is_the_probability_of_the_whole_answer(tokenizer, model):
         scores = []
         for answer in WORDS:
             ids = torch.tensor([answer_ids(tokenizer, answer, 16)])
-            one = Tokens(fused.x[row : row + 1], fused.mask[row : row + 1])
+            one = Fused(Tokens(fused.text.x[row : row + 1], fused.text.mask[row : row + 1]))
             logits = head.vocabulary.logits(
-                head.decoder(ids[:, :-1], head.decoder.context(one)), head.decoder.word_embeddings
+                head.decoder(ids[:, :-1], head.decoder.context(one.text)), head.decoder.word_embeddings
             )
             scores.append(logits[0].log_softmax(-1).gather(1, ids[0, 1:, None]).sum())
         expected = torch.stack(scores).softmax(0)
@@ -163,7 +163,7 @@ def test_first_token_twice_is_the_official_score(tokenizer, model):
     plain = torch.empty(3, len(WORDS)).scatter_(1, *head.rank(fused, candidates, 6))
     head.first_token_twice = True
     twice = torch.empty(3, len(WORDS)).scatter_(1, *head.rank(fused, candidates, 6))
-    start = head.decoder(candidates.ids[:1, :1].expand(3, 1), head.decoder.context(fused))[:, 0]
+    start = head.decoder(candidates.ids[:1, :1].expand(3, 1), head.decoder.context(fused.text))[:, 0]
     first = head.vocabulary.logits(start, head.decoder.word_embeddings).softmax(-1)[:, candidates.ids[:, 1]]
     expected = plain * first
     torch.testing.assert_close(twice, expected / expected.sum(1, keepdim=True))
@@ -172,7 +172,7 @@ def test_first_token_twice_is_the_official_score(tokenizer, model):
 def test_steps_with_a_cache_equal_the_whole(tokenizer, model):
     torch.manual_seed(6)
     head = AnswerDecoder(model.spec, depth=2, heads=2).eval()
-    context = head.decoder.context(fused_of(model))
+    context = head.decoder.context(fused_of(model).text)
     ids = torch.randint(5, tokenizer.vocab_size, (3, 7))
     whole, past, steps = head.decoder(ids, context), None, []
     for i in range(7):
@@ -190,7 +190,7 @@ def test_generate_writes_the_likeliest(tokenizer, model):
     texts = [answer for ((answer, _),) in answering.best(fused, 1)]
     assert written.shape == (3, written.shape[1])
     for row in range(3):
-        one = head.decoder.context(Tokens(fused.x[row : row + 1], fused.mask[row : row + 1]))
+        one = head.decoder.context(Tokens(fused.text.x[row : row + 1], fused.text.mask[row : row + 1]))
         ids, log = [tokenizer.cls_id], 0.0
         while len(ids) < 6:
             states = head.decoder(torch.tensor([ids]), one)[:, -1]
@@ -301,8 +301,8 @@ def test_a_classifier_with_a_pooler_reads_a_pooled_state(tokenizer, model):
     torch.nn.init.normal_(pooled.pool.bias)
     fused = fused_of(model)
     plain.load_state_dict({name: value for name, value in pooled.state_dict().items() if not name.startswith("pool.")})
-    states = torch.tanh(fused.x @ pooled.pool.weight.T + pooled.pool.bias)
-    torch.testing.assert_close(pooled.logits(fused), plain.logits(Tokens(states, fused.mask)))
+    states = torch.tanh(fused.text.x @ pooled.pool.weight.T + pooled.pool.bias)
+    torch.testing.assert_close(pooled.logits(fused), plain.logits(Fused(Tokens(states, fused.text.mask))))
     assert not torch.allclose(pooled.logits(fused), plain.logits(fused), atol=1e-3)
     answers = encoded(AnswerScores(WORDS), [["red"], ["big dogs"], ["no"]])
     pooled(Features(model, batch_of(tokenizer, answers))).loss.backward()

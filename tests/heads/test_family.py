@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmkit.errors import UserError
+from mmkit.heads.pairs import mixed
 from mmkit.heads.sigmoid import Sigmoid
 from mmkit.types import Batch
 from tests.examples import HEADS, batch, task
@@ -49,24 +50,25 @@ def test_together_they_train_every_parameter(model, heads):
     assert not left
 
 
-def mixed(b: Batch, step: int):
-    return task(["itm_mixed"], momentum=None).features(b, step).mixed
+def mixed_of(b: Batch, step: int):
+    return mixed(task(["itm_mixed"], momentum=None).features(b, step))
 
 
 def test_half_of_the_mixed_pairs_belong_together():
-    shares = [mixed(batch(8), step).match_B.float().mean().item() for step in range(5)]
+    shares = [mixed_of(batch(8), step).match_B.float().mean().item() for step in range(5)]
     assert shares == [0.5] * 5
-    assert len({tuple(mixed(batch(8), step).match_B.tolist()) for step in range(5)}) > 1
+    assert len({tuple(mixed_of(batch(8), step).match_B.tolist()) for step in range(5)}) > 1
 
 
 def test_mixed_pairs_show_the_image_that_they_say():
     t = task(["itm_mixed"], momentum=None)
     b = batch(6)
     f = t.features(b, 2)
-    match, image = f.mixed.match_B, f.mixed.image.x
+    pairs = mixed(f)
+    match, image = pairs.match_B, pairs.image.x
     own = (image == f.image.x).flatten(1).all(1)
     assert torch.equal(own, match)
-    torch.testing.assert_close(f.mixed.fused.x[match], f.fused.x[match], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pairs.fused.text.x[match], f.fused.text.x[match], rtol=1e-5, atol=1e-5)
 
 
 def test_the_sigmoid_loss_counts_equal_pictures_and_words_as_belonging_together():

@@ -50,7 +50,7 @@ def test_of_some_rows_without_a_negative_those_alone_are_left_out():
     assert image[1:3].tolist() == text[1:3].tolist() == [3, 3]
     out = head(t.features(b, 0))
     assert out.count == head.counts(t.features(b, 0)) == 4 + 2 * 3
-    fused = f.fuse([(None, None), (text, None), (None, image)]).x[:, 0]
+    fused = f.fuse([(None, None), (text, None), (None, image)]).first
     labels = torch.tensor([1] * 4 + [0] * 8)
     losses = torch.nn.functional.cross_entropy(head.match_logits(fused), labels, reduction="none")
     kept = torch.tensor([True] * 4 + [False, True, True, True] * 2)
@@ -80,11 +80,11 @@ def test_one_call_fuses_what_separate_calls_would():
     t = task(["itm"]).eval()
     f = t.features(batch(), 0)
     image, text = torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor([5, 4, 3, 2, 1, 0])
-    joint = f.fuse([(None, None), (text, None), (None, image)]).x.chunk(3)
-    apart = [f.fuse([pair]).x for pair in [(None, None), (text, None), (None, image)]]
+    joint = f.fuse([(None, None), (text, None), (None, image)]).text.x.chunk(3)
+    apart = [f.fuse([pair]).text.x for pair in [(None, None), (text, None), (None, image)]]
     for a, b in zip(joint, apart, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(joint[0], f.fused.x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(joint[0], f.fused.text.x, rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_model_lacks_is_said():

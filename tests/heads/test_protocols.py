@@ -50,7 +50,7 @@ def test_what_is_predicted_is_what_the_loss_is_of(kind):
     if kind is MLM:
         wanted = head.logits(f.masked, model.word_embeddings)
     elif kind is ITM:
-        wanted = head.match_logits(f.fused.x[:, 0])
+        wanted = head.match_logits(f.fused.first)
     else:
         wanted = head.logits(f.fused)
     assert found.dtype == torch.float32

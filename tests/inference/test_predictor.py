@@ -72,7 +72,7 @@ def test_match_is_the_probability_of_the_second_class(model):
     images, texts = pictures(3), [caption(i) for i in range(3)]
     (image,), (text,) = model.image_tokens(images), model.text_tokens(texts)
     with torch.no_grad():
-        cls = model.model.fuse(text, [model.model.image_context(image)]).x[:, 0]
+        cls = model.model.fuse(text, [model.model.image_context(image)]).first
         logits = model.heads["itm"].match_logits(cls)
     torch.testing.assert_close(model.match(images, texts), logits.softmax(1)[:, 1], atol=1e-6, rtol=0)
     bank, pairs = TokenBank([text]), torch.arange(3)[:, None].expand(-1, 2)

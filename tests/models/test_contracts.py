@@ -5,9 +5,11 @@ import torch
 
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
-from mmkit.features import Model
+from mmkit.features import Features, Model
+from mmkit.heads.base import Head
 from mmkit.models.sizes.albef import albef, albef_base, albef_mini, albef_small
-from mmkit.types import Tokens
+from mmkit.task import Task
+from mmkit.types import HeadOutput, Tokens
 from tests.examples import VOCAB, batch
 from tests.sizes import albef_tiny, dual_tiny, lit_tiny, siglip_tiny, vilt_tiny
 
@@ -35,13 +37,13 @@ def test_the_protocol_and_its_shapes(model):
             assert embed.shape == (3, model.spec.embed_dim)
             torch.testing.assert_close(embed.norm(dim=-1), torch.ones(3))
     if model.spec.fuses:
-        assert fuse(model, b).x.shape[-1] == model.spec.fused_width
+        assert fuse(model, b).text.x.shape[-1] == model.spec.fused_width
 
 
 def words_of(model, b):
     """What the model makes of the real words of a batch: fused states where it fuses, else embeddings."""
     if model.spec.fuses:
-        return fuse(model, b).x[:, : b.ids.shape[1]][b.mask]
+        return fuse(model, b).text.x[b.mask]
     return model.embed_text(model.encode_text(b.ids, b.mask))
 
 
@@ -69,7 +71,7 @@ def test_checkpointing_changes_neither_loss_nor_gradient():
         torch.manual_seed(0)
         model = albef(VOCAB, **options, checkpointing=checkpointing).train()
         torch.manual_seed(1)
-        fuse(model, batch()).x.square().mean().backward()
+        fuse(model, batch()).text.x.square().mean().backward()
         grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
@@ -87,9 +89,108 @@ def test_intermediates_are_named():
     vit = ViT((16, 16), (8, 8), depth=3, width=8, heads=2)
     tokens, seen = vit.intermediates(torch.randn(2, 3, 16, 16), ["embed", "blocks.2"])
     assert set(seen) == {"embed", "blocks.2"}
-    torch.testing.assert_close(vit.norm(seen["blocks.2"]), tokens.x)
+    torch.testing.assert_close(vit.norm(seen["blocks.2"].x), tokens.x)
     with pytest.raises(ValueError, match=r"blocks\.7.*blocks\.2"):
         vit.intermediates(torch.randn(2, 3, 16, 16), ["blocks.7"])
+
+
+def test_the_grid_is_told(model):
+    spec, high, wide = model.spec, *model.spec.patch
+    for size in ((32, 32), (6 * high, 3 * wide)):
+        assert spec.grid(size) == (size[0] // high, size[1] // wide)
+        tokens = model.eval().encode_image(torch.randn(1, 3, *size)).x
+        assert tokens.shape[1] == spec.class_tokens + spec.grid(size)[0] * spec.grid(size)[1]
+    with pytest.raises(UserError, match="multiple of the patch"):
+        spec.grid((32, wide + 1))
+
+
+def test_a_patch_changes_its_own_token_before_the_blocks(model):
+    """So that token class_tokens + i is patch i, row-major, on an oblong grid."""
+    if "embed" not in model.spec.layers:
+        return
+    (high, wide), prefix = model.spec.patch, model.spec.class_tokens
+    grid = (3, 5)
+    a = torch.randn(1, 3, grid[0] * high, grid[1] * wide)
+    for row, column in ((0, 0), (0, 4), (2, 1)):
+        b = a.clone()
+        b[:, :, row * high : (row + 1) * high, column * wide : (column + 1) * wide] += 1
+        seen = [model.eval().image_layers(x, None, ["embed"])[1]["embed"].x[0] for x in (a, b)]
+        assert (seen[0] != seen[1]).any(1).nonzero()[:, 0].tolist() == [prefix + row * grid[1] + column]
+
+
+class Reader(Head):
+    """A head that reads a layer of the image tower."""
+
+    reads_layers = ("blocks.0",)
+
+    def forward(self, f):
+        loss = f.image_layers(["blocks.0"])["blocks.0"].x.square().mean() + f.teacher.image_layers(["blocks.0"])[
+            "blocks.0"].x.mean()  # fmt: skip
+        return HeadOutput(loss=loss, count=len(f.batch))
+
+
+class Looker(Head):
+    """A head that reads what comes out of it."""
+
+    def forward(self, f):
+        return HeadOutput(loss=f.image.x.mean() + f.teacher.image.x.mean(), count=len(f.batch))
+
+
+@pytest.mark.parametrize("order", [("looks", "reads"), ("reads", "looks")])
+def test_layers_come_from_the_one_pass(order, monkeypatch):
+    heads = {"looks": Looker(), "reads": Reader()}
+    task = Task(albef_tiny(VOCAB), {name: heads[name] for name in order}, momentum=0.9)
+    passes = []
+    embed = ViT._embed
+    monkeypatch.setattr(ViT, "_embed", lambda self, pixels: passes.append(self) or embed(self, pixels))
+    task(batch(2), 0).loss.backward()
+    assert len(passes) == len(set(passes)) == 2  # student and teacher, once each
+    assert all(p.grad is not None for p in task.model.image.blocks[0].parameters())
+
+
+def test_layers_are_those_of_the_tower():
+    model, b = albef_tiny(VOCAB).eval(), batch(2)
+    x = model.image._embed(b.pixels)
+    f = Features(model, b)
+    assert torch.equal(f.image_layers(["embed"])["embed"].x, x)
+    for i, block in enumerate(model.image.blocks):
+        x = block(x)
+        assert torch.equal(f.image_layers([f"blocks.{i}"])[f"blocks.{i}"].x, x)
+    assert torch.equal(f.image.x, model.encode_image(b.pixels).x)
+
+
+def test_layers_that_no_head_named_are_not_made_by_a_second_random_pass():
+    f = Features(albef_tiny(VOCAB).train(), batch(2))
+    _ = f.image
+    with pytest.raises(UserError, match=r"without keeping blocks\.1: name them.*reads_layers"):
+        f.image_layers(["blocks.1"])
+
+
+def test_layers_that_are_none_are_named_before_training():
+    class Wrong(Reader):
+        reads_layers = ("blocks.0", "blocks.99")
+
+    with pytest.raises(UserError, match=r"no such layer.*blocks\.99.*embed, blocks\.0"):
+        Task(albef_tiny(VOCAB), {"wrong": Wrong()})
+    with pytest.raises(UserError, match=r"no such layer.*blocks\.0; there are: none"):
+        Features(vilt_tiny(VOCAB), batch(2)).image_layers(["blocks.0"])
+
+
+def test_what_is_fused_has_names(model):
+    if not model.spec.fuses:
+        return
+    b = batch(2)
+    fused = fuse(model.eval(), b)
+    assert fused.text.x.shape[:2] == b.ids.shape
+    assert torch.equal(fused.text.full_mask(), b.mask)
+    assert torch.equal(fused.first, fused.text.x[:, 0])
+    image = model.encode_image(b.pixels)
+    size = 0 if fused.image is None else image.x.shape[1]
+    assert fused.together().x.shape[1] == b.ids.shape[1] + size
+    keep = torch.tensor([[3], [1]])
+    some = model.fuse(model.encode_text(b.ids, b.mask), [model.image_context(image)], keep)
+    assert some.image is None
+    torch.testing.assert_close(some.text.x[:, 0], fused.text.x[torch.arange(2), keep[:, 0]])
 
 
 def test_too_long_a_text_is_an_error(model):
@@ -114,4 +215,4 @@ def test_images_made_ready_are_selected_by_row(model):
     text = model.encode_text(b.ids[:3], b.mask[:3])
     selected = model.fuse(text, [model.image_context(image).rows(order)])
     direct = model.fuse(text, [model.image_context(Tokens(image.x[order]))])
-    torch.testing.assert_close(selected.x, direct.x, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(selected.text.x, direct.text.x, rtol=1e-5, atol=1e-6)

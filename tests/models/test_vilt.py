@@ -57,14 +57,14 @@ def test_outputs_equal_those_of_transformers(theirs, ours, pictures):
     whole = torch.ones(4, *pixels.shape[2:], dtype=torch.bool)
     states, pooled = one_stream.read_by(theirs, b.ids, b.mask, pixels, whole if pixel_mask is None else pixel_mask)
     fused = model.fuse(model.encode_text(b.ids, b.mask), [model.image_context(model.encode_image(pixels, pixel_mask))])
-    close(fused.x[:, :10][b.mask], states[:, :10][b.mask], OUTPUT)
-    close(ours.heads["itm"].pool(fused.x[:, 0]).tanh(), pooled, OUTPUT)
-    log_odds = ours.heads["itm"].match_logits(fused.x[:, 0]).diff(dim=1)
+    close(fused.text.x[b.mask], states[:, :10][b.mask], OUTPUT)
+    close(ours.heads["itm"].pool(fused.first).tanh(), pooled, OUTPUT)
+    log_odds = ours.heads["itm"].match_logits(fused.first).diff(dim=1)
     close(log_odds, theirs.rank_output(pooled), OUTPUT)
     # theirs puts an image's patches in random order: they are compared as sets
     for row in range(4):
-        real = fused.full_mask()[row, 10:]
-        a, b_ = fused.x[row, 10:][real], states[row, 10:][: int(real.sum())]
+        real = fused.image.full_mask()[row]
+        a, b_ = fused.image.x[row][real], states[row, 10:][: int(real.sum())]
         close(torch.stack([a.sum(0), a.square().sum(0)]), torch.stack([b_.sum(0), b_.square().sum(0)]), OUTPUT)
 
 
@@ -162,11 +162,11 @@ def test_an_unequal_batch_reads_each_picture_as_alone():
     b = batch(4)
     pixels, mask = uneven(b)
     text = model.encode_text(b.ids, b.mask)
-    together = model.fuse(text, [model.image_context(model.encode_image(pixels, mask))]).x
+    together = model.fuse(text, [model.image_context(model.encode_image(pixels, mask))]).together().x
     for i, (high, wide) in enumerate(SIZES):
         alone = model.encode_image(pixels[i : i + 1, :, :high, :wide])
         words = Tokens(text.x[i : i + 1], text.mask[i : i + 1])
-        fused = model.fuse(words, [model.image_context(alone)]).x
+        fused = model.fuse(words, [model.image_context(alone)]).together().x
         torch.testing.assert_close(together[i, :10][b.mask[i]], fused[0, :10][b.mask[i]], rtol=1e-5, atol=1e-5)
 
 
@@ -175,9 +175,9 @@ def test_only_wanted_states_are_the_same_states():
     model = vilt_tiny(VOCAB).eval()
     b = batch(4)
     text, image = model.encode_text(b.ids, b.mask), model.image_context(model.encode_image(b.pixels))
-    whole = model.fuse(text, [image]).x
+    whole = model.fuse(text, [image]).together().x
     keep = torch.tensor([[0, 3], [1, 2], [12, 5], [0, 26]])
-    some = model.fuse(text, [image], keep).x
+    some = model.fuse(text, [image], keep).text.x
     torch.testing.assert_close(some, whole.gather(1, keep[..., None].expand(-1, -1, 32)), rtol=1e-5, atol=1e-6)
 
 

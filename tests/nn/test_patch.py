@@ -5,7 +5,7 @@ import torch
 
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
-from mmkit.nn.patch import PatchEmbed
+from mmkit.nn.patch import PatchEmbed, patchify, unpatchify
 from mmkit.nn.positions import GridPositions, resize_positions
 
 
@@ -17,6 +17,16 @@ def test_a_patch_layer_is_a_strided_convolution(size, patch, conv):
     theirs.weight.data, theirs.bias.data = ours.proj.weight.data.reshape(6, 3, *patch), ours.proj.bias.data
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(ours(x), theirs(x).flatten(2).mT, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "patch"), [((2, 5), (4, 3)), ((5, 1), (2, 8)), ((1, 1), (3, 2)), ((3, 2, 4), (2, 4, 3)), ((7,), (5,))]
+)
+def test_patches_become_the_picture_again(grid, patch):
+    x = torch.randn(2, 3, *(cells * side for cells, side in zip(grid, patch, strict=True)))
+    patches = patchify(x, patch)
+    assert torch.equal(unpatchify(patches, grid, patch), x)
+    assert torch.equal(patchify(unpatchify(patches, grid, patch), patch), patches)
 
 
 def test_a_size_that_the_patch_does_not_divide_is_named():

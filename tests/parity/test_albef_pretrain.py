@@ -64,7 +64,7 @@ def compare_words(x, batch, f, mlm, name):
     """The vocabulary's logits at the hidden positions, as trained, and at all of them."""
     recorded, words = x[f"out.{name}"], f.model.word_embeddings
     assert_close(mlm.logits(f.masked, words), recorded[x["in.mlm_labels"] != -100], OUTPUT, name)
-    every = f.model.fuse(f.model.encode_text(batch.masked.ids, batch.mask), [f.context]).x
+    every = f.model.fuse(f.model.encode_text(batch.masked.ids, batch.mask), [f.context]).text.x
     assert_close(mlm.logits(every[batch.mask], words), recorded[batch.mask], OUTPUT, f"{name} at all positions")
 
 

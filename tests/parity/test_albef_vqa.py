@@ -52,8 +52,8 @@ def test_outputs(path):
     batch = batch_of(x)
     f, head = task.features(batch, 0), task.heads["answer"]
     real = batch.mask
-    assert_close(f.fused.x[real], x["out.question_states"][real], OUTPUT, "question_states")
-    assert_close(f.teacher.fused.x[real], x["out.question_states_m"][real], OUTPUT, "question_states_m")
+    assert_close(f.fused.text.x[real], x["out.question_states"][real], OUTPUT, "question_states")
+    assert_close(f.teacher.fused.text.x[real], x["out.question_states_m"][real], OUTPUT, "question_states_m")
     ids, of, read_at, labels = (batch.targets[f"answer_{name}"] for name in ("ids", "of", "index", "labels"))
     logits = head.token_logits(f.fused, ids, of, read_at)
     assert_close(logits, x["out.decoder_logits"][:, :-1].flatten(0, 1)[read_at], OUTPUT, "decoder_logits")
@@ -114,7 +114,7 @@ def compare_scores(x, first_logits, head, fused, answers):
     order = x["rank.rerank_id"]
     read_whole = torch.empty_like(order).scatter(1, order, x["rank.topk_ids"])  # before they were ranked
     whole = head._log_probability(
-        head.decoder.context(fused), answers.ids[read_whole], answers.mask[read_whole][:, :, 1:]
+        head.decoder.context(fused.text), answers.ids[read_whole], answers.mask[read_whole][:, :, 1:]
     )
     assert_close(-whole.flatten()[:, None], x["rank.answer_loss"], OUTPUT, "answer_loss", "loss")
     first = first.gather(1, read_whole)

@@ -18,7 +18,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Candidates, Head
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
-from mmkit.types import HeadOutput, ModelSpec, Tokens
+from mmkit.types import Fused, HeadOutput, ModelSpec
 
 
 class AnswerClassifier(Head):
@@ -52,9 +52,9 @@ class AnswerClassifier(Head):
         found = {f"pool.{name}": f"heads.itm.pool.{name}" for name in self.pool.state_dict()}
         return {own: state[source] for own, source in found.items() if source in state}
 
-    def logits(self, fused: Tokens) -> Tensor:
-        """The fused tokens (B, N, D), of which the first is read -> (B, C) float32."""
-        cls_BD = fused.x[:, 0] if self.pool is None else self.pool(fused.x[:, 0]).tanh()
+    def logits(self, fused: Fused) -> Tensor:
+        """The fused states, of which the text's first is read -> (B, C) float32."""
+        cls_BD = fused.first if self.pool is None else self.pool(fused.first).tanh()
         return self.out(F.gelu(self.norm(self.dense(cls_BD)))).float()
 
     def forward(self, f: Features) -> HeadOutput:
@@ -87,11 +87,11 @@ class AnswerClassifier(Head):
         """The logits (B, C) float32 of a batch."""
         return self.logits(f.fused_first)
 
-    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+    def rank(self, fused: Fused, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
         """The best of each question -> rows (B, top) int64 and probabilities (B, top), best first.
 
         Each probability stands alone: several answers can be right, and they do not sum to 1.
         """
-        chosen_BC = self.logits(fused)[:, candidates.ids[:, 0].to(fused.x.device)]
+        chosen_BC = self.logits(fused)[:, candidates.ids[:, 0].to(fused.text.x.device)]
         best = chosen_BC.sigmoid().topk(min(top, chosen_BC.shape[1]), dim=1)
         return best.indices, best.values

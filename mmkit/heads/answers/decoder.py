@@ -19,7 +19,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Candidates, Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
-from mmkit.types import HeadOutput, ModelSpec, Tokens
+from mmkit.types import Fused, HeadOutput, ModelSpec
 
 
 class AnswerDecoder(Head):
@@ -70,9 +70,9 @@ class AnswerDecoder(Head):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
-    def token_logits(self, fused: Tokens, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
+    def token_logits(self, fused: Fused, ids_AL: Tensor, of_A: Tensor, index_N: Tensor) -> Tensor:
         """Decoder inputs (A, L), the row of ``fused`` of each, and places in (A x L) -> logits (N, V)."""
-        states_ALD = self.decoder(ids_AL, self.decoder.context(fused).rows(of_A))
+        states_ALD = self.decoder(ids_AL, self.decoder.context(fused.together()).rows(of_A))
         return self.vocabulary.logits(states_ALD.flatten(0, 1)[index_N], self.decoder.word_embeddings)
 
     def forward(self, f: Features) -> HeadOutput:
@@ -103,13 +103,13 @@ class AnswerDecoder(Head):
 
     # ---- answering ---------------------------------------------------------------------------------------------
 
-    def rank(self, fused: Tokens, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
+    def rank(self, fused: Fused, candidates: Candidates, top: int = 1) -> tuple[Tensor, Tensor]:
         """The best candidates of each question -> rows (B, top) int64 and probabilities (B, top), best first.
 
         Probabilities are over the candidates that were read whole.
         """
-        context = self.decoder.context(fused)
-        size, device = len(fused.x), fused.x.device
+        context = self.decoder.context(fused.together())
+        size, device = len(fused.text.x), fused.text.x.device
         ids_CL, real_CL = candidates.ids.to(device), candidates.mask[:, 1:].to(device)
         start_BD = self.decoder(ids_CL[:1, :1].expand(size, 1), context)[:, 0]
         first_BV = self.vocabulary.logits(start_BD, self.decoder.word_embeddings).float().log_softmax(-1)
@@ -133,13 +133,13 @@ class AnswerDecoder(Head):
         total_NL = torch.zeros(real_NL.shape, device=found.device).masked_scatter_(real_NL, found)
         return total_NL.sum(1).view(k, size).T
 
-    def generate(self, fused: Tokens, first: int, last: int) -> tuple[Tensor, Tensor]:
+    def generate(self, fused: Fused, first: int, last: int) -> tuple[Tensor, Tensor]:
         """The likeliest word again and again, from ``first`` ([CLS]) to ``last`` ([SEP]), which fills rows up.
 
         Returns ids (B, L) int64 without ``first``, and probabilities (B,) float32.
         """
-        first_B = torch.full((len(fused.x),), first, device=fused.x.device)
+        first_B = torch.full((len(fused.text.x),), first, device=fused.text.x.device)
         ids_BL, log_B = self.decoder.greedy(
-            self.decoder.context(fused), first_B, last, self.max_tokens - 1, self.vocabulary.logits
+            self.decoder.context(fused.together()), first_B, last, self.max_tokens - 1, self.vocabulary.logits
         )
         return ids_BL, log_B.exp()
