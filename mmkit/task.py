@@ -183,7 +183,16 @@ class Task(nn.Module):
                 module.constrain()
 
     def compile_blocks(self) -> None:
-        """Compiles every transformer block, of the teacher too, where most of the time goes; the rest stays eager."""
+        """Compiles every transformer block, of the teacher too, where most of the time goes; the rest stays eager.
+
+        torch keeps compiled code on disk and finds it again by its settings. ``ATEN_CPU_CAPABILITY`` is none of them,
+        so that code made for vectors of another width would be taken, and write beyond its arrays or leave parts of
+        them unwritten: the width becomes a setting here.
+        """
+        from torch._inductor import config
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        config.cpp.simdlen = pick_vec_isa().bit_width()
         for module in self.modules():
             if isinstance(module, PreNormBlock | PostNormBlock):
                 module.compile(dynamic=True)

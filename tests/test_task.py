@@ -101,6 +101,17 @@ def test_every_block_is_compiled_the_teachers_too():
     assert all(block._compiled_call_impl is not None for block in blocks)
 
 
+def test_the_width_of_vectors_is_a_setting_by_which_compiled_code_is_found_again(monkeypatch):
+    from torch._inductor import config, cpu_vec_isa
+
+    monkeypatch.setattr(config.cpp, "simdlen", None)
+    for width in (256, 512):
+        isa = type("ISA", (), {"bit_width": lambda self, width=width: width})
+        monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", isa)
+        task(["mlm"]).compile_blocks()
+        assert config.cpp.simdlen == width
+
+
 @pytest.mark.slow
 def test_compiled_blocks_equal_eager():
     """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
