@@ -17,6 +17,7 @@ from mmkit.nn.ema import EMA
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
+from tests.several import on_processes
 from tests.sizes import albef_tiny
 from tests.test_accumulation import ShortOnes, Two, difference, hidden
 
@@ -114,6 +115,11 @@ def test_the_width_of_vectors_is_a_setting_by_which_compiled_code_is_found_again
 
 @pytest.mark.slow
 def test_compiled_blocks_equal_eager():
+    """In a process of its own: after a compiled backward pass, forks of a process have none."""
+    mp.start_processes(compare_compiled, nprocs=1, start_method="spawn")
+
+
+def compare_compiled(rank):
     """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
 
     def one_of_each(vocab_size):
@@ -198,19 +204,16 @@ def accumulated(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def _process(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def work(rank, world, folder):
     result, accumulate = two_steps(rank, world), accumulated(rank, world)
     if rank == 0:
-        torch.save(result, f"{folder}/result.pt")
-        torch.save(accumulate, f"{folder}/accumulated.pt")
-    dist.destroy_process_group()
+        torch.save(result, folder / "result.pt")
+        torch.save(accumulate, folder / "accumulated.pt")
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_take_the_step_of_one(tmp_path, world):
-    mp.start_processes(_process, (world, str(tmp_path)), nprocs=world, start_method="spawn")
+    on_processes(world, work, tmp_path)
     several, one = torch.load(tmp_path / "result.pt", weights_only=True), two_steps(0, 1)
     assert several.keys() == one.keys()
     for name, value in copy.copy(one).items():

@@ -68,6 +68,10 @@ def test_it_overfits_eight_samples(name, seed):
     if name == "itc":
         t.heads["itc"].queue.size = 0
     samples, losses = batch(8, seed=seed), []
+
+    def wanted(first, share=1.0):
+        return first - 0.3 / share if name == "wpa" else 0.25 * share * first  # a difference of distances has no zero
+
     for step in range(120 if name in ("itc", "sigmoid", "itm_mixed") else 300):
         out = t(samples, 0 if name == "itm_mixed" else step)  # one pair a sample is little: always the same
         losses.append(out.loss.item())
@@ -77,8 +81,9 @@ def test_it_overfits_eight_samples(name, seed):
         optimizer.step()
         schedule.step()
         t.after_step([out.carry])
-    first, last = losses[0], sum(losses[-5:]) / 5
-    assert last < (first - 0.3 if name == "wpa" else 0.25 * first)  # a difference of distances has no zero
+        if step >= 60 and max(losses[-20:]) < wanted(losses[0], 0.5):
+            break  # it stays at half of what is asked: learnt, and the rest of the steps shows nothing more
+    assert sum(losses[-5:]) / 5 < wanted(losses[0])
 
 
 def test_nothing_hidden_is_no_loss():
