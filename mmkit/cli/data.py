@@ -23,8 +23,8 @@ SOURCE = (
     "openmoji-hypotheses, easy-vqa, each also with :SPLIT"
 )
 QUESTIONS = (
-    "JSON lines with image, question and answers; VQA's questions (with --annotations); Visual Genome's "
-    "question_answers.json; one of ALBEF's lists; easy-vqa. May be given several times"
+    "JSON lines or a table with image, question and answers; VQA's (with --annotations), GQA's, Visual Genome's "
+    "or one of ALBEF's lists; easy-vqa. May be given several times"
 )
 
 

@@ -65,9 +65,9 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         "the folders' or labels' names)",
     )  # fmt: skip
     command.add_argument(
-        "--templates", metavar="SET or FILE",
-        help="imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name (default: those "
-        'of the class set or of built-in data, else "{}")',
+        "--templates", metavar="SET, FILE or TEXT",
+        help="imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name; or one such "
+        'prompt (default: those of the class set or of built-in data, else "{}")',
     )  # fmt: skip
     command.add_argument(
         "--confusion", type=Path, metavar="PNG", help="draw which class is taken for which (after re-ranking, if any)"

@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _source(args: argparse.Namespace) -> Source:
     from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import is_data_set, open_source
+    from mmkit.data.sources.open import is_data_set, metadata_in, open_source
     from mmkit.errors import UserError
     from mmkit.inference.embed_files import Pictures
 
     path = Path(args.data)
-    if path.is_dir() and not is_data_set(args.data):
+    if path.is_dir() and not is_data_set(args.data) and metadata_in(path) is None:
         for name in ("columns", "split", "images"):
             if getattr(args, name):
                 raise UserError(f"--{name}: has no meaning for {args.data}")

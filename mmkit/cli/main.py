@@ -67,6 +67,7 @@ def execute(args: argparse.Namespace) -> int:
     try:
         live_with_launcher()
         check_output(args.json)
+        check_texts(args)
         numbers = args.run(args)
         if numbers is not None:
             show(numbers)
@@ -124,6 +125,16 @@ def check_output(path: Path | None, option: str = "--json") -> None:
     """UserError where the file cannot be written, before any work; nothing is made."""
     if path is not None:
         files.check_writable(path, f"{option} {path}")
+
+
+def check_texts(args: argparse.Namespace) -> None:
+    """UserError for bytes that are no UTF-8 in a text; a file may be called so."""
+    for name, value in vars(args).items():
+        half = isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
+        if half and not Path(value).exists():
+            raise UserError(
+                f"--{name.replace('_', '-')} {value!a}: not UTF-8; set the terminal, or the script, to UTF-8"
+            )
 
 
 def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:

@@ -27,8 +27,8 @@ def register(commands: Commands) -> None:
     command.add_argument("--top", type=int, default=5, metavar="K", help="show the best K answers (default 5)")
     command.add_argument(
         "--data", metavar="RECORDS",
-        help="JSON lines with image, question and answers; VQA's questions (with --annotations); Visual Genome's "
-        "question_answers.json; one of ALBEF's lists; easy-vqa:test",
+        help="JSON lines or a table with image, question and answers; VQA's (with --annotations), GQA's, Visual "
+        "Genome's or one of ALBEF's lists; easy-vqa:test",
     )  # fmt: skip
     command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
     command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")

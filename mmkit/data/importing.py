@@ -14,8 +14,9 @@ from mmkit.data.sources.built_in import split_of
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.forms import FORMATS
+from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.published.karpathy import Karpathy
-from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles
+from mmkit.data.sources.published.vqa import AnswerLists, GQAQuestions, VisualGenomeQA, VQAFiles
 from mmkit.data.sources.table import Table
 from mmkit.data.writing import write_records
 from mmkit.errors import UserError
@@ -38,12 +39,17 @@ def open_format(
         "vqa": lambda: VQAFiles(path, annotations, images=folder, pictures=pictures),
         "vg-qa": lambda: VisualGenomeQA(path, images=folder),
         "albef-vqa": lambda: AnswerLists(path, images=folder),
+        "gqa": lambda: GQAQuestions(path, images=folder),
         "csv": lambda: Table(path, columns=columns, images=folder),
         "records": lambda: open_source(path, columns=columns, split=split, images=images),
         "builtin": lambda: split_of(path),
     }
     if kind not in makers:
         raise UserError(f"format {kind!r}; there are {', '.join(FORMATS)}")
+    form = form_of(path) if Path(path).suffix.lower() == ".json" else "unknown"
+    own = "karpathy" if form == "albef" else form
+    if kind not in ("records", "builtin") and own in FORMATS and kind != own:
+        raise UserError(f"{path}: seems to be of another form: mmkit data import {own}")
     return makers[kind]()
 
 

@@ -39,7 +39,9 @@ def decode(data: bytes, *, first: bool = False) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise NotText(f"byte {data[error.start]:#04x}", error.start) from error
+        half = re.match(rb"\xed[\xa0-\xbf]", data[error.start :])
+        what = "half a character, as of an emoji in CESU-8, at byte" if half else "byte"
+        raise NotText(f"{what} {data[error.start]:#04x}", error.start) from error
 
 
 def encoding_of(data: bytes) -> str:
@@ -70,7 +72,11 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 
 def read_text(path: str | Path, what: str = "text") -> str:
-    """All of a text file; UserError, with line and byte, for another encoding. what: see ``read_bytes``."""
+    """All of a text file; UserError, with line and byte, for another encoding, and for a table, whose commas would be
+    read as words. what: see ``read_bytes``.
+    """
+    if Path(path).suffix.lower() in (".csv", ".parquet", ".arrow"):
+        raise UserError(f"{path}: a table; expected {what} in a text file, call it .txt")
     data = read_bytes(path, what)
     try:
         return decode(data, first=True)

@@ -10,14 +10,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from mmkit.data.images.formats import suffix_of
-from mmkit.data.images.opening import load_image
+from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
@@ -36,8 +37,8 @@ def write_records(
 
     limit: only the first so many. progress: called with (done, total). copy_to: a folder for the pictures, all of them;
     None = those that are files stay where they are, and others are saved in ``STEM-images`` beside the file. Each
-    picture is saved once. UserError for a file that is there already or cannot be written, and for targets that JSON
-    cannot say.
+    picture is saved once; after an error none stays. UserError for a file that is there already or cannot be written,
+    and for targets that JSON cannot say.
     """
     path = Path(path)
     if path.exists():
@@ -50,11 +51,13 @@ def write_records(
         )
     problems = Problems(path, unit="record")
     try:
-        with writing(path) as file:
+        with pictures.kept(), writing(path) as file:
             for i in range(n):
                 record = source[i]
                 try:
                     file.write(json.dumps(_row(record, pictures, f"{i:06d}"), ensure_ascii=False) + "\n")
+                except BadImage as error:
+                    raise UserError(f"{record.key}: {error}") from error
                 except (TypeError, ValueError) as error:
                     problems.add(record.key, "not JSON", f"its targets cannot be written ({error})")
                     problems.raise_if_any(n)
@@ -93,6 +96,20 @@ class _Pictures:
         self.saved: dict[str, str] = {}
         self.of_id: dict[str, str] = {}
         self.repeated = 0
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What is saved inside stays, and the folders made for it, only if nothing is raised."""
+        new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                for file in self.folder.iterdir():
+                    file.unlink()
+                for place in new:
+                    place.rmdir()
+            raise
 
     def name(self, image: Image.Image | Path | bytes, stem: str) -> str:
         """The path relative to the file of records; the picture is saved first where it must be."""

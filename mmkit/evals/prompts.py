@@ -77,7 +77,7 @@ def imagenet_folders() -> tuple[str, ...]:
 
 
 def templates_named(name: str | Path) -> tuple[str, ...]:
-    """The built-in templates of that name; of any other name the templates in that file."""
+    """The built-in templates of that name, or the one that the text is, if it holds {}; else those in that file."""
     if name in ("imagenet", "imagenet7"):
         import open_clip
 
@@ -87,7 +87,10 @@ def templates_named(name: str | Path) -> tuple[str, ...]:
     if str(name) in sets:
         return sets[str(name)]
     if not Path(name).is_file():
-        raise UserError(f"--templates {name}: neither a file nor one of {', '.join(TEMPLATE_SETS)}")
+        if "{}" in str(name):
+            check_templates([str(name)], "--templates")
+            return (str(name),)
+        raise UserError(f'--templates {name}: no file, none of {", ".join(TEMPLATE_SETS)}, and no "a photo of a {{}}."')
     return read_templates(name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmkit.data.labels import natural, same_names, some
 from mmkit.data.records import Record
-from mmkit.data.sources.walk import SUFFIXES, is_hidden, walk
+from mmkit.data.sources.walk import is_hidden, pictures_in, walk
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -43,22 +43,17 @@ class ClassFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        found = walk(self.path)
-        loose = [p for p in found.pictures if p.parent == self.path]
+        found = pictures_in(self.path)
+        loose = [p for p in found if p.parent == self.path]
         if loose:
             raise UserError(f"{loose[0]}: lies beside the class folders; expected {self.path}/CLASS/{loose[0].name}")
-        if not found.pictures:
-            told = f"; it holds {found.told()}" if found.left_out else ""
-            raise UserError(f"{self.path}: no pictures in it ({', '.join(sorted(SUFFIXES))}){told}")
-        _check_layout(self.path, found.pictures)
-        if found.left_out:
-            log.info("%s: left out, as they are no pictures: %s", self.path, found.told())
+        _check_layout(self.path, found)
         of_class: defaultdict[str, dict[str, Path]] = defaultdict(dict)
-        for picture in found.pictures:
+        for picture in found:
             of_class[picture.relative_to(self.path).parts[0]].setdefault(os.path.realpath(picture), picture)
         self.class_names = sorted(of_class, key=natural)
         self._rows = [(p, i) for i, name in enumerate(self.class_names) for p in of_class[name].values()]
-        self._tell(found.pictures, of_class)
+        self._tell(found, of_class)
 
     def __len__(self) -> int:
         return len(self._rows)

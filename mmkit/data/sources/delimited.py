@@ -117,9 +117,10 @@ class TableFile:
         if lacking:
             bare = any(Path(cell).suffix.lower() in SUFFIXES for cell in self.header)
             hint = "The first line must name the columns. " if bare else ""
+            cut = f"separated by {SEPARATORS[self.separator]}" if len(self.header) > 1 else "one column"
             raise UserError(
                 f"{self.path}:{self._body}: no column {', '.join(lacking)}; the header has {', '.join(self.header)} "
-                f"(separated by {SEPARATORS[self.separator]}). {hint}Say which is which with --columns "
+                f"({cut}). {hint}Say which is which with --columns "
                 f"{','.join(f'{field}=COLUMN' for field in needs)}"
             )
         return columns

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record
-from mmkit.data.sources.walk import SUFFIXES, walk
+from mmkit.data.sources.walk import pictures_in
 from mmkit.data.text_files import read_lines
 from mmkit.errors import UserError
-
-log = logging.getLogger(__name__)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted; UserError when there are none. What is left out is said, see ``walk``."""
-    found = walk(folder, beside=(".txt",))
-    if not found.pictures:
-        told = f"; it holds {found.told()}" if found.left_out else ""
-        raise UserError(f"{folder}: no pictures in it ({', '.join(sorted(SUFFIXES))}){told}")
-    if found.left_out:
-        log.info("%s: left out, as they are no pictures: %s", folder, found.told())
-    return found.pictures
 
 
 class Folder:
@@ -37,7 +23,7 @@ class Folder:
         self.path = Path(path)
         self._rows: list[tuple[Path, tuple[str, ...]]] = []
         problems, self.files = Problems(self.path, unit="picture"), PictureFiles(self.path)
-        pictures = pictures_in(self.path)
+        pictures = pictures_in(self.path, beside=(".txt",))
         for picture in pictures:
             text, name = picture.with_suffix(".txt"), str(picture.relative_to(self.path))
             if not text.is_file() and not captions_needed:

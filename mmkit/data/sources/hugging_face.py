@@ -253,5 +253,5 @@ def _load(name: str, split: str, config: str | None) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
         hint = f" There is no such folder here; where there is a network: {fetch}, then give FOLDER"
-        hint = "" if folder.exists() else hint
-        raise UserError(f"data set {name!r}, split {split!r}: cannot be loaded: {reason}.{hint}") from error
+        hint = " Give --split" if "nknown split" in reason else "" if folder.exists() else hint
+        raise UserError(f"data set {name!r}, split {split!r}: cannot be loaded: {reason.rstrip('.')}.{hint}") from error

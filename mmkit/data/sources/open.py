@@ -18,10 +18,10 @@ from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import (
     EVERYTHING,
-    TARS,
     Options,
     Wants,
     is_data_set,
+    metadata_in,
     read_data_set,
     read_folder,
     read_lines_of,
@@ -29,9 +29,10 @@ from mmkit.data.sources.readers import (
     read_table,
 )  # fmt: skip
 from mmkit.data.sources.table import Table
+from mmkit.data.sources.walk import TARS, unpack_by
 from mmkit.errors import UserError
 
-__all__ = ["forms", "is_data_set", "open_all_questions", "open_records", "open_source", "own_classes"]
+__all__ = ["forms", "is_data_set", "metadata_in", "open_all_questions", "open_records", "open_source", "own_classes"]
 
 Want = Literal["caption", "label", "question", "boxes"]
 
@@ -84,7 +85,7 @@ def open_source(
         folder = path.with_suffix("")
         raise UserError(
             f"{name}: an archive; unpack it into a folder of pictures with captions beside them: mkdir {folder} && "
-            f"tar -xf {name} -C {folder}"
+            f"{unpack_by(name, folder)}"
         )
     raise UserError(f"{name}: no such file or folder; give {forms(wanted)}")
 
@@ -175,7 +176,7 @@ READERS = (
         takes=("columns", "images"),
     ),
     Reader(
-        form="a published list (.json) of COCO's, Karpathy's, ALBEF's, VQA's or Visual Genome's",
+        form="a published list (.json) of COCO's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
         gives=frozenset({"caption", "question"}), fits=_is_published, read=read_published,
         takes=("split", "images", "annotations", "pictures"),
     ),

@@ -7,15 +7,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import JsonLines, Source
-from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
+from mmkit.data.records import JsonLines, Source, renamed
+from mmkit.data.sources.class_folder import SPLITS, ClassFolder, is_class_folder
 from mmkit.data.sources.delimited import TableFile
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.hugging_face import HuggingFace, columns_in
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.json_form import GIVES, form_of
 from mmkit.data.sources.published.karpathy import Karpathy
-from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.data.sources.published.vqa import AnswerLists, GQAQuestions, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.table import NAMES, ClassTable, Table
 from mmkit.data.sources.walk import walk
@@ -24,7 +24,6 @@ from mmkit.errors import UserError
 
 HUB = "hf:"
 ARROW = (".parquet", ".arrow")
-TARS = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".7z")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 EVERYTHING = frozenset({"caption", "label", "question", "boxes"})
 Wants = frozenset[str]
@@ -57,8 +56,14 @@ def is_data_set(spec: str) -> bool:
         return False
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return True
-    found = any(p.suffix.lower() in ARROW for folder in (path, path / "data") for p in folder.glob("*"))
-    return found and not walk(path).pictures
+    shards = {p.stem for p in path.glob("*.tar")}  # img2dataset writes a table beside each, without the pictures
+    files = (p for folder in (path, path / "data") for p in folder.glob("*") if p.stem not in shards)
+    return any(p.suffix.lower() in ARROW for p in files) and not walk(path).pictures
+
+
+def metadata_in(folder: Path) -> Path | None:
+    """The file of what ``datasets`` calls an image folder, with file_name and text, or others, for each picture."""
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
 def read_data_set(name: str, wants: Wants, given: Options) -> Source:
@@ -119,8 +124,9 @@ def read_published(name: str, wants: Wants, given: Options) -> Source:
     given.refuse(name, but=takes.get(form, ("images",)))
     if form == "vqa":
         return _vqa(name, given)
-    if form in ("vg-qa", "albef-vqa"):
-        return _answered((VisualGenomeQA if form == "vg-qa" else AnswerLists)(name, images=images), name, wants, given)
+    lists: dict[str, Any] = {"vg-qa": VisualGenomeQA, "albef-vqa": AnswerLists, "gqa": GQAQuestions}
+    if form in lists:
+        return _answered(lists[form](name, images=images), name, wants, given)
     return CocoCaptions(name, images=images) if form == "coco" else Karpathy(name, images, split=given.split)
 
 
@@ -135,7 +141,7 @@ def _vqa(name: str, given: Options) -> Source:
     return VQAFiles(name, given.annotations, images=folder, pictures=given.pictures)
 
 
-def _answered(source: AnswerLists | VisualGenomeQA, name: str, wants: Wants, given: Options) -> Source:
+def _answered(source: Any, name: str, wants: Wants, given: Options) -> Source:
     """The source; UserError where answers are wanted and a row has none."""
     if "question" in wants and given.answers_needed:
         lacking = [row.at for row in source.rows if not row.answers]
@@ -154,7 +160,7 @@ def read_lines_of(name: str, wants: Wants, given: Options) -> Source:
         return VQALines(name, **own, answers_needed=given.answers_needed)  # type: ignore[arg-type]
     if wants:
         return JsonLines(name, **own, needs=tuple(sorted(wants)))  # type: ignore[arg-type]
-    first = _first_row(name)
+    first = renamed(_first_row(name), given.columns or {})
     if "question" in first and "caption" not in first:
         return VQALines(name, **own, answers_needed=False)  # type: ignore[arg-type]
     needs = ("caption",) if "caption" in first or not first else ()
@@ -174,40 +180,32 @@ def _first_row(name: str) -> Mapping[str, Any]:
 def read_folder(name: str, wants: Wants, given: Options) -> Source:
     """Pictures in class folders, with captions beside them, with a file of metadata, or alone."""
     path = Path(name)
-    own = next((path / file for file in METADATA if (path / file).is_file()), None)
-    if own is not None and "label" not in wants:
+    own = metadata_in(path)
+    if own is not None and not ("label" in wants and is_class_folder(path)):
         return _metadata(own, wants)
+    below = sorted(p for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS and metadata_in(p))
+    if below:
+        raise UserError(
+            f"{path}: its parts have a file of metadata each; give one of them: {', '.join(map(str, below))}"
+        )
     if "label" in wants:
         return ClassFolder(path)
-    found = walk(path, beside=(".txt",))
-    packed = [ending for ending in found.left_out if ending in TARS]
-    if not found.pictures and packed:
-        raise UserError(
-            f"{path}: holds {found.told()}, no pictures; unpack them: for f in {path}/*{packed[0]}; do tar -xf $f -C "
-            f"{path}; done"
-        )
     if "caption" not in wants:
         if is_class_folder(path):
             return ClassFolder(path)
-        texts = any(picture.with_suffix(".txt").is_file() for picture in found.pictures)
+        texts = any(picture.with_suffix(".txt").is_file() for picture in walk(path).pictures)
         return Folder(path, captions_needed=texts)
     return Folder(path)
 
 
 def _metadata(file: Path, wants: Wants) -> Source:
-    """A folder as ``datasets`` calls an image folder: file_name and text, or others, for each picture."""
+    """A folder by its file of metadata."""
     if file.suffix == ".parquet":
         return read_data_set(str(file), wants, Options(columns={"image": "file_name"}))
     if file.suffix == ".csv":
         return read_table(str(file), wants, Options())
     keys = _first_row(str(file))
-    columns = {
-        field: next((own for own in NAMES[field] if own in keys), field)
-        for field in ("image", "caption") if not (field == "caption" and "caption" not in wants and wants)
-    }  # fmt: skip
-    if "file_name" in keys:
-        columns["image"] = "file_name"
-    if columns.get("caption") not in keys and not wants:
-        columns.pop("caption", None)
-        return JsonLines(file, columns=columns, needs=())
-    return read_lines_of(str(file), wants or frozenset({"caption"}), Options(columns=columns))
+    fields = {field for field in NAMES if field in wants or not wants} - {"image"}
+    columns = {field: next(own for own in NAMES[field] if own in keys) for field in fields if {*NAMES[field]} & {*keys}}
+    columns["image"] = next((own for own in ("file_name", *NAMES["image"]) if own in keys), "image")
+    return read_lines_of(str(file), wants, Options(columns=columns))

@@ -56,7 +56,7 @@ class Table:
         found = self.table.columns
         if needs is None:
             needs = ("caption",) if "caption" in found else ()
-            if not found.keys() - {"image", "image_id"}:
+            if not found.keys() - {"image", "image_id"} and len(self.table.header) > len(found):
                 TableFile(self.path, wanted=wanted, named=named, needs=("image", "caption"))  # says what it has
         self.needs = tuple(dict.fromkeys(("image", *needs)))
         self.root = Path(images) if images is not None else self.path.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from pathlib import Path
 from mmkit.data.images.formats import SUFFIXES, suffix_of
 from mmkit.errors import UserError
 
+log = logging.getLogger(__name__)
+
+TARS = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".7z")
 HIDDEN = frozenset((
     "__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "#recycle",
     "system volume information",
@@ -43,6 +47,28 @@ def walk(folder: str | Path, beside: Iterable[str] = ()) -> Walk:
     _into(top, [Path(os.path.realpath(top))], found, frozenset(beside))
     found.pictures.sort()
     return found
+
+
+def pictures_in(folder: str | Path, beside: Iterable[str] = ()) -> list[Path]:
+    """The pictures that ``walk`` finds; UserError where there are none. What is left out is said."""
+    found = walk(folder, beside)
+    packed = next((ending for ending in TARS if ending in found.left_out), None)
+    if found.pictures:
+        if found.left_out:
+            log.info("%s: left out, as they are no pictures: %s", folder, found.told())
+        return found.pictures
+    if packed is not None:
+        raise UserError(
+            f"{folder}: holds {found.told()}, no pictures; unpack them: for f in {folder}/*{packed}; do "
+            f"{unpack_by(packed, folder).replace(packed, '$f')}; done"
+        )
+    told = f"; it holds {found.told()}" if found.left_out else ""
+    raise UserError(f"{folder}: no pictures in it ({', '.join(sorted(SUFFIXES))}){told}")
+
+
+def unpack_by(archive: str, folder: str | Path) -> str:
+    """The command that unpacks an archive into a folder."""
+    return f"unzip {archive} -d {folder}" if archive.endswith(".zip") else f"tar -xf {archive} -C {folder}"
 
 
 def is_hidden(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
-from mmkit.data.sources.folder import pictures_in
+from mmkit.data.sources.walk import pictures_in
 from mmkit.errors import UserError
 from mmkit.evals.labels import with_classes
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from mmkit.data.text_files import decode
 
-Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "lines", "unknown"]
+Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "gqa", "lines", "unknown"]
 
 GIVES: dict[Form, frozenset[str]] = {
     "karpathy": frozenset({"caption"}), "albef": frozenset({"caption"}), "coco": frozenset({"caption"}),
     "vqa": frozenset({"question"}), "vg-qa": frozenset({"question"}), "albef-vqa": frozenset({"question"}),
+    "gqa": frozenset({"question"}),
 }  # fmt: skip
 """What the records of a form hold; lines hold anything."""
 
@@ -31,23 +32,18 @@ def form_of(path: str | Path) -> Form:
     first, end = _first(text[1:].lstrip() if text.startswith("[") else text)
     keys = set(first) if first is not None else set(re.findall(r'"([A-Za-z_]+)"\s*:', text))
     if text.startswith("["):
-        return (
-            "vg-qa"
-            if "qas" in keys
-            else "albef-vqa"
-            if "question" in keys
-            else "albef"
-            if "caption" in keys
-            else "unknown"
-        )
+        of: dict[str, Form] = {"qas": "vg-qa", "question": "albef-vqa", "caption": "albef"}
+        return next((form for key, form in of.items() if key in keys), "unknown")
     if first is not None and text[end:].strip() and "\n" in text.strip():
         return "lines"
     if first is not None and keys & {"image", "question"} and not keys & {"images", "questions"}:
         return "lines"
-    return (
-        "vqa" if "questions" in keys else "karpathy" if _sentences(first, text) else "coco"
-        if {"images", "annotations"} <= keys or "file_name" in keys else "unknown"
-    )  # fmt: skip
+    if "questions" in keys:
+        return "vqa"
+    if re.search(r'"imageId"\s*:', text):
+        return "gqa"
+    is_coco = {"images", "annotations"} <= keys or "file_name" in keys
+    return "karpathy" if _sentences(first, text) else "coco" if is_coco else "unknown"
 
 
 def _sentences(first: Any, text: str) -> bool:

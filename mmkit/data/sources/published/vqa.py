@@ -3,6 +3,7 @@
 - ``VQALines``: JSON lines with ``image``, ``question`` and ``answers`` (a string, a list, or VQA's objects).
 - ``VQAFiles``: ``v2_OpenEnded_mscoco_*_questions.json`` with ``v2_mscoco_*_annotations.json`` (Goyal et al. 2017).
 - ``VisualGenomeQA``: ``question_answers.json`` (Krishna et al. 2017); an answer weighs half (ALBEF).
+- ``GQAQuestions``: ``val_balanced_questions.json`` and the like (Hudson and Manning 2019).
 - ``AnswerLists``: ALBEF's ``vqa_train.json``, ``vqa_val.json``, ``vg_qa.json``, ``vqa_test.json``.
 
 The question is the record's caption. ``targets``: ``question``, ``answers`` (the annotators', repeats kept; absent in a
@@ -28,7 +29,7 @@ from mmkit.data.sources.questions import Asked, given_in, guess_type, tidy_answe
 from mmkit.data.text_files import id_of, is_absent, read_json
 from mmkit.errors import UserError
 
-__all__ = ["AnswerLists", "Joined", "VQAFiles", "VQALines", "VisualGenomeQA"]
+__all__ = ["AnswerLists", "GQAQuestions", "Joined", "VQAFiles", "VQALines", "VisualGenomeQA"]
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Row:
     image: str
     question: str
     question_id: int | str
-    at: int
+    at: int | str
     answers: tuple[str, ...] = ()
     answer: str | None = None
     answer_type: str | None = None
@@ -146,12 +147,13 @@ class VQAFiles(_Rows):
             if annotations is not None and told is None:
                 problems.add(at, "no annotation", f"question_id {entry['question_id']}: not in {annotations}")
                 continue
-            rows.append(
-                Row(
-                    image=name, question=str(entry["question"]).strip(), question_id=entry["question_id"], at=at,
-                    **(told or {}),
-                )
-            )  # fmt: skip
+            image_id, own = told or (None, {})
+            if image_id not in (None, id_of(entry["image_id"])):
+                what = f"image_id {entry['image_id']} here, {image_id} in {annotations}; do these go together?"
+                problems.add(at, "another picture", f"question_id {entry['question_id']}: {what}")
+                continue
+            question = str(entry["question"]).strip()
+            rows.append(Row(image=name, question=question, question_id=entry["question_id"], at=at, **own))
         super().__init__(path, images, rows, problems)
 
 
@@ -219,6 +221,24 @@ class VisualGenomeQA(_Rows):
         super().__init__(path, images, told, problems)
 
 
+class GQAQuestions(_Rows):
+    """GQA's questions; images: the folder of ``2375429.jpg``. In a test split they have no answer."""
+
+    def __init__(self, path: str | Path, *, images: str | Path) -> None:
+        path = Path(path)
+        problems, rows, whole = Problems(path, unit="row"), [], read_json(path, "GQA's questions")
+        for number, entry in (whole if isinstance(whole, Mapping) else {}).items():
+            if not _has(entry, ("imageId", "question"), number, problems):
+                continue
+            rows.append(
+                Row(
+                    image=f"{entry['imageId']}.jpg", question=str(entry["question"]).strip(), question_id=number,
+                    at=number, answers=tuple(filter(None, [_text(entry.get("answer"))])),
+                )
+            )  # fmt: skip
+        super().__init__(path, images, rows, problems)
+
+
 class AnswerLists(_Rows):
     """ALBEF's lists: rows of ``image``, ``question``, ``question_id`` and ``answer`` (a list, or one string).
 
@@ -259,7 +279,7 @@ def _list_in(data: Any, key: str | None, path: Path) -> list[Any]:
     return found
 
 
-def _has(entry: Any, keys: Sequence[str], at: int, problems: Problems) -> bool:
+def _has(entry: Any, keys: Sequence[str], at: int | str, problems: Problems) -> bool:
     missing = [key for key in keys if not isinstance(entry, Mapping) or entry.get(key) in (None, "")]
     if missing:
         names = ", ".join(f'"{key}"' for key in missing)
@@ -268,26 +288,26 @@ def _has(entry: Any, keys: Sequence[str], at: int, problems: Problems) -> bool:
     return not missing
 
 
-def _annotations(path: Path) -> dict[str | None, dict[str, Any]]:
-    """question_id -> what ``Row`` takes of an annotation."""
-    found: dict[str | None, dict[str, Any]] = {}
+def _annotations(path: Path) -> dict[str | None, tuple[str | None, dict[str, Any]]]:
+    """question_id -> image_id, and what ``Row`` takes of an annotation."""
+    found: dict[str | None, tuple[str | None, dict[str, Any]]] = {}
     problems = Problems(path, unit="row")
     entries = _list_in(read_json(path, "VQA's annotations"), "annotations", path)
     for at, entry in enumerate(entries):
         if not _has(entry, ("question_id", "answers"), at, problems):
             continue
         try:
-            answers, number = tuple(tidy_answers(entry["answers"], leave_out_empty=True)), id_of(entry["question_id"])
+            answers = tuple(tidy_answers(entry["answers"], leave_out_empty=True))
+            number, image_id = id_of(entry["question_id"]), id_of(entry.get("image_id"))
         except ValueError as error:
             problems.add(at, "bad answers", f"question_id {entry['question_id']}: {error}")
             continue
         if number in found:
             problems.add(at, "question twice", f"question_id {number} has an annotation before")
-        found[number] = {
-            "answers": answers,
-            "answer": _text(entry.get("multiple_choice_answer")),
+        found[number] = image_id, {
+            "answers": answers, "answer": _text(entry.get("multiple_choice_answer")),
             "answer_type": _text(entry.get("answer_type")),
-        }
+        }  # fmt: skip
     problems.raise_if_any(len(entries))
     return found
 
