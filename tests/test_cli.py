@@ -85,3 +85,13 @@ def test_numbers_are_written_flat_and_nested():
     assert nested({"step": 3, "retrieval.rerank.t2i_r1": 0.5}) == {
         "step": 3, "retrieval.rerank.t2i_r1": 0.5, "retrieval": {"rerank": {"t2i_r1": 0.5}},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--templates", "--classes"])
+def test_bytes_that_are_no_text_are_refused_before_any_work(tmp_path, capsys, option):
+    arguments = ["zeroshot", "--model", "none", "--data", "none"]
+    assert main([*arguments, option, "caf\udce9 {}"]) == 2
+    assert rf"{option} 'caf\udce9 {{}}': not UTF-8" in capsys.readouterr().err
+    (tmp_path / "caf\udce9").write_text("{}\n")  # a file may be called so
+    assert main([*arguments, option, str(tmp_path / "caf\udce9")]) == 2
+    assert "not UTF-8" not in capsys.readouterr().err

@@ -33,10 +33,15 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser("data", help="look at a data set and check it")
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = add_command(inner, "show", "draw a training batch as the model sees it, or questions with answers", show)
-    command.add_argument("source", metavar="SOURCE", help=SOURCE)
+    command.add_argument(
+        "source", metavar="SOURCE or CONFIG",
+        help=f"{SOURCE}; or FILE.py[:func(args)], whose own transform, masking and tokenizer are shown",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
     command.add_argument("--n", type=int, default=16, help="samples (default 16)")
-    command.add_argument("--size", type=int, default=128, help="pixels of each side (default 128)")
+    command.add_argument(
+        "--size", type=int, default=128, help="pixels of each side (default 128; of a config: its own)"
+    )
     command.add_argument("--seed", type=int, default=0, help="which batch (default 0)")
     _options(command)
     command = add_command(inner, "check", "count all that training or evaluation would trip over", check)
@@ -118,12 +123,14 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
+    if args.n < 1:
+        raise UserError(f"--n {args.n}: must be at least 1")
+    if _is_config(args.source):
+        return _show_config(args)
     source = open_source(
         args.source, columns=columns_of(args.columns), split=args.split, images=args.images,
         annotations=args.annotations, pictures=args.pictures, answers_needed=False,
     )  # fmt: skip
-    if args.n < 1:
-        raise UserError(f"--n {args.n}: must be at least 1")
     if has_task(source[0]):
         picture, n = task_grid(source, n=args.n, seed=args.seed), min(args.n, len(source))
     else:
@@ -131,6 +138,39 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
         picture, n = grid(batch, tokenizer), len(batch)
     save_picture(picture, args.out)
     return {"samples": n, "picture": str(args.out)}
+
+
+def _is_config(name: str) -> bool:
+    return Path(name.partition(":")[0]).suffix == ".py"
+
+
+def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Draw a batch of a config's last run as it is trained on; a run without a tokenizer has that of an earlier one."""
+    import tempfile
+
+    from mmkit.config import load_experiment
+    from mmkit.data.show.batch import batch_of, grid
+    from mmkit.errors import UserError
+    from mmkit.files import save_picture
+    from mmkit.train.build import make_dataset, make_tokenizer
+    from mmkit.train.inherit import inherited
+
+    for name in ("images", "split", "annotations", "pictures", "columns"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: has no meaning for a config")
+    experiment = inherited(load_experiment(args.source), args.out)
+    stages = [stage for stage in experiment.stages() if stage.tokenizer is not None]
+    if not stages:
+        raise UserError(f"{args.source}: names no tokenizer")
+    source = experiment.data.train()
+    with tempfile.TemporaryDirectory() as folder:
+        own = source if stages[-1] is experiment else stages[-1].data.train()
+        tokenizer = make_tokenizer(stages[-1], own, Path(folder) / "tokenizer")
+        dataset, plain = make_dataset(experiment, source, tokenizer)
+        batch = batch_of(dataset, args.n, args.seed)
+    plain = getattr(plain, "transform", plain)  # of one that sees grey pictures
+    save_picture(grid(batch, tokenizer, mean=plain.mean, std=plain.std), args.out)
+    return {"samples": len(batch), "picture": str(args.out)}
 
 
 def check(args: argparse.Namespace) -> Mapping[str, Any]:

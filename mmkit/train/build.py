@@ -19,9 +19,10 @@ from mmkit.config.experiment import BatchPlan
 from mmkit.config.override import parameters_of
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
-from mmkit.data.records import captions_of
+from mmkit.data.records import Source, captions_of
 from mmkit.data.targets import make_targets
-from mmkit.data.texts.coverage import coverage
+from mmkit.data.texts.coverage import Coverage, coverage
+from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank
@@ -46,7 +47,10 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the loop works with. ``predictor()`` makes what evaluators take, over the task's own model and heads."""
+    """What the loop works with. ``predictor()`` makes what evaluators take, over the task's own model and heads.
+
+    texts: how the vocabulary fits the captions, where that is known.
+    """
 
     task: nn.Module
     records: int
@@ -55,6 +59,7 @@ class Parts:
     predictor: Callable[[], Any]
     vocab_size: int
     transform: Any
+    texts: Coverage | None = None
 
 
 def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
@@ -84,23 +89,11 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             "lower data.global_batch or data.rank_batch"
         )
     tokenizer = make_tokenizer(exp, source, out / "tokenizer")
-    if rank() == 0:
-        _tell_texts(source, tokenizer, exp)
+    texts = _look_at_texts(source, tokenizer, exp) if rank() == 0 else None
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
-    transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
-    eval_transform = (
-        exp.data.eval_transform(size=exp.data.image_size) if exp.data.eval_transform else transform.for_eval()
-    )
-    if exp.data.blank_images:
-        transform, eval_transform = BlankTrain(transform), Blank(eval_transform)
-    targets = make_targets(exp.data.targets, tokenizer, transform, source)
-    check_classes(heads, targets)
-    dataset = PairDataset(
-        source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
-        masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
-        targets=targets,
-    )  # fmt: skip
+    dataset, eval_transform = make_dataset(exp, source, tokenizer)
+    check_classes(heads, dataset.targets)
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
         sampler = StepSampler(
@@ -118,18 +111,34 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
 
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
-        vocab_size=tokenizer.vocab_size, transform=eval_transform,
+        vocab_size=tokenizer.vocab_size, transform=eval_transform, texts=texts,
     )  # fmt: skip
 
 
-def _tell_texts(source: Any, tokenizer: Any, exp: Experiment) -> None:
-    """How the vocabulary fits the first captions, where they are to be had without pictures; what does not flip."""
-    if callable(getattr(source, "captions", None)):
-        fit = coverage(tokenizer, islice(source.captions(), LOOKED_AT), exp.data.max_tokens)
-        log.info("%s", fit.line(exp.data.max_tokens))
+def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer) -> tuple[PairDataset, Any]:
+    """What gives the training samples of a config, and its transform for evaluation."""
+    transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
+    eval_transform = (
+        exp.data.eval_transform(size=exp.data.image_size) if exp.data.eval_transform else transform.for_eval()
+    )
+    if exp.data.blank_images:
+        transform, eval_transform = BlankTrain(transform), Blank(eval_transform)
+    dataset = PairDataset(
+        source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
+        masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
+        targets=make_targets(exp.data.targets, tokenizer, transform, source),
+    )  # fmt: skip
+    return dataset, eval_transform
+
+
+def _look_at_texts(source: Any, tokenizer: Any, exp: Experiment) -> Coverage | None:
+    """How the vocabulary fits the first captions, if they are to be had without pictures; says what does not flip."""
+    if not callable(getattr(source, "captions", None)):
+        return None
     flip = exp.data.transform is None or exp.data.transform.keywords.get("flip", 1.0)
-    if flip and callable(getattr(source, "captions", None)) and asks(source[0]):
+    if flip and asks(source[0]):
         log.info("pictures with questions are not mirrored: their answers would stay as they are")
+    return coverage(tokenizer, islice(source.captions(), LOOKED_AT), exp.data.max_tokens)
 
 
 def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:

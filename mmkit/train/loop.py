@@ -92,7 +92,7 @@ def train(
             trainer.plan = make_plan(
                 experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
                 start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
-                product=product, threads=threads,
+                product=product, threads=threads, texts=parts.texts,
             )  # fmt: skip
             if start is not None:
                 trainer.restore(start)

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmkit.config import Experiment, Optim
 from mmkit.config.experiment import BatchPlan
+from mmkit.data.texts.coverage import Coverage
 from mmkit.heads.base import Head
 from mmkit.train.precision import ProductChoice
 
@@ -19,7 +20,7 @@ class Plan:
 
     minutes: of a run by the clock, whose ``steps`` are 0 before it began. warmup: as the config gives it.
     Where micro-batches are accumulated, ``within``: the heads that compare samples, which see those of one micro-batch;
-    ``counted``: the heads whose counts only a pass of their own tells.
+    ``counted``: the heads whose counts only a pass of their own tells. texts: how the vocabulary fits the captions.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Plan:
     warmup: str = ""
     within: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
+    texts: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For ``metrics.jsonl``."""
@@ -61,6 +63,7 @@ class Plan:
             f"= {batch.global_batch} a step"
             + (f"; {self.steps * batch.global_batch:,} samples in all" if self.minutes is None else ""),
             *self._accumulation(),
+            *([] if self.texts is None else [self.texts.line()]),
             f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
             f"initialised: {loaded or 'every part at random'}",
             f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
@@ -96,7 +99,7 @@ class Plan:
 
 def make_plan(
     exp: Experiment, task: Any, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
-    device: str, precision: str, product: ProductChoice, threads: int,
+    device: str, precision: str, product: ProductChoice, threads: int, texts: Coverage | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of one run. A model tells what it loaded by ``origins``: part -> file or name, and the share."""
     steps = exp.run.total_steps(steps_per_epoch)
@@ -107,7 +110,7 @@ def make_plan(
         precision=precision, product=product, threads=threads, parameters=count_parameters(task),
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
         within=tuple(name for name, head in heads if head.needs_negatives),
-        counted=tuple(name for name, head in heads if type(head).counts is Head.counts),
+        counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts,
     )  # fmt: skip
 
 

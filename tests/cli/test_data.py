@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from mmkit.cli.main import main
+from tests.train.fakes import COLOURS
 
 
 @pytest.fixture
@@ -84,6 +86,37 @@ def test_build_answers_from_vqa_and_visual_genome(vqa, capsys):
 def test_show_questions(tmp_path, monkeypatch):
     assert main(["data", "show", "easy-vqa:test", "--out", str(tmp_path / "sheet.png"), "--n", "2"]) == 0
     assert Image.open(tmp_path / "sheet.png").width == 2 * (220 + 14) + 14
+
+
+def test_show_a_configs_own_view(tmp_path, capsys):
+    (tmp_path / "config.py").write_text("""
+from dataclasses import replace
+from functools import partial
+from tests.train.fakes import tiny
+from mmkit.config import Experiment
+from mmkit.data.images.transforms import TrainTransform
+
+def plain(mean: float = 0.5) -> Experiment:
+    whole = partial(TrainTransform, scale=(1.0, 1.0), flip=0.0, randaugment=None, mean=(mean,) * 3, std=(0.1,) * 3)
+    return replace(tiny(), data=replace(tiny().data, transform=whole, masking=None))
+
+def grey() -> Experiment:
+    return replace(plain(), data=replace(plain().data, blank_images=True))
+
+def later() -> Experiment:
+    return replace(plain(), first=plain(), tokenizer=None, subfolder="later")
+""")
+    colours = {}
+    for name in ("plain", "plain(mean=0.2)", "grey", "later"):
+        config, out = f"{tmp_path}/config.py:{name}", tmp_path / f"{name}.png"
+        assert main(["data", "show", config, "--n", "1", "--out", str(out), "--json", str(tmp_path / "n")]) == 0
+        assert json.loads((tmp_path / "n").read_text())["samples"] == 1
+        colours[name] = Image.open(out).getpixel((100, 100))
+    batch = np.random.default_rng((0, 0)).permutation(40)[0]  # the first that a run with this seed takes
+    assert colours["plain"] == colours["plain(mean=0.2)"] == colours["later"] == ImageColor.getrgb(COLOURS[batch % 10])
+    assert colours["grey"] == (128, 128, 128)
+    assert main(["data", "show", config, "--out", str(out), "--split", "test"]) == 2
+    assert "--split: has no meaning for a config" in capsys.readouterr().err
 
 
 def test_import_refuses(tmp_path, capsys):

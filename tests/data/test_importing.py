@@ -14,13 +14,14 @@ from mmkit.data.importing import (
 )
 from mmkit.data.openmoji.pairs import Pairs
 from mmkit.data.openmoji.questions import Questions
-from mmkit.data.records import JsonLines
+from mmkit.data.records import JsonLines, Record
 from mmkit.data.show.tasks import has_task, right_answer, task_grid
 from mmkit.data.sources.built_in import built_in
 from mmkit.data.sources.delimited import columns_of
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.table import Table
+from mmkit.data.writing import export_source
 from mmkit.errors import UserError
 from tests.data.conftest import write
 
@@ -118,6 +119,38 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path, pictures):
     with pytest.raises(UserError, match="broken"):
         write_records(Breaks(n=3, size=32), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+    assert not (tmp_path / "out-images").exists()
+    (tmp_path / "out-images").mkdir()  # the user's, and empty
+    with pytest.raises(UserError, match="broken"):
+        write_records(Breaks(n=3, size=32), tmp_path / "out.jsonl")
+    assert list((tmp_path / "out-images").iterdir()) == []
+    with pytest.raises(UserError, match="broken"):
+        export_source(Breaks(n=3, size=32), tmp_path / "new" / "folder", "train")
+    assert not (tmp_path / "new").exists()
+    assert len(Breaks(n=2, size=32)) == write_records(Breaks(n=2, size=32), tmp_path / "out.jsonl")
+    assert len(list((tmp_path / "out-images").iterdir())) == 2
+
+
+def test_a_picture_that_cannot_be_written_is_named_as_such(tmp_path):
+    source = [Record(image=b"<html>", captions=("a",), image_id="x", key="t.parquet[5]")]
+    with pytest.raises(UserError, match=r"^t\.parquet\[5\]: .*no picture that can be read"):
+        write_records(source, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "own"),
+    [
+        ("vqa", [{"image": "0.png", "question": "a?", "answers": [{"answer": "b"}]}], "albef-vqa"),
+        ("albef-vqa", {"questions": []}, "vqa"),
+        ("karpathy", {"images": [{"file_name": "x"}], "annotations": []}, "coco"),
+        ("coco", [{"image": "0.png", "caption": "c"}], "karpathy"),
+        ("vg-qa", {"1": {"imageId": "0", "question": "a?"}}, "gqa"),
+    ],
+)
+def test_a_file_of_another_form_is_told_by_its_name(pictures, kind, data, own):
+    (pictures / "x.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=rf"x\.json: seems to be of another form: mmkit data import {own}$"):
+        open_format(kind, str(pictures / "x.json"))
 
 
 def test_built_in_names(tmp_path):

@@ -30,6 +30,7 @@ def test_a_byte_order_mark_is_accepted_and_left_out(tmp_path):
         ("a dog\n".encode("utf-16"), ["a.txt:1", "iconv -f UTF-16 -t"]),
         ("é dog\n".encode("utf-16-le"), ["a.txt:1", "iconv -f UTF-16LE -t"]),
         ("é dog\n".encode("utf-16-be"), ["a.txt:1", "iconv -f UTF-16BE -t"]),
+        (b"a\nbox \xed\xa0\xbd\n", ["a.txt:2", "half a character, as of an emoji in CESU-8, at byte 0xed, byte 5 of"]),
     ],
 )
 def test_another_encoding_is_named_with_file_line_byte_and_cure(tmp_path, data, says):
@@ -83,3 +84,12 @@ def test_ids_have_one_form():
     for value in (True, [1], {"a": 1}, math.inf):
         with pytest.raises(ValueError, match="must be a string or a number"):
             id_of(value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.parquet"])
+def test_a_table_is_no_list_of_lines(tmp_path, name):
+    (tmp_path / name).write_text("id,name\n0,red\n")
+    with pytest.raises(UserError, match=rf"{name}: a table; expected class names in a text file"):
+        read_lines(tmp_path / name, "class names")
+    (tmp_path / "a.tsv").write_text("n01\tred\n")
+    assert read_lines(tmp_path / "a.tsv") == ["n01\tred"]

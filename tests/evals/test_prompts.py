@@ -26,8 +26,14 @@ def test_templates_are_those_of_open_clip_as_texts():
 def test_templates_by_file_or_not_at_all(tmp_path):
     (tmp_path / "mine.txt").write_text("my {}\n")
     assert templates_named(tmp_path / "mine.txt") == ("my {}",)
-    with pytest.raises(UserError, match="neither a file nor one of imagenet, imagenet7, photo, openmoji, zh"):
+    with pytest.raises(UserError, match="no file, none of imagenet, imagenet7, photo, openmoji, zh, and no"):
         templates_named("imagenet80")
+
+
+def test_a_template_may_be_given_as_it_is():
+    assert templates_named("a drawing of a {}.") == ("a drawing of a {}.",)
+    with pytest.raises(UserError, match=r'--templates: "a \{\} and a \{\}" must hold \{\} once'):
+        templates_named("a {} and a {}")
 
 
 def test_a_class_set_brings_its_templates():

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.heads.base import Head
 from mmkit.train.loop import train
 from mmkit.train.means import Means
 from mmkit.types import HeadOutput, TaskOutput
-from tests.train.fakes import change, plain, tiny
+from tests.train.fakes import Squares, change, plain, tiny
 
 
 def output(loss, means) -> TaskOutput:
@@ -179,3 +180,28 @@ def test_the_lines_of_the_plan(tmp_path, caplog):
         "accumulation: itc, itm compare the 4 samples of a micro-batch with each other, not the 8 of a" in caplog.text
     )
     assert "accumulation: telling say only after a pass what they count" in caplog.text
+
+
+def test_the_plan_says_how_the_vocabulary_fits(tmp_path, caplog):
+    caplog.set_level("INFO", "mmkit")
+    source = Squares()
+    captions = [source[i].captions[0] for i in range(40)]
+    train_sentencepiece(captions=lambda: captions, folder=tmp_path / "words", vocab_size=80)
+    data = dict(train=partial(Known, texts=[*captions, "ж"]), max_tokens=6)
+    exp = change(tiny(), data=data, tokenizer=partial(reuse, path=str(tmp_path / "words")), run=dict(steps=3))
+    train(exp, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["texts"]
+    assert (found["texts"], found["unknown"], found["cut"], found["max_tokens"]) == (41, 1, 40, 6)
+    assert "of the pieces of 41 captions" in caplog.text
+    assert caplog.text.count("are longer than 6 tokens") == 1
+
+
+class Known(Squares):
+    """Squares whose captions are known without pictures."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.texts = texts
+
+    def captions(self):
+        yield from self.texts

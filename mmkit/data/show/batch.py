@@ -27,7 +27,6 @@ def sample_batch(
     source: Source, *, n: int = 16, size: int = 128, max_tokens: int = 40, masking: Masking | None = None, seed: int = 0
 ) -> tuple[Batch, Tokenizer]:
     """A training batch of a source, with a small tokenizer made for the occasion."""
-    n = min(n, len(source))
     captions = [caption for _, caption in zip(range(20_000), captions_of(source), strict=False)]
     tokenizer = SentencePieceTokenizer.train(captions, vocab_size=2000)
     dataset = PairDataset(
@@ -38,7 +37,14 @@ def sample_batch(
         masking=masking or Masking(whole_word=True),
         seed=seed,
     )
-    return next(iter(make_loader(dataset, StepSampler(len(dataset), rank_batch=n, steps=1, seed=seed)))), tokenizer
+    return batch_of(dataset, n, seed), tokenizer
+
+
+def batch_of(dataset: PairDataset, n: int, seed: int) -> Batch:
+    """The first ``n`` samples, or all there are, in the order that a run with this seed takes them."""
+    return next(
+        iter(make_loader(dataset, StepSampler(len(dataset), rank_batch=min(n, len(dataset)), steps=1, seed=seed)))
+    )
 
 
 def grid(

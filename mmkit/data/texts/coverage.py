@@ -14,19 +14,20 @@ class Coverage:
     words of several pieces. cut: texts that are longer than ``max_tokens``.
     """
 
+    max_tokens: int
     texts: int
     pieces: int
     unknown: int
     spelt: int
     cut: int
 
-    def line(self, max_tokens: int) -> str:
+    def line(self) -> str:
         """For people."""
         whole = max(1, self.pieces)
         return (
             f"texts: of the pieces of {self.texts:,} captions {self.unknown / whole:.1%} are unknown and "
             f"{self.spelt / whole:.1%} letters of spelt words; {self.cut:,} captions are longer than "
-            f"{max_tokens} tokens"
+            f"{self.max_tokens} tokens"
         )
 
 
@@ -46,4 +47,4 @@ def coverage(tokenizer: Tokenizer, texts: Iterable[str], max_tokens: int) -> Cov
             unknown += token == tokenizer.unk_id
             letters = piece.removeprefix("##").strip("▁Ġ").removesuffix("</w>")
             spelt += len(letters) == 1 and letters.isalpha() and not (starts[place] and starts[place + 1])
-    return Coverage(texts=number, pieces=pieces, unknown=unknown, spelt=spelt, cut=cut)
+    return Coverage(max_tokens=max_tokens, texts=number, pieces=pieces, unknown=unknown, spelt=spelt, cut=cut)

@@ -21,6 +21,7 @@ from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFil
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.table import ClassTable, Table
 from mmkit.errors import UserError
+from mmkit.inference.embed_files import Pictures
 from tests.data.conftest import write
 
 
@@ -143,7 +144,21 @@ def test_pictures_win_over_tables_and_archives_beside_them(everything):
     assert isinstance(open_source(everything / "hf", {"caption"}, split="train"), HuggingFace)
 
 
+def test_shards_with_a_table_of_their_names_beside_them_are_shards(everything):
+    (everything / "wds").mkdir()
+    (everything / "wds" / "00000.tar").write_bytes(b"")
+    shutil.copy(everything / "t.parquet", everything / "wds" / "00000.parquet")  # as img2dataset writes it
+    for read in (open_source, ClassFolder, Folder, Pictures):
+        with pytest.raises(UserError, match=r"wds: holds 1 x .parquet, 1 x .tar, no pictures; unpack.*tar -xf \$f -C"):
+            read(everything / "wds")
+    shutil.copy(everything / "t.parquet", everything / "wds" / "train.parquet")
+    assert is_data_set(str(everything / "wds"))
+
+
 def test_archives_are_named(everything):
+    (everything / "z.zip").write_bytes(b"")
+    with pytest.raises(UserError, match=r"z.zip: an archive; .*&& unzip .*z.zip -d .*/z$"):
+        open_source(everything / "z.zip")
     (everything / "tars").mkdir()
     with tarfile.open(everything / "tars" / "0.tar", "w") as file:
         file.add(everything / "0.png", "0.png")
@@ -159,6 +174,65 @@ def test_a_folder_with_metadata_and_one_with_a_caption_missing(everything):
     (everything / "pairs" / "2.txt").unlink()
     with pytest.raises(UserError, match=r"1 of 6 pictures.*\n.*2.png: no 2.txt beside it"):
         open_source(everything / "pairs", {"caption"})
+
+
+@pytest.mark.parametrize("key", ["label", "class"])
+def test_labels_in_a_file_of_metadata(everything, key):
+    meta = everything / "meta"
+    write(meta / "metadata.jsonl", [{"file_name": f"{i}.png", key: "ab"[i % 2], "text": f"c {i}"} for i in range(6)])
+    source = open_source(meta, {"label"})
+    assert [(source[i].image.name, source[i].targets["label"]) for i in (0, 3)] == [("0.png", "a"), ("3.png", "b")]
+    assert open_source(meta)[3].captions == ("c 3",)
+    assert open_source(meta)[3].targets["label"] == "b"
+    (meta / "metadata.jsonl").unlink()
+    (meta / "metadata.csv").write_text(f"file_name,{key}\n0.png,x\n1.png,y\n")
+    assert [open_source(meta, {"label"})[i].targets["label"] for i in range(2)] == ["x", "y"]
+
+
+def test_folders_decide_about_labels_beside_metadata(everything):
+    write(everything / "classes" / "metadata.jsonl", [{"file_name": "a/0.png", "text": "c"}])
+    assert isinstance(open_source(everything / "classes", {"label"}), ClassFolder)
+    assert open_source(everything / "classes", {"caption"})[0].captions == ("c",)
+
+
+def test_parts_with_metadata_are_named(everything):
+    (everything / "whole").mkdir()
+    for part in ("train", "Val"):
+        shutil.copytree(everything / "meta", everything / "whole" / part)
+    for want in ((), ("caption",), ("label",)):
+        with pytest.raises(
+            UserError, match=r"whole: its parts have .* metadata each; give one .*whole/Val, .*whole/train"
+        ):
+            open_source(everything / "whole", want)
+
+
+def test_a_table_of_pictures_alone(everything):
+    (everything / "p.csv").write_text("path\n0.png\n1.png\n")
+    source = open_source(everything / "p.csv")
+    assert [(source[i].image.name, source[i].captions) for i in range(2)] == [("0.png", ()), ("1.png", ())]
+    with pytest.raises(UserError, match=r"p.csv:1: no column label or class; the header has path \(one column\)"):
+        open_source(everything / "p.csv", {"label"})
+    (everything / "p.csv").write_text("path,capt\n0.png,a\n")  # what is it?
+    with pytest.raises(UserError, match=r"no column caption .*path, capt \(separated by commas\)"):
+        open_source(everything / "p.csv")
+
+
+def test_keys_that_are_named_decide_what_lines_hold(everything):
+    path = write(everything / "n.jsonl", [{"image": "0.png", "q": "what?", "a": "x"}])
+    asked = open_source(path, columns={"question": "q", "answers": "a"})
+    assert (asked[0].captions, asked[0].targets["answers"]) == (("what?",), ["x"])
+    write(path, [{"image": "0.png", "text": "a"}, {"image": "1.png"}])
+    with pytest.raises(UserError, match=r'n.jsonl:2: no key "text"'):
+        open_source(path, columns={"caption": "text"})
+    with pytest.raises(UserError, match=r'n.jsonl:1: no key "label".*which is which: --columns label=KEY'):
+        open_source(path, {"label"})
+
+
+def test_a_split_that_is_not_there(everything):
+    (everything / "hf").mkdir()
+    shutil.copy(everything / "t.parquet", everything / "hf")
+    with pytest.raises(UserError, match=r"split 'test': cannot be loaded: .*'train'\]\. Give --split$"):
+        open_source(everything / "hf", {"caption"})
 
 
 def test_forms_of_json(everything, tmp_path):

@@ -112,5 +112,5 @@ def test_what_a_vocabulary_does_not_know_and_spells_is_counted():
     assert found.spelt == 3  # g, o, d; the a is a word
     assert found.cut == 1
     assert coverage(own, ["a red dog"], 40).spelt == 0
-    assert "of 3 captions 1" in found.line(4).replace("the pieces ", "")
-    assert "1 captions are longer than 4 tokens" in found.line(4)
+    assert "of 3 captions 1" in found.line().replace("the pieces ", "")
+    assert "1 captions are longer than 4 tokens" in found.line()

@@ -8,6 +8,7 @@ import pytest
 from mmkit.data.records import JsonLines, described
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.karpathy import Karpathy
 from mmkit.data.sources.published.vqa import AnswerLists, VQAFiles
 from mmkit.data.sources.table import Table
@@ -146,3 +147,31 @@ def test_joined_parts_keep_ids_that_mean_one_picture(two, caplog):
     assert not caplog.text
     with pytest.raises(IndexError):
         Joined([JsonLines(two / "ids.jsonl")])[1]
+
+
+def test_annotations_of_other_pictures_are_refused(pictures):
+    told = [entry | {"image_id": i} for i, entry in enumerate(ANNOTATIONS["annotations"])]
+    questions = dumped(pictures / "q.json", {"questions": QUESTIONS})
+    annotations = dumped(pictures / "a.json", {"annotations": told})
+    assert len(VQAFiles(questions, annotations, images=pictures, pictures="{image_id}.png")) == 3
+    told[1] |= {"image_id": 2}
+    dumped(pictures / "a.json", {"annotations": told})
+    with pytest.raises(UserError, match=r"q.json:1: question_id 1: image_id 1 here, 2 in .*a.json"):
+        VQAFiles(questions, annotations, images=pictures, pictures="{image_id}.png")
+
+
+def test_gqas_questions(pictures):
+    shutil.copy(pictures / "3.png", pictures / "2375.jpg")
+    asked = {"imageId": "2375", "question": " what? ", "fullAnswer": "a red car"}
+    path = dumped(pictures / "val.json", {"0712": asked | {"answer": "car"}, "12": asked | {"answer": "red"}})
+    source = open_source(path, {"question"})
+    assert [(source[i].image.name, source[i].captions) for i in range(2)] == [("2375.jpg", ("what?",))] * 2
+    assert [source[i].targets["answers"] for i in range(2)] == [["car"], ["red"]]
+    assert [source[i].targets["question_id"] for i in range(2)] == ["0712", "12"]
+    test = dumped(pictures / "test.json", {"5": asked})
+    assert "answers" not in open_source(test, {"question"}, answers_needed=False)[0].targets
+    with pytest.raises(UserError, match=r"test.json\[5\]: no answers, and 1 of 1 questions have none"):
+        open_source(test, {"question"})
+    broken = dumped(pictures / "b.json", {"5": asked, "6": {"imageId": "2375"}, "7": asked | {"imageId": "9"}})
+    with pytest.raises(UserError, match=r"b.json:6: no \"question\".*\n.*b.json:7: no picture .*9.jpg"):
+        open_source(broken, {"question"}, answers_needed=False)
