@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -64,26 +64,45 @@ class Meta:
 def save(
     root: Path, meta: Meta, task: nn.Module, optimizer: dict[str, Any], scaler: dict[str, Any] | None = None
 ) -> Path:
-    """Write ``root/step-*`` on the first process; to be called by all of them, for their random states."""
+    """Write ``root/step-*`` on the first process; to be called by all of them, for their random states.
+
+    UserError where it cannot be written, as on a full disk; what was there before stays.
+    """
     states = gather_objects(random_state())
     target = root / f"step-{meta.step:08d}"
 
     def write() -> None:
         part = root / f".part-{meta.step:08d}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        tensors, aliases, rest = split_state(task.state_dict())
-        save_file(tensors, part / TASK, metadata={"aliases": json.dumps(aliases)})
-        torch.save({"optimizer": optimizer, "scaler": scaler, "random": states, "rest": rest}, part / STATE)
-        sizes = {file.name: file.stat().st_size for file in part.iterdir()}
-        text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
-        (part / META).write_text(text, encoding="utf-8")
-        for file in part.iterdir():
-            to_disk(file)
-        replace_folder(part, target)
+        try:
+            _fill(part, meta, task, {"optimizer": optimizer, "scaler": scaler, "random": states})
+            replace_folder(part, target)
+        except (
+            OSError,
+            SafetensorError,
+            RuntimeError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(
+                f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); the checkpoints before it "
+                "are whole: make room, or whatever is missing there, and go on with --resume"
+            ) from error
 
     on_first(write)
     return target
+
+
+def _fill(part: Path, meta: Meta, task: nn.Module, state: dict[str, Any]) -> None:
+    """Everything of a checkpoint in the folder ``part``, until it has reached the disk."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tensors, aliases, rest = split_state(task.state_dict())
+    save_file(tensors, part / TASK, metadata={"aliases": json.dumps(aliases)})
+    torch.save(state | {"rest": rest}, part / STATE)
+    sizes = {file.name: file.stat().st_size for file in part.iterdir()}
+    text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
+    (part / META).write_text(text, encoding="utf-8")
+    for file in part.iterdir():
+        to_disk(file)
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:

@@ -23,7 +23,7 @@ from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank
 from mmkit.train.checkpoint import latest, torn
-from mmkit.train.lock import LOCK, make_folder
+from mmkit.train.lock import LOCK, is_folder, make_folder
 
 PACKAGES = (
     "mmkit", "torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "sentencepiece", "transformers",
@@ -49,7 +49,7 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
     apart: names in the folder that belong to other runs of the same whole. UserError where a run is there and
     ``resume`` was not asked for, and where anything is there that no run of mmkit abandoned.
     """
-    if not out.is_dir():
+    if not is_folder(out):
         return None
     found = latest(out / "checkpoints")
     if found is not None and resume:
@@ -70,7 +70,7 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
 
 def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
     """What is in the folder and was not left there by a run that stopped before its first checkpoint; sorted."""
-    if not out.is_dir():
+    if not is_folder(out):
         return []
     names = sorted(path.name for path in out.iterdir() if path.name not in {*FREE, *apart})
     if not _began(out):

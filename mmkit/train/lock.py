@@ -51,12 +51,22 @@ def one_writer(out: Path) -> Iterator[None]:
 
 def make_folder(out: Path) -> bool:
     """Make the folder, where it is not yet there; whether it was made. UserError where it cannot be."""
-    there = out.is_dir()
+    there = is_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from error
     return not there
+
+
+def is_folder(out: Path) -> bool:
+    """Whether it is there; UserError for a name that no folder can have, as a too long one."""
+    try:
+        if "\0" in str(out):
+            raise OSError(0, "its name has a zero byte")
+        return out.is_dir()
+    except OSError as error:
+        raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from error
 
 
 def _take(out: Path) -> int | None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmkit.errors import UserError
 from mmkit.files import write_text
 from mmkit.progress import progress
 
@@ -44,12 +45,21 @@ class RunLog:
             self._scalars = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def event(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """One line ``{"event": ..., "step": ..., "time": ..., **values}``; numbers also go to TensorBoard."""
+        """One line ``{"event": ..., "step": ..., "time": ..., **values}``; numbers also go to TensorBoard.
+
+        UserError where it cannot be written, as on a full disk.
+        """
         if not self.writes:
             return
         line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); make room, or whatever is missing there, and go "
+                "on with --resume"
+            ) from error
         if self._scalars is not None and event in ("train", "eval"):
             for name, value in values.items():
                 if isinstance(value, int | float):

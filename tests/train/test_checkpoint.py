@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mmkit import files
@@ -66,18 +67,32 @@ def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
         checkpoint.load_task(path, nn.Linear(2, 2))
 
 
-def test_a_write_that_breaks_leaves_no_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device"),
+    RuntimeError("[enforce fail at inline_container.cc:664] . No space left on device"),
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["save_file", "torch.save", "to_disk", "replace_folder"])
+def test_a_write_that_breaks_leaves_what_was_there_and_no_part(tmp_path, monkeypatch, error, where):
     write(tmp_path, Tied(), 1)
 
     def full(*args, **kwargs):
-        raise OSError("no space left")
+        raise error
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(f"mmkit.train.checkpoint.{where}", full)
+    with pytest.raises(UserError, match=r"step-00000002: cannot be written \(.*No space left .*go on with --resume"):
         write(tmp_path, Tied(), 2)
-    assert checkpoint.latest(tmp_path).name == "step-00000001"
-    checkpoint.rotate(tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+
+
+def test_a_half_written_checkpoint_of_a_killed_process_goes(tmp_path):
+    write(tmp_path, Tied(), 1)
+    (tmp_path / ".part-00000002").mkdir()
+    (tmp_path / ".part-00000002" / "state.pt").touch()
+    write(tmp_path, Tied(), 2)
+    (tmp_path / ".part-00000003").mkdir()
+    checkpoint.rotate(tmp_path, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_a_checkpoint_has_its_name_after_all_of_it_has_reached_the_disk(tmp_path, monkeypatch):
@@ -276,6 +291,12 @@ def test_log_drops_what_an_abandoned_process_wrote(tmp_path):
     assert [(e["step"], e["loss"]) for e in lines] == [(1, 0.5), (2, 0.5), (3, 0.25)]
     RunLog(tmp_path, writes=False, start_step=0).event("train", 9, {})
     assert len(log.path.read_text().splitlines()) == 3
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    log = RunLog(tmp_path / "none", writes=True, tensorboard=False)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No such file.*go on with --resume"):
+        log.event("train", 1, {"loss": 0.5})
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

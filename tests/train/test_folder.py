@@ -225,6 +225,14 @@ def test_names_alone_make_no_run_of_mmkit(tmp_path, harm):
     assert "metrics.jsonl" in folder.foreign(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "reason"), [("x" * 300, "File name too long"), ("a\0b", "its name has a zero byte")])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name, reason):
+    for call in (lambda out: look(out, resume=False), folder.foreign, lock.make_folder):
+        with pytest.raises(UserError, match=rf"no folder can be made there \({reason}\); give another --out"):
+            call(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_named_and_the_rest_counted(tmp_path):
     for number, shown in ((3, r"\(f0, f1, f2\)"), (4, r"\(f0, f1, f2 and 1 more\)")):
         put(tmp_path, *(f"f{i}" for i in range(number)))
@@ -370,7 +378,8 @@ def test_a_lock_file_that_was_removed_meanwhile_is_not_taken_for_the_lock(tmp_pa
     monkeypatch.setattr(lock, "_lock", late)
     with lock.one_writer(tmp_path):
         assert len(calls) == 2
-        assert len(lock._held) == 1
+        assert lock._held == {calls[1]}
+        assert calls[0] == calls[1]  # closed, so that its number is free again
         assert (tmp_path / lock.LOCK).read_text().startswith(f"process {os.getpid()} on ")
     assert not (tmp_path / lock.LOCK).exists()
 
