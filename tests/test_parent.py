@@ -169,7 +169,10 @@ def test_a_parent_that_has_gone_meanwhile_is_noticed():
 
 
 def test_a_loading_worker_outlives_a_signal_to_all():
-    code = "import os, time, mmkit.parent as p; p.end_with_rank(0); print(os.getpid(), flush=True); time.sleep(60)"
+    code = (  # a shell starts what runs behind with SIGINT ignored, which Python then leaves so
+        "import os, signal, time, mmkit.parent as p; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "p.end_with_rank(0); print(os.getpid(), flush=True); time.sleep(60)"
+    )
     process, workers = start([sys.executable, "-c", code], 1)
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)

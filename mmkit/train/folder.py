@@ -76,7 +76,8 @@ def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
     if not _began(out):
         return names
     inside = (name for top in names for name in _files(out / top))
-    return sorted(name for path in inside if not OWN.fullmatch(name := path.relative_to(out).as_posix()))
+    left = ((path.relative_to(out).as_posix(), path.is_symlink()) for path in inside)
+    return sorted(name for name, link in left if link or not OWN.fullmatch(name))  # no run makes links
 
 
 def _began(out: Path) -> bool:

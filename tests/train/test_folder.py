@@ -210,6 +210,16 @@ def test_what_no_run_leaves_is_foreign(tmp_path, name):
     assert folder.foreign(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tokenizer", "data.json"])
+def test_a_link_by_the_name_of_what_a_run_leaves_is_foreign(tmp_path, name):
+    begun(tmp_path / "run")
+    put(tmp_path, "there/.part-00000005/state.pt", "there/vocab.txt")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "there" / ("vocab.txt" if "." in name else ""))
+    assert folder.foreign(tmp_path / "run") == [name]
+    with pytest.raises(UserError, match="is not empty"):
+        look(tmp_path / "run", resume=False)
+
+
 @pytest.mark.parametrize("harm", ["other", "list", "broken", "none", "command"])
 def test_names_alone_make_no_run_of_mmkit(tmp_path, harm):
     """Other programs write an experiment.json too."""
