@@ -7,7 +7,7 @@
         "configs/pretrain/albef.py:base(records='train.jsonl')" --out runs/base
 
 Paper: ALBEF (Li et al. 2021, https://arxiv.org/abs/2107.07651, section 4 and appendix A).
-Time and result: `base` not measured; `mini` as in the README (The family).
+Time and result: `base` not measured; `mini` on the page of results (docs/results.md, The family).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 Papers: CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.5 and table 19); LiT (Zhai et al. 2022,
 https://arxiv.org/abs/2111.07991).
-Time and result: `base` not measured; `mini` as in the README (The family).
+Time and result: `base` not measured; `mini` on the page of results (docs/results.md, The family).
 """
 
 from __future__ import annotations

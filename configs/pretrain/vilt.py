@@ -5,7 +5,7 @@
         "configs/pretrain/vilt.py:base(records='train.jsonl')" --out runs/vilt-base
 
 Paper: ViLT (Kim et al. 2021, https://arxiv.org/abs/2102.03334, section 4.1).
-Time and result: `base` not measured; `mini` as in the README (The family).
+Time and result: `base` not measured; `mini` on the page of results (docs/results.md, The family).
 """
 
 from __future__ import annotations
