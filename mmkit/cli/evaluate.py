@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ from mmkit.cli.main import add_allow, add_command, check_output, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
-    from mmkit.data.records import Source
     from mmkit.evals.evaluator import Result
     from mmkit.inference.predictor import Predictor
 
@@ -47,7 +46,7 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
     """What ``open_source`` takes beside the data: --images, --split, --columns."""
     command.add_argument("--images", metavar="FOLDER", help="the pictures of a published list (default: beside it)")
     command.add_argument("--split", help="of a published list or a data set: test, val, train+restval")
-    command.add_argument("--columns", metavar="MAP", help="of a data set: image=...,caption=...,image_id=...")
+    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,caption=...")
 
 
 def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
@@ -57,7 +56,7 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji, ...",
     )  # fmt: skip
     command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
-    command.add_argument("--columns", metavar="MAP", help="of a table or a data set: image=...,label=...")
+    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,label=...")
     command.add_argument("--split", help="of a data set (default test)")
     command.add_argument(
         "--classes", metavar="SET or FILE",
@@ -154,7 +153,7 @@ def retrieval(args: argparse.Namespace) -> None:
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
     from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import own_classes
+    from mmkit.data.sources.open import open_source, own_classes
     from mmkit.evals.prompts import templates_named
     from mmkit.evals.results.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
@@ -167,7 +166,10 @@ def zeroshot(args: argparse.Namespace) -> None:
     if args.confusion is not None:
         check_picture_name(args.confusion)
     columns = columns_of(args.columns, ("image", "label"))
-    data = _labelled(args, columns)
+    data = open_source(
+        args.data, {"label"}, columns=columns, split=args.split, images=args.images,
+        answers_needed=args.predictions is None or args.classes is None,
+    )  # fmt: skip
     classes = args.classes or own_classes(args.data)
     evaluator = ZeroShot(
         source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
@@ -184,26 +186,6 @@ def zeroshot(args: argparse.Namespace) -> None:
         save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))
     if rank() == 0 and args.per_class is not None:
         result.write_per_class(args.per_class)
-
-
-def _labelled(args: argparse.Namespace, columns: Mapping[str, str] | None) -> Source:
-    """Pictures with labels; with names for the classes and --predictions, pictures without will do."""
-    from mmkit.data.sources.open import open_source
-    from mmkit.errors import UserError
-
-    try:
-        return open_source(args.data, {"label"}, columns=columns, split=args.split, images=args.images)
-    except UserError as error:
-        if args.predictions is None or args.classes is None:
-            raise
-        try:
-            source = open_source(args.data, columns=columns, split=args.split, images=args.images)
-        except UserError:
-            raise error from None
-        if len(source) and any("label" in source[row].targets for row in (0, len(source) - 1)):
-            raise  # there are labels, and something is wrong with them
-        log.warning("%s: no labels, so no rates (%s)", args.data, str(error).splitlines()[0])
-        return source
 
 
 @contextmanager

@@ -27,11 +27,15 @@ def register(commands: Commands) -> None:
     command.add_argument("--top", type=int, default=5, metavar="K", help="show the best K answers (default 5)")
     command.add_argument(
         "--data", metavar="RECORDS",
-        help="JSON lines or a table with image, question and answers; VQA's (with --annotations), GQA's, Visual "
-        "Genome's or one of ALBEF's lists; easy-vqa:test",
+        help="JSON lines or a table with image, question and answers; hf:NAME; VQA's (with --annotations), GQA's, "
+        "Visual Genome's or one of ALBEF's lists; easy-vqa:test",
     )  # fmt: skip
     command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
     command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")
+    command.add_argument("--split", help="of a data set (default test)")
+    command.add_argument(
+        "--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,question=...,answers=..."
+    )
     command.add_argument(
         "--pictures", metavar="PATTERN", help='how pictures of VQA\'s form are called: "{image_id}.jpg"'
     )
@@ -62,7 +66,16 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    of_data = (args.annotations, args.images, args.pictures, args.predictions, args.as_published, args.max_bad)
+    of_data = (
+        args.annotations,
+        args.images,
+        args.pictures,
+        args.split,
+        args.columns,
+        args.predictions,
+        args.as_published,
+        args.max_bad,
+    )
     if args.data is None and any(value not in (None, False) for value in of_data):
         raise UserError(
             "--annotations, --images, --pictures, --predictions, --as-published, --max-bad belong to --data"
@@ -103,6 +116,7 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source
     from mmkit.evals.predictions import check_predictions
     from mmkit.evals.vqa import VQA
@@ -110,7 +124,8 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
     check_predictions(args.predictions)
     source = open_source(
         args.data, {"question"}, annotations=args.annotations, images=args.images, pictures=args.pictures,
-        answers_needed=args.predictions is None,
+        answers_needed=args.predictions is None, split=args.split,
+        columns=columns_of(args.columns, ("image", "question", "answers", "image_id", "question_id", "answer_type")),
     )  # fmt: skip
     evaluator = VQA(
         source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,

@@ -94,15 +94,14 @@ class VQA(Evaluator):
     batch_size: int = 128
     as_published: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bad is not None and self.predictions is not None:
+            raise UserError("--max-bad (bad=) leaves questions out; a file of --predictions answers all of them")
+
     def check(self, predictor: Predictor) -> None:
         """UserError where this evaluation is sure to fail with this model; for before training. Reads few records."""
         self._answering(predictor, self.opened())
-
-    def opened(self) -> Source:
-        """See ``Evaluator``; a file of predictions answers all questions."""
-        if self.bad is not None and self.predictions is not None:
-            raise UserError("--max-bad (bad=) leaves questions out; a file of --predictions answers all of them")
-        return super().opened()
 
     def _answering(self, predictor: Predictor, source: Source) -> Answering:
         answering = predictor.answering(self.answers, self.generate)

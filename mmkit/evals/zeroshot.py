@@ -79,6 +79,8 @@ class ZeroShot(Evaluator):
         source = self.opened()
         given = self.class_names() if isinstance(self.class_names, partial) else self.class_names
         if unlabelled(source, self.label_key):
+            if rank() == 0 and self.predictions is not None:
+                log.warning("no labels, so no rates: what each picture is taken for is written")
             return source, self._names_alone(own_names(source) if given is None else given), None
         labelled, names = with_classes(source, given, self.label_key)
         return source, tuple(names), torch.tensor(list(labelled.target(self.label_key)))

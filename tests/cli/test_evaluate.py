@@ -343,6 +343,47 @@ def test_predictions_of_pictures_with_labels_and_without(folder, tmp_path, caplo
     assert again == {row["file"].replace("/", "-"): row["predicted"] for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "columns"),
+    [
+        ("p.csv", "path\n{0}\n{1}\n", ()), ("i.tsv", "image\n{0}\n{1}\n", ()),
+        ("empty.csv", "path,label\n{0},\n{1},\n", ()), ("more.csv", "photo,note\n{0},x\n{1},y\n", ("image=photo",)),
+        ("l.jsonl", '{{"image": "{0}"}}\n{{"image": "{1}"}}\n', ()),
+        ("null.jsonl", '{{"image": "{0}", "label": null}}\n{{"image": "{1}", "label": -1}}\n', ()),
+        ("own.jsonl", '{{"photo": "{0}", "label": null}}\n{{"photo": "{1}"}}\n', ("image=photo",)),
+    ],
+)  # fmt: skip
+def test_pictures_of_a_table_without_labels_are_classified_for_a_file(folder, tmp_path, name, text, columns):
+    paths = [folder / "classes" / COLOURS[i] / f"{i}.png" for i in range(2)]
+    (tmp_path / name).write_text(text.format(*paths))
+    (tmp_path / "names.txt").write_text("\n".join(COLOURS))
+    arguments = ["zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank"]
+    arguments += ["--data", tmp_path / name, *(part for column in columns for part in ("--columns", column))]
+    if name != "null.jsonl":
+        with pytest.raises(UserError, match="label"):
+            run(*arguments, "--classes", tmp_path / "names.txt")
+    with pytest.raises(UserError, match="label"):  # of which classes?
+        run(*arguments, "--predictions", tmp_path / "q.json")
+    run(*arguments, "--classes", tmp_path / "names.txt", "--predictions", tmp_path / "p.json")
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert [row["file"] for row in rows] == [str(path) for path in paths]
+    assert [row["label"] for row in rows] == [None, None]
+    wanted = ZeroShot(source=Pictures(2), class_names=COLOURS).evaluate(make()[0])
+    assert [COLOURS.index(row["predicted"]) for row in rows] == wanted.top[:, 0].tolist()
+
+
+def test_a_label_that_is_wrong_is_no_label_that_is_missing(folder, tmp_path):
+    paths = [folder / "classes" / COLOURS[i] / f"{i}.png" for i in range(2)]
+    (tmp_path / "names.txt").write_text("\n".join(COLOURS))
+    arguments = ("zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank", "--classes")
+    arguments += (tmp_path / "names.txt", "--predictions", tmp_path / "p.json", "--data", tmp_path / "t.csv")
+    for last, message in (("mauve", "mauve"), ("", 'no "label"')):
+        (tmp_path / "t.csv").write_text(f"path,label\n{paths[0]},red\n{paths[1]},{last}\n")
+        with pytest.raises(UserError, match=message):
+            run(*arguments)
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_a_config_names_classes_as_the_command_does(folder, tmp_path):
     """``blue_cross`` was the prompt in a config, and "blue cross" in the command."""
     root = tmp_path / "crosses"

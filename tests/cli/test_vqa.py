@@ -50,6 +50,30 @@ def test_a_file_of_questions(folder, tmp_path):
     assert found["by_type"]["colour"] == found["accuracy"]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_questions_by_other_names(folder, tmp_path, form, capsys):
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    data = folder / f"others.{form}"
+    if form == "jsonl":
+        named = [
+            {"photo": r["image"], "ask": r["question"], "said": r["answers"], "id": 7 * i} for i, r in enumerate(rows)
+        ]
+        data.write_text("".join(json.dumps(row) + "\n" for row in named))
+    else:
+        lines = (f"{r['image']},{r['question']},{r['answers'][0]},{7 * i}" for i, r in enumerate(rows))
+        data.write_text("photo,ask,said,id\n" + "\n".join(lines))
+    columns = ("--columns", "image=photo,question=ask,answers=said,question_id=id")
+    assert run(folder, "--data", data, *columns, "--json", tmp_path / "a.json") == 0
+    assert run(folder, "--data", folder / "records.jsonl", "--json", tmp_path / "b.json") == 0
+    found, wanted = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert (found["n"], found["accuracy"]) == (4, wanted["accuracy"])
+    assert run(folder, "--data", data, *columns, "--predictions", tmp_path / "p.json") == 0
+    assert [str(row["question_id"]) for row in json.loads((tmp_path / "p.json").read_text())] == ["0", "7", "14", "21"]
+    assert run(folder, "--data", data, "--columns", "photo=image") == 2
+    assert "with FIELD one of image, question, answers" in capsys.readouterr().err
+    assert run(folder, "--image", folder / "1.png", "--question", "what?", "--split", "val") == 2
+
+
 def test_pictures_that_cannot_be_read_are_left_out_and_counted(folder, tmp_path, capsys):
     lines = (folder / "records.jsonl").read_text()
     data = folder / "bad.jsonl"

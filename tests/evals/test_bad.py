@@ -120,7 +120,5 @@ def test_predictions_are_of_what_was_read_with_its_own_words(tmp_path):
     pictures = [row["image"] for row in json.loads(file.read_text()) if row["direction"] == "image to text"]
     assert pictures == [str(i) for i in range(1, 11)]
     kind, options, model, source, gone = cases()["answers"]
-    evaluator = kind(source=source, bad=0.4, predictions=tmp_path / "v.json", **options)
-    for call in (evaluator, evaluator.check):
-        with pytest.raises(UserError, match="a file of --predictions answers all of them"):
-            call(model)
+    with pytest.raises(UserError, match="a file of --predictions answers all of them"):
+        kind(source=source, bad=0.4, predictions=tmp_path / "v.json", **options)

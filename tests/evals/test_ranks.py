@@ -9,14 +9,30 @@ import torch
 from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
 from mmkit.evals.evaluator import gather_by_index, own_units
+from mmkit.evals.metrics import Evaluation
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.ranks import world_size
 from tests.evals.parts import Pictures, predictor
+from tests.evals.test_metrics import Order, Right
 from tests.evals.test_vqa import Questions
 from tests.evals.test_vqa import predictor as answering
 from tests.several import on_processes
 from tests.sizes import vilt_tiny
+
+
+class Gathering(Order):
+    """As a metric of torchmetrics: where it is not told otherwise, it would gather what all have already."""
+
+    sync_on_compute = True
+
+    def compute(self):
+        assert not (self.sync_on_compute and world_size() > 1)
+        return super().compute()
+
+
+METRICS = {"right": Right(), "order": Gathering()}
 
 
 def evaluate():
@@ -32,6 +48,9 @@ def evaluate():
         "written": VQA(source=Questions(7), batch_size=2, generate=True)(decoder),
         "sorted": VQA(source=Questions(17), batch_size=3)(answering("classifier")),
         "classes": Classification(source=Questions(11), batch_size=4)(answering("classes")),
+        "metrics": Evaluation(source=Questions(11), head="label", batch_size=2, metrics=METRICS)(answering("classes")),
+        "some": Classification(source=Questions(11, broken=2), bad=0.2, batch_size=2)(answering("classes")),
+        "some pictures": Retrieval(source=Pictures(11, broken=7), bad=0.2, batch_size=2, rerank_top=3)(model),
         "every pair": Retrieval(source=Pictures(7), batch_size=2, pair_batch=5)(one_stream),
         "every class": ZeroShot(source=Pictures(7), batch_size=2)(one_stream),
     }  # fmt: skip

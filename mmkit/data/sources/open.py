@@ -63,7 +63,7 @@ def open_source(
         images: the folder of the pictures that a file names (default: that of the file).
         annotations: the answers to VQA's questions.
         pictures: how the pictures of VQA's questions are called, such as ``{image_id}.jpg``.
-        answers_needed: False = questions may have none, as those of a test split.
+        answers_needed: False = questions may have no answers, as those of a test split, and pictures no labels.
 
     Raises:
         UserError: nothing of this name, data that do not hold what is wanted, or options that mean nothing for them.

@@ -74,8 +74,9 @@ def read_data_set(name: str, wants: Wants, given: Options) -> Source:
     for field in ("label", "question", "answers", "boxes"):
         if field in wants or (not wants and field in there):
             targets.setdefault(field, next((own for own in NAMES.get(field, (field,)) if own in there), field))
-    if not given.answers_needed and targets.get("answers") not in there:
-        targets.pop("answers", None)
+    for field in () if given.answers_needed else ("answers", "label"):
+        if targets.get(field) not in there:
+            targets.pop(field, None)
     if "question" in targets and "answers" not in targets:
         found = next((own for own in NAMES["answers"] if own in there), None)
         targets |= {} if found is None else {"answers": found}
@@ -100,6 +101,8 @@ def read_table(name: str, wants: Wants, given: Options) -> Source:
         needs, may = (("question", "answers"), ()) if given.answers_needed else (("question",), ("answers",))
         table = Table(name, columns=columns, images=images, needs=needs, may=may)
         return Asked(table, where=name, answers_needed=given.answers_needed)
+    if wants == {"label"} and not given.answers_needed:
+        return Table(name, columns=columns, images=images, needs=(), may=("label",))
     if wants == {"label"} and not columns.keys() - {"image", "label"}:
         named = {field: columns[field] for field in ("image", "label") if field in columns}
         return ClassTable(name, **named, root=images)
@@ -159,7 +162,8 @@ def read_lines_of(name: str, wants: Wants, given: Options) -> Source:
     if "question" in wants:
         return VQALines(name, **own, answers_needed=given.answers_needed)  # type: ignore[arg-type]
     if wants:
-        return JsonLines(name, **own, needs=tuple(sorted(wants)))  # type: ignore[arg-type]
+        needs = tuple(sorted(wants if given.answers_needed else wants - {"label"}))
+        return JsonLines(name, **own, needs=needs)  # type: ignore[arg-type]
     first = renamed(_first_row(name), given.columns or {})
     if "question" in first and "caption" not in first:
         return VQALines(name, **own, answers_needed=False)  # type: ignore[arg-type]
@@ -182,13 +186,13 @@ def read_folder(name: str, wants: Wants, given: Options) -> Source:
     path = Path(name)
     own = metadata_in(path)
     if own is not None and not ("label" in wants and is_class_folder(path)):
-        return _metadata(own, wants)
+        return _metadata(own, wants if given.answers_needed else wants - {"label"})
     below = sorted(p for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS and metadata_in(p))
     if below:
         raise UserError(
             f"{path}: its parts have a file of metadata each; give one of them: {', '.join(map(str, below))}"
         )
-    if "label" in wants:
+    if "label" in wants and (given.answers_needed or is_class_folder(path)):
         return ClassFolder(path)
     if "caption" not in wants:
         if is_class_folder(path):
