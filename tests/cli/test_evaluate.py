@@ -297,7 +297,7 @@ def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
         ),
         (
             ("zeroshot", "--model", "model", "--data", "classes", "--templates", "nothing"),
-            "nothing: neither a file",
+            "nothing: no file, none of",
         ),
         (
             ("zeroshot", "--model", "model", "--data", "classes", "--classes", "cifar10"),
