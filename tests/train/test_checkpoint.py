@@ -28,6 +28,7 @@ class Tied(nn.Module):
         self.b.weight = self.a.weight
         self.register_buffer("row", self.a.weight.detach()[1])
         self.register_buffer("first", self.a.weight.detach()[0])
+        self.register_buffer("top", self.a.weight.detach()[:2])
         self.register_buffer("turned", self.a.weight.detach().T)
         self.register_buffer("bits", self.a.weight.detach().view(torch.int32))
         self.register_buffer("empty", torch.zeros(0, 4))
@@ -58,7 +59,9 @@ def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
     checkpoint.load_task(path, other)
     assert other.pushed == 7
     assert torch.equal(other.a.weight, task.a.weight)
-    for name in ("row", "first", "turned", "bits"):
+    state = checkpoint.read_state(path, {})
+    for name in ("row", "first", "top", "turned", "bits"):
+        assert torch.equal(state[name], getattr(task, name)), name
         assert torch.equal(getattr(other, name), getattr(task, name)), name
     assert other.b.weight is other.a.weight
     sizes = {name: (path / name).stat().st_size for name in ("task.safetensors", "state.pt")}
