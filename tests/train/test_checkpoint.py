@@ -120,7 +120,10 @@ def test_rotation_keeps_the_newest(tmp_path):
     for step in (5, 9, 10, 100):
         write(tmp_path, Tied(), step)
     checkpoint.rotate(tmp_path, keep=2)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000010", "step-00000100"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+    (tmp_path / "step-00000100" / "state.pt").unlink()
+    checkpoint.rotate(tmp_path, keep=1)  # a torn one counts for none
+    assert checkpoint.latest(tmp_path).name == "step-00000010"
 
 
 def test_a_removal_that_was_killed_leaves_no_checkpoint(tmp_path, monkeypatch):
