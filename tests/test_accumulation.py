@@ -45,6 +45,15 @@ class ShortOnes(CountWords):
         return HeadOutput(loss=masked_mean((guess - words).square(), known), count=known.sum())
 
 
+class Drawn(CountWords):
+    """Counts those that it draws, which are known beforehand where the draws are those of the step."""
+
+    def forward(self, f):
+        guess = self.guess(f.image.x[:, 0]).squeeze(-1).float()
+        drawn = f.random("drawn").uniform() < 0.5
+        return HeadOutput(loss=masked_mean(guess.square(), drawn), count=drawn.sum())
+
+
 class Two(CountWords):
     """Two losses with two denominators, as boxes and their classes have."""
 
@@ -140,7 +149,7 @@ def answers(scores: bool) -> dict[str, torch.Tensor]:
 
 
 OWN = {
-    "words": CountWords, "short": ShortOnes, "two": Two, "untold": Untold,
+    "words": CountWords, "short": ShortOnes, "two": Two, "untold": Untold, "drawn": Drawn,
     "classes": lambda spec: Classify(spec, 3),
     "scores": lambda spec: AnswerClassifier(spec, ["red", "blue", "two dogs"], pooler=True),
     "decoder": lambda spec: AnswerDecoder(spec, depth=1, heads=2, dropout=0.0),

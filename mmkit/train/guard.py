@@ -107,7 +107,7 @@ class Guard:
                 "`counts` of its head had said, so the micro-batches of the step were weighed wrongly; correct "
                 "`counts`, or let it return None"
             )
-        if self.bad > self.max_bad_fraction * max(self.seen, FEW if self.max_bad_fraction else 0):
+        if self.bad > self.max_bad_fraction * max(self.seen, FEW):
             names = [name for part in gather_objects(self._bad_names) for name in part]
             raise UserError(
                 f"{self.bad} of {self.seen} pictures could not be read, more than data.max_bad_fraction = "
