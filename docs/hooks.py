@@ -40,8 +40,9 @@ def section(parser: argparse.ArgumentParser) -> list[str]:
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction)
     ]
+    said = (parser.description or "").rstrip(".")
     return [
-        f"## {parser.prog}", "", f"{(parser.description or '').rstrip('.').capitalize()}.", "",
+        f"## {parser.prog}", "", f"{said[:1].upper()}{said[1:]}.", "",
         "```text", usage, "```", "", "| argument | meaning |", "|---|---|", *rows, "",
     ]  # fmt: skip
 
