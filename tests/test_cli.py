@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmkit.cli import main
-from mmkit.cli.main import nested
+from mmkit.cli.main import nested, plain_names
 from mmkit.data.texts.tokenizers import load_tokenizer
 
 
@@ -95,3 +95,11 @@ def test_bytes_that_are_no_text_are_refused_before_any_work(tmp_path, capsys, op
     (tmp_path / "caf\udce9").write_text("{}\n")  # a file may be called so
     assert main([*arguments, option, str(tmp_path / "caf\udce9")]) == 2
     assert "not UTF-8" not in capsys.readouterr().err
+
+
+def test_numbers_are_shown_once():
+    """Those of the only evaluation are there by their short names too; runs of equal length are not one another."""
+    once = {"step": 2, "retrieval.t2i_r1": 0.5, "retrieval.rerank.t2i_r1": 0.4, "note": ["a"]}
+    assert plain_names({"t2i_r1": 0.5, "rerank.t2i_r1": 0.4, **once}) == list(once)
+    both = {"step": 2, "vqa.step": 2, "loss": 1.0, "vqa.loss": 2.0}
+    assert plain_names(both) == list(both)

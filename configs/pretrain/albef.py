@@ -120,7 +120,11 @@ def mini(
         run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
         evals={} if held_out is None else {"retrieval": partial(Retrieval, source=held_out)},
         report=partial(
-            Report, name="albef-mini", source=held_out, zeroshot={} if folders is None else {"zeroshot": folders}
+            Report,
+            name="albef-mini",
+            source=held_out,
+            zeroshot={} if folders is None else {"zeroshot": folders},
+            rerank_top=None,
         ),
     )
 

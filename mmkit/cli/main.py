@@ -163,7 +163,7 @@ def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(numbers: Mapping[str, Any]) -> None:
-    """A table of the plain numbers and texts; on the first process."""
+    """A table of the plain numbers and texts; on the first process. What has a longer name too is left out."""
     from rich.console import Console
     from rich.table import Table
 
@@ -172,7 +172,18 @@ def show(numbers: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
-    for name, value in numbers.items():
+    for name in plain_names(numbers):
+        value = numbers[name]
         if isinstance(value, str | int | float):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
+
+
+def plain_names(numbers: Mapping[str, Any]) -> list[str]:
+    """The names without those that say an evaluation's numbers a second time, "t2i_r1" beside "retrieval.t2i_r1"."""
+    twice: set[str] = set()
+    for first in {name.partition(".")[0] for name in numbers if "." in name}:
+        ends = [name.removeprefix(f"{first}.") for name in numbers if name.startswith(f"{first}.")]
+        if all(end in numbers and numbers[end] == numbers[f"{first}.{end}"] for end in ends):
+            twice |= set(ends)
+    return [name for name in numbers if name not in twice]

@@ -66,18 +66,20 @@ class Classified:
 
 
 def collect_examples(
-    predictor: Predictor, source: Source, *, shown: int = 6, top: int = 5, pool: int = 500, rerank_top: int = 16,
+    predictor: Predictor, source: Source, *, shown: int = 6, top: int = 5, pool: int = 500,
+    rerank_top: int | None = 16,
     seed: int = 0,
 ) -> Examples:  # fmt: skip
     """The ``top`` best captions of ``shown`` pictures, and the other way, among the first ``pool`` records.
 
-    Where the model can match, the best ``rerank_top`` are re-ordered by that. ``seed`` decides which are shown.
+    Where the model can match, the best ``rerank_top`` are re-ordered by that; None = none are. ``seed`` decides which
+    are shown.
     """
     pairs = Pairs.read(_First(source, min(pool, len(source))))
     relevance = pairs.relevance()
     records = [source[row] for row in pairs.rows]
     scores = predictor.encode_image(records) @ predictor.encode_text(pairs.texts).T
-    can = predictor.can_match()
+    judged = rerank_top or 0 if predictor.can_match() else 0
     rng = Random(seed)
 
     def by_picture(i: int) -> Query:
@@ -85,7 +87,7 @@ def collect_examples(
             return predictor.match([records[i]] * len(rows), [pairs.texts[row] for row in rows])
 
         relevant = relevance["i2t"].mask(range(i, i + 1))[0]
-        place, found = _best(scores[i], relevant, judge if can else None, top, rerank_top)
+        place, found = _best(scores[i], relevant, judge if judged else None, top, judged)
         answers = tuple(_answer(one, pairs.texts[one.row], None) for one in found)
         return Query(text=records[i].captions[0], image=load_image(records[i]), place=place, answers=answers)
 
@@ -94,12 +96,12 @@ def collect_examples(
             return predictor.match([records[row] for row in rows], [pairs.texts[t]] * len(rows))
 
         relevant = relevance["t2i"].mask(range(t, t + 1))[0]
-        place, found = _best(scores[:, t], relevant, judge if can else None, top, rerank_top)
+        place, found = _best(scores[:, t], relevant, judge if judged else None, top, judged)
         answers = tuple(_answer(one, records[one.row].captions[0], load_image(records[one.row])) for one in found)
         return Query(text=pairs.texts[t], image=None, place=place, answers=answers)
 
     return Examples(
-        images=len(records), texts=len(pairs.texts), rerank_top=rerank_top if can else None,
+        images=len(records), texts=len(pairs.texts), rerank_top=judged or None,
         by_picture=tuple(by_picture(i) for i in sorted(rng.sample(range(len(records)), min(shown, len(records))))),
         by_text=tuple(by_text(t) for t in sorted(rng.sample(range(len(pairs.texts)), min(shown, len(pairs.texts))))),
     )  # fmt: skip

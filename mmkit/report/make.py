@@ -24,7 +24,8 @@ class Report:
     source: pictures with captions for the examples, or None. zeroshot: evaluations by name, each shown with
     pictures and its worst classes, and measured here (leave them out of the run's own evaluations). titles: what the
     page calls evaluations and heads. attribution: of the data's makers. shown: pictures and captions with their
-    nearest among ``pool`` records. classified: pictures of each zero-shot evaluation.
+    nearest among ``pool`` records. rerank_top: how many of these the matching head puts in order; None = it is not
+    asked, as one that has hardly learned does harm. classified: pictures of each zero-shot evaluation.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Report:
     shown: int = 6
     classified: int = 16
     pool: int = 500
+    rerank_top: int | None = 16
 
     def __call__(self, predictor: Predictor, folder: str | Path) -> dict[str, float]:
         """To be called by all processes: the evaluations are shared, the first one writes."""
@@ -63,4 +65,6 @@ class Report:
     def _examples(self, predictor: Predictor) -> Examples | None:
         if self.source is None:
             return None
-        return collect_examples(predictor, make_source(self.source), shown=self.shown, pool=self.pool)
+        return collect_examples(
+            predictor, make_source(self.source), shown=self.shown, pool=self.pool, rerank_top=self.rerank_top
+        )

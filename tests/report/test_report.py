@@ -135,6 +135,16 @@ def test_a_model_that_cannot_match_shows_cosines(folder):
     checked(write_report(folder, Page(name="dual", examples=found)))
 
 
+def test_the_matching_head_is_not_asked_where_it_is_left_out(folder):
+    found = collect_examples(predictor(1), Pictures(13), shown=2, rerank_top=None)
+    assert found.rerank_top is None
+    answers = [a for q in (*found.by_picture, *found.by_text) for a in q.answers]
+    assert {a.probability for a in answers} == {None}
+    report = Report(name="young", source=Pictures(13), shown=2, rerank_top=None)
+    report(predictor(1), folder)
+    assert "put in order by the probability" not in (folder / "report.html").read_text()
+
+
 def test_classified_pictures_are_those_of_the_result():
     result = ZeroShot(source=Pictures(13))
     found = collect_classified(Pictures(13), result.evaluate(predictor()), shown=13)
