@@ -16,6 +16,7 @@ _MODULES = {
     "data.openmoji_hypotheses": "data.openmoji.hypotheses",
     "data.openmoji_pairs": "data.openmoji.pairs",
     "data.openmoji_questions": "data.openmoji.questions",
+    "data.randaugment": "data.images.randaugment",
     "data.refcoco": "data.sources.published.refcoco",
     "data.variable_size": "data.images.variable_size",
     "data.vqa_files": "data.sources.published.vqa",
@@ -27,16 +28,27 @@ _MODULES = {
     "models.sizes_vilt": "models.sizes.vilt",
 }
 _NAMES = {
+    "data.hf_tokenizer:HuggingFaceTokenizer": "data.texts.huggingface.tokenizer:HuggingFaceTokenizer",
+    "data.importing:CocoCaptions": "data.sources.published.coco_captions:CocoCaptions",
+    "data.importing:Table": "data.sources.table:Table",
     "data.sources:ClassFolder": "data.sources.class_folder:ClassFolder",
     "data.sources:ClassTable": "data.sources.table:ClassTable",
     "data.sources:Folder": "data.sources.folder:Folder",
     "data.sources:HuggingFace": "data.sources.hugging_face:HuggingFace",
     "data.tokenizer:Framing": "data.texts.protocol:Framing",
+    "data.tokenizer:SentencePieceTokenizer": "data.texts.pieces:SentencePieceTokenizer",
     "data.tokenizer:huggingface": "data.texts.tokenizers:from_hub",
     "data.tokenizer:saved": "data.texts.tokenizers:reuse",
     "data.tokenizer:sentencepiece": "data.texts.tokenizers:train_sentencepiece",
     "data.vqa_files:Joined": "data.sources.joined:Joined",
+    "nn.vocabulary:Vocabulary": "nn.vocabulary:VocabularyHead",
 }
+_ARGUMENTS: dict[str, dict[str, str | None]] = {
+    "mmkit.config.experiment:Experiment": {"folder": "subfolder"},
+    "mmkit.config.experiment:Run": {"product": "float32_matmul"},
+    "mmkit.evals.zeroshot:ZeroShot": {"seed": None},
+}
+"""Of a part by its present name, what its arguments are called now; None = it has none of that meaning any more."""
 _OTHER_MODULES = {
     "data.text_ops": "data.texts.cleaning",
     "data.image_io": "data.images.opening",
@@ -58,15 +70,20 @@ def present(name: str) -> str:
 
 
 def with_present_names(data: Any) -> Any:
-    """JSON-able values in which each part (``mmkit/config/as_json.py``) has its present name."""
+    """JSON-able values in which each part (``mmkit/config/as_json.py``) and its arguments have their present names."""
     if isinstance(data, list):
         return [with_present_names(value) for value in data]
     if not isinstance(data, Mapping):
         return data
-    return {
+    found = {
         key: present(value) if key in _FORMS and isinstance(value, str) else with_present_names(value)
         for key, value in data.items()
     }
+    arguments = found["args"] if "args" in found else None
+    renamed = next((_ARGUMENTS[name] for form, name in found.items() if form in _FORMS and name in _ARGUMENTS), {})
+    if renamed and isinstance(arguments, dict):
+        found["args"] = {renamed.get(k, k): v for k, v in arguments.items() if renamed.get(k, k) is not None}
+    return found
 
 
 def where_now(module: str | None) -> str:

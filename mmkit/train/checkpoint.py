@@ -200,18 +200,22 @@ def rotate(root: Path, keep: int) -> None:
         remove_folder(path)
 
 
+def check_version(folder: Path) -> None:
+    """UserError for a checkpoint of version 0.1.0, in whose plan and random numbers no later one goes on."""
+    if load_meta(folder).batch is None:
+        run = folder.absolute().parents[1]
+        raise UserError(
+            f"{folder}: cannot resume: begun by an earlier version of mmkit (0.1.0), which planned batches and drew "
+            f"random numbers otherwise. Start a new run from its model: a new --out and --set init.model={run}"
+        )
+
+
 def check_batch(folder: Path, meta: Meta, batch: BatchPlan) -> str:
     """What is to be said where the batch is cut in another way than before, or "".
 
     UserError where a step has not as many samples as before, which would be another run; with the setting that helps.
     """
-    if meta.batch is None:
-        if meta.world == batch.world:
-            return ""
-        raise UserError(
-            f"{folder}: was written on {meta.world} processes by mmkit 0.1.0, which did not keep the batch; resume on "
-            f"{meta.world} processes"
-        )
+    assert meta.batch is not None  # see check_version
     before = BatchPlan(**meta.batch)
     forward, now = before.rank_batch * before.world, batch.rank_batch * batch.world
     if before.global_batch != batch.global_batch:

@@ -22,7 +22,7 @@ from typing import Any
 from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank
-from mmkit.train.checkpoint import latest, torn
+from mmkit.train.checkpoint import check_version, latest, torn
 from mmkit.train.lock import LOCK, is_folder, make_folder
 
 PACKAGES = (
@@ -47,12 +47,14 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start. Touches nothing.
 
     apart: names in the folder that belong to other runs of the same whole. UserError where a run is there and
-    ``resume`` was not asked for, and where anything is there that no run of mmkit abandoned.
+    ``resume`` was not asked for, or an earlier version of mmkit began it, and where anything is there that no run of
+    mmkit abandoned.
     """
     if not is_folder(out):
         return None
     found = latest(out / "checkpoints")
     if found is not None and resume:
+        check_version(found)
         return found
     if found is not None:
         state = "a finished run" if (out / NUMBERS).is_file() else "a run already"

@@ -48,7 +48,8 @@ data.openmoji.scenes:Scenes data.openmoji.scenes:Singles data.openmoji.scenes:Un
 data.openmoji.pairs:Pairs data.openmoji.hypotheses:Hypotheses data.sources.easy_vqa:EasyVQA
 data.sources.easy_vqa:EasyVQAPairs data.records:JsonLines data.sources.folder:Folder
 data.sources.class_folder:ClassFolder data.sources.table:ClassTable data.sources.hugging_face:HuggingFace
-data.sources.published.karpathy:Karpathy data.sources.published.refcoco:RefCoco data.sources.published.vqa:VQALines
+data.sources.published.coco_captions:CocoCaptions
+    data.sources.published.karpathy:Karpathy data.sources.published.refcoco:RefCoco data.sources.published.vqa:VQALines
 data.sources.published.vqa:VQAFiles data.sources.published.vqa:VisualGenomeQA data.sources.published.vqa:AnswerLists
 data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked data.sources.open:open_records
 data.sources.open:open_source

@@ -279,12 +279,6 @@ def test_a_step_has_the_same_samples_on_any_number_of_processes(tmp_path, before
         checkpoint.check_batch(tmp_path, kept, plan)
 
 
-def test_of_0_1_0_the_batch_is_not_known(tmp_path):
-    assert checkpoint.check_batch(tmp_path, meta(world=2), batch(8, 1, 2)) == ""
-    with pytest.raises(UserError, match="resume on 2 processes"):
-        checkpoint.check_batch(tmp_path, meta(world=2), batch(8, 1, 1))
-
-
 def test_log_drops_what_an_abandoned_process_wrote(tmp_path):
     log = RunLog(tmp_path, writes=True, tensorboard=False)
     for step in (1, 2, 3):
