@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_allow, add_command
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -28,17 +28,18 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--zeroshot", metavar="FOLDER", help="a folder of class folders to name, in place of those of the config"
     )
-    command.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="let the run use code of your own, as elsewhere"
-    )
+    add_allow(command)
     command.add_argument("--device", help="default: cuda where there is one, else cpu")
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """What the reports measured, by the name of the run inside the folder, and where the page is."""
     from mmkit.config import rebuild
+    from mmkit.config.allowed import checked
+    from mmkit.config.own import make_findable, own_files
     from mmkit.errors import UserError
     from mmkit.files import read_json
+    from mmkit.hub.files import CONFIG
     from mmkit.train.folder import EXPERIMENT
 
     folders = [args.run_folder, *sorted(path for path in args.run_folder.glob("*/") if path.name != "best")]
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     numbers: dict[str, Any] = {}
     for folder in runs:
         name = "" if folder == args.run_folder else f"{folder.name}."
+        if (folder / CONFIG).is_file():
+            make_findable(own_files(read_json(folder / CONFIG)), checked(args.allow), folder)
         exp = rebuild(read_json(folder / EXPERIMENT), allow=args.allow)
         if name and exp.report is None:
             continue

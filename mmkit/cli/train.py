@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_allow, add_command
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -
         "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    add_allow(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -37,12 +38,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.config import load_experiment, override
 
     experiment = override(load_experiment(args.experiment), [change for group in args.changes for change in group])
-    return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume)
+    return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume, args.allow)
 
 
-def run_experiment(experiment: Experiment, out: Path, resume: bool = False) -> Mapping[str, Any]:
+def run_experiment(
+    experiment: Experiment, out: Path, resume: bool = False, allow: Sequence[str] = ()
+) -> Mapping[str, Any]:
     """Train all stages, and write each model in the form that ``mmkit.load`` reads."""
     from mmkit.hub import folder as hub
     from mmkit.train.stages import train_stages
 
-    return train_stages(experiment, out, resume, save_model=hub.save)
+    return train_stages(experiment, out, resume, save_model=hub.save, allow=allow)

@@ -9,6 +9,7 @@ module. Parts of ``projects`` load from the folder beside the mmkit that runs, i
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmkit.config.load import import_file
+from mmkit.config.load import OF_FILES, import_file
 from mmkit.config.override import nearest
 from mmkit.config.projects import clone, project_module
 from mmkit.errors import UserError
@@ -137,13 +138,20 @@ KINDS = (MODEL, HEAD, TRANSFORM, EXPERIMENT)
 
 
 def checked(allow: str | Sequence[str]) -> tuple[str, ...]:
-    """The modules that ``allow`` names; UserError for what is no module of the user's own. FILE.py is imported here."""
+    """The modules that ``allow`` names; UserError for what is no module of the user's own.
+
+    FILE.py is imported here, and stands for the module of its name too, where ``import`` would take that very file.
+    """
     modules = []
     for entry in (allow,) if isinstance(allow, str) else allow:
         if isinstance(entry, str) and entry.endswith(".py"):
             if not Path(entry).is_file():
                 raise UserError(f"allow {entry}: no such file")
             modules.append(import_file(Path(entry)).__name__)
+            stem = Path(entry).stem
+            spec = importlib.util.find_spec(stem) if stem.isidentifier() and stem not in FOREIGN else None
+            if spec is not None and spec.origin and Path(spec.origin).resolve() == Path(entry).resolve():
+                modules.append(stem)
             continue
         if not isinstance(entry, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", entry):
             raise UserError(f"allow {entry!r}: give the name of a module, as after `import`, or FILE.py")
@@ -186,7 +194,7 @@ def _refusal(name: str, kind: Kind, listed: frozenset[str], inner: bool) -> str:
         project = ".".join(module.split(".")[:2])
         file = f"{project.replace('.', '/')}/__init__.py"
         return f"config: {name!r} may not be rebuilt {place}: it is not among those that LOADABLE in {file} lists"
-    if module.startswith("mmkit_config_file_"):
+    if module.startswith(OF_FILES):
         return (
             f"config: {name!r} may not be rebuilt {place}: it was defined in a config file; where you trust that file, "
             "--allow FILE.py, or allow=('FILE.py',) in Python"

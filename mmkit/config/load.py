@@ -18,6 +18,9 @@ from mmkit.config.override import annotations_of, check_value, nearest
 from mmkit.config.projects import clone, project_module
 from mmkit.errors import UserError
 
+OF_FILES = "mmkit_config_file_"
+"""What the name of a module begins with that a config file, or one that is allowed by its path, becomes."""
+
 
 def load_function(spec: str, returns: str) -> Callable[[], Any]:
     """The named function with its arguments bound; ``returns``: the annotation by which a config function is known."""
@@ -62,7 +65,7 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
     if root is not None and path.resolve().is_relative_to(root):
         project_module("projects")
     _make_importable(path)
-    name = f"mmkit_{kind}_file_{path.stem}"
+    name = f"{OF_FILES.replace('config', kind)}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: cannot be imported")

@@ -57,7 +57,8 @@ _OTHER_MODULES = {
     "hub_pretrained": "hub.pretrained",
     "predictor": "inference.predictor",
 }
-_FORMS = ("target", "dataclass", "reference")
+FORMS = ("target", "dataclass", "reference")
+"""The keys under which JSON names a part."""
 
 
 def present(name: str) -> str:
@@ -76,12 +77,11 @@ def with_present_names(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     found = {
-        key: present(value) if key in _FORMS and isinstance(value, str) else with_present_names(value)
+        key: present(value) if key in FORMS and isinstance(value, str) else with_present_names(value)
         for key, value in data.items()
     }
-    arguments = found["args"] if "args" in found else None
-    renamed = next((_ARGUMENTS[name] for form, name in found.items() if form in _FORMS and name in _ARGUMENTS), {})
-    if renamed and isinstance(arguments, dict):
+    renamed = next((_ARGUMENTS[name] for form, name in found.items() if form in FORMS and name in _ARGUMENTS), {})
+    if renamed and isinstance(arguments := found.get("args"), dict):
         found["args"] = {renamed.get(k, k): v for k, v in arguments.items() if renamed.get(k, k) is not None}
     return found
 

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 
 from mmkit.config.allowed import HEAD, MODEL, TRANSFORM, checked, is_own
 from mmkit.config.as_json import dump, rebuild
+from mmkit.config.load import OF_FILES
 from mmkit.config.override import check_partials, parameters_of
+from mmkit.config.own import files_of, flags, make_findable, modules_of, own_files
 from mmkit.convert.layouts.albef import ALBEF
 from mmkit.data.images.size import height_width
 from mmkit.data.images.transforms import EvalTransform
@@ -73,6 +75,8 @@ def save(
         **({"training": dict(training)} if training else {}),
     }
     preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens}
+    if own := files_of([config, preprocessing]):
+        config["own"] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
@@ -110,7 +114,8 @@ def load(
     preprocessing = read_json(needed(folder, PREPROCESSING))
     tokenizer = load_tokenizer(needed(folder, TOKENIZER))
     _tell_uncleaned(folder, tokenizer)
-    weights, own = needed(folder, WEIGHTS), checked(allow)
+    weights, own, files = needed(folder, WEIGHTS), checked(allow), own_files(config)
+    make_findable(files, own, folder)
     try:
         transform, max_tokens = _reading(preprocessing, own)
         with torch.random.fork_rng(devices=[]):
@@ -119,7 +124,8 @@ def load(
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
         if isinstance(error, UserError):
-            raise error if str(error).startswith(str(folder)) else UserError(f"{folder}: {error}") from error
+            whole = _all_own([{key: config.get(key) for key in ("model", "heads")}, preprocessing], own, files)
+            raise error if str(error).startswith(str(folder)) else UserError(f"{folder}: {error}{whole}") from error
         raise UserError(
             f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
             f"({error}); copy both again, or save the model again"
@@ -131,6 +137,14 @@ def load(
     for part in (model, *heads.values()):
         part.eval()
     return predictor.to(device)
+
+
+def _all_own(parts: list[Any], allow: tuple[str, ...], files: Mapping[str, Any]) -> str:
+    """The end of a refusal, where its own words do not tell all that is to be allowed."""
+    missing = [module for module in modules_of(parts) if not is_own(module, allow)]
+    if len(missing) < 2 and not any(module.startswith(OF_FILES) for module in missing):
+        return ""
+    return f"; in all {flags(missing, files)}"
 
 
 def _reading(preprocessing: Mapping[str, Any], allow: tuple[str, ...]) -> tuple[Any, int]:

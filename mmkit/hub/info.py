@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmkit.config.own import flags, modules_of, own_files
 from mmkit.errors import UserError
 from mmkit.files import inside
 from mmkit.hub.facts import plain, preprocessing
@@ -75,13 +76,18 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     """
     config, shown = read_json(folder / CONFIG), read_json(folder / PREPROCESSING)
     with _or_damaged(folder, f"{CONFIG} or {PREPROCESSING}"):
+        own = modules_of([config["model"], config["heads"], shown["image"]])
+        files = own_files(config)
+        let_in = f" {flags(own, files)}" if own else ""
         found: dict[str, Any] = {
             "kind": "a model of mmkit",
-            "use": f"mmkit.load({str(folder)!r}), or --model {shlex.quote(str(folder))} in every command",
+            "use": f"mmkit.load({str(folder)!r}{', allow=...' if own else ''}), or --model {shlex.quote(str(folder))}"
+            f"{let_in} in every command",
             "model": config["model"]["target"],
             "heads": ", ".join(config["heads"]) or "none",
             "mmkit": config["mmkit"],
         }
+        found |= {f"own code.{module}": str(files.get(module, "not recorded")) for module in own}
         found |= parameters(shapes_in(needed(folder, WEIGHTS)))
         found |= preprocessing(shown["image"], shown["max_tokens"])
         words = config["resolved"]["vocab_size"]

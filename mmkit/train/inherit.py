@@ -7,17 +7,18 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmkit.config import Experiment
-from mmkit.config.allowed import MODEL
+from mmkit.config.allowed import MODEL, checked
 from mmkit.config.as_json import rebuild
 from mmkit.config.moved import with_present_names
 from mmkit.config.override import parameters_of
+from mmkit.config.own import make_findable, own_files
 from mmkit.data.texts.tokenizers import reuse
 from mmkit.errors import UserError
 from mmkit.files import read_json
@@ -26,17 +27,18 @@ from mmkit.train.folder import EXPERIMENT
 CONFIG, TOKENIZER = "config.json", "tokenizer"
 
 
-def inherited(exp: Experiment, out: Path) -> Experiment:
+def inherited(exp: Experiment, out: Path, allow: Sequence[str] = ()) -> Experiment:
     """The experiment, and the runs before it, with a model and a tokenizer where it names none.
 
-    out: the folder of the whole; a resumed run whose start is gone finds its model there. UserError where the folder
+    out: the folder of the whole; a resumed run whose start is gone finds its model there. allow: modules of the user's
+    own, of which that model may be. UserError where the folder
     in ``init.model`` is missing or holds no model that mmkit saved.
     """
-    return _inherited(exp, out, alone=exp.first is None)
+    return _inherited(exp, out, exp.first is None, allow)
 
 
-def _inherited(exp: Experiment, out: Path, alone: bool) -> Experiment:
-    first = None if exp.first is None else _inherited(exp.first, out, alone)
+def _inherited(exp: Experiment, out: Path, alone: bool, allow: Sequence[str]) -> Experiment:
+    first = None if exp.first is None else _inherited(exp.first, out, alone, allow)
     exp = exp if first is exp.first else replace(exp, first=first)
     start = exp.init.get("model")
     if start is not None and exp.tokenizer is None:
@@ -44,11 +46,11 @@ def _inherited(exp: Experiment, out: Path, alone: bool) -> Experiment:
     if exp.model is not None:
         return exp
     if start is not None:
-        return replace(exp, model=_sized(_saved(start, out if alone else out / exp.subfolder), exp))
+        return replace(exp, model=_sized(_saved(start, out if alone else out / exp.subfolder, allow), exp))
     return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
 
 
-def _saved(start: str, own: Path) -> partial[Any]:
+def _saved(start: str, own: Path, allow: Sequence[str]) -> partial[Any]:
     """The model that a folder describes, not built; that of the run's own folder, where it began before."""
     file = Path(start) / CONFIG
     if not file.is_file() and (own / EXPERIMENT).is_file():
@@ -63,8 +65,9 @@ def _saved(start: str, own: Path) -> partial[Any]:
     parts = found["args"] if file.name == EXPERIMENT and isinstance(found.get("args"), Mapping) else found
     if not isinstance(parts.get("model"), Mapping):
         raise UserError(f"{file}: describes no model; `mmkit info {file.parent}` says what it is")
+    make_findable(own_files(found), checked(allow), file.parent)
     try:
-        model: partial[Any] = rebuild(with_present_names(parts["model"]), MODEL)
+        model: partial[Any] = rebuild(with_present_names(parts["model"]), MODEL, allow)
     except UserError as error:
         raise UserError(f"init.model = {start}: {error}") from error
     return model

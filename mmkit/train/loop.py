@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
+from mmkit.config.own import said_of
 from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
@@ -82,6 +83,8 @@ def train(
         with numeric_settings(product.name, threads), folder.place_to_start(out, fresh=start is None) as place:
             parts = build_parts(experiment, place, batch)
             dumped = dump(experiment)
+            for line in said_of(dumped, dump(parts.predictor().transform)) if rank() == 0 else ():
+                logger.info("%s", line)
             if start is not None and meta is not None:
                 checkpoint.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
                 cut = checkpoint.check_batch(start, meta, batch)

@@ -32,16 +32,22 @@ logger = logging.getLogger("mmkit.train")
 
 
 def train_stages(
-    experiment: Experiment, out: str | Path, resume: bool = False, *, save_model: SaveModel
+    experiment: Experiment,
+    out: str | Path,
+    resume: bool = False,
+    *,
+    save_model: SaveModel,
+    allow: Sequence[str] = (),
 ) -> dict[str, float]:
     """All stages in the folder ``out``; the last metrics of each, by dotted name behind the name of its folder.
 
-    The arguments are those of ``train``. A stage that stops early, as by ``run.stop_after_steps``, ends the whole.
-    What would stop a later stage before its first step is said before the first stage.
+    The arguments are those of ``train``; allow: modules of the user's own, of which the model in ``init`` may be. A
+    stage that stops early, as by ``run.stop_after_steps``, ends the whole. What would stop a later stage before its
+    first step is said before the first stage.
     """
     out = Path(out)
     validate(experiment)
-    experiment = inherited(experiment, out)
+    experiment = inherited(experiment, out, allow)
     stages = experiment.stages()
     start_processes(stages[0].run)
     on_first(partial(_look, out, stages, resume))
