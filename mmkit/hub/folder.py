@@ -124,7 +124,7 @@ def load(
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
         if isinstance(error, UserError):
-            whole = _all_own([{key: config.get(key) for key in ("model", "heads")}, preprocessing], own, files)
+            whole = _all_own([{**config, "experiment": None}, preprocessing], own, files)
             raise error if str(error).startswith(str(folder)) else UserError(f"{folder}: {error}{whole}") from error
         raise UserError(
             f"{folder}: {CONFIG} or {PREPROCESSING} does not describe a model that this version of mmkit builds "
