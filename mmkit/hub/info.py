@@ -33,7 +33,7 @@ from mmkit.hub.fit import shapes_in
 from mmkit.hub.foreign import KINDS, describe_foreign
 from mmkit.hub.open_clip.models import PREFIX, describe_open_clip, knows
 from mmkit.hub.training import facts, of_folder, record
-from mmkit.train.checkpoint import latest, load_meta
+from mmkit.train.resuming import latest, load_meta
 
 CHECKPOINT = ("task.safetensors", "state.pt", "meta.json")
 OURS = ("model", "heads", "ema")

@@ -17,7 +17,7 @@ from mmkit.config.allowed import ANYTHING, SOURCES
 from mmkit.errors import UserError
 from mmkit.files import inside
 from mmkit.hub.files import CONFIG, CONVERSION, is_ours, read_json
-from mmkit.train.checkpoint import latest
+from mmkit.train.resuming import latest
 
 UNKNOWN = "unknown: set it"
 OF_DATA = {

@@ -27,9 +27,9 @@ from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank
 from mmkit.task import Task
-from mmkit.train.checkpoint import latest
 from mmkit.train.checks import check_classes
 from mmkit.train.init import find_sources, initialise
+from mmkit.train.resuming import latest
 from mmkit.types import Batch
 
 log = logging.getLogger(__name__)

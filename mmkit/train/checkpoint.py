@@ -8,10 +8,9 @@ stored once), ``state.pt`` (optimizer, scaler, random state of every process; lo
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmkit.config.experiment import BatchPlan
-from mmkit.config.moved import with_present_names
 from mmkit.errors import UserError
-from mmkit.files import read_json, remove_folder, replace_folder, to_disk
+from mmkit.files import replace_folder, to_disk
 from mmkit.ranks import gather_objects, on_first
+from mmkit.train.resuming import META, STATE, TASK, Meta
 from mmkit.train.rng import random_state
-
-TASK, STATE, META = "task.safetensors", "state.pt", "meta.json"
-FREE_TO_CHANGE = (
-    "name", "evals", "report", "data.workers", "data.max_bad_fraction", "run.eval_every_steps", "run.save_every_steps",
-    "run.log_every_steps", "run.keep_checkpoints", "run.best", "run.best_is", "run.tensorboard",
-    "run.timeout_minutes", "run.eval_precision", "run.stop_after_steps", "data.rank_batch", "data.global_batch",
-    "data.accumulation_steps",
-)  # fmt: skip
-"""Settings that do not enter the numbers of a run, and may differ when it resumes; of the batch see ``check_batch``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Meta:
-    """What a checkpoint says about itself.
-
-    product: the float32 backend. records: how many the source had. batch: see ``BatchPlan``; None = not known, as
-    version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
-    so far. files: name -> size of the files beside this one.
-    """
-
-    step: int
-    world: int
-    product: str
-    precision: str
-    threads: int
-    records: int
-    experiment: dict[str, Any]
-    metrics: dict[str, float] = field(default_factory=dict)
-    batch: dict[str, int] | None = None
-    seen: int = 0
-    bad: int = 0
-    seconds: float = 0.0
-    files: dict[str, int] = field(default_factory=dict)
 
 
 def save(
@@ -151,138 +116,3 @@ def read_state(folder: Path, rest: Mapping[str, Any]) -> dict[str, Any]:
 def load_state(folder: Path) -> dict[str, Any]:
     """``optimizer``, ``scaler``, ``random`` (a list, one of each rank), ``rest`` (of the task, what is no tensor)."""
     return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-
-
-def load_meta(folder: Path) -> Meta:
-    """The checkpoint's ``meta.json``."""
-    try:
-        meta = Meta(**read_json(folder / META))
-    except TypeError as error:
-        raise UserError(f"{folder / META}: not a checkpoint of this version of mmkit ({error})") from error
-    return replace(meta, experiment=with_present_names(meta.experiment))
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """The whole checkpoints, oldest first."""
-    return [path for path in _steps(root) if _whole(path)]
-
-
-def torn(root: Path) -> list[Path]:
-    """Those of which something is missing or cut off, as after a copy that did not end."""
-    return [path for path in _steps(root) if not _whole(path)]
-
-
-def _steps(root: Path) -> list[Path]:
-    found = [path for path in root.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _whole(path: Path) -> bool:
-    try:
-        sizes = read_json(path / META).get("files") or dict.fromkeys((TASK, STATE))
-    except UserError:
-        return False
-    there = {file.name: file.stat().st_size for file in path.iterdir()}
-    return all(name in there and (size is None or there[name] == size) for name, size in sizes.items())
-
-
-def latest(root: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    found = checkpoints(root)
-    return found[-1] if found else None
-
-
-def rotate(root: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest, and what a killed process left half-written or half-removed."""
-    for path in (*root.glob(".part-*"), *root.glob(".step-*.gone")):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in checkpoints(root)[:-keep]:
-        remove_folder(path)
-
-
-def check_version(folder: Path) -> None:
-    """UserError for a checkpoint of version 0.1.0, in whose plan and random numbers no later one goes on."""
-    if load_meta(folder).batch is None:
-        run = folder.absolute().parents[1]
-        raise UserError(
-            f"{folder}: cannot resume: begun by an earlier version of mmkit (0.1.0), which planned batches and drew "
-            f"random numbers otherwise. Start a new run from its model: a new --out and --set init.model={run}"
-        )
-
-
-def check_batch(folder: Path, meta: Meta, batch: BatchPlan) -> str:
-    """What is to be said where the batch is cut in another way than before, or "".
-
-    UserError where a step has not as many samples as before, which would be another run; with the setting that helps.
-    """
-    assert meta.batch is not None  # see check_version
-    before = BatchPlan(**meta.batch)
-    forward, now = before.rank_batch * before.world, batch.rank_batch * batch.world
-    if before.global_batch != batch.global_batch:
-        raise UserError(
-            f"{folder}: cannot resume: a step had {before.global_batch} samples on {before.world} processes, and would "
-            f"have {batch.global_batch} on {batch.world}. {_same_batch(before, batch.world)}"
-        )
-    if forward == now:
-        return ""
-    return (
-        f"a forward had {forward} samples on all processes together and has {now} now: heads that learn from the "
-        "others of the batch see that many"
-    )
-
-
-def _same_batch(before: BatchPlan, world: int) -> str:
-    """How to have the same samples in each step, and where possible in each forward, on ``world`` processes."""
-    if before.global_batch % world:
-        return f"Resume on a number of processes that divides {before.global_batch}, such as {before.world}"
-    rank_batch, rest = divmod(before.rank_batch * before.world, world)
-    return (
-        f"Add --set data.global_batch={before.global_batch} data.rank_batch={'null' if rest else rank_batch} "
-        "data.accumulation_steps=null"
-    )
-
-
-def check_same(
-    folder: Path, old: Mapping[str, Any], experiment: Mapping[str, Any], records: tuple[int, int] | None = None,
-    free: Sequence[str] = (), hint: str = "Restore these, or start a new run in another folder",
-) -> None:  # fmt: skip
-    """UserError, with old and new values, where a resumed run would not be the run that was begun.
-
-    old, experiment: as dumped. records: of the source, then and now. free: further settings that may differ. hint: what
-    to do.
-    """
-    changed = [change for path, change in changes(old, experiment) if not _free(path, (*FREE_TO_CHANGE, *free))]
-    if records is not None and records[0] != records[1]:
-        changed.append(f"records of the source: {records[0]} -> {records[1]}")
-    if changed:
-        raise UserError(f"{folder}: cannot resume, the experiment changed: {'; '.join(changed[:10])}. {hint}")
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of two dumped experiments what differs: (path, "path: old -> new")."""
-    one, other = flatten(old), flatten(new)
-    return [
-        (path, f"{path}: {one.get(path, 'absent')} -> {other.get(path, 'absent')}")
-        for path in sorted(one.keys() | other.keys())
-        if one.get(path, _ABSENT) != other.get(path, _ABSENT)
-    ]
-
-
-_ABSENT = object()
-
-
-def _free(path: str, names: Sequence[str]) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in names)
-
-
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """A dumped experiment as dotted path -> value, named as ``--set`` names them."""
-    if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
-        for key, inner in value.items():
-            silent = key in ("args", "mapping", "tuple")
-            found |= flatten(inner, path if silent else f"{path}.{key}".lstrip("."))
-        return found
-    if isinstance(value, list):
-        return {k: v for i, inner in enumerate(value) for k, v in flatten(inner, f"{path}.{i}".lstrip(".")).items()}
-    return {path: value}

@@ -22,8 +22,8 @@ from typing import Any
 from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank
-from mmkit.train.checkpoint import check_version, latest, torn
 from mmkit.train.lock import LOCK, is_folder, make_folder
+from mmkit.train.resuming import check_version, latest, torn
 
 PACKAGES = (
     "mmkit", "torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "sentencepiece", "transformers",

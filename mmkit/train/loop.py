@@ -25,7 +25,7 @@ from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
 from mmkit.task import StepCounts
-from mmkit.train import checkpoint, folder
+from mmkit.train import folder, resuming
 from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
@@ -74,7 +74,7 @@ def train(
     on_first(lambda: folder.look(out, resume, apart))
     with one_writer(out), named_failures():
         start = on_first(lambda: folder.look(out, resume, apart))
-        meta = on_first(lambda: checkpoint.load_meta(start)) if start is not None else None
+        meta = on_first(lambda: resuming.load_meta(start)) if start is not None else None
         precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
         product = on_first(lambda: choose_product(experiment.run.float32_matmul, state.device))
         if meta is not None:
@@ -86,8 +86,8 @@ def train(
             for line in said_of(dumped, dump(parts.predictor().transform)) if rank() == 0 else ():
                 logger.info("%s", line)
             if start is not None and meta is not None:
-                checkpoint.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
-                cut = checkpoint.check_batch(start, meta, batch)
+                resuming.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
+                cut = resuming.check_batch(start, meta, batch)
                 if cut and rank() == 0:
                     logger.warning("%s", cut)
             accelerator = make_accelerator(experiment.run, precision)
@@ -375,7 +375,7 @@ class Trainer:
         if self.saving.saved == self.step:
             return
         self.guard.check()
-        meta = checkpoint.Meta(
+        meta = resuming.Meta(
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
             metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,

@@ -15,8 +15,8 @@ from mmkit.config import Run
 from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank, world_size
-from mmkit.train import checkpoint, folder
-from mmkit.train.checkpoint import Meta
+from mmkit.train import checkpoint, folder, resuming
+from mmkit.train.resuming import Meta
 from mmkit.train.rng import seed_all, set_random_state
 
 logger = logging.getLogger("mmkit.train")
@@ -47,7 +47,7 @@ class Saving:
         self.saved = meta.step
 
         def tidy() -> None:
-            checkpoint.rotate(root, self.run.keep_checkpoints)
+            resuming.rotate(root, self.run.keep_checkpoints)
             if self.save_model is not None:
                 self.save_model(self.out, self.predictor(), self.experiment)
 
@@ -55,7 +55,7 @@ class Saving:
 
     def restore(self, source: Path) -> Meta:
         """Become what ``save`` wrote, on this process."""
-        meta, state = checkpoint.load_meta(source), checkpoint.load_state(source)
+        meta, state = resuming.load_meta(source), checkpoint.load_state(source)
         checkpoint.load_task(source, self.task, state["rest"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None and state["scaler"] is not None:

@@ -18,7 +18,7 @@ from mmkit.data.texts.tokenizers import reuse
 from mmkit.errors import UserError
 from mmkit.files import read_json
 from mmkit.ranks import on_first, world_size
-from mmkit.train import checkpoint
+from mmkit.train import resuming
 from mmkit.train.build import assemble, build
 from mmkit.train.checks import check_evaluators
 from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers
@@ -89,11 +89,11 @@ def _finished(stage: Experiment, folder: Path, free: Sequence[str]) -> dict[str,
     if numbers is None:
         return None
     old, new = with_present_names(read_json(folder / EXPERIMENT)), dump(stage)
-    checkpoint.check_same(
+    resuming.check_same(
         folder, old, new, free=free,
         hint=f"This run is finished. To train on from its model, give a new --out and --set init.model={folder}",
     )  # fmt: skip
-    late = [path for path, _ in checkpoint.changes(old, new) if path.startswith(("evals.", "report"))]
+    late = [path for path, _ in resuming.changes(old, new) if path.startswith(("evals.", "report"))]
     logger.info("%s: done already, in %s", stage.name, folder)
     if late:
         logger.warning(

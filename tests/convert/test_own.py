@@ -9,8 +9,9 @@ from mmkit.config import load_experiment, override
 from mmkit.convert.layouts.layout import from_file
 from mmkit.errors import UserError
 from mmkit.hub import folder as hub
-from mmkit.train.checkpoint import latest, load_state, read_state
+from mmkit.train.checkpoint import load_state, read_state
 from mmkit.train.loop import train
+from mmkit.train.resuming import latest
 from tests.convert.test_albef import PRETRAIN
 from tests.parity.measure import assert_same_state as assert_same
 from tests.parity.oracle import load, under

@@ -12,7 +12,7 @@ from mmkit import files
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.runs import dump
 from mmkit.errors import UserError
-from mmkit.train import checkpoint, rng
+from mmkit.train import checkpoint, resuming, rng
 from mmkit.train.precision import choose_precision, choose_product
 from mmkit.train.runlog import RunLog
 from tests.train.fakes import tiny
@@ -43,7 +43,7 @@ class Tied(nn.Module):
 
 def meta(step=3, **changes):
     base = dict(step=step, world=1, product="highest", precision="no", threads=1, records=5, experiment={})
-    return checkpoint.Meta(**(base | changes))
+    return resuming.Meta(**(base | changes))
 
 
 def write(root, task, step=3):
@@ -65,7 +65,7 @@ def test_round_trip_with_shared_tensors_and_extra_state(tmp_path):
         assert torch.equal(getattr(other, name), getattr(task, name)), name
     assert other.b.weight is other.a.weight
     sizes = {name: (path / name).stat().st_size for name in ("task.safetensors", "state.pt")}
-    assert checkpoint.load_meta(path) == meta(files=sizes)
+    assert resuming.load_meta(path) == meta(files=sizes)
     with pytest.raises(UserError, match="does not fit"):
         checkpoint.load_task(path, nn.Linear(2, 2))
 
@@ -85,7 +85,7 @@ def test_a_write_that_breaks_leaves_what_was_there_and_no_part(tmp_path, monkeyp
     with pytest.raises(UserError, match=r"step-00000002: cannot be written \(.*No space left .*go on with --resume"):
         write(tmp_path, Tied(), 2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
-    assert checkpoint.latest(tmp_path).name == "step-00000001"
+    assert resuming.latest(tmp_path).name == "step-00000001"
 
 
 def test_a_half_written_checkpoint_of_a_killed_process_goes(tmp_path):
@@ -94,7 +94,7 @@ def test_a_half_written_checkpoint_of_a_killed_process_goes(tmp_path):
     (tmp_path / ".part-00000002" / "state.pt").touch()
     write(tmp_path, Tied(), 2)
     (tmp_path / ".part-00000003").mkdir()
-    checkpoint.rotate(tmp_path, keep=1)
+    resuming.rotate(tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
 
 
@@ -119,11 +119,11 @@ def test_a_checkpoint_has_its_name_after_all_of_it_has_reached_the_disk(tmp_path
 def test_rotation_keeps_the_newest(tmp_path):
     for step in (5, 9, 10, 100):
         write(tmp_path, Tied(), step)
-    checkpoint.rotate(tmp_path, keep=2)
+    resuming.rotate(tmp_path, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
     (tmp_path / "step-00000100" / "state.pt").unlink()
-    checkpoint.rotate(tmp_path, keep=1)  # a torn one counts for none
-    assert checkpoint.latest(tmp_path).name == "step-00000010"
+    resuming.rotate(tmp_path, keep=1)  # a torn one counts for none
+    assert resuming.latest(tmp_path).name == "step-00000010"
 
 
 def test_a_removal_that_was_killed_leaves_no_checkpoint(tmp_path, monkeypatch):
@@ -136,11 +136,11 @@ def test_a_removal_that_was_killed_leaves_no_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.rotate(tmp_path, keep=1)
+        resuming.rotate(tmp_path, keep=1)
     monkeypatch.undo()
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000002"]
-    assert checkpoint.torn(tmp_path) == []
-    checkpoint.rotate(tmp_path, keep=1)
+    assert [p.name for p in resuming.checkpoints(tmp_path)] == ["step-00000002"]
+    assert resuming.torn(tmp_path) == []
+    resuming.rotate(tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
 
 
@@ -151,24 +151,24 @@ def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, name, harm):
         write(tmp_path, Tied(), step)
     file = tmp_path / "step-00000002" / name
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-1])
-    assert checkpoint.latest(tmp_path).name == "step-00000001"
-    assert [p.name for p in checkpoint.torn(tmp_path)] == ["step-00000002"]
+    assert resuming.latest(tmp_path).name == "step-00000001"
+    assert [p.name for p in resuming.torn(tmp_path)] == ["step-00000002"]
 
 
 def test_a_checkpoint_of_before_sizes_were_kept_is_whole(tmp_path):
     path = write(tmp_path, Tied())
     kept = json.loads((path / "meta.json").read_text())
     (path / "meta.json").write_text(json.dumps({k: v for k, v in kept.items() if k not in ("files", "batch")}))
-    assert checkpoint.latest(tmp_path) == path
+    assert resuming.latest(tmp_path) == path
     (path / "state.pt").unlink()
-    assert checkpoint.latest(tmp_path) is None
+    assert resuming.latest(tmp_path) is None
 
 
 def test_steps_are_ordered_by_number_and_other_names_are_not_taken(tmp_path):
     for step in (99_999_999, 100_000_000):
         write(tmp_path, Tied(), step)
     shutil.copytree(tmp_path / "step-99999999", tmp_path / "step-2 (copy)")
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
+    assert [p.name for p in resuming.checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
 
 
 def test_writing_a_step_again_replaces_it_whole(tmp_path, monkeypatch):
@@ -206,13 +206,13 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
     }
     new = json.loads(json.dumps(old))
     new["args"]["run"]["args"]["log_every_steps"] = 2
-    checkpoint.check_same(tmp_path, old, new, (5, 5))
+    resuming.check_same(tmp_path, old, new, (5, 5))
     new["args"]["run"]["args"]["steps"] = 6
     with pytest.raises(UserError, match=r"run\.steps: 5 -> 6"):
-        checkpoint.check_same(tmp_path, old, new, (5, 5))
-    checkpoint.check_same(tmp_path, old, new, free=("run",))
+        resuming.check_same(tmp_path, old, new, (5, 5))
+    resuming.check_same(tmp_path, old, new, free=("run",))
     with pytest.raises(UserError, match="records of the source: 5 -> 6"):
-        checkpoint.check_same(tmp_path, old, old, (5, 6))
+        resuming.check_same(tmp_path, old, old, (5, 6))
 
 
 @pytest.mark.parametrize("path", [
@@ -222,26 +222,26 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
 ])  # fmt: skip
 def test_what_enters_the_numbers_is_not_free_to_change(tmp_path, path):
     old = dump(tiny(init={"model": "a"}, weights={"itc": 1.0}, optim=dict(clip_norm=1.0)))
-    found = [name for name in checkpoint.flatten(old) if name == path or name.startswith(f"{path}.")]
-    assert found, sorted(checkpoint.flatten(old))
+    found = [name for name in resuming.flatten(old) if name == path or name.startswith(f"{path}.")]
+    assert found, sorted(resuming.flatten(old))
     for name in found:
-        assert not checkpoint._free(name, checkpoint.FREE_TO_CHANGE)
+        assert not resuming._free(name, resuming.FREE_TO_CHANGE)
 
 
 def test_a_setting_that_is_free_frees_its_own_and_no_other(tmp_path):
     old, new = {"init": {"model": 1, "modelled": 1}}, {"init": {"model": 2, "modelled": 1}}
-    checkpoint.check_same(tmp_path, old, new, free=("init.model",))
-    checkpoint.check_same(tmp_path, old, {"init": {"model": {"a": [1]}, "modelled": 1}}, free=("init.model",))
+    resuming.check_same(tmp_path, old, new, free=("init.model",))
+    resuming.check_same(tmp_path, old, {"init": {"model": {"a": [1]}, "modelled": 1}}, free=("init.model",))
     for other in ({"init": {"model": 1, "modelled": 2}}, {"init": {"model": 1}}, {"init": {"model": 1, "model2": 2}}):
         with pytest.raises(UserError, match=r"init\.model(led|2): (1|absent) -> (2|absent).*\. do this$"):
-            checkpoint.check_same(tmp_path, old, other, free=("init.model",), hint="do this")
+            resuming.check_same(tmp_path, old, other, free=("init.model",), hint="do this")
 
 
 def test_a_dumped_experiment_is_named_as_set_names_it():
     value = {"args": {"a": {"tuple": [1, {"mapping": {"b": None}}]}, "c": {"args": {"args": 2}}, "d": []}}
-    assert checkpoint.flatten(value) == {"a.0": 1, "a.1.b": None, "c": 2}
-    assert checkpoint.changes({"a": None}, {}) == [("a", "a: None -> absent")]
-    assert checkpoint.changes({"a": [1, 2]}, {"a": [1]}) == [("a.1", "a.1: 2 -> absent")]
+    assert resuming.flatten(value) == {"a.0": 1, "a.1.b": None, "c": 2}
+    assert resuming.changes({"a": None}, {}) == [("a", "a: None -> absent")]
+    assert resuming.changes({"a": [1, 2]}, {"a": [1]}) == [("a.1", "a.1: 2 -> absent")]
 
 
 def batch(rank_batch, accumulation_steps, world):
@@ -264,19 +264,19 @@ def batch(rank_batch, accumulation_steps, world):
 def test_a_step_has_the_same_samples_on_any_number_of_processes(tmp_path, before, now, words):
     kept = meta(world=before.world, batch=asdict(before))
     if words is None:
-        said = checkpoint.check_batch(tmp_path, kept, now)
+        said = resuming.check_batch(tmp_path, kept, now)
         one, other = before.rank_batch * before.world, now.rank_batch * now.world
         assert (said == "") == (one == other)
         assert one == other or f"had {one} samples on all processes together and has {other} now" in said
         return
     with pytest.raises(UserError, match=rf"a step had {before.global_batch} samples.*{words}"):
-        checkpoint.check_batch(tmp_path, kept, now)
+        resuming.check_batch(tmp_path, kept, now)
     if "--set" in words or "null" in words:  # what it says is right
         change = dict(part.removeprefix("data.").split("=") for part in words.split())
         numbers = {name: None if value == "null" else int(value) for name, value in change.items()}
         plan = replace(tiny().data, **numbers).batch_plan(now.world)
         assert plan.global_batch == before.global_batch
-        checkpoint.check_batch(tmp_path, kept, plan)
+        resuming.check_batch(tmp_path, kept, plan)
 
 
 def test_log_drops_what_an_abandoned_process_wrote(tmp_path):

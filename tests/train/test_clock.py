@@ -7,7 +7,7 @@ import pytest
 from mmkit.cli.main import main
 from mmkit.config import validate
 from mmkit.errors import UserError
-from mmkit.train import checkpoint, clock, loop
+from mmkit.train import clock, loop, resuming
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.loop import train
 from tests.train.fakes import Count, change, partial, tiny, weights
@@ -160,7 +160,7 @@ def test_with_even_steps_it_is_the_run_of_as_many_steps(tmp_path, monkeypatch, o
 def test_a_resume_has_the_time_that_remains(tmp_path, monkeypatch):
     by_the_clock(tmp_path / "whole", monkeypatch, 1.0, **WARM)
     assert by_the_clock(tmp_path / "parts", monkeypatch, 1.0, stop=5, **WARM)["step"] == 5
-    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "parts" / "checkpoints"))
+    meta = resuming.load_meta(resuming.latest(tmp_path / "parts" / "checkpoints"))
     assert meta.seconds == 25
     assert not (tmp_path / "parts" / "numbers.json").exists()
     assert by_the_clock(tmp_path / "parts", monkeypatch, 1.0, resume=True, **WARM)["step"] == 12
@@ -231,6 +231,6 @@ def test_a_real_clock(tmp_path):
     )
     command = ["train", str(file), "--out", str(tmp_path / "run"), "--set", "run.steps=null", "run.minutes=0.01"]
     assert main(command) == 0
-    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+    meta = resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints"))
     assert 0.6 <= meta.seconds < 5
     assert meta.step > 2

@@ -19,7 +19,7 @@ from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
 from mmkit.task import Task
-from mmkit.train import checkpoint, loop
+from mmkit.train import loop, resuming
 from mmkit.train.loop import train
 from mmkit.train.precision import ProductChoice
 from mmkit.train.schedule import learning_rate
@@ -215,7 +215,7 @@ def test_a_resumed_run_computes_as_it_began(tmp_path, monkeypatch):
     plans = events(tmp_path, "plan")
     assert [(plan["precision"], plan["product"]["name"]) for plan in plans] == [("bf16", "medium")] * 2
     assert [plan["start_step"] for plan in plans] == [0, 2]
-    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    meta = resuming.load_meta(resuming.latest(tmp_path / "checkpoints"))
     assert (meta.step, meta.precision, meta.product) == (4, "bf16", "medium")
 
 
@@ -294,7 +294,7 @@ def test_resume_keeps_the_samples_of_a_step(tmp_path, caplog):
     numbers = train(change(on, data=dict(rank_batch=4, global_batch=8)), tmp_path, resume=True)
     assert numbers["step"] == 10
     assert "a forward had 8 samples on all processes together and has 4 now" in caplog.text
-    kept = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    kept = resuming.load_meta(resuming.latest(tmp_path / "checkpoints"))
     assert kept.batch == {"rank_batch": 4, "accumulation_steps": 2, "global_batch": 8, "world": 1}
 
 
@@ -329,8 +329,8 @@ def test_a_failing_evaluation_loses_no_step(tmp_path, every):
     )  # fmt: skip
     with pytest.raises(UserError, match="no such file"):
         train(exp, tmp_path / "run", build_parts=without_predictor)
-    (kept,) = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
-    assert checkpoint.load_meta(kept).step == (every or 3)
+    (kept,) = resuming.checkpoints(tmp_path / "run" / "checkpoints")
+    assert resuming.load_meta(kept).step == (every or 3)
     (tmp_path / "there").touch()
     numbers = train(exp, tmp_path / "run", resume=True, build_parts=without_predictor)
     assert numbers["late.value"] == 2.0
@@ -438,13 +438,13 @@ class Next:
 def test_broken_pictures_are_counted_over_a_resume(tmp_path):
     exp = tiny(data=dict(train=partial(Squares, 40, (3,)), max_bad_fraction=0.5))
     train(change(exp, run=dict(stop_after_steps=7)), tmp_path)
-    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    meta = resuming.load_meta(resuming.latest(tmp_path / "checkpoints"))
     assert meta.seen == 56
     assert meta.bad >= 1
     assert meta.seconds > 0
     before = meta.bad
     train(exp, tmp_path, resume=True)
-    meta = checkpoint.load_meta(checkpoint.latest(tmp_path / "checkpoints"))
+    meta = resuming.load_meta(resuming.latest(tmp_path / "checkpoints"))
     assert (meta.seen, meta.bad > before) == (96, True)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mmkit.cli.main import execute
 from mmkit.errors import Stopped
-from mmkit.train import checkpoint, loop
+from mmkit.train import loop, resuming
 from mmkit.train.loop import train
 from tests.test_parent import gone
 from tests.train.fakes import Count, tiny
@@ -45,7 +45,7 @@ def run(tmp_path, exp, resume=False):
     code = execute(argparse.Namespace(json=file, run=lambda args: train(exp, out, resume)))
     assert file.exists() == (code == 0)
     assert (out / "numbers.json").exists() == (code == 0)
-    return code, checkpoint.load_meta(checkpoint.latest(out / "checkpoints")).step
+    return code, resuming.load_meta(resuming.latest(out / "checkpoints")).step
 
 
 @SIGNALS
@@ -142,7 +142,7 @@ def test_two_processes_stop_in_an_evaluation_and_save(tmp_path, launched):
     assert "stopped after step 3, and saved" in text
     assert text.count("stopped by SIGTERM") == 2
     assert not (tmp_path / "n.json").exists()
-    assert checkpoint.load_meta(checkpoint.latest(tmp_path / "run" / "checkpoints")).step == 3
+    assert resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints")).step == 3
     assert gone(below, 1)
 
 
@@ -151,5 +151,5 @@ def test_ten_seconds_after_the_launcher_was_killed_no_process_lives(tmp_path, la
     assert len(below) >= 4  # two ranks with a loading worker each
     process.kill()
     assert gone(below, 10)
-    kept = checkpoint.latest(tmp_path / "run" / "checkpoints")
-    assert kept is None or checkpoint.load_meta(kept).step >= 2
+    kept = resuming.latest(tmp_path / "run" / "checkpoints")
+    assert kept is None or resuming.load_meta(kept).step >= 2

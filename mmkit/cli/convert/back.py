@@ -192,7 +192,8 @@ def _say_left(rows: Iterable[Row], state: State) -> None:
 def _whole_state(folder: Path) -> State:
     """The weights of a model folder or of a run, with the teacher and the queues."""
     from mmkit.convert.read_file import read_checkpoint
-    from mmkit.train.checkpoint import latest, load_state, read_state
+    from mmkit.train.checkpoint import load_state, read_state
+    from mmkit.train.resuming import latest
 
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
