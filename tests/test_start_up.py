@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
 SLOW = ("torch", "transformers", "datasets", "open_clip", "accelerate")
 PROGRAM = """
@@ -30,9 +33,14 @@ def test_what_computes_nothing_imports_nothing_slow(tmp_path):
         rows.append({"image": f"pictures/{i}.png", "caption": f"number {i}"})
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "rows.csv").write_text("image,caption\n" + "".join(f"{r['image']},{r['caption']}\n" for r in rows))
+    saved = json.loads((Path(__file__).parent / "oracles/folders_0_1_0.json").read_text())["wordpiece"]
+    for file in ("config", "preprocessing"):
+        (tmp_path / f"{file}.json").write_text(json.dumps(saved[file]))
+    save_file({k: np.zeros(n, dtype=np.float32) for k, n in saved["shapes"].items()}, tmp_path / "model.safetensors")
     commands = [
         ["--help"], ["retrieval", "--help"], ["train", "none.py", "--out", "x"], ["data", "check", "none.jsonl"],
         ["data", "check", "rows.jsonl"], ["data", "check", "rows.csv"], ["data", "check", "pictures"],
+        ["info", "."], ["info", "model.safetensors"], ["info", "none/none"],
     ]  # fmt: skip
     run = [sys.executable, "-c", PROGRAM, json.dumps(commands), json.dumps(SLOW)]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)

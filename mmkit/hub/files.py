@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from mmkit import files
 from mmkit.config.moved import with_present_names
 from mmkit.errors import UserError
@@ -14,6 +16,8 @@ from mmkit.files import inside
 CONFIG, WEIGHTS, PREPROCESSING, TOKENIZER = "config.json", "model.safetensors", "preprocessing.json", "tokenizer"
 CONVERSION, TRAINING_STATE = "conversion.json", "training_state.safetensors"
 """What ``mmkit convert`` writes beside a model: what it came from, and what only training needs, for the way back."""
+OPEN_CLIP = "open_clip:"
+"""How the names of open_clip's models begin, where a folder could stand."""
 
 
 def is_ours(folder: Path) -> bool:
@@ -42,3 +46,12 @@ def needed(folder: Path, name: str) -> Path:
         for below in (*folders, *names):
             inside(folder, (Path(place) / below).relative_to(folder))
     return path
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file; UserError where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in iter(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -22,22 +21,12 @@ from torch.nn.modules.module import (
 )
 
 from mmkit.errors import UserError
-from mmkit.hub.files import CONFIG
+from mmkit.hub.files import CONFIG, shapes_in
 from mmkit.nn.queue import FeatureQueue
 
 Shapes = Mapping[str, tuple[int, ...]]
 SPARE_TENSORS = 1000  # a part may register some twice, or hold constants that are not saved
 SPARE_VALUES = 2**28
-
-
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file; UserError where it is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names: Iterator[str] = iter(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
 
 
 def state_of(module: nn.Module) -> Iterable[tuple[str, Tensor]]:

@@ -39,10 +39,20 @@ from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.files import beside, write_json
-from mmkit.hub.files import CONFIG, CONVERSION, PREPROCESSING, TOKENIZER, WEIGHTS, needed, read_json
-from mmkit.hub.fit import check_plan, check_shapes, shapes_in, state_of_all
+from mmkit.hub.files import (
+    CONFIG,
+    CONVERSION,
+    OPEN_CLIP,
+    PREPROCESSING,
+    TOKENIZER,
+    WEIGHTS,
+    needed,
+    read_json,
+    shapes_in,
+)
+from mmkit.hub.fit import check_plan, check_shapes, state_of_all
 from mmkit.hub.open_clip.config import CONFIG as OPEN_CLIP_CONFIG
-from mmkit.hub.open_clip.models import PREFIX, check_open_clip, load_open_clip
+from mmkit.hub.open_clip.models import check_open_clip, load_open_clip
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
 from mmkit.nn.positions import GridPositions
@@ -106,7 +116,7 @@ def load(
 
     UserError names the file that is missing, damaged or does not fit, and what to do.
     """
-    if str(path).startswith(PREFIX):
+    if str(path).startswith(OPEN_CLIP):
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder = _find(path)
     config = read_json(needed(folder, CONFIG))
@@ -202,7 +212,7 @@ def _tell_uncleaned(folder: Path, tokenizer: Tokenizer) -> None:
 
 def check(path: str | Path) -> None:
     """UserError, at once, where there is no such model to ``load``; what is inside of its files is not looked at."""
-    if str(path).startswith(PREFIX):
+    if str(path).startswith(OPEN_CLIP):
         check_open_clip(str(path))
     else:
         needed(_find(path), WEIGHTS)
@@ -283,7 +293,7 @@ def _find(path: str | Path) -> Path:
     if folder.is_file():
         raise UserError(f"{folder}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
     if (folder / OPEN_CLIP_CONFIG).is_file():
-        raise UserError(f"{folder}: a model of open_clip; write {PREFIX}{folder}")
+        raise UserError(f"{folder}: a model of open_clip; write {OPEN_CLIP}{folder}")
     if not folder.is_dir():
         near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{CONFIG}"))
         hint = f"; there is {', '.join(near[:5])}" if near else ""

@@ -21,6 +21,7 @@ from mmkit.hub.facts import plain, preprocessing
 from mmkit.hub.files import (
     CONFIG,
     CONVERSION,
+    OPEN_CLIP,
     PREPROCESSING,
     TOKENIZER,
     TRAINING_STATE,
@@ -28,10 +29,9 @@ from mmkit.hub.files import (
     is_ours,
     needed,
     read_json,
+    shapes_in,
 )
-from mmkit.hub.fit import shapes_in
 from mmkit.hub.foreign import KINDS, describe_foreign
-from mmkit.hub.open_clip.models import PREFIX, describe_open_clip, knows
 from mmkit.hub.training import facts, of_folder, record
 from mmkit.train.resuming import latest, load_meta
 
@@ -44,14 +44,14 @@ def describe(path: str) -> dict[str, Any]:
 
     UserError for what is not there, or is no checkpoint; it says what is there instead.
     """
-    if path.startswith(PREFIX):
+    if path.startswith(OPEN_CLIP):
+        from mmkit.hub.open_clip.models import describe_open_clip
+
         return describe_open_clip(path)
     if path.startswith(KINDS):
         return describe_foreign(path)
     place = Path(path).expanduser()
     if not place.exists():
-        if knows(path):
-            return describe_open_clip(f"{PREFIX}{path}")
         raise UserError(
             f"{path}: no such file or folder. Give the folder of a run or a model, a weights file, timm:NAME, "
             "hf:OWNER/NAME or open_clip:ARCH/TAG"

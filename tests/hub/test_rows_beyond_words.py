@@ -7,7 +7,7 @@ from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.mlm import MLM
 from mmkit.inference.predictor import Predictor
 from mmkit.nn.vocabulary import VocabularyHead
-from mmkit.types import Tokens
+from mmkit.types import Fused, Tokens
 from tests.sizes import albef_tiny
 
 
@@ -34,7 +34,7 @@ def test_heads_never_guess_a_row_without_a_word():
     assert torch.equal(mlm.logits(states, model.word_embeddings), before)  # training is as it was
     with predictor.inference():
         logits = mlm.logits(states, model.word_embeddings)
-        written, _ = answer.generate(Tokens(states[:, None], None), Words().cls_id, Words().sep_id)
+        written, _ = answer.generate(Fused(Tokens(states[:, None], None)), Words().cls_id, Words().sep_id)
     assert (logits[:, 20:] == -torch.inf).all()
     assert torch.equal(logits[:, :20], before[:, :20])
     assert logits.argmax(1).tolist() == [19] * 3

@@ -31,6 +31,7 @@ from mmkit.data.texts.protocol import Tokenizer
 from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
 from mmkit.errors import UserError
 from mmkit.hub.facts import quiet
+from mmkit.hub.files import OPEN_CLIP as PREFIX
 from mmkit.hub.open_clip.config import CONFIG, checked, never_asked, not_endless, of_folder
 from mmkit.hub.open_clip.config import options as options_of
 from mmkit.hub.open_clip.config import tokenizer as tokenizer_of
@@ -38,7 +39,6 @@ from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-PREFIX = "open_clip:"
 HUB, LOCAL = "hf-hub:", "local-dir:"
 FORMS = (
     "open_clip:ARCH/TAG (see open_clip.list_pretrained()), open_clip:ARCH@FILE, open_clip:ARCH/TAG@FILE, "
@@ -156,13 +156,6 @@ def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], An
     with never_asked(*named):
         code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         return {}, open_clip.get_tokenizer(name.place or name.arch, **code)
-
-
-def knows(text: str) -> bool:
-    """Whether open_clip has an architecture of this name, with or without /TAG behind it."""
-    import open_clip
-
-    return _split(text, known := open_clip.list_models())[0] in known
 
 
 def parse(spec: str) -> Name:
