@@ -60,7 +60,7 @@ def mini(
     """A small model answers questions of yours, in minutes on two cores: a decoder that ranks the answers of training.
 
     records: JSON lines, CSV, TSV or Parquet with image, question and answers. test: more of them, kept out of training,
-    to be answered at the end. start: the folder of a pre-trained model; its size and its words are kept.
+    to be answered at the end. start: the folder of a pre-trained model, whose layers and words are taken.
     """
     asked = partial(open_source, spec=records, wants=("question",))
     source = asked()
