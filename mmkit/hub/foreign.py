@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from mmkit.hub.files import read_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmkit.convert.layouts.layout import Layout, Recipe
+    from mmkit.convert.layouts.layout import Layout
     from mmkit.convert.read_file import Checkpoint
 
 KINDS = ("timm:", "hf:")
@@ -60,9 +59,9 @@ def describe_foreign(source: str) -> dict[str, Any]:
         found |= {"layout": "unknown", "what": what, "use": _without_layout(file, source)}
         reads = _stated(file)
     else:
-        reads, flags = _reads(layout, file)
+        reads = _reads(layout, file)
         use = layout.use.format(path=shlex.quote(source) if layout.use.startswith("mmkit") else source)
-        found |= {"layout": layout.name, "what": layout.what, "use": " ".join([use, *flags])}
+        found |= {"layout": layout.name, "what": layout.what, "use": use}
         if (file.path.parent / OPEN_CLIP_CONFIG).is_file() and Path(source).is_dir():
             found["also"] = _as_open_clip(source)
     if file.others:
@@ -160,18 +159,25 @@ def _without_layout(file: Checkpoint, source: str) -> str:
     return "mmkit has no table for it; a Layout of your own: mmkit convert FILE.py:NAME IN OUT"
 
 
-def _reads(layout: Layout, file: Checkpoint) -> tuple[dict[str, Any], list[str]]:
-    """The model that it becomes, how that reads pictures and texts, and the options that its conversion needs."""
+def _reads(layout: Layout, file: Checkpoint) -> dict[str, Any]:
+    """The model that it becomes and how that reads pictures and texts, or what its conversion asks for first."""
+    from mmkit.convert.layouts.layout import Choices
+    from mmkit.convert.pictures.read import beside
+
     layout = _of_a_project(layout)
     if layout.recipe is None:
-        return _stated(file), []
-    recipe, flags, problem = _recipe(layout, file)
-    if recipe is None:
-        return _stated(file) | {"problem": problem}, flags
+        return _stated(file)
+    try:
+        with quiet("mmkit"):
+            recipe = layout.recipe(file.state, Choices(config=file.config, pictures=beside(file.path)))
+    except UserError as error:
+        return _stated(file) | {"first": str(error)}
+    except (KeyError, IndexError, RuntimeError) as error:
+        return _stated(file) | {"first": f"the file is damaged or incomplete ({type(error).__name__}: {error})"}
     found = {"model": recipe.model.func.__name__, "heads": ", ".join(recipe.heads) or "none"}
     found |= of_transform(recipe.transform, recipe.max_tokens) | {"vocab_size": recipe.vocab_size}
     words = _tokenizer_beside(file) or f"{recipe.tokenizer}, or another by --tokenizer"
-    return found | {"tokenizer": f"{words}; {recipe.vocab_size} words"}, flags
+    return found | {"tokenizer": f"{words}; {recipe.vocab_size} words"}
 
 
 def _of_a_project(layout: Layout) -> Layout:
@@ -181,44 +187,6 @@ def _of_a_project(layout: Layout) -> Layout:
     spec = next((word for word in layout.use.split() if ".py:" in word), "")
     root = clone()
     return layout if layout.recipe or not spec or root is None else from_file(str(root / spec))
-
-
-def _recipe(layout: Layout, file: Checkpoint) -> tuple[Recipe | None, list[str], str]:
-    """The recipe, the options without which the conversion stops, and what stands in its way."""
-    from mmkit.convert.layouts.layout import Choices
-    from mmkit.convert.pictures.read import beside
-
-    assert layout.recipe is not None
-    choices, flags = Choices(config=file.config, pictures=beside(file.path)), list[str]()
-    while True:
-        try:
-            with quiet("mmkit"):
-                return layout.recipe(file.state, choices), flags, ""
-        except UserError as error:
-            asked = [flag for flag in re.findall(r"--[a-z-]+", str(error)) if flag not in " ".join(flags).split()]
-            flags += [_with_value(flag, str(error)) for flag in asked[:1]]
-            if not asked or asked[0] not in DUMMIES:
-                return None, flags, str(error)
-            choices = replace(choices, **DUMMIES[asked[0]](str(error)))
-        except (KeyError, IndexError, RuntimeError) as error:
-            return None, flags, f"the file is damaged or incomplete ({type(error).__name__}: {error})"
-
-
-def _answers(message: str) -> dict[str, Any]:
-    count = re.search(r"(\d+) answers", message)
-    return {"answers": tuple(map(str, range(int(count[1]) if count else 1)))}
-
-
-DUMMIES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "--image-heads": lambda message: {"image_heads": 1}, "--text-heads": lambda message: {"text_heads": 1},
-    "--activation": lambda message: {"activation": "gelu"}, "--answers": _answers,
-}  # fmt: skip
-"""An option of ``mmkit convert`` -> a value with which the rest can be read; no model is built of it."""
-
-
-def _with_value(flag: str, message: str) -> str:
-    found = re.search(rf"{flag} ([A-Z]+)", message)
-    return f"{flag} {found[1] if found else 'NAME'}"
 
 
 def _stated(file: Checkpoint) -> dict[str, Any]:

@@ -311,10 +311,12 @@ def test_official_albef_and_the_command_that_converts_it(layout, tokenizer, tmp_
     assert arguments[3:5] == [str(path), "OUT"]
     answers = tmp_path / "answer_list.json"
     answers.write_text('["yes", "no"]')
-    given = {"N": "2", "OUT": str(tmp_path / "out"), "answer_list.json": str(answers)}
-    words = ["--tokenizer", tokenizer(meta["bert"]["vocab_size"])]
+    given = {"OUT": str(tmp_path / "out"), "answer_list.json": str(answers)}
+    assert "--image-heads" in facts["first"]  # what else is to be given, before anything is converted
+    words = ["--tokenizer", tokenizer(meta["bert"]["vocab_size"]), "--image-heads", "2", "--text-heads", "2"]
     assert main([given.get(word, word) for word in arguments[1:]] + words) == 0
-    assert facts["parameters"] == describe(str(tmp_path / "out"))["parameters"]
+    made = describe(str(tmp_path / "out"))
+    assert facts["parameters"] == made["parameters"]
     rest = tmp_path / "out/training_state.safetensors"
     if rest.is_file():
         kept = describe(str(rest))
@@ -323,8 +325,8 @@ def test_official_albef_and_the_command_that_converts_it(layout, tokenizer, tmp_
         assert kept["training_only.teacher"] == sum(
             math.prod(v.shape) for k, v in load_file(rest).items() if k.startswith("ema.")
         )
-    assert facts["vocab_size"] == meta["bert"]["vocab_size"]
-    assert facts["image_size"] == str(meta["vit"]["image"])
+    assert made["vocab_size"] == meta["bert"]["vocab_size"]
+    assert made["image_size"] == str(meta["vit"]["image"])
 
 
 def test_official_vilt_and_every_other_layout_has_a_test_here(tmp_path):

@@ -163,7 +163,6 @@ def _check_taken(layout: Layout, choices: Choices) -> None:
 def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
     """The layout of a file, guessed where none is given; UserError that says what it looks like where none fits."""
     from mmkit.convert.layouts.known import LAYOUTS, guess
-    from mmkit.convert.nearest import likeness, nearest
     from mmkit.convert.tables import vit
     from mmkit.convert.tables.table import shortened
 
@@ -177,15 +176,14 @@ def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
             f"{file.path}: a model of mmkit already; to write a file of another layout from it, add --reverse"
         )
     asked = f"is not of the layout {layout.name}" if layout else "its layout cannot be guessed"
-    if layout is not None and (like := likeness(file.state, layout)) is not None and (like.lacks or like.beyond):
-        asked += f" ({like.differs()})"
     if found is not None:
         raise UserError(f"{file.path}: {asked}; it looks like {found.name} ({found.what})")
     if vit.fits_transformers(file.state):
         raise UserError(f"{file.path}: {asked}; {vit.TRANSFORMERS}")
-    near = "; ".join(f"nearest is {like.describe()}" for like in nearest(file.state, LAYOUTS))
-    names = f"none comes near; it has {shortened(sorted(file.state), 4)}"
-    raise UserError(f"{file.path}: {asked}; its keys are of no layout that mmkit knows; {near or names}")
+    raise UserError(
+        f"{file.path}: {asked}; it has {shortened(sorted(file.state), 8)}. The layouts that mmkit knows: "
+        f"{', '.join(known.name for known in LAYOUTS)}; or FILE.py:NAME, one of your own"
+    )
 
 
 def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tokenizer, Recipe]:

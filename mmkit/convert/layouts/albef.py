@@ -6,7 +6,6 @@ NLVR2 and its text assignment, whose model reads two pictures, are a project's (
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -119,52 +118,34 @@ def _two_pictures(state: State) -> bool:
     return sum(crosses) > crosses.count(False)
 
 
-def _examples(kind: albef.Kind) -> Callable[[], list[list[Row]]]:
-    def examples() -> list[list[Row]]:
-        joint, vqa = kind in albef.JOINT, kind == "vqa"
-        bare = albef.Parts(
-            kind=kind,
-            image_depth=1,
-            patch=(16, 16),
-            text_depth=1,
-            fusion_depth=1,
-            teacher=False,
-            decoder_depth=int(vqa),
-        )
-        whole = replace(bare, teacher=True, queue=int(joint), image_ids=kind == "retrieval", position_ids=(1, int(vqa)))
-        return [albef.table(bare), albef.table(whole)]
-
-    return examples
-
-
 TAKES = ("image_heads", "text_heads", "image_size")
 ALBEF = (
     Layout(
         name="albef", what="official ALBEF, pre-training", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_encoder.cls.predictions.bias", "itm_head.weight"),
         recipe=_recipe(albef.pretrain, _contrastive("pair"), RETRIEVAL_TOKENS), back=_back("pretrain"),
-        takes=TAKES, examples=_examples("pretrain"),
+        takes=TAKES,
         use="mmkit convert albef {path} OUT",
     ),
     Layout(
         name="albef-vqa", what="official ALBEF, VQA", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_decoder.bert.embeddings.word_embeddings.weight"),
         recipe=_recipe(albef.vqa, _answers, TASK_TOKENS), back=_back("vqa"),
-        takes=(*TAKES, "answers"), examples=_examples("vqa"),
+        takes=(*TAKES, "answers"),
         use="mmkit convert albef-vqa {path} OUT --answers answer_list.json",
     ),
     Layout(
         name="albef-retrieval", what="official ALBEF, retrieval or RefCOCO", licence=LICENCE,
         fits=_has("visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight", "itm_head.weight"),
         recipe=_recipe(albef.retrieval, _contrastive("image"), RETRIEVAL_TOKENS), back=_back("retrieval"),
-        takes=TAKES, examples=_examples("retrieval"),
+        takes=TAKES,
         use="mmkit convert albef-retrieval {path} OUT",
     ),
     Layout(
         name="albef-ve", what="official ALBEF, visual entailment", licence=LICENCE,
         fits=lambda x: _has("visual_encoder.cls_token", "cls_head.0.weight")(x) and not _two_pictures(x),
         recipe=_recipe(albef.entailment, _labels, TASK_TOKENS), back=_back("entailment"),
-        takes=TAKES, examples=_examples("entailment"),
+        takes=TAKES,
         use="mmkit convert albef-ve {path} OUT",
     ),
     Layout(

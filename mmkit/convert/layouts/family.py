@@ -128,66 +128,42 @@ def _vilt_back(names: vilt.Names) -> Callable[[State], list[Row]]:
     return back
 
 
-def _vilt_examples(names: vilt.Names) -> Callable[[], list[list[Row]]]:
-    def examples() -> list[list[Row]]:
-        official = names == "official"
-        bare = vilt.Parts(names=names, depth=1, patch=(32, 32), prefix="" if official else "vilt.")
-        kinds = [replace(bare, match="rank_output", position_ids=1), replace(bare, match="itm_score.fc")]
-        kinds.append(replace(bare, answer="vqa_classifier" if official else "classifier"))
-        kinds.append(replace(bare, mlm_bias=("mlm_score.bias", "mlm_score.decoder.bias"), pooler=True))
-        return [vilt.rows_of(parts) for parts in (bare, *kinds)]
-
-    return examples
-
-
-def _dual_examples(names: clip.Names, siglip: bool) -> Callable[[], list[list[Row]]]:
-    def examples() -> list[list[Row]]:
-        bare = clip.Parts(
-            names=names, siglip=siglip, image_depth=1, text_depth=1, patch=(16, 16), text="text." if siglip else ""
-        )
-        whole = replace(bare, position_ids=(1, 1), sizes=dict.fromkeys(clip.SIZES, 1))
-        return [clip.rows_of(bare), clip.rows_of(whole)]
-
-    return examples
-
-
 VILT_TAKES = ("image_heads", "answers")
 DUAL_TAKES = ("image_heads", "text_heads", "image_size", "activation")
 FAMILY = (
     Layout(
         name="vilt", what="official ViLT", licence="Apache-2.0 (the official ViLT release)", fits=vilt.fits_official,
-        recipe=_vilt_recipe, back=_vilt_back("official"), takes=VILT_TAKES,
-        examples=_vilt_examples("official"), use="mmkit convert vilt {path} OUT",
+        recipe=_vilt_recipe, back=_vilt_back("official"), takes=VILT_TAKES, use="mmkit convert vilt {path} OUT",
     ),
     Layout(
         name="vilt-transformers", what="ViLT in the names of transformers", fits=vilt.fits_transformers,
         recipe=_vilt_recipe, back=_vilt_back("transformers"), takes=VILT_TAKES,
-        examples=_vilt_examples("transformers"), use="mmkit convert vilt-transformers {path} OUT", pictures="Vilt",
+        use="mmkit convert vilt-transformers {path} OUT", pictures="Vilt",
     ),
     Layout(
         name="clip", what="CLIP with a ViT, in the names of OpenAI and open_clip", licence=CLIP_LICENCE,
         fits=_dual_fits("open_clip", siglip=False), recipe=_clip_recipe, back=_dual_back("open_clip", siglip=False),
-        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=False),
+        takes=DUAL_TAKES,
         use="mmkit convert clip {path} OUT", pictures="open_clip",
     ),
     Layout(
         name="clip-transformers", what="CLIP with a ViT, in the names of transformers", licence=CLIP_LICENCE,
         fits=_dual_fits("transformers", siglip=False), recipe=_clip_recipe,
         back=_dual_back("transformers", siglip=False),
-        takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=False),
+        takes=DUAL_TAKES,
         use="mmkit convert clip-transformers {path} OUT", pictures="CLIP",
     ),
     Layout(
         name="siglip", what="SigLIP, in the names of open_clip", fits=_dual_fits("open_clip", siglip=True),
         recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True),
-        takes=DUAL_TAKES, examples=_dual_examples("open_clip", siglip=True),
+        takes=DUAL_TAKES,
         use="mmkit convert siglip {path} OUT", pictures="open_clip",
     ),
     Layout(
         name="siglip-transformers", what="SigLIP, in the names of transformers",
         fits=_dual_fits("transformers", siglip=True), recipe=_siglip_recipe,
         back=_dual_back("transformers", siglip=True),
-        takes=DUAL_TAKES, examples=_dual_examples("transformers", siglip=True),
+        takes=DUAL_TAKES,
         use="mmkit convert siglip-transformers {path} OUT", pictures="Siglip",
     ),
 )  # fmt: skip

@@ -25,11 +25,11 @@ LAYOUTS = (
     *ALBEF,
     *FAMILY,
     Layout(
-        name="bert", what="BERT in the names of transformers", fits=_is_bert, back=_bert_back, examples=bert.examples,
+        name="bert", what="BERT in the names of transformers", fits=_is_bert, back=_bert_back,
         use='init={{"text": {path!r}}} in a config',
     ),
     Layout(
-        name="vit", what="ViT in timm's names (timm, DeiT, MAE)", fits=vit.fits, examples=vit.examples,
+        name="vit", what="ViT in timm's names (timm, DeiT, MAE)", fits=vit.fits,
         back=lambda ours: vit.table_of_ours(ours, patch_of(ours), "model.image"),
         use='init={{"image": {path!r}}} in a config',
     ),

@@ -68,9 +68,8 @@ class Layout:
     """One layout.
 
     recipe: None where mmkit has no model for the whole of it. back: our state -> rows. use: what to do with ``{path}``.
-    takes: the fields of ``Choices`` that its recipe reads; None = not said. examples: the rows of small files of it,
-    with and without what a file may lack; only names are read, to say what another file lacks. pictures: whose
-    processor reads how pictures are made, from a file beside the weights; None = there is no such file.
+    takes: the fields of ``Choices`` that its recipe reads; None = not said. pictures: whose processor reads how
+    pictures are made, from a file beside the weights; None = there is no such file.
     """
 
     name: str
@@ -81,7 +80,6 @@ class Layout:
     recipe: Callable[[State, Choices], Recipe] | None = None
     back: Callable[[State], list[Row]] | None = None
     takes: tuple[str, ...] | None = None
-    examples: Callable[[], list[list[Row]]] | None = None
     pictures: Form | None = None
 
 

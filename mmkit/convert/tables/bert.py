@@ -153,16 +153,3 @@ def table_of_ours(
         if name.startswith(f"{fusion}.blocks.") and not CROSS.isdisjoint(name.split("."))
     ]  # fmt: skip
     return rows + (vocabulary_head(mlm, predictions, (f"{predictions}.decoder.bias",)) if mlm else [])
-
-
-def examples() -> list[list[Row]]:
-    """The rows of small files, bare and with heads."""
-    bare: list[Row] = [
-        *embeddings("text.embeddings", "embeddings"),
-        *bert_layer("text.0", "encoder.layer.0", cross=False),
-    ]
-    beside = ("pooler.dense.weight", "pooler.dense.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
-    heads = vocabulary_head(
-        "mlm", "cls.predictions", ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-    )
-    return [bare, [*bare, *heads, *(Dropped(name, "") for name in beside)]]

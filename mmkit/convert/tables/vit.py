@@ -92,10 +92,3 @@ def table(state: Mapping[str, Tensor], ours: str = "image", *, distilled: bool =
 def table_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], ours: str = "image") -> list[Row]:
     """The rows to write one of our towers under timm's names."""
     return list(tower(ours, "", depth_of(state, f"{ours}.blocks."), patch))
-
-
-def examples() -> list[list[Row]]:
-    """The rows of small files, bare and with what may stand beside the encoder."""
-    bare: list[Row] = list(tower("image", "", 1, (16, 16)))
-    beside = ("head.weight", "head.bias", "dist_token", "head_dist.weight", "head_dist.bias", "mask_token")
-    return [bare, [*bare, *(Dropped(name, "") for name in beside)]]
