@@ -2,7 +2,7 @@
 
 import torch
 
-from mmkit.data.targets import AnswerScores
+from mmkit.data.targets import AnswerScores, Given
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.losses import masked_mean, mean_or_zero
 from mmkit.task import Task
@@ -34,7 +34,7 @@ def test_a_batch_without_a_known_answer_is_a_loss_of_zero():
     torch.manual_seed(0)
     model = albef_tiny(VOCAB)
     head = AnswerClassifier(model.spec, ["red", "blue"])
-    scores = AnswerScores(["red", "blue"])
+    scores = AnswerScores(Given(), ["red", "blue"])
     made = scores.collate([scores.encode({"answers": ["odd"]}, None) for _ in range(3)])
     b = batch(3)
     out = Task(model, {"answer": head}, momentum=None)(type(b)(**{**vars(b), "targets": made}), 0)

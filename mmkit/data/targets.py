@@ -5,9 +5,9 @@ A ``TargetEncoder`` works where the samples are made (``encode``, one record) an
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Protocol
@@ -17,14 +17,11 @@ import torch
 from mmkit.data.records import Source
 from mmkit.data.texts.answers.rules import answers_in, check_coverage, class_numbers, normalize
 from mmkit.data.texts.protocol import Tokenizer
+from mmkit.errors import UserError
 
 
 class TargetEncoder(Protocol):
-    """Made by ``Data.targets`` with those of ``tokenizer=``, ``transform=`` and ``source=`` that it accepts.
-
-    ``transform`` is the run's: (RGB picture, text, Random) -> (pixels (3, h, w), text). ``source``: the training data,
-    where the encoder is made for training.
-    """
+    """Made by ``Data.targets``, called with what the run gives (``Given``)."""
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """One record's. ``rng`` depends on (seed, epoch, index) alone."""
@@ -33,15 +30,29 @@ class TargetEncoder(Protocol):
         """A batch's; tensors go to the device with it."""
 
 
-def make_targets(
-    part: partial[Any] | None, tokenizer: Tokenizer, transform: Any, source: Source | None = None
-) -> TargetEncoder:
-    """The encoder that a config asks for, given what it accepts."""
-    if part is None:
-        return RawTargets()
-    known = inspect.signature(part.func).parameters
-    given = {"tokenizer": tokenizer, "transform": transform, "source": source}
-    made: TargetEncoder = part(**{name: value for name, value in given.items() if name in known})
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a run gives to its target encoder.
+
+    tokenizer: None in a run without words. transform: the run's, (RGB picture, text, Random) -> (pixels (3, h, w),
+    text). source: the training data, where the encoder is made for training.
+    """
+
+    tokenizer: Tokenizer | None = None
+    transform: Any = None
+    source: Source | None = None
+
+    @property
+    def words(self) -> Tokenizer:
+        """The tokenizer; UserError in a run without words."""
+        if self.tokenizer is None:
+            raise UserError("data.targets: answers as words need a tokenizer, and this run has none")
+        return self.tokenizer
+
+
+def make_targets(part: partial[Any] | None, given: Given) -> TargetEncoder:
+    """The encoder that a config asks for, or one that passes all on."""
+    made: TargetEncoder = RawTargets() if part is None else part(given)
     return made
 
 
@@ -95,8 +106,8 @@ class AnswerTokens:
     ``answer_index`` (N,) int64 into the flattened (A, L), ``answer_labels`` (N,) int64.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int = 16, weight: float = 1.0) -> None:
-        self.tokenizer, self.max_tokens, self.weight = tokenizer, max_tokens, weight
+    def __init__(self, given: Given, max_tokens: int = 16, weight: float = 1.0) -> None:
+        self.tokenizer, self.max_tokens, self.weight = given.words, max_tokens, weight
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The token ids of each distinct answer with its weight."""
@@ -129,13 +140,13 @@ class AnswerScores:
     """Answers as a soft score for each of a fixed list (ViLT's and Pythia's: 0.3, 0.6, 0.9, 1 for 1 to 4 annotators).
 
     A question with one annotator scores 1. The batch gets ``answer_scores`` (B, C) float32; a row without any of the
-    list's answers is all zero, and teaches nothing; where that is most rows of ``source``, it is a UserError.
+    list's answers is all zero, and teaches nothing; where that is most rows of the source, it is a UserError.
     """
 
-    def __init__(self, answers: Sequence[str], source: Source | None = None) -> None:
+    def __init__(self, given: Given, answers: Sequence[str]) -> None:
         self.number = class_numbers(answers)
-        if source is not None:
-            check_coverage(source, answers, where="the answers of the classifier")
+        if given.source is not None:
+            check_coverage(given.source, answers, where="the answers of the classifier")
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The scores of the answers that the list has."""

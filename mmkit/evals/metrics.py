@@ -20,7 +20,7 @@ from mmkit.data.collate import Sample, stable_id
 from mmkit.data.images.opening import load_image
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
-from mmkit.data.targets import TargetEncoder, make_targets
+from mmkit.data.targets import Given, TargetEncoder, make_targets
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, Part, counted, finite
 from mmkit.heads.base import Predicts
@@ -108,7 +108,8 @@ class Evaluation(Evaluator):
 
         target: called with the batch's targets and the numbers of its records.
         """
-        targets = make_targets(self.targets, predictor.tokenizer, _Plain(predictor.transform))
+        given = Given(tokenizer=predictor.tokenizer, transform=_Plain(predictor.transform))
+        targets = make_targets(self.targets, given)
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
             samples = [sample_of(predictor, one) for one in made]

@@ -20,7 +20,7 @@ from mmkit.config.override import parameters_of
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
 from mmkit.data.records import Source, captions_of
-from mmkit.data.targets import make_targets
+from mmkit.data.targets import Given, make_targets
 from mmkit.data.texts.coverage import Coverage, coverage
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
@@ -126,7 +126,7 @@ def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer) -> tuple
     dataset = PairDataset(
         source=source, transform=transform, tokenizer=tokenizer, max_tokens=exp.data.max_tokens,
         masking=exp.data.masking() if exp.data.masking else None, seed=exp.run.seed,
-        targets=make_targets(exp.data.targets, tokenizer, transform, source),
+        targets=make_targets(exp.data.targets, Given(tokenizer=tokenizer, transform=transform, source=source)),
     )  # fmt: skip
     return dataset, eval_transform
 

@@ -20,6 +20,7 @@ import torch
 from mmkit.data.images.opening import load_image
 from mmkit.data.loader import Transform
 from mmkit.data.records import Problems, Record, rows_of
+from mmkit.data.targets import Given
 from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError
 
@@ -136,10 +137,11 @@ class PairTargets:
     and "right" in these sentences often mean the picture, not a place in it.
     """
 
-    def __init__(self, transform: Transform) -> None:
+    def __init__(self, given: Given) -> None:
+        transform = given.transform
         if getattr(transform, "flip", 0.0):
             raise UserError("pairs of pictures are not mirrored, as sentences tell left from right: transform flip=0.0")
-        self.transform = transform
+        self.transform: Transform = transform
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """One record's."""

@@ -10,6 +10,7 @@ from PIL import Image
 import mmkit
 from mmkit.config import dump, load_experiment, override, rebuild, validate
 from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.targets import Given
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.hub.folder import save
@@ -179,7 +180,8 @@ def test_published_lines_are_read_wherever_the_pictures_lie(tmp_path, below):
     assert first.image.name == "dev-850-0-img0.png"
     assert first.targets["second"].name == "dev-850-0-img1.png"
     assert first.key.endswith("dev.json:1")
-    second = PairTargets(TrainTransform(size=8, flip=0.0, randaugment=None)).encode(first.targets, Random(0))["second"]
+    given = Given(transform=TrainTransform(size=8, flip=0.0, randaugment=None))
+    second = PairTargets(given).encode(first.targets, Random(0))["second"]
     assert second.shape == (3, 8, 8)
     assert second[0].mean() > -1.4  # the red of the right picture; the left one has none, which is -1.79
     assert NLVR2(tmp_path / "dev.json", words=None)[0].captions == (ROWS[0]["sentence"],)
@@ -212,7 +214,7 @@ def test_a_missing_file_and_malformed_lines_are_named(tmp_path):
 
 def test_pairs_are_never_mirrored():
     with pytest.raises(UserError, match="flip=0"):
-        PairTargets(TrainTransform(size=8))
+        PairTargets(Given(transform=TrainTransform(size=8)))
     for spec in ("openmoji", "nlvr2(start='x')"):
         assert load_experiment(f"{CONFIG}:{spec}").data.transform.keywords["flip"] == 0.0
 
@@ -252,5 +254,5 @@ def test_a_test_split_without_labels_is_read_where_that_is_said(tmp_path):
     record = NLVR2(tmp_path / "test.json", labelled=False)[0]
     assert "label" not in record.targets
     assert record.targets["identifier"] == "dev-1-0-3"
-    encoder = PairTargets(lambda image, text, rng: (torch.zeros(3, 4, 4), text))
+    encoder = PairTargets(Given(transform=lambda image, text, rng: (torch.zeros(3, 4, 4), text)))
     assert encoder.encode(record.targets, Random(0))["label"] == -1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmkit.data.records import Record
-from mmkit.data.targets import AnswerScores, AnswerTokens, answer_ids, make_targets
+from mmkit.data.targets import AnswerScores, AnswerTokens, Given, answer_ids, make_targets
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
@@ -65,7 +65,7 @@ def fused_of(model, size=3):
 
 
 def test_answer_tokens_are_weighted_by_annotators(tokenizer):
-    made = encoded(AnswerTokens(tokenizer), ANSWERS)
+    made = encoded(AnswerTokens(Given(tokenizer=tokenizer)), ANSWERS)
     assert made["answer_of"].tolist() == [0, 0, 1, 2, 2]
     assert made["answer_weight"].tolist() == pytest.approx([0.75, 0.25, 1, 0.5, 0.5])
     rows = [answer_ids(tokenizer, a, 16) for a in ("red", "blue", "big dogs", "yes", "no")]
@@ -76,13 +76,13 @@ def test_answer_tokens_are_weighted_by_annotators(tokenizer):
 
 
 def test_weight_of_a_record(tokenizer):
-    encoder = AnswerTokens(tokenizer)
+    encoder = AnswerTokens(Given(tokenizer=tokenizer))
     assert encoder.encode({"answers": ["red"], "weight": 0.5}, Random(0))["weights"] == [0.5]
 
 
 def test_answer_scores_follow_the_annotators():
     many = ["red"] * 4 + ["blue"] * 2 + ["green"] * 3 + ["odd"]
-    made = encoded(AnswerScores(["red", "blue", "green"]), [many, ["blue"], ["odd"]])
+    made = encoded(AnswerScores(Given(), ["red", "blue", "green"]), [many, ["blue"], ["odd"]])
     expected = torch.tensor([[1.0, 0.6, 0.9], [0, 1, 0], [0, 0, 0]])
     torch.testing.assert_close(made["answer_scores"], expected)
 
@@ -90,12 +90,12 @@ def test_answer_scores_follow_the_annotators():
 @pytest.mark.parametrize("answers", [[], None, "", [""], [3]])
 def test_answers_that_are_none(tokenizer, answers):
     with pytest.raises(UserError, match='"answers" must be a list'):
-        AnswerTokens(tokenizer).encode({"answers": answers}, Random(0))
+        AnswerTokens(Given(tokenizer=tokenizer)).encode({"answers": answers}, Random(0))
 
 
 def test_make_targets_gives_what_is_accepted(tokenizer):
-    assert make_targets(partial(AnswerTokens, max_tokens=4), tokenizer, None).tokenizer is tokenizer
-    assert make_targets(partial(AnswerScores, answers=["a"]), tokenizer, None).number == {"a": 0}
+    assert make_targets(partial(AnswerTokens, max_tokens=4), Given(tokenizer=tokenizer)).tokenizer is tokenizer
+    assert make_targets(partial(AnswerScores, answers=["a"]), Given(tokenizer=tokenizer)).number == {"a": 0}
 
 
 def test_answers_that_the_training_data_never_have_are_refused_before_training(tokenizer):
@@ -104,14 +104,14 @@ def test_answers_that_the_training_data_never_have_are_refused_before_training(t
         for i in range(50)
     ]
     with pytest.raises(UserError, match=r"0\.0% of 50 questions; missing, for example: 'red' \(25\)"):
-        make_targets(partial(AnswerScores, answers=["cat", "dog"]), tokenizer, None, questions)
-    make_targets(partial(AnswerScores, answers=WORDS), tokenizer, None, questions)
+        make_targets(partial(AnswerScores, answers=["cat", "dog"]), Given(tokenizer=tokenizer, source=questions))
+    make_targets(partial(AnswerScores, answers=WORDS), Given(tokenizer=tokenizer, source=questions))
 
 
 def test_decoder_loss_is_that_of_each_answer_alone(tokenizer, model):
     torch.manual_seed(2)
     head = AnswerDecoder(model.spec, depth=2, heads=2, dropout=0.0)
-    batch = batch_of(tokenizer, encoded(AnswerTokens(tokenizer), ANSWERS))
+    batch = batch_of(tokenizer, encoded(AnswerTokens(Given(tokenizer=tokenizer)), ANSWERS))
     f = Features(model, batch)
     loss = head(f).loss
     fused, total = f.fused, 0.0
@@ -232,7 +232,7 @@ def test_the_classifier_inherits_the_pooler_of_the_matching_head(model):
 def test_classifier_loss_leaves_out_unknown_answers(tokenizer, model):
     torch.manual_seed(8)
     head = AnswerClassifier(model.spec, ["red", "blue"])
-    batch = batch_of(tokenizer, encoded(AnswerScores(["red", "blue"]), [["red"], ["odd"], ["blue"]]))
+    batch = batch_of(tokenizer, encoded(AnswerScores(Given(), ["red", "blue"]), [["red"], ["odd"], ["blue"]]))
     f = Features(model, batch)
     out = head(f)
     logits = head.logits(f.fused)
@@ -245,24 +245,24 @@ def test_classifier_loss_leaves_out_unknown_answers(tokenizer, model):
 
 @pytest.mark.parametrize("answers", [["two", "2", "yes"], ["T-shirt", "t shirt"], ["red", "the red"], ["red", "red"]])
 def test_answers_that_are_one_when_normalised_are_no_two_classes(model, answers):
-    for make in (AnswerScores, partial(AnswerClassifier, model.spec)):
+    for make in (partial(AnswerScores, Given()), partial(AnswerClassifier, model.spec)):
         with pytest.raises(UserError, match=r"same answer|stands there twice"):
             make(answers)
 
 
 def test_targets_of_another_list_are_refused(tokenizer, model):
     head = AnswerClassifier(model.spec, ["red", "blue"])
-    targets = encoded(AnswerScores(["red", "blue", "two"]), [["red"], ["blue"], ["two"]])
+    targets = encoded(AnswerScores(Given(), ["red", "blue", "two"]), [["red"], ["blue"], ["two"]])
     with pytest.raises(UserError, match="score 3 answers, and the classifier has 2"):
         head(Features(model, batch_of(tokenizer, targets)))
     head = AnswerClassifier(model.spec, ["Red", "two", "blue"])
-    check_classes({"answer": head}, AnswerScores(["red", "2", "the blue"]))
+    check_classes({"answer": head}, AnswerScores(Given(), ["red", "2", "the blue"]))
     for other, says in (
         (["red", "blue", "two"], "as class 1 'two' there, 'blue' here"), (["red", "two"], "3 and 2 answers"),
         (["red", "two", "blue", "no"], "3 and 4 answers"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"heads\.answer and data\.targets have other lists.*{says}"):
-            check_classes({"answer": head}, AnswerScores(other))
+            check_classes({"answer": head}, AnswerScores(Given(), other))
 
 
 def test_a_run_with_two_lists_is_refused_before_it_begins(tmp_path):
@@ -304,7 +304,7 @@ def test_a_classifier_with_a_pooler_reads_a_pooled_state(tokenizer, model):
     states = torch.tanh(fused.text.x @ pooled.pool.weight.T + pooled.pool.bias)
     torch.testing.assert_close(pooled.logits(fused), plain.logits(Fused(Tokens(states, fused.text.mask))))
     assert not torch.allclose(pooled.logits(fused), plain.logits(fused), atol=1e-3)
-    answers = encoded(AnswerScores(WORDS), [["red"], ["big dogs"], ["no"]])
+    answers = encoded(AnswerScores(Given(), WORDS), [["red"], ["big dogs"], ["no"]])
     pooled(Features(model, batch_of(tokenizer, answers))).loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in pooled.parameters())
 
@@ -316,9 +316,12 @@ def test_a_task_with_a_teacher_learns_its_samples(tokenizer, kind, seed):
     model = albef_tiny(tokenizer.vocab_size)
     answers = [["red"], ["big dogs"], ["no"]]
     if kind == "decoder":
-        head, targets = AnswerDecoder(model.spec, WORDS, depth=1, heads=2), encoded(AnswerTokens(tokenizer), answers)
+        head, targets = (
+            AnswerDecoder(model.spec, WORDS, depth=1, heads=2),
+            encoded(AnswerTokens(Given(tokenizer=tokenizer)), answers),
+        )
     elif kind == "classifier":
-        head, targets = AnswerClassifier(model.spec, WORDS), encoded(AnswerScores(WORDS), answers)
+        head, targets = AnswerClassifier(model.spec, WORDS), encoded(AnswerScores(Given(), WORDS), answers)
     else:
         head, targets = Classify(model.spec, 3), {"label": torch.tensor([2, 0, 1])}
     task = Task(model, {"answer": head}, momentum=0.5, alpha=0.2)

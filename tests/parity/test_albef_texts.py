@@ -15,7 +15,7 @@ from mmkit.data.loader import PairDataset
 from mmkit.data.records import JsonLines
 from mmkit.data.sources.published.refcoco import RefCoco
 from mmkit.data.sources.published.vqa import VQALines
-from mmkit.data.targets import AnswerTokens
+from mmkit.data.targets import AnswerTokens, Given
 from mmkit.data.targets import plain as normalized
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Framing
@@ -129,7 +129,7 @@ def test_training_reads_the_recorded_ids(lines, cleaning):
 def test_training_reads_the_recorded_questions_and_plain_answers(lines, cleaning, plain):
     data = PairDataset(
         source=VQALines(lines / "questions.jsonl"), transform=TrainTransform(size=16), tokenizer=cleaning,
-        max_tokens=64, targets=AnswerTokens(cleaning),
+        max_tokens=64, targets=AnswerTokens(Given(tokenizer=cleaning)),
     )  # fmt: skip
     expected = [case["input_ids"] for case in CASES["questions"]]
     found = [data[0, i] for i in range(len(data))]
