@@ -71,7 +71,8 @@ def read_data_set(name: str, wants: Wants, given: Options) -> Source:
     columns, name, split = dict(given.columns or {}), name.removeprefix(HUB), given.split or "test"
     there = columns_in(name, split)
     targets = {field: columns[field] for field in columns if field not in ("image", "caption", "image_id")}
-    for field in ("label", "question", "answers", "boxes"):
+    known = ("label", "question", "answers", "boxes")
+    for field in (*known, *sorted(wants - {*known, "image", "caption", "image_id"})):  # such as a rating
         if field in wants or (not wants and field in there):
             targets.setdefault(field, next((own for own in NAMES.get(field, (field,)) if own in there), field))
     for field in () if given.answers_needed else ("answers", "label"):

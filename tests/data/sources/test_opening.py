@@ -11,7 +11,7 @@ from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.data.sources.delimited import columns_of
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.hugging_face import HuggingFace
-from mmkit.data.sources.open import open_source, own_classes
+from mmkit.data.sources.open import open_records, open_source, own_classes
 from mmkit.data.sources.published.karpathy import Karpathy
 from mmkit.data.sources.table import ClassTable
 from mmkit.errors import UserError
@@ -149,3 +149,22 @@ def test_column_maps():
     for bad in ("img=a", "image", "image="):
         with pytest.raises(UserError, match=r"write FIELD=COLUMN.*one of image, label"):
             columns_of(bad, ("image", "label"))
+
+
+def test_a_column_of_ones_own_is_a_target_in_each_form(tmp_path):
+    """By the name that a config needs it under; one that is not there is named."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "caption": "a dog", "rating": 3.5}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    (tmp_path / "t.csv").write_text("image,caption,rating\na.png,a dog,3.5\n")
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "t.parquet")
+    found = {
+        end: open_records(tmp_path / f"t.{end}", needs=("caption", "rating"))[0] for end in ("jsonl", "parquet", "csv")
+    }
+    assert {end: record.targets for end, record in found.items()} == {
+        "jsonl": {"rating": 3.5}, "parquet": {"rating": 3.5}, "csv": {"rating": "3.5"},
+    }  # fmt: skip
+    assert {record.captions for record in found.values()} == {("a dog",)}
+    for end in found:
+        with pytest.raises(UserError, match="votes"):
+            open_records(tmp_path / f"t.{end}", needs=("caption", "votes"))
