@@ -127,7 +127,7 @@ def test_what_cannot_be_converted_is_said(tokenizer, tmp_path, capsys):
 
     a, b, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "out"
     assert "looks like albef" in says("albef-retrieval", a, out)
-    assert "no layout that mmkit knows" in says("auto", b, out)
+    assert "its layout cannot be guessed; it has" in says("auto", b, out)
     assert "there is no layout 'albeff'" in says("albeff", a, out)
     assert "--image-heads" in says("albef", a, out)
     words = tokenizer(meta["bert"]["vocab_size"] + 1)
