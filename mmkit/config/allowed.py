@@ -81,7 +81,7 @@ SOURCES = (
     | _named("data.sources.published.coco_captions", "CocoCaptions")
     | _named("data.sources.published.karpathy", "Karpathy")
     | _named("data.sources.published.refcoco", "RefCoco")
-    | _named("data.sources.published.vqa", "VQALines VQAFiles VisualGenomeQA AnswerLists")
+    | _named("data.sources.published.vqa", "VQALines VQAFiles VisualGenomeQA AnswerLists GQAQuestions")
 )
 """What reads data: in the config of a whole run alone, where it is named and not built."""
 SETTINGS = (

@@ -88,6 +88,19 @@ def test_show_questions(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "sheet.png").width == 2 * (220 + 14) + 14
 
 
+@pytest.mark.parametrize("folder", ["class", "loose"])
+def test_show_pictures_without_captions(tmp_path, folder):
+    (tmp_path / "class" / "red").mkdir(parents=True)
+    (tmp_path / "loose").mkdir()
+    place = tmp_path / "class" / "red" if folder == "class" else tmp_path / "loose"
+    Image.new("RGB", (22, 22), "red").save(place / "0.png")
+    assert main(["data", "show", str(tmp_path / folder), "--out", str(tmp_path / "sheet.png")]) == 0
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.getpixel((100, 100)) == (255, 0, 0)
+    words = np.asarray(sheet.convert("RGB"))[14 + 220 + 6 :].min()
+    assert (words < 200) == (folder == "class")  # the name of the class below
+
+
 def test_show_a_configs_own_view(tmp_path, capsys):
     (tmp_path / "config.py").write_text("""
 from dataclasses import replace

@@ -51,6 +51,7 @@ data.sources.class_folder:ClassFolder data.sources.table:ClassTable data.sources
 data.sources.published.coco_captions:CocoCaptions
     data.sources.published.karpathy:Karpathy data.sources.published.refcoco:RefCoco data.sources.published.vqa:VQALines
 data.sources.published.vqa:VQAFiles data.sources.published.vqa:VisualGenomeQA data.sources.published.vqa:AnswerLists
+data.sources.published.vqa:GQAQuestions
 data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked data.sources.open:open_records
 data.sources.open:open_source
 """

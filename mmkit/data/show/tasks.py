@@ -19,8 +19,9 @@ GAP, SIDE = 14, 220
 
 
 def has_task(record: Record) -> bool:
-    """Whether the record's text is asked or judged, not a caption."""
-    return bool({"question", "second"} & record.targets.keys()) or {"label", "kind"} <= record.targets.keys()
+    """Whether the record's text is asked or judged, not a caption; or there is none."""
+    kinds = record.targets.keys()
+    return not record.captions or bool({"question", "second"} & kinds) or {"label", "kind"} <= kinds
 
 
 def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None = None) -> Image.Image:
