@@ -76,13 +76,7 @@ def _register_import(inner: Commands) -> None:
     command.add_argument("format", metavar="FORMAT", choices=tuple(FORMATS), help=", ".join(FORMATS))
     command.add_argument("source", metavar="IN", help="the file in this format; for builtin a name")
     command.add_argument("out", metavar="OUT", type=Path, help="the file to write")
-    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
-    command.add_argument("--split", help="of Karpathy's files: train, val, test, train+restval")
-    command.add_argument("--annotations", type=Path, metavar="JSON", help="VQA's annotations")
-    command.add_argument(
-        "--pictures", metavar="PATTERN", help='how pictures of VQA\'s form are called: "{image_id}.jpg"'
-    )
-    command.add_argument("--columns", metavar="FIELD=COLUMN,...", help="of a table: image, caption, image_id, others")
+    _options(command)
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
 
 
@@ -111,11 +105,18 @@ def _options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of these options."""
+    from mmkit.data.sources.delimited import columns_of
+
+    values = {name: getattr(args, name) for name in ("split", "images", "annotations", "pictures")}
+    return {**values, "columns": columns_of(args.columns)}
+
+
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
     from mmkit.data.show.batch import grid, sample_batch
     from mmkit.data.show.tasks import has_task, task_grid
-    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source
     from mmkit.errors import UserError
     from mmkit.files import save_picture
@@ -127,10 +128,7 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
         raise UserError(f"--n {args.n}: must be at least 1")
     if _is_config(args.source):
         return _show_config(args)
-    source = open_source(
-        args.source, columns=columns_of(args.columns), split=args.split, images=args.images,
-        annotations=args.annotations, pictures=args.pictures, answers_needed=False,
-    )  # fmt: skip
+    source = open_source(args.source, **_given(args), answers_needed=False)
     if has_task(source[0]):
         picture, n = task_grid(source, n=args.n, seed=args.seed), min(args.n, len(source))
     else:
@@ -150,14 +148,13 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from mmkit.config import load_experiment
     from mmkit.data.show.batch import batch_of, grid
+    from mmkit.data.sources.readers import Options
     from mmkit.errors import UserError
     from mmkit.files import save_picture
     from mmkit.train.build import make_dataset, make_tokenizer
     from mmkit.train.inherit import inherited
 
-    for name in ("images", "split", "annotations", "pictures", "columns"):
-        if getattr(args, name):
-            raise UserError(f"--{name}: has no meaning for a config")
+    Options(**_given(args)).refuse("a config")
     experiment = inherited(load_experiment(args.source), args.out)
     stages = [stage for stage in experiment.stages() if stage.tokenizer is not None]
     if not stages:
@@ -179,7 +176,6 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from functools import partial
 
     from mmkit.data.check import check_named
-    from mmkit.data.sources.delimited import columns_of
     from mmkit.errors import UserError
     from mmkit.progress import progress
 
@@ -189,10 +185,7 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
         known = partial(label_test, classes=args.classes)
     with progress() as report:
-        summary = check_named(
-            args.source, lambda done, total: report("pictures", done, total), known, columns=columns_of(args.columns),
-            split=args.split, images=args.images, annotations=args.annotations, pictures=args.pictures,
-        )  # fmt: skip
+        summary = check_named(args.source, lambda done, total: report("pictures", done, total), known, **_given(args))
     numbers = asdict(summary)
     if summary.problems:
         show_numbers(numbers)
@@ -207,16 +200,12 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
     from mmkit.data.importing import open_format, write_records
-    from mmkit.data.sources.delimited import columns_of
     from mmkit.errors import UserError
     from mmkit.progress import progress
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1")
-    source = open_format(
-        args.format, args.source, images=args.images, annotations=args.annotations, split=args.split,
-        columns=columns_of(args.columns), pictures=args.pictures,
-    )  # fmt: skip
+    source = open_format(args.format, args.source, **_given(args))
     with progress() as report:
         n = write_records(source, args.out, limit=args.limit, progress=lambda done, of: report("records", done, of))
     return {"records": n, "out": str(args.out)}

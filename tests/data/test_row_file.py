@@ -32,6 +32,16 @@ def test_rows_with_blank_lines_both_ends_and_no_last_one(tmp_path):
         rows[3]
 
 
+def test_the_last_row_may_be_taken_back(tmp_path):
+    (tmp_path / "a").write_bytes(b"one\nfour\nseven\n")
+    rows = RowFile(tmp_path / "a", "rows")
+    rows.add(1, 0, 4)
+    rows.add(2, 4, 5)
+    rows.drop_last()
+    rows.add(3, 9, 6)
+    assert ([rows[i] for i in range(len(rows))], list(rows.lines)) == ([b"one\n", b"seven\n"], [1, 3])
+
+
 def test_bytes_beyond_four_gibibytes_are_found(tmp_path):
     with (tmp_path / "a").open("wb") as file:
         file.write(b"one\n")

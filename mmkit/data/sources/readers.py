@@ -118,9 +118,9 @@ def _held(name: str, columns: Mapping[str, str]) -> Wants:
     return frozenset(kinds[:1])
 
 
-def read_published(name: str, wants: Wants, given: Options) -> Source:
-    """A JSON file of one of the published forms."""
-    form, images = form_of(name), given.images or Path(name).parent
+def read_published(name: str, wants: Wants, given: Options, form: str | None = None) -> Source:
+    """A JSON file of one of the published forms, or of this one."""
+    form, images = form or form_of(name), given.images or Path(name).parent
     if not wants <= GIVES.get(form, EVERYTHING):
         raise UserError(f"{name}: holds {', '.join(GIVES[form])}s, no {', '.join(sorted(wants - GIVES[form]))}s")
     takes: dict[str, tuple[str, ...]] = dict.fromkeys(("karpathy", "albef", "unknown"), ("split", "images"))

@@ -115,6 +115,7 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
         (("Train/red/1", "Test/blue/1"), "parts of a data set, not classes"),
         (("train/1", "val/2", "test/3"), "parts of a data set, not classes. Sort the pictures"),
         (("train/1", "val/red/2"), "parts of a data set"),
+        (("train/red/1", "other/2"), r"train: parts of a data set, not classes.*class folders: \S*train, or"),
         (("images/red/1", "images/blue/2"), r"images: hold folders.*Give the folder .*: \S*images, or list"),
         (("animals/dog/1", "animals/cat/2", "cars/audi/3"), "animals, cars: hold folders"),
         (("dog/1", "cat/old/2"), "cat: hold folders"),

@@ -151,7 +151,7 @@ def test_shards_with_a_table_of_their_names_beside_them_are_shards(everything):
     for read in (open_source, ClassFolder, Folder, Pictures):
         with pytest.raises(UserError, match=r"wds: holds 1 x .parquet, 1 x .tar, no pictures; unpack.*tar -xf \$f -C"):
             read(everything / "wds")
-    shutil.copy(everything / "t.parquet", everything / "wds" / "train.parquet")
+    shutil.copy(everything / "t.parquet", everything / "wds" / "train.PARQUET")
     assert is_data_set(str(everything / "wds"))
 
 

@@ -11,7 +11,7 @@ from mmkit.data.text_files import decode
 
 Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "gqa", "lines", "unknown"]
 
-GIVES: dict[Form, frozenset[str]] = {
+GIVES: dict[str, frozenset[str]] = {
     "karpathy": frozenset({"caption"}), "albef": frozenset({"caption"}), "coco": frozenset({"caption"}),
     "vqa": frozenset({"question"}), "vg-qa": frozenset({"question"}), "albef-vqa": frozenset({"question"}),
     "gqa": frozenset({"question"}),
