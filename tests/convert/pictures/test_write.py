@@ -19,7 +19,7 @@ from mmkit.data.images.opening import to_rgb
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.images.variable_size import KeepShape
 from mmkit.data.texts.protocol import Framing
-from mmkit.data.texts.tokenizers import huggingface
+from mmkit.data.texts.tokenizers import from_hub
 from mmkit.hub import folder as hub
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.dual import clip
@@ -182,7 +182,7 @@ def of_ours(folder, **changes):
         "image_mlp_width": 50, "text_depth": 2, "text_width": 16, "text_heads": 2, "embed_dim": 8,
     } | changes  # fmt: skip
     make = partial(clip, **arguments)
-    words = huggingface(name="clip", framing=Framing(last=True, grows=False))
+    words = from_hub(name="clip", framing=Framing(last=True, grows=False))
     model = random_weights(make(vocab_size=words.vocab_size))
     transform = CentreCrop(size=arguments["image_size"], **LOOK)
     hub.save(folder, Predictor(model, {}, words, transform, 12), {"args": {"model": dump(make), "heads": {}}})
