@@ -198,9 +198,13 @@ def test_the_page_of_the_command_has_every_option():
     assert text.count("\n## ") + 1 == len(list(commands(make_parser())))
 
 
-def test_the_site_lists_every_page():
-    listed = set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert listed == {page.name for page in PAGES[1:]}
+def test_the_site_lists_every_page_and_is_read_without_a_network():
+    settings = (ROOT / "mkdocs.yml").read_text()
+    assert set(re.findall(r": (\w+\.md)$", settings, re.MULTILINE)) == {page.name for page in PAGES[1:]}
+    assert "font: false" in settings  # else Google's
+    assert "repo_url" not in settings  # else GitHub is asked for stars
+    for page in PAGES:
+        assert not re.search(r"!\[[^]]*\]\(https?:|<(img|script|link)[^>]+https?:", page.read_text()), page.name
 
 
 @pytest.mark.parametrize(
