@@ -116,11 +116,28 @@ class Features:
         self._kept: dict[Hashable, Any] = {}
         self._wanted = layers
         self._layers: dict[str, Tokens] = {}
-        device = batch.ids.device.type
+        device = batch.pixels.device.type
         self._precision: dict[str, Any] = {
             "device_type": device, "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }  # fmt: skip
+
+    # ---- words, where there are some ---------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> Tensor:
+        """The batch's token ids (B, L) int64; UserError where it has no words, as for the next two."""
+        return _words(self.batch.ids)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, L) bool, True = a real token."""
+        return _words(self.batch.mask)
+
+    @property
+    def caption_id(self) -> Tensor:
+        """(B,) int64; equal ids mean the same words."""
+        return _words(self.batch.caption_id)
 
     # ---- views of this rank's samples -------------------------------------------------------------------------
 
@@ -163,7 +180,7 @@ class Features:
     @_in_the_step
     def text(self) -> Tokens:
         """Text tokens (B, L, D), before fusion."""
-        return self.model.encode_text(self.batch.ids, self.batch.mask)
+        return self.model.encode_text(self.ids, self.mask)
 
     @cached_property
     @_in_the_step
@@ -195,7 +212,7 @@ class Features:
         """Of each text with its own image the text's first fused state alone (B, 1, D): what classifiers read."""
         if "fused" in self.__dict__:
             return Fused(Tokens(self.fused.text.x[:, :1]))
-        keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.ids.device)
+        keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.pixels.device)
         return self.model.fuse(self.text, [self.context], keep_B1)
 
     def take_image(self, image: Tokens, rows_B: Tensor) -> None:
@@ -224,7 +241,7 @@ class Features:
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
-        text = self.model.encode_text(masked.ids, self.batch.mask)
+        text = self.model.encode_text(masked.ids, self.mask)
         states_BMD = self.model.fuse(text, [self.context], masked.positions).text.x
         return states_BMD.flatten(0, 1)[masked.index]
 
@@ -253,17 +270,19 @@ class Features:
     @cached_property
     def all_caption_id(self) -> Tensor:
         """(G,) int64 of all ranks."""
-        return gather(self.batch.caption_id)
+        return gather(self.caption_id)
 
     @cached_property
     def own(self) -> Tensor:
         """(B,) int64: where this rank's samples stand among those of all ranks."""
         size = len(self.batch)
-        return torch.arange(size, device=self.batch.ids.device) + rank() * size
+        return torch.arange(size, device=self.batch.image_id.device) + rank() * size
 
     @cached_property
     def same(self) -> Tensor:
         """(B, G) bool: whether sample g shows the picture, or says the words, of this rank's sample b."""
+        if self.batch.caption_id is None:
+            return self.same_image
         return same_pair(self.batch.image_id, self.batch.caption_id, self.all_image_id, self.all_caption_id)
 
     @cached_property
@@ -337,6 +356,12 @@ class Features:
         """
         rows = torch.arange(len(self.all_image_id), device=self.own.device) if everyone else self.own
         return Draws((self._seed, self.step, name), rows + self._before)
+
+
+def _words(of: Tensor | None) -> Tensor:
+    if of is None:
+        raise UserError("this objective reads words, and this run has pictures alone: give it a tokenizer")
+    return of
 
 
 def check_layers(spec: ModelSpec, names: Collection[str]) -> None:

@@ -89,19 +89,19 @@ class Batch:
     pixels: (B, 3, height, width) float32, normalised; (B, 3, T, height, width) for video.
     pixel_mask: (B, height, width) bool, True where a picture is; None when every picture fills its rectangle. A
         picture lies in the upper left corner.
-    ids: (B, L) int64 token ids, padded; mask: (B, L) bool, True = real token.
+    ids: (B, L) int64 token ids, padded; mask: (B, L) bool, True = real token; both None in a run without words.
     image_id: (B,) int64; equal ids mean the same picture. caption_id: (B,) int64; equal ids mean the same
-        words. Neither is ever a negative of its equal.
+        words, None without. Neither is ever a negative of its equal.
     masked: the text with hidden words, when the run asks for it.
     targets: what one task needs beside (answers, labels, boxes), by the name of the record's field.
     keys: a name for each sample, for messages. skipped: pictures that could not be read and were replaced.
     """
 
     pixels: Tensor
-    ids: Tensor
-    mask: Tensor
     image_id: Tensor
-    caption_id: Tensor
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    caption_id: Tensor | None = None
     masked: MaskedText | None = None
     pixel_mask: Tensor | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class ModelSpec:
     """What a model offers, for heads and evaluators to build on.
 
     image_width, text_width, fused_width: D of each kind of token. embed_dim: E, or 0 when the model has no
-    joint space. fuses: whether ``fuse`` exists. vocab_size: V.
+    joint space. fuses: whether ``fuse`` exists. vocab_size: V, or 0 when the model reads pictures alone.
 
     patch: pixels along each axis of a patch, (height, width) or (frames, height, width); empty where image tokens are
     no patches. Image tokens are ``class_tokens`` that are none, then the patches of the grid, row-major. layers: names

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mmkit.config.experiment import Experiment
-from mmkit.config.override import arguments_of, check_partials, nearest
+from mmkit.config.override import arguments_of, check_partials, nearest, parameters_of
 from mmkit.data.images.size import height_width
 from mmkit.errors import UserError
 
@@ -39,11 +39,44 @@ def _check_stages(exp: Experiment) -> None:
         raise UserError(
             f"first: {len(folders)} runs, and several write to subfolder = {min(twice)!r}; name each its own"
         )
-    for name in ("model", "tokenizer"):
-        if getattr(exp, name) is None and exp.first is None and "model" not in exp.init:
-            raise UserError(f"{name}: a run needs one, or init['model'] or a `first` run that it is taken from")
+    if exp.first is None and "model" not in exp.init:
+        if exp.model is None:
+            raise UserError("model: a run needs one, or init['model'] or a `first` run that it is taken from")
+        if exp.tokenizer is None:
+            refuse_words(exp)
     if exp.first is not None and "model" in exp.init:
         raise UserError("init.model: this run starts from the model of `first`; leave one of them out")
+
+
+def refuse_words(exp: Experiment) -> None:
+    """UserError for the first part of a run without a tokenizer that reads words."""
+    parts = {f"heads.{name}": part for name, part in exp.heads.items()}
+    parts |= {f"evals.{name}": part for name, part in exp.evals.items()}
+    found = [f"{name} ({part.func.__name__})" for name, part in parts.items() if _reads_words(part)]
+    if exp.model is not None and "vocab_size" in parameters_of(exp.model):
+        found.insert(0, f"model ({exp.model.func.__name__})")
+    if exp.data.masking is not None:
+        found.append("data.masking")
+    if found:
+        raise UserError(
+            f"tokenizer: {found[0]} reads words, so this run needs one, or init['model'] or a `first` run that it is "
+            "taken from; without one a run trains on pictures alone, with a model and heads of pictures"
+        )
+
+
+def check_words(exp: Experiment, spec: Any) -> None:
+    """UserError for the first head or evaluator that reads words where the model, of this ``ModelSpec``, reads none."""
+    for kind, parts in (("heads", exp.heads), ("evals", exp.evals)):
+        for name, part in parts.items():
+            if not spec.vocab_size and _reads_words(part):
+                raise UserError(
+                    f"{kind}.{name} ({part.func.__name__}) reads words, and the model reads pictures alone; take it "
+                    "out, or choose a model with a text tower"
+                )
+
+
+def _reads_words(part: Any) -> bool:
+    return bool(getattr(part.func, "needs_words", False))
 
 
 OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "best"}
@@ -74,7 +107,7 @@ def _check_run(exp: Experiment) -> None:
 
 
 def _check_data(exp: Experiment) -> None:
-    if exp.data.max_tokens < 2:
+    if exp.data.max_tokens < 2 and exp.tokenizer is not None:
         raise UserError(f"data.max_tokens = {exp.data.max_tokens}: at least 2, the first is [CLS]")
     _positive("data", exp.data, ("workers",), or_zero=True)
     _fraction("data", exp.data, ("max_bad_fraction",))

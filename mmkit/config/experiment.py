@@ -81,12 +81,13 @@ class Data:
     process), or both, or one with ``accumulation_steps``; the rest follows (``batch_plan``).
     max_bad_fraction: the run stops when more than this share of the samples could not be read. targets: makes a
     ``mmkit.data.targets.TargetEncoder`` of what the records say beside picture and text; None = all as it is.
+    max_tokens: of a text, longer ones are cut; needed where there are words.
     blank_images: grey pictures in place of all, in training and evaluation: what the words alone tell.
     """
 
     train: partial[Any]
     image_size: int | tuple[int, int]
-    max_tokens: int
+    max_tokens: int = 0
     transform: partial[Any] | None = None
     eval_transform: partial[Any] | None = None
     masking: partial[Any] | None = None
@@ -234,7 +235,8 @@ class Experiment:
     model: ``model(vocab_size=, pad_id=)``; None = that of ``init["model"]``, or of ``first``, at this run's image size.
     heads: each ``head(spec)``. weights: 1 where a head is not named.
     init: what the towers "image", "text" or "model" start from, a file or folder, "timm:NAME" or "hf:OWNER/NAME".
-    tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``init["model"]``, or of ``first``. evals: each
+    tokenizer: ``tokenizer(captions=, folder=)``; None = that of ``init["model"]``, or of ``first``; where neither has
+    one, a run on pictures alone, whose records need no caption. evals: each
     ``evaluator()`` makes a callable on a ``Predictor``.
     report: ``report()(predictor, folder) -> numbers`` at the end of the run, called by every process.
     first: a run to do before, from whose model and tokenizer this one starts. subfolder: where in the folder of the

@@ -17,17 +17,17 @@ from mmkit.types import Batch, MaskedText
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture and one caption, ready for a batch.
+    """One picture and one caption, or a picture alone, ready for a batch.
 
-    pixels: (3, height, width) float32, normalised. ids: the caption's token ids, unpadded. masked: (ids after masking,
-    hidden positions, labels) or None. skipped: the keys of unreadable pictures that this sample stands in for.
+    pixels: (3, height, width) float32, normalised. ids: the caption's token ids, unpadded, or None. masked: (ids after
+    masking, hidden positions, labels) or None. skipped: the keys of unreadable pictures that this sample stands in for.
     """
 
     pixels: Tensor
-    ids: list[int]
     image_id: int
-    caption_id: int
     key: str
+    ids: list[int] | None = None
+    caption_id: int | None = None
     caption: str = ""
     masked: tuple[list[int], list[int], list[int]] | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
@@ -50,30 +50,38 @@ class Collator:
     the samples hold.
     """
 
-    pad_id: int
-    max_tokens: int
+    pad_id: int = 0
+    max_tokens: int = 0
     pad_to_max: bool = False
     multiple: int = 8
     canvas: tuple[int, int] | None = None
     targets: TargetEncoder = field(default_factory=RawTargets)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Batch with pixels (B, 3, h, w) float32, ids (B, L) int64 and mask (B, L) bool."""
-        width = self.max_tokens if self.pad_to_max else self._rounded(max(len(s.ids) for s in samples))
-        lengths = torch.tensor([len(s.ids) for s in samples])
+        """Batch with pixels (B, 3, h, w) float32; ids (B, L) int64 and mask (B, L) bool where there are words."""
         pixels, pixel_mask = stack_pixels([s.pixels for s in samples], self.canvas)
         return Batch(
             pixels=pixels,
             pixel_mask=pixel_mask,
-            ids=padded([s.ids for s in samples], width, self.pad_id),
-            mask=torch.arange(width) < lengths[:, None],
             image_id=torch.tensor([s.image_id for s in samples]),
-            caption_id=torch.tensor([s.caption_id for s in samples]),
-            masked=self._masked(samples, width),
+            **self._words(samples),
             targets=self.targets.collate([s.targets for s in samples]),
             keys=tuple(s.key for s in samples),
             skipped=tuple(key for s in samples for key in s.skipped),
         )
+
+    def _words(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """What a batch says of its texts; nothing where the samples have none."""
+        ids = [s.ids for s in samples if s.ids is not None]
+        if len(ids) < len(samples):
+            return {}
+        width = self.max_tokens if self.pad_to_max else self._rounded(max(map(len, ids)))
+        return {
+            "ids": padded(ids, width, self.pad_id),
+            "mask": torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None],
+            "caption_id": torch.tensor([s.caption_id for s in samples]),
+            "masked": self._masked(samples, width),
+        }
 
     def _rounded(self, length: int) -> int:
         return min(-(-length // self.multiple) * self.multiple, self.max_tokens)

@@ -41,6 +41,7 @@ MAX_REPLACEMENTS = 100
 class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
+    tokenizer: None for pictures alone, whose records need no caption.
     transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption); see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
@@ -48,14 +49,14 @@ class PairDataset(Dataset[Sample]):
 
     source: Source
     transform: Transform
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     max_tokens: int
     masking: Masking | None = None
     targets: TargetEncoder = field(default_factory=RawTargets)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.masking is not None:
+        if self.masking is not None and self.tokenizer is not None:
             check_mask(self.tokenizer)
 
     def __len__(self) -> int:
@@ -76,22 +77,25 @@ class PairDataset(Dataset[Sample]):
         )
 
     def _sample(self, record: Record, image: Image.Image, rng: Random, skipped: tuple[str, ...]) -> Sample:
+        if self.tokenizer is None:
+            pixels, _ = self._view(record)(image, "", rng)
+            return self._seen(record, pixels, rng, skipped)
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
         caption = rng.choice(record.captions)
         pixels, caption = self._view(record)(image, caption, rng)
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
-        return Sample(
-            pixels=pixels,
-            ids=ids,
-            image_id=stable_id(record.image_id),
+        masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
+        return replace(
+            self._seen(record, pixels, rng, skipped), ids=ids, caption=caption, masked=masked,
             caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
-            key=record.key,
-            caption=caption,
-            masked=self.masking(ids, self.tokenizer, rng) if self.masking is not None else None,
-            targets=encoded(self.targets, record, rng),
-            skipped=skipped,
-        )
+        )  # fmt: skip
+
+    def _seen(self, record: Record, pixels: Tensor, rng: Random, skipped: tuple[str, ...]) -> Sample:
+        return Sample(
+            pixels=pixels, image_id=stable_id(record.image_id), key=record.key,
+            targets=encoded(self.targets, record, rng), skipped=skipped,
+        )  # fmt: skip
 
     def _view(self, record: Record) -> Transform:
         """The transform; for a record that asks, without its mirroring: the answers would stay as they are."""
@@ -184,7 +188,7 @@ def make_loader(
     """
     transform, several = dataset.transform, sampler.world > 1
     collator = Collator(
-        pad_id=dataset.tokenizer.pad_id,
+        pad_id=0 if dataset.tokenizer is None else dataset.tokenizer.pad_id,
         max_tokens=dataset.max_tokens,
         pad_to_max=several,
         canvas=transform.canvas if several and isinstance(transform, KeepShapeTrain) else None,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -126,6 +126,8 @@ class Grounding(Evaluator):
     record's captions. prompt: what a name alone becomes; each {} is the name. threshold: of the region, as a share of
     the map's maximum. predictions: a file with, for each name, its strongest pixel, region and chosen box.
     """
+
+    needs_words: ClassVar[bool] = True
 
     layer: int | None = None
     head: int | None = None

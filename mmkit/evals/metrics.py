@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -108,18 +108,19 @@ class Evaluation(Evaluator):
 
         target: called with the batch's targets and the numbers of its records.
         """
-        given = Given(tokenizer=predictor.tokenizer, transform=_Plain(predictor.transform))
+        asked, words = reads_words(head), predictor.tokenizer if predictor.reads_words else None
+        given = Given(tokenizer=words, transform=_Plain(predictor.transform))
         targets = make_targets(self.targets, given)
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
-            samples = [sample_of(predictor, one) for one in made]
+            samples = [sample_of(predictor, one, asked) for one in made]
             with predictor.inference():
                 f = predictor.features(samples, targets)
                 prediction = on_cpu(head.predict(f), f"predictions of head {self.head!r}")
             return prediction, target(f.batch.targets, rows)
 
         with predictor.encoder.counting():
-            yield from self.parts(predictor, len(source), reads(predictor, source, targets), work, "records")
+            yield from self.parts(predictor, len(source), reads(predictor, source, targets, asked), work, "records")
 
     def _target(self, targets: Mapping[str, Any], rows: Sequence[int]) -> Any:
         found = on_cpu(targets, "targets")
@@ -170,28 +171,35 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def reads(predictor: Predictor, source: Source, targets: TargetEncoder) -> Callable[[int], Opened]:
-    """Opens the picture of a record, by its number, and those among its targets; for threads."""
+def reads_words(head: Any) -> bool:
+    """Whether a head reads texts; of one that is no ``Head`` that is taken for granted."""
+    return bool(getattr(head, "needs_words", True))
+
+
+def reads(predictor: Predictor, source: Source, targets: TargetEncoder, asked: bool = True) -> Callable[[int], Opened]:
+    """Opens the picture of a record, by its number, and those among its targets; for threads. asked: with a text."""
 
     def opened(row: int) -> Opened:
         record = source[row]
-        if not record.captions:
+        if asked and not record.captions:
             raise UserError(f"{record.key}: no caption, and this head reads picture and text")
         rng = Random(f"0 0 {row}")
-        caption = rng.choice(record.captions)
+        caption = rng.choice(record.captions) if asked else ""
         pixels = predictor.transform(load_image(record))
         return Opened(record, pixels, caption, encoded(targets, record, rng))
 
     return opened
 
 
-def sample_of(predictor: Predictor, one: Opened) -> Sample:
+def sample_of(predictor: Predictor, one: Opened, asked: bool = True) -> Sample:
     """The record as a batch takes it."""
-    ids = predictor.encoder(one.caption, kind_of(one.record))
-    return Sample(
-        pixels=one.pixels, ids=ids, image_id=stable_id(one.record.image_id), key=one.record.key,
-        caption_id=stable_id(" ".join(map(str, ids))), caption=one.caption, targets=one.targets,
+    seen = Sample(
+        pixels=one.pixels, image_id=stable_id(one.record.image_id), key=one.record.key, targets=one.targets
     )  # fmt: skip
+    if not asked:
+        return seen
+    ids = predictor.encoder(one.caption, kind_of(one.record))
+    return replace(seen, ids=ids, caption_id=stable_id(" ".join(map(str, ids))), caption=one.caption)
 
 
 @dataclass(frozen=True)

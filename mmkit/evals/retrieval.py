@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -119,6 +119,8 @@ class Retrieval(Evaluator):
     than 2 GiB. predictions: a file for the ranks of each query, see ``rows_of``. With ``bad``, the texts
     of a picture that cannot be read are left out with it.
     """
+
+    needs_words: ClassVar[bool] = True
 
     rerank_top: int | None = None
     pair_batch: int = 256

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -88,6 +88,8 @@ class VQA(Evaluator):
     records may have none of the annotators', as in a test split.
     UserError where the model does not answer, or the list has a right answer to fewer than half of the questions.
     """
+
+    needs_words: ClassVar[bool] = True
 
     answers: Sequence[str] | None = None
     generate: bool = False

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class ZeroShot(Evaluator):
     classes' embeddings are kept between processes; None = nowhere. predictions: a file for what each picture was taken
     for, see ``ZeroShotResult.rows``.
     """
+
+    needs_words: ClassVar[bool] = True
 
     class_names: Sequence[str] | str | Path | partial[Any] | None = None
     templates: Sequence[str] | None = None

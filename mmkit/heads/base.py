@@ -26,14 +26,16 @@ class Head(nn.Module):
 
     ``distilled``: whether the teacher keeps an averaged copy of this head, for ``Features.twin``.
     ``needs_negatives``: whether a batch of one sample teaches it nothing. ``needs_masking``: whether it learns from
-    words that ``data.masking`` hides. ``compares``: whether it makes the joint space one in which embeddings compare.
-    ``reads_layers``: what it asks ``f.image_layers`` for, of the model's ``spec.layers``. ``also_reads``: targets that
-    ``predict`` reads beside one picture and one text, such as a second picture.
+    words that ``data.masking`` hides. ``needs_words``: whether it reads texts. ``compares``: whether it makes the joint
+    space one in which embeddings compare. ``reads_layers``: what it asks ``f.image_layers`` for, of the model's
+    ``spec.layers``. ``also_reads``: targets that ``predict`` reads beside one picture and one text, such as a second
+    picture.
     """
 
     distilled = False
     needs_negatives = False
     needs_masking = False
+    needs_words = False
     compares = False
     reads_layers: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ class Classify(Head):
     ``classes``: their names in the order of the labels, or how many there are. ``label``: the target's name.
     """
 
+    needs_words = True
     distilled = True
 
     def __init__(self, spec: ModelSpec, classes: int | Sequence[str], label: str = "label") -> None:

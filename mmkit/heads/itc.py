@@ -33,6 +33,7 @@ class ITC(Head):
             "pair" a sample's partner alone.
     """
 
+    needs_words = True
     needs_negatives = True
     compares = True
 
@@ -106,5 +107,5 @@ class ITC(Head):
             past_BK = f.batch.image_id[:, None] == self.queue["image_id"]
         else:
             own_BG = f.same
-            past_BK = same_pair(f.batch.image_id, f.batch.caption_id, self.queue["image_id"], self.queue["caption_id"])
+            past_BK = same_pair(f.batch.image_id, f.caption_id, self.queue["image_id"], self.queue["caption_id"])
         return torch.cat([own_BG, past_BK], 1).float()

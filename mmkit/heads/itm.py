@@ -55,6 +55,7 @@ class ITM(Head):
         pooler: a tanh layer before the classifier (ViLT, as in BERT).
     """
 
+    needs_words = True
     needs_negatives = True
 
     def __init__(

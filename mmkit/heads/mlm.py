@@ -22,6 +22,7 @@ from mmkit.types import HeadOutput, ModelSpec
 class MLM(Head, VocabularyHead):
     """The word that stood at each hidden position. ``tied=False``: with a vocabulary matrix of its own (ViLT)."""
 
+    needs_words = True
     distilled = True
     needs_masking = True
 

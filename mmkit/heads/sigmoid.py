@@ -29,6 +29,7 @@ class Sigmoid(Head):
         positives: "same" counts equal pictures and equal words as belonging together; "pair" a sample's partner alone.
     """
 
+    needs_words = True
     needs_negatives = True
     compares = True
 

@@ -30,6 +30,7 @@ class WPA(Head):
         drop_last: leave out each text's last token too, for tokenizers that end with [SEP].
     """
 
+    needs_words = True
     needs_negatives = True
 
     def __init__(self, spec: ModelSpec, beta: float = 0.5, iterations: int = 50, drop_last: bool = False) -> None:
@@ -52,10 +53,10 @@ class WPA(Head):
         text, image = pairs.fused
         if image is None:
             image = pairs.image
-        words_BL = f.batch.mask.clone()
+        words_BL = f.mask.clone()
         words_BL[:, 0] = False
         if self.drop_last:
-            words_BL[:, :-1] &= f.batch.mask[:, 1:]
+            words_BL[:, :-1] &= f.mask[:, 1:]
             words_BL[:, -1] = False
         patches_BP = image.full_mask().clone()
         patches_BP[:, : self.class_tokens] = False

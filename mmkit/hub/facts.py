@@ -16,10 +16,8 @@ EMPTY: dict[str, Any] = {"dataclass": "", "target": "", "args": {}}
 def preprocessing(image: Any, max_tokens: int) -> dict[str, Any]:
     """A dumped picture transform and the text length as facts."""
     form = EMPTY | dict(image) if isinstance(image, Mapping) else EMPTY
-    found: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "preprocessing": form["dataclass"] or form["target"] or str(image),
-    }
+    found: dict[str, Any] = {"max_tokens": max_tokens} if max_tokens else {}
+    found["preprocessing"] = form["dataclass"] or form["target"] or str(image)
     for name, value in form["args"].items():
         found["image_size" if name == "size" else f"preprocessing.{name}"] = plain(value)
     return found

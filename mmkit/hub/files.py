@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,9 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in iter(file.keys())}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
+
+
+def has_words(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a saved config reads texts, and so has a tokenizer."""
+    resolved = config.get("resolved")
+    return not isinstance(resolved, Mapping) or "vocab_size" in resolved

@@ -46,6 +46,7 @@ from mmkit.hub.files import (
     PREPROCESSING,
     TOKENIZER,
     WEIGHTS,
+    has_words,
     needed,
     read_json,
     shapes_in,
@@ -74,22 +75,24 @@ def save(
     folder = Path(folder)
     parts = experiment["args"]
     training = record(folder, experiment, follow=True) if training is None else training
-    tokenizer = predictor.tokenizer
+    tokenizer = predictor.tokenizer if predictor.reads_words else None
+    words = {} if tokenizer is None else {"vocab_size": predictor.model.spec.vocab_size, "pad_id": tokenizer.pad_id}
     config = {
         "format": FORMAT,
         "mmkit": _version(),
         "model": _sized(parts["model"], predictor),
         "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
-        "resolved": {"vocab_size": predictor.model.spec.vocab_size, "pad_id": tokenizer.pad_id},
+        "resolved": words,
         "experiment": dict(experiment),
         **({"training": dict(training)} if training else {}),
     }
-    preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens}
+    preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens if words else 0}
     if own := files_of([config, preprocessing]):
         config["own"] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder / TOKENIZER)
+        if tokenizer is not None:
+            tokenizer.save(folder / TOKENIZER)
         write_json(folder / PREPROCESSING, preprocessing)
         with beside(folder / WEIGHTS) as part:
             save_file(weights_of(predictor), part, metadata={"format": "pt"})
@@ -122,14 +125,15 @@ def load(
     config = read_json(needed(folder, CONFIG))
     _check_format(folder / CONFIG, config)
     preprocessing = read_json(needed(folder, PREPROCESSING))
-    tokenizer = load_tokenizer(needed(folder, TOKENIZER))
-    _tell_uncleaned(folder, tokenizer)
+    tokenizer = load_tokenizer(needed(folder, TOKENIZER)) if has_words(config) else None
+    if tokenizer is not None:
+        _tell_uncleaned(folder, tokenizer)
     weights, own, files = needed(folder, WEIGHTS), checked(allow), own_files(config)
     make_findable(files, own, folder)
     try:
-        transform, max_tokens = _reading(preprocessing, own)
+        transform, max_tokens = _reading(preprocessing, own, words=tokenizer is not None)
         with torch.random.fork_rng(devices=[]):
-            model, heads = _parts(config, own, tokenizer.vocab_size, folder)
+            model, heads = _parts(config, own, 0 if tokenizer is None else tokenizer.vocab_size, folder)
     except KeyError as error:
         raise UserError(f"{folder}: {CONFIG} or {PREPROCESSING} lacks {error}; save the model again") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
@@ -157,12 +161,12 @@ def _all_own(parts: list[Any], allow: tuple[str, ...], files: Mapping[str, Any])
     return f"; in all {flags(missing, files)}"
 
 
-def _reading(preprocessing: Mapping[str, Any], allow: tuple[str, ...]) -> tuple[Any, int]:
-    """The picture transform and the text length."""
+def _reading(preprocessing: Mapping[str, Any], allow: tuple[str, ...], words: bool) -> tuple[Any, int]:
+    """The picture transform and the text length, 0 without words."""
     transform, max_tokens = rebuild(preprocessing["image"], TRANSFORM, allow), preprocessing["max_tokens"]
     if not callable(transform):
         raise TypeError(f"image is {transform!r}, no picture transform")
-    if type(max_tokens) is not int or not 1 < max_tokens <= LONGEST:
+    if type(max_tokens) is not int or not (1 < max_tokens <= LONGEST if words else max_tokens == 0):
         raise ValueError(f"max_tokens is {max_tokens!r}, no length of texts")
     if any(std <= 0 for std in getattr(transform, "std", ())):
         raise ValueError(f"pictures are divided by std = {transform.std}")
@@ -179,7 +183,7 @@ def _parts(
     make = rebuild(config["model"], MODEL, allow)
     heads = {name: rebuild(part, HEAD, allow) for name, part in config["heads"].items()}
     sizes = {name: value for name, value in config["resolved"].items() if name in parameters_of(make)}
-    if words > config["resolved"]["vocab_size"]:  # more rows than words are a matter of padding
+    if words and words > config["resolved"]["vocab_size"]:  # more rows than words are a matter of padding
         raise UserError(
             f"{folder / TOKENIZER}: {words} words, but the model has {config['resolved']['vocab_size']}; "
             "this is not the tokenizer that it was trained with"

@@ -26,6 +26,7 @@ from mmkit.hub.files import (
     TOKENIZER,
     TRAINING_STATE,
     WEIGHTS,
+    has_words,
     is_ours,
     needed,
     read_json,
@@ -37,6 +38,7 @@ from mmkit.train.resuming import latest, load_meta
 
 CHECKPOINT = ("task.safetensors", "state.pt", "meta.json")
 OURS = ("model", "heads", "ema")
+NO_WORDS = {"tokenizer": "none: it reads pictures alone"}
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -90,8 +92,10 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         found |= {f"own code.{module}": str(files.get(module, "not recorded")) for module in own}
         found |= parameters(shapes_in(needed(folder, WEIGHTS)))
         found |= preprocessing(shown["image"], shown["max_tokens"])
-        words = config["resolved"]["vocab_size"]
-        found |= {"vocab_size": words, "tokenizer": f"{tokenizer(inside(folder, TOKENIZER))}, {words} words"}
+        found |= NO_WORDS
+        if has_words(config):
+            words = config["resolved"]["vocab_size"]
+            found |= {"vocab_size": words, "tokenizer": f"{tokenizer(inside(folder, TOKENIZER))}, {words} words"}
         return found | facts(of_folder(folder, config)) | _origin(folder)
 
 
@@ -118,7 +122,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         else:
             data = arguments["data"]["args"]
             found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
-        found["tokenizer"] = tokenizer(inside(run, TOKENIZER))
+        found |= {"tokenizer": tokenizer(inside(run, TOKENIZER))} if arguments["tokenizer"] else NO_WORDS
         training = record(run, experiment) | {"steps": meta.step, "records": meta.records}
         return found | facts(training)
 

@@ -118,12 +118,19 @@ class Encoder:
     It is said at the end of the outermost ``counting``, where there is one, and only if ``shown``.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, shown: bool = True) -> None:
-        self.tokenizer, self.max_tokens, self.shown = tokenizer, max_tokens, shown
+    def __init__(self, tokenizer: Tokenizer | None, max_tokens: int, shown: bool = True) -> None:
+        self._words, self.max_tokens, self.shown = tokenizer, max_tokens, shown
         self._whole: dict[tuple[str, Kind], int] = {}  # of what was read: its uncut length, 0 where nothing was cut
         self._times: Counter[tuple[str, Kind]] = Counter()
         self._depth = 0
         self._said = False
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """UserError where there is none."""
+        if self._words is None:
+            raise UserError("this model reads pictures alone: it has no words to compare, match or answer with")
+        return self._words
 
     def __call__(self, text: str, kind: Kind = "caption") -> list[int]:
         """The ids of one text."""

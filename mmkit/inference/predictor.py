@@ -46,6 +46,7 @@ Progress = Callable[[str, int, int], None]
 class Predictor:
     """See the module. ``transform``: PIL RGB -> pixels (3, h, w) float32; ``max_tokens``: longer texts are cut.
 
+    tokenizer: None for a model that reads pictures alone; what needs words then is a UserError.
     precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
     How many texts were longer than ``max_tokens`` is logged once.
     progress: told about long work. threads: how many read pictures beside the model. The modules' training flags are
@@ -53,7 +54,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer,
+        self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer | None,
         transform: Callable[[Image.Image], Tensor], max_tokens: int, *,
         precision: Literal["float32", "bf16"] = "float32", progress: Progress | None = None, threads: int = 4,
     ) -> None:  # fmt: skip
@@ -61,9 +62,9 @@ class Predictor:
             raise UserError(f"precision={precision!r}: must be 'float32' or 'bf16'")
         self.model: Any = model
         self.heads = heads
-        self.tokenizer = tokenizer
         self.transform = transform
         self.max_tokens = max_tokens
+        self.reads_words = tokenizer is not None
         self.encoder = Encoder(tokenizer, max_tokens, shown=rank() == 0)
         self.precision = precision
         self.progress: Progress = progress or (lambda what, done, total: None)
@@ -71,7 +72,12 @@ class Predictor:
         for head in heads.values():
             for part in head.modules() if isinstance(head, nn.Module) else ():
                 if isinstance(part, VocabularyHead):
-                    part.known = tokenizer.vocab_size
+                    part.known = self.tokenizer.vocab_size
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes ids of texts; UserError for a model that reads pictures alone, see ``reads_words``."""
+        return self.encoder.tokenizer
 
     # ---- what people call --------------------------------------------------------------------------------------
 
@@ -170,7 +176,8 @@ class Predictor:
         samples' targets; None = as they are.
         """
         collate = Collator(
-            pad_id=self.tokenizer.pad_id, max_tokens=self.max_tokens, targets=targets or RawTargets()
+            pad_id=self.tokenizer.pad_id if self.reads_words else 0, max_tokens=self.max_tokens,
+            targets=targets or RawTargets(),
         )  # fmt: skip
         batch = collate(samples).to(self.device)
         f = Features(self.model, batch)

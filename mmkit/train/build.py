@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mmkit.config import Experiment
+from mmkit.config.checks import check_words, refuse_words
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.override import parameters_of
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
@@ -89,7 +90,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             "lower data.global_batch or data.rank_batch"
         )
     tokenizer = make_tokenizer(exp, source, out / "tokenizer")
-    texts = _look_at_texts(source, tokenizer, exp) if rank() == 0 else None
+    texts = _look_at_texts(source, tokenizer, exp) if rank() == 0 and tokenizer is not None else None
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
     dataset, eval_transform = make_dataset(exp, source, tokenizer)
@@ -111,11 +112,11 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
 
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
-        vocab_size=tokenizer.vocab_size, transform=eval_transform, texts=texts,
+        vocab_size=0 if tokenizer is None else tokenizer.vocab_size, transform=eval_transform, texts=texts,
     )  # fmt: skip
 
 
-def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer) -> tuple[PairDataset, Any]:
+def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer | None) -> tuple[PairDataset, Any]:
     """What gives the training samples of a config, and its transform for evaluation."""
     transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
     eval_transform = (
@@ -142,9 +143,15 @@ def _look_at_texts(source: Any, tokenizer: Any, exp: Experiment) -> Coverage | N
 
 
 def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
-    """Made once by the first process, and read from the run's folder by all; a resumed run finds it there."""
+    """Made once by the first process, and read from the run's folder by all; a resumed run finds it there.
+
+    None for a run without words.
+    """
     if exp.tokenizer is None:
-        raise UserError("this run takes the tokenizer of its `first` run: train both together, by train_stages")
+        if exp.first is not None:
+            raise UserError("this run takes the tokenizer of its `first` run: train both together, by train_stages")
+        refuse_words(exp)
+        return None
     make_one = exp.tokenizer
 
     def make() -> None:
@@ -163,9 +170,10 @@ def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
     if exp.model is None:
         raise UserError("this run takes the model of init['model'] or of its `first` run: train it by train_stages")
     torch.manual_seed(exp.run.seed)
-    given = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
+    given = {} if tokenizer is None else {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
     known = parameters_of(exp.model)
     model = exp.model(**{name: value for name, value in given.items() if name in known})
+    check_words(exp, model.spec)
     heads = {name: head(model.spec) for name, head in exp.heads.items()}
     if exp.teacher is None:
         return Task(model, heads, weights=exp.weights, momentum=None, alpha=0.0, seed=exp.run.seed)

@@ -41,13 +41,20 @@ def _inherited(exp: Experiment, out: Path, alone: bool, allow: Sequence[str]) ->
     first = None if exp.first is None else _inherited(exp.first, out, alone, allow)
     exp = exp if first is exp.first else replace(exp, first=first)
     start = exp.init.get("model")
-    if start is not None and exp.tokenizer is None:
+    if start is not None and exp.tokenizer is None and _reads_words(start, out if alone else out / exp.subfolder):
         exp = replace(exp, tokenizer=partial(reuse, path=str(Path(start) / TOKENIZER)))
     if exp.model is not None:
         return exp
     if start is not None:
         return replace(exp, model=_sized(_saved(start, out if alone else out / exp.subfolder, allow), exp))
     return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
+
+
+def _reads_words(start: str, own: Path) -> bool:
+    """Whether the model in a folder has a tokenizer; of one that is gone the run's own folder tells."""
+    if not (Path(start) / CONFIG).is_file() and (own / EXPERIMENT).is_file():
+        return read_json(own / EXPERIMENT)["args"]["tokenizer"] is not None
+    return (Path(start) / TOKENIZER).is_dir() or not (Path(start) / CONFIG).is_file()
 
 
 def _saved(start: str, own: Path, allow: Sequence[str]) -> partial[Any]:

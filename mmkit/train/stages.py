@@ -126,8 +126,8 @@ def _apart(stage: Experiment, stages: Sequence[Experiment]) -> set[str]:
 
 
 def following(stage: Experiment, before: Path) -> Experiment:
-    """The stage, with model and tokenizer of the one in the folder ``before``."""
-    tokenizer = partial(reuse, path=str(before / TOKENIZER))
+    """The stage, with model and tokenizer, where it has one, of the one in the folder ``before``."""
+    tokenizer = partial(reuse, path=str(before / TOKENIZER)) if (before / TOKENIZER).is_dir() else None
     return replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
 
 

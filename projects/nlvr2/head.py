@@ -84,6 +84,7 @@ class TextAssignment(Head):
         choose: how pictures are put together.
     """
 
+    needs_words = True
     needs_negatives = True
 
     def __init__(self, spec: ModelSpec, choose: Assign = assign) -> None:

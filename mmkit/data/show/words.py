@@ -41,6 +41,8 @@ Line = list[tuple[float, Chip]]
 
 def chips(batch: Batch, row: int, tokenizer: Tokenizer) -> list[Chip]:
     """The caption of one sample, neighbouring pieces of one kind in one word joined."""
+    if batch.ids is None or batch.mask is None:
+        return []
     ids = batch.ids[row][batch.mask[row]].tolist()
     found: list[Chip] = []
     space = False

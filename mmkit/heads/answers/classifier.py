@@ -28,6 +28,7 @@ class AnswerClassifier(Head):
     before the perceptron (ViLT, as in BERT). With a teacher, its probabilities soften the targets.
     """
 
+    needs_words = True
     distilled = True
 
     def __init__(self, spec: ModelSpec, answers: Sequence[str], pooler: bool = False) -> None:

@@ -34,6 +34,7 @@ class AnswerDecoder(Head):
         top: how many candidates, those with the likeliest first tokens, are read whole; more where more are asked for.
     """
 
+    needs_words = True
     distilled = True
 
     def __init__(
