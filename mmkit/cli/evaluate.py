@@ -1,4 +1,4 @@
-"""``mmkit retrieval`` and ``mmkit zeroshot``: a trained model measured on pictures of one's own, without training."""
+"""``mmkit retrieval``, ``zeroshot`` and ``classify``: a trained model measured on pictures of one's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmkit.cli.main import add_allow, add_command, check_output, write_json
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.evals.evaluator import Result
+    from mmkit.evals.results.zeroshot import ZeroShotResult
     from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger("mmkit")
@@ -22,13 +23,15 @@ MODEL = "the folder of a run or of a saved model, or open_clip:ARCH/PRETRAINED, 
 
 
 def register(commands: Commands) -> None:
-    """Add both commands."""
+    """Add the commands."""
     command = add_command(
         commands, "retrieval", "find pictures by text and texts by picture: R@1, R@5, R@10", retrieval
     )
     add_retrieval_arguments(command)
     command = add_command(commands, "zeroshot", "classify pictures by the names of the classes alone", zeroshot)
     add_zeroshot_arguments(command)
+    command = add_command(commands, "classify", "sort pictures into the classes that a model was trained for", classify)
+    add_classify_arguments(command)
 
 
 def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
@@ -55,9 +58,7 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="PATH",
         help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji, ...",
     )  # fmt: skip
-    command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
-    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,label=...")
-    command.add_argument("--split", help="of a data set (default test)")
+    _add_label_options(command)
     command.add_argument(
         "--classes", metavar="SET or FILE",
         help="imagenet, cifar10, cifar100, openmoji[:LANGUAGE]; or names, one per line, or FOLDER<TAB>name (default: "
@@ -68,16 +69,41 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         help="imagenet (80), imagenet7, photo, openmoji, zh; or prompts, one per line, {} for the name; or one such "
         'prompt (default: those of the class set or of built-in data, else "{}")',
     )  # fmt: skip
-    command.add_argument(
-        "--confusion", type=Path, metavar="PNG", help="draw which class is taken for which (after re-ranking, if any)"
-    )
-    command.add_argument("--per-class", type=Path, metavar="CSV", help="write the table of all classes")
+    _add_class_files(command)
     command.add_argument(
         "--text-bank", type=Path, metavar="FOLDER",
         help="where the classes' embeddings are kept for next time (default ~/.cache/mmkit/text-banks)",
     )  # fmt: skip
     command.add_argument("--no-text-bank", action="store_true", help="make them anew and keep nothing")
     _common(command, "re-rank the best K classes of each picture with the matching head")
+
+
+def add_classify_arguments(command: argparse.ArgumentParser) -> None:
+    """What ``mmkit classify`` takes."""
+    command.add_argument(
+        "--data", required=True, metavar="PATH",
+        help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji; the "
+        "labels are names of the model's classes",
+    )  # fmt: skip
+    _add_label_options(command)
+    command.add_argument("--head", metavar="NAME", help="which, where several sort pictures (default: the only one)")
+    _add_class_files(command)
+    add_predictions(command, "what was found for each picture")
+    add_max_bad(command)
+    add_model_arguments(command)
+
+
+def _add_label_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
+    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,label=...")
+    command.add_argument("--split", help="of a data set (default test)")
+
+
+def _add_class_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--confusion", type=Path, metavar="PNG", help="draw which class is taken for which (after re-ranking, if any)"
+    )
+    command.add_argument("--per-class", type=Path, metavar="CSV", help="write the table of all classes")
 
 
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
@@ -155,16 +181,11 @@ def zeroshot(args: argparse.Namespace) -> None:
     from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source, own_classes
     from mmkit.evals.prompts import templates_named
-    from mmkit.evals.results.confusion import check_picture_name, save_confusion
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
-    from mmkit.ranks import rank
 
     _check(args)
-    check_output(args.confusion, "--confusion")
-    check_output(args.per_class, "--per-class")
-    if args.confusion is not None:
-        check_picture_name(args.confusion)
+    _check_class_files(args)
     columns = columns_of(args.columns, ("image", "label"))
     data = open_source(
         args.data, {"label"}, columns=columns, split=args.split, images=args.images,
@@ -181,6 +202,44 @@ def zeroshot(args: argparse.Namespace) -> None:
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor, task)
     _show(args, result)
+    _write_class_files(args, result)
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Measure and show."""
+    from mmkit.data.sources.delimited import columns_of
+    from mmkit.data.sources.open import open_source
+    from mmkit.evals.image_classes import ImageClasses
+
+    _check(args)
+    _check_class_files(args)
+    columns = columns_of(args.columns, ("image", "label"))
+    data = open_source(
+        args.data, {"label"}, columns=columns, split=args.split, images=args.images,
+        answers_needed=args.predictions is None,
+    )  # fmt: skip
+    evaluator = ImageClasses(
+        source=data, head=args.head, batch_size=args.batch_size, predictions=args.predictions, bad=args.max_bad
+    )  # fmt: skip
+    with make_predictor(args) as predictor:
+        result = evaluator.evaluate(predictor)
+    _show(args, result)
+    _write_class_files(args, result)
+
+
+def _check_class_files(args: argparse.Namespace) -> None:
+    from mmkit.evals.results.confusion import check_picture_name
+
+    check_output(args.confusion, "--confusion")
+    check_output(args.per_class, "--per-class")
+    if args.confusion is not None:
+        check_picture_name(args.confusion)
+
+
+def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None:
+    from mmkit.evals.results.confusion import save_confusion
+    from mmkit.ranks import rank
+
     if rank() == 0 and args.confusion is not None:
         again = result.reranked is not None
         save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))

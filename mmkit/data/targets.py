@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mmkit.data.labels import label_in, same_names, some, tidy
 from mmkit.data.records import Source
 from mmkit.data.texts.answers.rules import answers_in, check_coverage, class_numbers, normalize
 from mmkit.data.texts.protocol import Tokenizer
@@ -95,6 +96,39 @@ def answers_of(targets: Mapping[str, Any]) -> tuple[str, ...]:
 def plain(answer: str) -> str:
     """The form that answers are trained and compared in; one of which nothing would be left stays ("a")."""
     return normalize(answer) or answer.strip().lower()
+
+
+class ClassLabels:
+    """Names of classes as their numbers among ``classes``: ``label`` (B,) int64.
+
+    The labels of a ``source`` with ``class_names`` may be numbers of these. Names are compared without regard to case,
+    ``_`` and white space. UserError for a name that is none of ``classes``, and for two of them that are one name.
+    """
+
+    def __init__(self, classes: Sequence[str], label: str = "label", source: Source | None = None) -> None:
+        self.classes, self.label = tuple(classes), label
+        self.number = {tidy(name): i for i, name in enumerate(classes)}
+        if len(self.number) < len(classes):
+            groups = same_names(classes)
+            raise UserError(f"classes: {' and '.join(map(repr, groups[0]))} are one name; give each class its own")
+        names = getattr(source, "class_names", None)
+        self.own = None if names is None else [str(name) for name in (names() if callable(names) else names)]
+        if unknown := [name for name in self.own or () if tidy(name) not in self.number]:
+            raise UserError(f"the training data have classes that are none of the {len(classes)}: {some(unknown)}")
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """The number of the record's class; UserError where it has none."""
+        label = label_in(targets.get(self.label), "label", self.label)
+        if self.own is not None and isinstance(label, int) and 0 <= label < len(self.own):
+            label = self.own[label]
+        found = self.number.get(tidy(str(label)))
+        if found is None:
+            raise UserError(f"{self.label} {label!r} is none of the {len(self.classes)} classes: {some(self.classes)}")
+        return {self.label: found}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See the class."""
+        return collate_targets(encoded)
 
 
 class AnswerTokens:

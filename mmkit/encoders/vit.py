@@ -8,6 +8,7 @@ classification heads and pooling, which belong to who wants them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class ViT(nn.Module):
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
+    form: dict[str, Any]  # the arguments of which the weights are
     max_patches: int | None = None  # more are read as a share of them; None for all
 
     def __init__(
@@ -49,6 +51,10 @@ class ViT(nn.Module):
         if not 0.0 <= patch_dropout < 1.0:
             raise UserError(f"patch_dropout={patch_dropout}: the share of patches to leave out is in 0..1, without 1")
         self.width = width
+        self.form = {
+            "depth": depth, "width": width, "heads": heads, "mlp_width": mlp_width, "activation": activation,
+            "eps": eps, "class_token": class_token, "first_norm": first_norm, "patch_bias": patch_bias,
+        }  # fmt: skip
         self.checkpointing = checkpointing
         self.patch = PatchEmbed(patch, width, channels, patch_bias)
         self.cls = nn.Parameter(torch.empty(1, 1, width)) if class_token else None

@@ -71,7 +71,9 @@ def targets_of(source: Source, key: str) -> Iterator[Any]:
         yield source[row].targets.get(key)
 
 
-def with_classes(source: Source, classes: Classes, label_key: str = "label") -> tuple[Relabelled, list[str]]:
+def with_classes(
+    source: Source, classes: Classes, label_key: str = "label", by_name: bool = False
+) -> tuple[Relabelled, list[str]]:
     """The source with class numbers as labels, and the class names.
 
     classes: a built-in set (``imagenet``, ``cifar10``, ``cifar100``, ``openmoji:zh``), a list of names, or a file of
@@ -79,7 +81,8 @@ def with_classes(source: Source, classes: Classes, label_key: str = "label") -> 
     folder) are called. Without tabs the names are the labels themselves; or, where none of them is, they stand in the
     order of the labels: those that are numbers (3, "3", 3.0) count from 0, others are sorted as people count
     ("class_2" before "class_10"), and what was paired is said. Without classes the labels are the names, ``_`` as a
-    space. UserError, which names what differs, where names and labels do not fit.
+    space. by_name: every label must be one of the names. UserError, which names what differs, where names and labels do
+    not fit.
     """
     found = _labels(source, label_key)
     if classes is None:
@@ -93,9 +96,14 @@ def with_classes(source: Source, classes: Classes, label_key: str = "label") -> 
         return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
     given = read_classes(classes)
     where = "the class names" if isinstance(classes, Sequence) and not isinstance(classes, str) else str(classes)
-    chosen = _by_key(found, given) or _by_number(found, given, where) or _by_order(found, given, where)
+    chosen = _by_key(found, given)
+    if chosen is None and not by_name:
+        chosen = _by_number(found, given, where) or _by_order(found, given, where)
     if chosen is None:
-        raise UserError(_difference(found, given, where))
+        advice = (
+            "The labels must be names of the model's classes" if by_name else "Write one line LABEL<TAB>name for each"
+        )
+        raise UserError(f"{_difference(found, given, where)}. {advice}")
     _tell_same(given.names, where)
     unused = len(given.names) - len(set(chosen))
     if unused and rank() == 0:
@@ -245,7 +253,7 @@ def _difference(found: Sequence[Label], given: ClassSet, where: str | Path) -> s
     parts += [f"{' and '.join(map(repr, group))} are one name" for group in same_names(map(str, found))[:3]]
     if spare:
         parts.append(f"no pictures for {', '.join(spare[:5])}{', ...' if len(spare) > 5 else ''}")
-    return f"{'; '.join(parts)}. Write one line LABEL<TAB>name for each"
+    return "; ".join(parts)
 
 
 def _comparable(label: Label) -> str:

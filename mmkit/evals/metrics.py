@@ -23,7 +23,7 @@ from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given, TargetEncoder, make_targets
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, Part, counted, finite
-from mmkit.heads.base import Predicts
+from mmkit.heads.base import Predicts, reads_words
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import world_size
 
@@ -169,11 +169,6 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield f"{name}.{number}", float(inner)
     else:
         yield name, float(value)
-
-
-def reads_words(head: Any) -> bool:
-    """Whether a head reads texts; of one that is no ``Head`` that is taken for granted."""
-    return bool(getattr(head, "needs_words", True))
 
 
 def reads(predictor: Predictor, source: Source, targets: TargetEncoder, asked: bool = True) -> Callable[[int], Opened]:

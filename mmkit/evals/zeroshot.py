@@ -24,7 +24,7 @@ from mmkit.evals.labels import own_names, read_classes, unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.prompts import check_templates, default_templates
 from mmkit.evals.recall import hits_at, sorted_top
-from mmkit.evals.results.zeroshot import ZeroShotResult
+from mmkit.evals.results.zeroshot import By, ZeroShotResult
 from mmkit.evals.text_bank import class_bank, fill
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import TokenBank
@@ -137,10 +137,10 @@ class ZeroShot(Evaluator):
             pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(texts)))
             scores = finite(predictor.match_pairs(predictor.encode_pixels(made), bank, pairs), "matching scores")
             scores = scores.view(len(rows), -1, len(names)).mean(1)
-            return _row(scores, k, _of(labels, rows))
+            return best_of(scores, k, labels_at(labels, rows))
 
         found = self.passed(predictor, len(source), pixels_of(predictor, source), work)
-        return replace(_result(names, labels, found, k), by="matching head")
+        return found_in(names, labels, found, k, by="matching head")
 
     def _classify(
         self, predictor: Predictor, source: Source, names: tuple[str, ...], bank: Tensor, labels: Tensor | None
@@ -151,15 +151,15 @@ class ZeroShot(Evaluator):
         prompts = self._prompts(predictor, names)
 
         def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
-            tokens, own = predictor.encode_pixels(made), _of(labels, rows)
+            tokens, own = predictor.encode_pixels(made), labels_at(labels, rows)
             scores = finite(finite(predictor.embed_image(tokens), "picture embeddings") @ bank.T, "class scores")
-            found = _row(scores, k, own)
+            found = best_of(scores, k, own)
             if prompts is None:
                 return found
             return torch.cat([found, self._rerank(predictor, tokens, prompts, found[:, :k].long(), len(names), own)], 1)
 
         passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
-        found = _result(names, labels, passed, k)
+        found = found_in(names, labels, passed, k)
         if self.rerank_top is None:
             return found
         again = torch.cat(passed.found)[:, -2:]
@@ -190,20 +190,25 @@ class ZeroShot(Evaluator):
         return torch.cat([best, hits[:, None]], 1)
 
 
-def _row(scores: Tensor, k: int, labels: Tensor | None) -> Tensor:
+def best_of(scores: Tensor, k: int, labels: Tensor | None) -> Tensor:
     """(b, C) -> (b, 2 k + 2) float64: the best classes, their scores, and the hits among the first and first five."""
     top = sorted_top(scores, k)
     hits = [torch.zeros(len(top)) if labels is None else hits_at(scores, labels, n) for n in (1, 5)]
     return torch.cat([top, scores.gather(1, top), torch.stack(hits, 1)], 1).double()
 
 
-def _of(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+def labels_at(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+    """Those of some pictures."""
     return None if labels is None else labels[list(rows)]
 
 
-def _result(names: tuple[str, ...], labels: Tensor | None, found: Passed[Tensor], k: int) -> ZeroShotResult:
+def found_in(
+    names: tuple[str, ...], labels: Tensor | None, found: Passed[Tensor], k: int, by: By = "joint space"
+) -> ZeroShotResult:
+    """What the rows of ``best_of`` say together."""
     values = torch.cat(found.found)
     return ZeroShotResult(
-        class_names=names, labels=_of(labels, found.rows), top=values[:, :k].long(), hits=values[:, 2 * k : 2 * k + 2],
-        scores=values[:, k : 2 * k].float(), kept=found.rows, left_out=found.left_out,
+        class_names=names, labels=labels_at(labels, found.rows), top=values[:, :k].long(),
+        hits=values[:, 2 * k : 2 * k + 2], scores=values[:, k : 2 * k].float(), kept=found.rows,
+        left_out=found.left_out, by=by,
     )  # fmt: skip

@@ -65,6 +65,11 @@ class Head(nn.Module):
         """Once per optimizer step, with what ``forward`` carried out of each micro-batch. Nothing by default."""
 
 
+def reads_words(head: object) -> bool:
+    """Whether a head reads texts; of one that does not say so it is taken for granted."""
+    return bool(getattr(head, "needs_words", True))
+
+
 class Candidates(NamedTuple):
     """Answers to choose from, as ids (C, L) int64 with a mask (C, L) bool, True = an id.
 

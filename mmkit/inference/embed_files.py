@@ -78,7 +78,7 @@ def embed_files(
     predictor: Predictor, source: Source, out: str | Path, *, batch_size: int = 64, texts: bool = True,
     max_bad_fraction: float = 0.1,
 ) -> Embedded:  # fmt: skip
-    """Embed every record's picture, and with ``texts`` its captions, and write ``out`` (.parquet or .safetensors).
+    """Embed every record's picture, and with ``texts`` its captions, where the model reads words, and write ``out`` (.parquet or .safetensors).
 
     Parquet has the columns ``key``, ``image`` (path, where there is one), ``image_id``, ``embedding`` (E float32),
     ``captions`` and ``caption_embeddings``. Safetensors has ``image`` (n, E) and ``text`` (m, E) float32,
@@ -95,7 +95,7 @@ def embed_files(
         raise UserError(f"{out}: is a folder; name a file")
     if not predictor.model.spec.embed_dim:
         raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
-    folder = out.with_name(f".{out.name}.parts")
+    folder, texts = out.with_name(f".{out.name}.parts"), texts and predictor.reads_words
     kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}", str(len(source))], ["{}"])
     size, total, resumed = PART_BATCHES * batch_size, len(source), 0
     bad: list[str] = []

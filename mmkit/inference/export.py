@@ -103,7 +103,8 @@ def export(predictor: Predictor, folder: str | Path) -> dict[str, Graph]:
     graphs: dict[str, Graph] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        predictor.tokenizer.save(folder / "tokenizer")
+        if predictor.reads_words:
+            predictor.tokenizer.save(folder / "tokenizer")
         with predictor.inference(), _quiet():
             for name, part in parts.items():
                 graphs[name] = _export(predictor, part.eval(), folder / f"{name}.onnx")
@@ -119,7 +120,9 @@ def _parts(predictor: Predictor) -> dict[str, Any]:
         raise UserError("a model of open_clip's own classes; turn it into mmkit's first: mmkit convert auto ...")
     parts: dict[str, Any] = {}
     if predictor.model.spec.embed_dim:
-        parts |= {"image": ImageTower(predictor), "text": TextTower(predictor)}
+        parts["image"] = ImageTower(predictor)
+    if predictor.model.spec.embed_dim and predictor.reads_words:
+        parts["text"] = TextTower(predictor)
     if predictor.can_match():
         parts["match"] = Match(predictor)
     if not parts:
@@ -130,8 +133,8 @@ def _parts(predictor: Predictor) -> dict[str, Any]:
 def _export(predictor: Predictor, part: Any, path: Path) -> Graph:
     example = _inputs(predictor, part.inputs, batch=3, length=predictor.max_tokens)
     batch = torch.export.Dim("batch")
-    length = torch.export.Dim("length", max=predictor.max_tokens)
-    shapes = {name: {0: batch} if name == "pixels" else {0: batch, 1: length} for name in part.inputs}
+    of_text = {0: batch, 1: torch.export.Dim("length", max=predictor.max_tokens)} if predictor.reads_words else {}
+    shapes = {name: {0: batch} if name == "pixels" else of_text for name in part.inputs}
     program = torch.export.export(part, tuple(example.values()), dynamic_shapes=shapes)
     call = _written(program, path)
     difference = 0.0
@@ -154,11 +157,10 @@ def _inputs(predictor: Predictor, names: Sequence[str], *, batch: int, length: i
     transform: Any = predictor.transform
     height, width = height_width(transform.size)
     lengths = torch.linspace(length, max(1, length // 2), batch).long()
-    made = {
-        "pixels": torch.randn(batch, 3, height, width, generator=draw),
-        "ids": torch.randint(predictor.tokenizer.vocab_size, (batch, length), generator=draw),
-        "mask": torch.arange(length) < lengths[:, None],
-    }
+    made = {"pixels": torch.randn(batch, 3, height, width, generator=draw)}
+    if predictor.reads_words:
+        made["ids"] = torch.randint(predictor.tokenizer.vocab_size, (batch, length), generator=draw)
+        made["mask"] = torch.arange(length) < lengths[:, None]
     return {name: made[name] for name in names}
 
 
@@ -188,7 +190,7 @@ def _facts(predictor: Predictor, graphs: dict[str, Graph]) -> dict[str, Any]:
     return {
         "graphs": {name: {**vars(graph), "file": graph.file.name} for name, graph in graphs.items()},
         "preprocessing": dump(predictor.transform),
-        "pad_id": predictor.tokenizer.pad_id,
+        **({"pad_id": predictor.tokenizer.pad_id} if predictor.reads_words else {}),
         "max_tokens": predictor.max_tokens,
         "torch": torch.__version__,
     }

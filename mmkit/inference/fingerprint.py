@@ -29,7 +29,7 @@ def fingerprint(predictor: Predictor, names: Sequence[str], templates: Sequence[
     digest.update(_plain(predictor.transform).encode())
     for row in settings(predictor.model):
         digest.update(row.encode())
-    for name in names[:100]:
+    for name in names[:100] if predictor.reads_words else ():
         ids = predictor.tokenizer.encode(templates[0].replace("{}", name), predictor.max_tokens)
         digest.update(repr(ids).encode())
     for name, value in predictor.model.state_dict().items():

@@ -11,6 +11,14 @@ from mmkit.nn.mlp import MLP
 from mmkit.types import Tokens
 
 
+def pooled(image: Tokens, class_tokens: int, mean: bool = False) -> Tensor:
+    """Image tokens (B, P, D) -> the class token (B, D); with ``mean``, or where there is none, the patches' mean."""
+    if class_tokens and not mean:
+        return image.x[:, 0]
+    real_BP1 = image.full_mask()[:, class_tokens:, None]
+    return (image.x[:, class_tokens:] * real_BP1).sum(1) / real_BP1.sum(1).clamp(min=1)
+
+
 class FirstToken(nn.Module):
     """The class token."""
 

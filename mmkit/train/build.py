@@ -94,7 +94,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
     dataset, eval_transform = make_dataset(exp, source, tokenizer)
-    check_classes(heads, dataset.targets)
+    check_classes(heads, dataset.targets, source)
 
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
         sampler = StepSampler(

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from mmkit.data.targets import AnswerScores
+from mmkit.data.labels import tidy
+from mmkit.data.targets import AnswerScores, ClassLabels
 from mmkit.data.texts.answers.rules import class_numbers
 from mmkit.errors import UserError
 from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.image_classify import ImageClassify
 from mmkit.train.optim import without_gradient
 
 
@@ -26,9 +28,11 @@ def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predicto
                 raise UserError(f"evals.{name}: {error}") from error
 
 
-def check_classes(heads: Mapping[str, nn.Module], targets: object) -> None:
-    """UserError where a head's classes are not those of the targets, one by one and in their order."""
+def check_classes(heads: Mapping[str, nn.Module], targets: object, source: object = None) -> None:
+    """UserError where a head's classes are not those of the targets or the source, one by one and in their order."""
     for name, head in heads.items():
+        if isinstance(head, ImageClassify):
+            _check_names(name, head, targets, source)
         if not isinstance(head, AnswerClassifier) or not isinstance(targets, AnswerScores):
             continue
         own, theirs = list(class_numbers(head.answers)), list(targets.number)
@@ -41,6 +45,22 @@ def check_classes(heads: Mapping[str, nn.Module], targets: object) -> None:
             raise UserError(
                 f"heads.{name} and data.targets have other lists of answers: {what}; give both the same one"
             )
+
+
+def _check_names(name: str, head: ImageClassify, targets: object, source: object) -> None:
+    theirs: Any = targets.classes if isinstance(targets, ClassLabels) else getattr(source, "class_names", None)
+    theirs = theirs() if callable(theirs) else theirs
+    if theirs is not None and list(map(tidy, theirs)) != list(map(tidy, head.classes)):
+        given = "data.targets" if isinstance(targets, ClassLabels) else "the training data"
+        at = next((i for i, (a, b) in enumerate(zip(head.classes, theirs, strict=False)) if tidy(a) != tidy(b)), None)
+        what = (
+            f"{len(head.classes)} and {len(theirs)}" if at is None
+            else f"class {at} is {head.classes[at]!r} there and {theirs[at]!r} here"
+        )  # fmt: skip
+        raise UserError(
+            f"heads.{name} and {given} have other classes: {what}; give both the same list, the targets as "
+            "partial(ClassLabels, classes=...)"
+        )
 
 
 def check_reached(task: nn.Module) -> None:

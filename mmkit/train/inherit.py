@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmkit.config import Experiment
 from mmkit.config.allowed import MODEL, checked
 from mmkit.config.as_json import rebuild
@@ -20,8 +22,10 @@ from mmkit.config.moved import with_present_names
 from mmkit.config.override import parameters_of
 from mmkit.config.own import make_findable, own_files
 from mmkit.data.texts.tokenizers import reuse
+from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.files import read_json
+from mmkit.models.sizes.vision import vision
 from mmkit.train.folder import EXPERIMENT
 
 CONFIG, TOKENIZER = "config.json", "tokenizer"
@@ -48,6 +52,22 @@ def _inherited(exp: Experiment, out: Path, alone: bool, allow: Sequence[str]) ->
     if start is not None:
         return replace(exp, model=_sized(_saved(start, out if alone else out / exp.subfolder, allow), exp))
     return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
+
+
+def image_tower(start: str | Path, image_size: int | tuple[int, int]) -> partial[Any]:
+    """A model of pictures alone whose ViT has the form of the image tower of the model in a folder that mmkit saved.
+
+    ``init={"image": start}`` then fills it, whatever the model (ALBEF, ViLT, dual, vision). UserError where its image
+    tower is no ViT of mmkit.
+    """
+    made = _saved(str(start), Path(start))
+    known = read_json(Path(start) / CONFIG)["resolved"]
+    with torch.device("meta"):
+        model = made(**{name: value for name, value in known.items() if name in parameters_of(made)})
+    tower = getattr(model, "image", None)
+    if not isinstance(tower, ViT) or len(tower.patch.patch) != 2:
+        raise UserError(f"{start}: its image tower is no ViT of mmkit over pictures; no other model can take it over")
+    return partial(vision, image_size=image_size, patch=tower.patch.patch, **tower.form)
 
 
 def _reads_words(start: str, own: Path) -> bool:

@@ -77,7 +77,7 @@ def test_a_checkpoint_of_somebody_else_describes_no_model(tmp_path):
         inherited(following(tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model", "tokenizer"])
-def test_a_run_needs_them_from_somewhere(name):
-    with pytest.raises(UserError, match=rf"{name}: a run needs one, or init\['model'\] or a `first` run"):
+@pytest.mark.parametrize(("name", "needs"), [("model", "a run"), ("tokenizer", r"model \(albef\) .* this run")])
+def test_a_run_needs_them_from_somewhere(name, needs):
+    with pytest.raises(UserError, match=rf"{name}: {needs} needs one, or init\['model'\] or a `first` run"):
         validate(change(tiny(), **{name: None}))

@@ -26,6 +26,8 @@ from mmkit.errors import UserError
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "BadImage",
     "Blank",
     "BlankTrain",
@@ -37,6 +39,8 @@ __all__ = [
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FACTOR = 1 / 255
 """What bytes are multiplied by before they are normalised."""
@@ -131,7 +135,7 @@ class TrainTransform:
             image = RandAugment(*self.randaugment)(image, rng)
         pixels = to_pixels(image, self.mean, self.std)
         if self.erase and rng.random() < self.erase:
-            left, top, right, bottom = crop_box(width, height, (0.02, 0.33), (0.3, 3.3), rng)
+            left, top, right, bottom = erase_box(width, height, rng)
             pixels[:, top:bottom, left:right] = 0
         return pixels, caption
 
@@ -167,6 +171,24 @@ class BlankTrain:
 def blank(image: Image.Image) -> Image.Image:
     """Nothing but grey, of the same size."""
     return Image.new("RGB", image.size, (128, 128, 128))
+
+
+def erase_box(
+    width: int, height: int, rng: Random, scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """(left, top, right, bottom) of a random rectangle to erase, drawn like torchvision's RandomErasing.
+
+    ratio: height by width. It never covers a whole side; where none of ten fits it is empty, and nothing is erased.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area, aspect = width * height * rng.uniform(*scale), math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if w < width and h < height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    return 0, 0, 0, 0
 
 
 def crop_box(

@@ -1,4 +1,4 @@
-"""What zero-shot classification found: rates with their intervals, confusions, tables, and a row for each picture."""
+"""What classification of pictures found, zero-shot or by a head: rates, intervals, confusions, a row a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mmkit.files import writing
 if TYPE_CHECKING:
     from rich.table import Table
 
-WORDS = {"joint space": "joint space", "matching head": "matching head, every class"}
+By = Literal["joint space", "matching head", "classifier"]
+WORDS = {"joint space": "joint space", "matching head": "matching head, every class", "classifier": "classifier"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class ZeroShotResult:
     top: Tensor
     scores: Tensor
     hits: Tensor
-    by: Literal["joint space", "matching head"] = "joint space"
+    by: By = "joint space"
     rerank_top: int | None = None
     reranked: Tensor | None = None
     rerank_hits: Tensor | None = None
@@ -208,7 +209,8 @@ class ZeroShotResult:
         """The rates with interval and chance, and the worst classes."""
         from rich.table import Table
 
-        table = Table(title=f"zero-shot: {self.n} pictures, {len(self.class_names)} classes", title_justify="left")
+        what = "classification" if self.by == "classifier" else "zero-shot"
+        table = Table(title=f"{what}: {self.n} pictures, {len(self.class_names)} classes", title_justify="left")
         for column in ("", "top-1", "95 % interval", "top-5"):
             table.add_column(column, justify="left" if not column else "right")
         if self.labels is None:

@@ -1,0 +1,87 @@
+"""Classes of pictures by a head that was trained for them: top-1 and top-5, each picture once.
+
+The classes are the head's own, saved with the model; the labels of the pictures are matched with them by name, as
+``labels.with_classes`` compares names, and never by their order. Left out: texts (``classification``, ``zeroshot``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkit.data.collate import Sample
+from mmkit.data.records import Source
+from mmkit.errors import UserError
+from mmkit.evals.evaluator import Evaluator, finite, pixels_of
+from mmkit.evals.labels import unlabelled, with_classes
+from mmkit.evals.predictions import save_predictions
+from mmkit.evals.results.zeroshot import ZeroShotResult
+from mmkit.evals.zeroshot import best_of, found_in, labels_at
+from mmkit.heads.base import Classifies, reads_words
+from mmkit.inference.predictor import Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageClasses(Evaluator):
+    """Sorts the pictures of ``source`` into the classes of a head.
+
+    source: a Source, or a partial that makes one; each record's target ``label_key`` is its class, by name, or by the
+    number of a name in the source's ``class_names``. Pictures of which none has a label are sorted for ``predictions``
+    alone. head: its name; None = the one that sorts pictures.
+    """
+
+    head: str | None = None
+    label_key: str = "label"
+
+    def check(self, predictor: Predictor) -> None:
+        """UserError where the head is missing, or labels are none of its classes: known before training."""
+        self.read(predictor)
+
+    def read(self, predictor: Predictor) -> tuple[Any, Source, Tensor | None]:
+        """The head, the source, and each record's class. UserError where they do not fit."""
+        head, source = self._head(predictor), self.opened()
+        if unlabelled(source, self.label_key):
+            if self.predictions is None:
+                raise UserError(
+                    f'no "{self.label_key}" in any record; accuracy needs the class of each picture. What they are '
+                    "taken for without can be written: --predictions FILE"
+                )
+            return head, source, None
+        labelled, _ = with_classes(source, head.classes, self.label_key, by_name=True)
+        return head, source, torch.tensor(list(labelled.target(self.label_key)))
+
+    def evaluate(self, predictor: Predictor) -> ZeroShotResult:
+        """UserError for a label that is no class, and a picture that cannot be read, unless ``bad`` leaves it out."""
+        head, source, labels = self.read(predictor)
+        k = min(5, len(head.classes))
+
+        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+            samples = [Sample(pixels=pixels, image_id=row, key="") for row, pixels in zip(rows, made, strict=True)]
+            with predictor.inference():
+                logits = finite(head.predict(predictor.features(samples)), "class scores").cpu()
+            return best_of(logits.softmax(1), k, labels_at(labels, rows))
+
+        passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
+        found = found_in(tuple(head.classes), labels, passed, k, by="classifier")
+        save_predictions(self.predictions, lambda: found.predictions(source))
+        return found
+
+    def _head(self, predictor: Predictor) -> Any:
+        able = {
+            name: head for name, head in predictor.heads.items()
+            if isinstance(head, Classifies) and not reads_words(head)
+        }  # fmt: skip
+        if self.head is None and len(able) == 1:
+            return next(iter(able.values()))
+        if self.head in able:
+            return able[self.head]
+        has = ", ".join(f"{name} ({type(head).__name__})" for name, head in predictor.heads.items()) or "none"
+        wanted = "one head that" if self.head is None else f"a head {self.head!r} that"
+        raise UserError(
+            f"this needs {wanted} sorts pictures alone into classes; this model's heads are: {has}. Train one with "
+            "configs/pretrain/classify.py; a model that compares pictures with names is measured by mmkit zeroshot"
+        )

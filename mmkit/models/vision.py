@@ -1,0 +1,66 @@
+"""Sight alone: a ViT without words (Dosovitskiy et al. 2021, section 3.1), for heads that read pictures.
+
+Its tower is that of the models with words, name by name, so that any of them starts it, and it any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkit.encoders.vit import ViT
+from mmkit.errors import UserError
+from mmkit.nn.pool import pooled
+from mmkit.types import ModelSpec, Tokens
+
+
+class Vision(nn.Module):
+    """The model protocol over a ViT; whatever reads words is a UserError.
+
+    Its embedding of a picture is the class token, or the mean of the patches where there is none.
+    """
+
+    def __init__(self, image: ViT) -> None:
+        super().__init__()
+        self.image = image
+        self.spec = ModelSpec(
+            image_width=image.width, text_width=0, fused_width=0, embed_dim=image.width, vocab_size=0, fuses=False,
+            patch=image.patch.patch, class_tokens=image.positions.prefix, layers=image.layers,
+        )  # fmt: skip
+
+    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """(B, 3, height, width) float, normalised -> tokens (B, P, D). A ``pixel_mask`` is a UserError."""
+        return self.image(pixels, pixel_mask)
+
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
+        return self.image.intermediates(pixels, names, pixel_mask)
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """The pooled picture: (B, D) float32, L2-normalised."""
+        return F.normalize(pooled(image, self.spec.class_tokens).float(), dim=-1)
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
+        """There are no words: always a UserError, as the next three."""
+        _no_words()
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """A UserError."""
+        _no_words()
+
+    def image_context(self, image: Tokens) -> Any:
+        """A UserError."""
+        _no_words()
+
+    def fuse(self, text: Tokens, contexts: Sequence[Any], keep_BM: Tensor | None = None) -> NoReturn:
+        """A UserError."""
+        _no_words()
+
+
+def _no_words() -> NoReturn:
+    raise UserError("this model reads pictures alone, and no words")
