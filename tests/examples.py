@@ -2,6 +2,7 @@
 
 import torch
 
+from mmkit.heads.image_classify import ImageClassify
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -34,7 +35,8 @@ def batch(size=6, *, length=10, image_size=32, seed=0, pad=0) -> Batch:
         ids_p = ids
     return Batch(
         pixels=pixels, ids=ids_p, mask=mask, image_id=torch.arange(size) + 1000 * seed,
-        caption_id=torch.arange(size) + 1000 * seed + 500, keys=tuple(f"sample {i}" for i in range(size)),
+        caption_id=torch.arange(size) + 1000 * seed + 500,
+        targets={"label": torch.arange(size) % 4}, keys=tuple(f"sample {i}" for i in range(size)),
         masked=MaskedText(
             ids=masked, positions=positions, index=torch.arange(2 * size), labels=ids.gather(1, positions).flatten()
         ),
@@ -49,6 +51,7 @@ HEADS = {
     "mlm_untied": lambda spec: MLM(spec, tied=False),
     "sigmoid": Sigmoid,
     "wpa": WPA,
+    "image": lambda spec: ImageClassify(spec, ("a", "b", "c", "d")),
 }
 
 

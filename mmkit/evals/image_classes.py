@@ -21,8 +21,8 @@ from mmkit.evals.labels import unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.results.zeroshot import ZeroShotResult
 from mmkit.evals.zeroshot import best_of, found_in, labels_at
-from mmkit.heads.base import Classifies, reads_words
 from mmkit.inference.predictor import Predictor
+from mmkit.inference.sorting import picture_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ImageClasses(Evaluator):
 
     def read(self, predictor: Predictor) -> tuple[Any, Source, Tensor | None]:
         """The head, the source, and each record's class. UserError where they do not fit."""
-        head, source = self._head(predictor), self.opened()
+        head, source = picture_head(predictor.heads, self.head), self.opened()
         if unlabelled(source, self.label_key):
             if self.predictions is None:
                 raise UserError(
@@ -69,19 +69,3 @@ class ImageClasses(Evaluator):
         found = found_in(tuple(head.classes), labels, passed, k, by="classifier")
         save_predictions(self.predictions, lambda: found.predictions(source))
         return found
-
-    def _head(self, predictor: Predictor) -> Any:
-        able = {
-            name: head for name, head in predictor.heads.items()
-            if isinstance(head, Classifies) and not reads_words(head)
-        }  # fmt: skip
-        if self.head is None and len(able) == 1:
-            return next(iter(able.values()))
-        if self.head in able:
-            return able[self.head]
-        has = ", ".join(f"{name} ({type(head).__name__})" for name, head in predictor.heads.items()) or "none"
-        wanted = "one head that" if self.head is None else f"a head {self.head!r} that"
-        raise UserError(
-            f"this needs {wanted} sorts pictures alone into classes; this model's heads are: {has}. Train one with "
-            "configs/pretrain/classify.py; a model that compares pictures with names is measured by mmkit zeroshot"
-        )

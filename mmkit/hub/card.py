@@ -13,7 +13,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from mmkit.config.allowed import COMPARING
-from mmkit.heads.base import Answers, Classifies, Head, Scores
+from mmkit.data.labels import some
+from mmkit.heads.base import Answers, Classifies, Head, Scores, reads_words
 from mmkit.hub.training import UNKNOWN, licence_id
 from mmkit.inference.predictor import Predictor
 
@@ -61,6 +62,10 @@ fused = predictor.fuse(tokens, torch.arange(1), ["somebody is asleep"])
 with predictor.inference():
     probabilities = head.logits(fused).softmax(-1)[0]
 print(dict(zip(head.classes, probabilities.tolist())))"""
+EMBEDDINGS = """images = predictor.encode_image(["photo.jpg"])  # (n, E), L2-normalised
+print(images.shape)"""
+PICTURES = """for name, probability in predictor.classify(["photo.jpg"])[0]:
+    print(name, probability)"""
 TOKENS = """images = next(predictor.image_tokens(["photo.jpg"]))  # tokens (n, P, D)
 texts = next(predictor.text_tokens(["a caption"]))  # tokens (n, L, D)
 print(images.x.shape, texts.x.shape)"""
@@ -94,6 +99,12 @@ def purpose_of(predictor: Predictor, experiment: Mapping[str, Any]) -> Purpose:
         if isinstance(head, Classifies) and isinstance(head, Scores) and not head.also_reads:
             summary = f"Sorts pairs of a picture and a text into classes: {', '.join(head.classes)}."
             return Purpose(summary, None, ("image-text-classification",), CLASSES.format(head=name))
+        if isinstance(head, Classifies) and not reads_words(head):
+            return Purpose(
+                f"Sorts pictures into classes: {some(head.classes, 20)}.", "image-classification", (), PICTURES
+            )
+    if not predictor.reads_words:
+        return Purpose("Turns pictures into features.", "image-feature-extraction", (), EMBEDDINGS)
     example = SIMILARITIES if predictor.model.spec.embed_dim else TOKENS
     return Purpose("Turns pictures and texts into features.", None, ("feature-extraction",), example)
 

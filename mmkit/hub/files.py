@@ -58,7 +58,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
 
 
-def has_words(config: Mapping[str, Any]) -> bool:
+def has_words(saved: Mapping[str, Any]) -> bool:
     """Whether the model of a saved config reads texts, and so has a tokenizer."""
-    resolved = config.get("resolved")
+    resolved = saved.get("resolved")
     return not isinstance(resolved, Mapping) or "vocab_size" in resolved

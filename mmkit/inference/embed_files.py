@@ -78,7 +78,9 @@ def embed_files(
     predictor: Predictor, source: Source, out: str | Path, *, batch_size: int = 64, texts: bool = True,
     max_bad_fraction: float = 0.1,
 ) -> Embedded:  # fmt: skip
-    """Embed every record's picture, and with ``texts`` its captions, where the model reads words, and write ``out`` (.parquet or .safetensors).
+    """Embed every record's picture, and with ``texts`` its captions, and write ``out`` (.parquet or .safetensors).
+
+    Of a model that reads pictures alone there are no texts.
 
     Parquet has the columns ``key``, ``image`` (path, where there is one), ``image_id``, ``embedding`` (E float32),
     ``captions`` and ``caption_embeddings``. Safetensors has ``image`` (n, E) and ``text`` (m, E) float32,

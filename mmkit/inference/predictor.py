@@ -32,6 +32,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Answers, Matches, Writes
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.inference.sorting import picture_head
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
@@ -138,6 +139,23 @@ class Predictor:
                 fused = self.fuse(image, torch.arange(len(chunk)), chunk, "question")
                 with self.inference():
                     found += answering.best(fused, top)
+        return found
+
+    def classify(
+        self, images: Iterable[Picture] | Tensor, *, top: int = 5, head: str | None = None, batch_size: int = 64
+    ) -> list[list[tuple[str, float]]]:
+        """The classes of each picture, best first, with their probabilities, by the head that sorts pictures alone.
+
+        UserError where the model has none, or several and ``head`` names none of them.
+        """
+        sorter = picture_head(self.heads, head)
+        found: list[list[tuple[str, float]]] = []
+        for read in reading(many_pictures(images), self.pixels, batch_size=batch_size, threads=self.threads):
+            samples = [Sample(pixels=pixels, image_id=0, key="") for pixels in read.made]
+            with self.inference():
+                best = sorter.predict(self.features(samples)).softmax(1).topk(min(top, len(sorter.classes)))
+            for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                found.append([(sorter.classes[i], value) for i, value in zip(numbers, values, strict=True)])
         return found
 
     # ---- batches of tokens -------------------------------------------------------------------------------------

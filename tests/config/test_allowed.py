@@ -29,10 +29,12 @@ models.sizes.albef:albef models.sizes.albef:albef_base models.sizes.albef:albef_
 models.sizes.dual:clip models.sizes.dual:siglip models.sizes.dual:lit models.sizes.dual:clip_base
 models.sizes.dual:siglip_base models.sizes.dual:lit_base models.sizes.dual:dual_mini models.sizes.dual:siglip_mini
 models.sizes.vilt:vilt models.sizes.vilt:vilt_base models.sizes.vilt:vilt_mini
+models.sizes.vision:vision models.sizes.vision:vision_base models.sizes.vision:vision_small
+models.sizes.vision:vision_mini
 """
 HEADS = """
 heads.itc:ITC heads.itm:ITM heads.mlm:MLM heads.wpa:WPA heads.sigmoid:Sigmoid heads.classify:Classify
-heads.answers.classifier:AnswerClassifier heads.answers.decoder:AnswerDecoder
+heads.answers.classifier:AnswerClassifier heads.answers.decoder:AnswerDecoder heads.image_classify:ImageClassify
 """
 TRANSFORMS = """
 data.images.transforms:EvalTransform data.images.transforms:Blank data.images.centre_crop:CentreCrop
@@ -62,7 +64,7 @@ data.texts.tokenizers:train_sentencepiece data.texts.tokenizers:from_hub data.te
 data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.images.variable_size:KeepShapeTrain
 data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classification:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
-report.answers:AnswersReport
+report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
 """
 WRITTEN = {
     ("model", False): MODELS, ("model", True): BLOCKS,
@@ -178,7 +180,7 @@ def hostile(folder: Path) -> list:
 
 
 SPEC = ModelSpec(image_width=8, text_width=8, fused_width=8, embed_dim=8, vocab_size=20, fuses=True)
-GOOD = {"image_size": 32, "max_tokens": 8, "answers": ["a", "b"], "classes": 2, "size": 32, "patch": 8}
+GOOD = {"image_size": 32, "max_tokens": 8, "answers": ["a", "b"], "classes": ["a", "b"], "size": 32, "patch": 8}
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 
 

@@ -9,12 +9,14 @@ import torch
 from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
 from mmkit.evals.evaluator import gather_by_index, own_units
+from mmkit.evals.image_classes import ImageClasses
 from mmkit.evals.metrics import Evaluation
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.ranks import world_size
 from tests.evals.parts import Pictures, predictor
+from tests.evals.test_image_classes import sorting
 from tests.evals.test_metrics import Order, Right
 from tests.evals.test_vqa import Questions
 from tests.evals.test_vqa import predictor as answering
@@ -51,6 +53,7 @@ def evaluate():
         "metrics": Evaluation(source=Questions(11), head="label", batch_size=2, metrics=METRICS)(answering("classes")),
         "some": Classification(source=Questions(11, broken=2), bad=0.2, batch_size=2)(answering("classes")),
         "some pictures": Retrieval(source=Pictures(11, broken=7), bad=0.2, batch_size=2, rerank_top=3)(model),
+        "pictures": ImageClasses(source=Pictures(11, broken=7), bad=0.2, batch_size=2)(sorting()),
         "every pair": Retrieval(source=Pictures(7), batch_size=2, pair_batch=5)(one_stream),
         "every class": ZeroShot(source=Pictures(7), batch_size=2)(one_stream),
     }  # fmt: skip

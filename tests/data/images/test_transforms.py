@@ -1,6 +1,7 @@
 """Pictures: modes and broken files, the transforms and their randomness, RandAugment's levels, flips with words."""
 
 import io
+import math
 from random import Random
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.randaugment import NAMES, OPERATIONS, RandAugment
-from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform, TrainTransform
+from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform, TrainTransform, erase_box
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
@@ -168,6 +169,31 @@ def test_flip_swaps_words_and_picture_together(image):
     pixels, caption = pixels_of(whole(flip=1.0), image, "po lewej stronie")  # no rule: neither changes
     assert caption == "po lewej stronie"
     torch.testing.assert_close(pixels, pixels_of(whole(), image)[0])
+
+
+class Said(Random):
+    """Draws what it is told."""
+
+    def __init__(self, uniform, randint=(0, 0)):
+        super().__init__(0)
+        self.uniforms, self.ints, self.asked = iter(uniform), iter(randint), []
+
+    def uniform(self, a, b):
+        return next(self.uniforms)
+
+    def randint(self, a, b):
+        self.asked.append((a, b))
+        return next(self.ints)
+
+
+def test_a_rectangle_to_erase_is_torchvisions():
+    """RandomErasing.get_params: height = sqrt(area * ratio), width = sqrt(area / ratio), anywhere within."""
+    rng = Said([0.08, math.log(2)], [3, 5])
+    assert erase_box(100, 50, rng) == (3, 5, 3 + 14, 5 + 28)  # area 400: 28.28 high, 14.14 wide
+    assert rng.asked == [(0, 100 - 14), (0, 50 - 28)]
+    # a rectangle as high as the picture does not count; the second one does
+    assert erase_box(100, 20, Said([0.2, math.log(1.0), 0.02, math.log(1.0)])) == (0, 0, 6, 6)
+    assert erase_box(100, 20, Said([0.2, math.log(1.0)] * 10)) == (0, 0, 0, 0)  # none of ten: nothing is erased
 
 
 def test_erasing_puts_the_mean_colour_in_one_rectangle(image):
