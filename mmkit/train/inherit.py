@@ -54,9 +54,7 @@ def _inherited(exp: Experiment, out: Path, alone: bool, allow: Sequence[str]) ->
     return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
 
 
-def image_tower(
-    start: str | Path, image_size: int | tuple[int, int], allow: Sequence[str] = ()
-) -> partial[Any]:
+def image_tower(start: str | Path, image_size: int | tuple[int, int], allow: Sequence[str] = ()) -> partial[Any]:
     """A model of pictures alone whose ViT has the form of the image tower of the model in a folder that mmkit saved.
 
     ``init={"image": start}`` then fills it, whatever the model (ALBEF, ViLT, dual, vision). allow: modules of the
