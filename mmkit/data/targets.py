@@ -101,17 +101,17 @@ def plain(answer: str) -> str:
 class ClassLabels:
     """Names of classes as their numbers among ``classes``: ``label`` (B,) int64.
 
-    The labels of a ``source`` with ``class_names`` may be numbers of these. Names are compared without regard to case,
+    The labels of a source with ``class_names`` may be numbers of these. Names are compared without regard to case,
     ``_`` and white space. UserError for a name that is none of ``classes``, and for two of them that are one name.
     """
 
-    def __init__(self, classes: Sequence[str], label: str = "label", source: Source | None = None) -> None:
+    def __init__(self, given: Given, classes: Sequence[str], label: str = "label") -> None:
         self.classes, self.label = tuple(classes), label
         self.number = {tidy(name): i for i, name in enumerate(classes)}
         if len(self.number) < len(classes):
             groups = same_names(classes)
             raise UserError(f"classes: {' and '.join(map(repr, groups[0]))} are one name; give each class its own")
-        names = getattr(source, "class_names", None)
+        names = getattr(given.source, "class_names", None)
         self.own = None if names is None else [str(name) for name in (names() if callable(names) else names)]
         if unknown := [name for name in self.own or () if tidy(name) not in self.number]:
             raise UserError(f"the training data have classes that are none of the {len(classes)}: {some(unknown)}")

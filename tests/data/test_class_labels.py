@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.data.sources.classes import class_names
-from mmkit.data.targets import ClassLabels
+from mmkit.data.targets import ClassLabels, Given
 from mmkit.errors import UserError
 
 NAMES = ("red", "dark blue", "10")
@@ -22,14 +22,14 @@ def encode(encoder, label):
 
 
 def test_names_become_their_numbers():
-    encoder = ClassLabels(NAMES)
+    encoder = ClassLabels(Given(), NAMES)
     assert [encode(encoder, label)["label"] for label in ("red", "DARK_BLUE", "10", 10)] == [0, 1, 2, 2]
     assert encode(encoder, "red") == {"label": 0}
     assert encoder.collate([{"label": 2}, {"label": 0}])["label"].tolist() == [2, 0]
 
 
 def test_numbers_of_a_source_are_those_of_its_own_names():
-    encoder = ClassLabels(NAMES, source=Named())
+    encoder = ClassLabels(Given(source=Named()), NAMES)
     assert [encode(encoder, label)["label"] for label in (0, 1, "red")] == [2, 1, 0]
     for label in (2, -1):
         with pytest.raises(UserError, match=f"label {label} is none of the 3 classes"):
@@ -37,14 +37,14 @@ def test_numbers_of_a_source_are_those_of_its_own_names():
 
 
 def test_what_is_no_class_is_refused():
-    encoder = ClassLabels(NAMES)
+    encoder = ClassLabels(Given(), NAMES)
     for label, says in (("blue", "label 'blue' is none of the 3 classes: red, dark blue, 10"), (None, 'no "label"')):
         with pytest.raises(UserError, match=says):
             encode(encoder, label)
     with pytest.raises(UserError, match="'a b' and 'A_b' are one name"):
-        ClassLabels(("a b", "A_b"))
+        ClassLabels(Given(), ("a b", "A_b"))
     with pytest.raises(UserError, match="classes that are none of the 1: Dark_Blue"):
-        ClassLabels(("10",), source=Named())
+        ClassLabels(Given(source=Named()), ("10",))
 
 
 def test_the_names_in_a_folder_and_in_a_table(tmp_path):
