@@ -1,7 +1,7 @@
 """A ViT that sorts pictures into classes, with no words: on your class folder, and on the 200 kinds of emoji.
 
     mmkit train configs/pretrain/classify.py:openmoji --out runs/kinds
-    mmkit train "configs/pretrain/classify.py:openmoji(start='runs/quickstart/pretrain')" --out runs/kinds-from-albef
+    mmkit train "configs/pretrain/classify.py:openmoji(start='runs/quickstart')" --out runs/kinds-from-albef
     mmkit train "configs/pretrain/classify.py:folder(train='pictures/train', test='pictures/test')" --out runs/mine
     accelerate launch --multi_gpu --num_processes 8 scripts/pretrain.py \
         "configs/pretrain/classify.py:base(train='imagenet/train', test='imagenet/val')" --out runs/deit-base

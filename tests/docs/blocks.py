@@ -32,6 +32,7 @@ PUT_IN: list[tuple[str, str]] = [
     # Sizes that a test can wait for; the commands stay as they stand.
     (r"^(mmkit train [\"']?configs/pretrain/albef.py:mini\(.*?)\)", r"\1, size=24, vocab_size=200)"),
     (r"^(mmkit train [\"']?configs/pretrain/albef.py:small\(.*?)\)", r"\1, res=32, vocab_size=200)"),
+    (r"^(mmkit train [\"']?configs/pretrain/classify.py:folder\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train [\"']?configs/finetune/vqa.py:mini\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train .*)$", rf"\1 --set {SMALL}"),
     (r"--rerank (\d+)", "--rerank 2"),

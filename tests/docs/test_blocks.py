@@ -33,8 +33,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     bring(folder)
     for spec, out in (
-        ("configs/pretrain/albef.py:mini(records='train.csv', test='test.csv', size=24)", "runs/quickstart"),
-        ("configs/finetune/vqa.py:mini(records='questions.csv', start='runs/quickstart', size=24)", "runs/answers"),
+        ("configs/pretrain/albef.py:mini(records='train.csv', test='test.csv')", "runs/quickstart"),
+        ("configs/finetune/vqa.py:mini(records='questions.csv', start='runs/quickstart')", "runs/answers"),
+        ("configs/pretrain/classify.py:folder(train='folders', start='runs/quickstart')", "runs/sorted"),
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
