@@ -77,20 +77,17 @@ class Classification(Evaluation):
     int64. predictions: a file for what was predicted; then no record need have a label.
     """
 
+    can = Classifies
+
     head: str = "label"
     label: str = "label"
-
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the head or the source is missing: what is known before training."""
-        self.named_head(predictor, Classifies)
-        self.opened()
 
     def evaluate(self, predictor: Predictor) -> ClassificationResult:
         """UserError for a label that is no class, and where some records have labels and others do not.
 
         And for a picture that cannot be read, unless ``bad`` leaves it out.
         """
-        head, source = self.named_head(predictor, Classifies), self.opened()
+        head, source = self.named_head(predictor), self.opened()
 
         def known(targets: Mapping[str, Any], rows: Sequence[int]) -> Tensor:
             return torch.tensor(self._labels(targets.get(self.label), head.classes, source, rows))

@@ -39,6 +39,7 @@ def clustered(hits: Tensor, group: Tensor, weight: Tensor | None = None) -> tupl
     hits: (n,) float64, 0 to 1; or the sums over parts of groups, with ``weight`` (n,), how many samples each is of.
     group: (n,) int64, from 0.
     """
+    hits = hits.double()
     weight = torch.ones_like(hits) if weight is None else weight.double()
     groups = int(group.max()) + 1 if len(group) else 0
     sums, sizes = (hits.new_zeros(groups).index_add(0, group, part) for part in (hits, weight))

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.collate import Sample, stable_id
 from mmkit.data.images.opening import load_image
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
@@ -62,6 +61,8 @@ class Evaluation(Evaluator):
     ``Data.targets`` of the run, where the head or the metrics need more than records say.
     """
 
+    can: ClassVar[Any] = Predicts
+
     head: str
     metrics: Mapping[str, Metric | partial[Any]] = field(default_factory=dict)
     target: str | None = "label"
@@ -91,14 +92,13 @@ class Evaluation(Evaluator):
                 metric.sync_on_compute = False
         return found
 
-    def named_head(self, predictor: Predictor, can: Any = Predicts) -> Any:
-        """The head; UserError where there is none of this name that predicts."""
+    def named_head(self, predictor: Predictor) -> Any:
+        """The head; UserError where there is none of this name that can do what is measured."""
         head = predictor.heads.get(self.head)
-        if not isinstance(head, can):
-            able = [name for name, part in predictor.heads.items() if isinstance(part, can)]
-            raise UserError(
-                f"this model has no head {self.head!r} that {can.__name__.lower()}; such heads: {able or 'none'}"
-            )
+        if not isinstance(head, self.can):
+            able = [name for name, part in predictor.heads.items() if isinstance(part, self.can)]
+            does = self.can.__name__.lower()
+            raise UserError(f"this model has no head {self.head!r} that {does}; such heads: {able or 'none'}")
         return head
 
     def predicted(
@@ -113,7 +113,12 @@ class Evaluation(Evaluator):
         targets = make_targets(self.targets, given)
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
-            samples = [sample_of(predictor, one, asked) for one in made]
+            samples = [
+                predictor.sample(
+                    one.pixels, one.caption if asked else None, one.record, kind_of(one.record), one.targets
+                )
+                for one in made
+            ]  # fmt: skip
             with predictor.inference():
                 f = predictor.features(samples, targets)
                 prediction = on_cpu(head.predict(f), f"predictions of head {self.head!r}")
@@ -184,17 +189,6 @@ def reads(predictor: Predictor, source: Source, targets: TargetEncoder, asked: b
         return Opened(record, pixels, caption, encoded(targets, record, rng))
 
     return opened
-
-
-def sample_of(predictor: Predictor, one: Opened, asked: bool = True) -> Sample:
-    """The record as a batch takes it."""
-    seen = Sample(
-        pixels=one.pixels, image_id=stable_id(one.record.image_id), key=one.record.key, targets=one.targets
-    )  # fmt: skip
-    if not asked:
-        return seen
-    ids = predictor.encoder(one.caption, kind_of(one.record))
-    return replace(seen, ids=ids, caption_id=stable_id(" ".join(map(str, ids))), caption=one.caption)
 
 
 @dataclass(frozen=True)

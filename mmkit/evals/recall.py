@@ -46,31 +46,20 @@ class Relevance:
         return out
 
 
-def first_relevant_rank(scores: Tensor, relevant: Tensor) -> Tensor:
-    """(Q, C) float and bool -> (Q,) int64: how many candidates stand before the best relevant one.
-
-    C for a query without a relevant candidate.
-    """
-    size = scores.shape[1]
-    index = torch.arange(size, device=scores.device)
-    best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-    place = index.where(relevant & (scores == best), size).amin(1, keepdim=True)
-    before = (scores > best) | ((scores == best) & (index < place))
-    return before.sum(1).where(relevant.any(1), size)
-
-
 def places(scores: Tensor, relevant: Tensor) -> Tensor:
     """(Q, C) float and bool -> (Q, 4) int64: where the first relevant candidate of each query stands.
 
-    ``first_relevant_rank``; how many score higher than it; how many score the same, itself among them; how many of
-    these are relevant.
+    How many candidates stand before it, those of equal score in the order of their index; how many score higher; how
+    many score the same, itself among them; how many of these are relevant. C, C, 1, 0 where none is relevant.
     """
+    size = scores.shape[1]
+    index = torch.arange(size, device=scores.device)
     own = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-    equal = scores == own
-    counts = torch.stack([(scores > own).sum(1), equal.sum(1), (equal & relevant).sum(1)], 1)
-    none = counts.new_tensor([scores.shape[1], 1, 0])
-    found = torch.where(relevant.any(1, keepdim=True), counts, none)
-    return torch.cat([first_relevant_rank(scores, relevant)[:, None], found], 1)
+    above, equal = scores > own, scores == own
+    first = index.where(relevant & equal, size).amin(1, keepdim=True)
+    before = above | (equal & (index < first))
+    found = torch.stack([before.sum(1), above.sum(1), equal.sum(1), (equal & relevant).sum(1)], 1)
+    return torch.where(relevant.any(1, keepdim=True), found, found.new_tensor([size, size, 1, 0]))
 
 
 def recall_of(found: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
@@ -99,11 +88,6 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     above, equal = scores > last, scores == last
     chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
     return chosen.nonzero()[:, 1].view(len(scores), k)
-
-
-def recall_at(ranks: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
-    """The share of queries whose first relevant candidate stands among the first k. ``ranks``: (Q,), from 0."""
-    return {k: (ranks < k).double().mean().item() for k in ks}
 
 
 def chance_at(counts: Tensor, candidates: int, ks: Sequence[int] = KS) -> dict[int, float]:

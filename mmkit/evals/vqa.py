@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmkit.data.collate import Sample, stable_id
+from mmkit.data.collate import Sample
 from mmkit.data.records import Source
 from mmkit.data.texts.answers.rules import accuracy_of, check_coverage, given_answers, summary
 from mmkit.errors import UserError
@@ -140,7 +140,8 @@ class VQA(Evaluator):
 
         def work(places: Sequence[int], made: Sequence[Tensor | None]) -> list[list[str]]:
             pixels = {place: seen for place, seen in zip(places, made, strict=True) if seen is not None}
-            samples = [sample_of(predictor, asked[order[place]], pixels[shows(place)]) for place in places]
+            chosen = [(asked[order[place]], pixels[shows(place)]) for place in places]
+            samples = [predictor.sample(seen, one.question, one, "question") for one, seen in chosen]
             return answers_to(predictor, samples, answering)
 
         with predictor.encoder.counting([one.question for one in asked], "question"):
@@ -198,15 +199,6 @@ def _scores(best: Sequence[str], answers: Sequence[str]) -> list[float]:
     """By both rules; the mean where several answers are the best alike."""
     both = ([accuracy_of(answer, answers, as_published=rule) for answer in best] for rule in (False, True))
     return [sum(scores) / len(scores) for scores in both]
-
-
-def sample_of(predictor: Predictor, asked: Asked, pixels: Tensor) -> Sample:
-    """A question about a picture as a batch takes it."""
-    ids = predictor.encoder(asked.question, "question")
-    return Sample(
-        pixels=pixels, ids=ids, image_id=stable_id(asked.image_id), key=asked.key,
-        caption_id=stable_id(" ".join(map(str, ids))),
-    )  # fmt: skip
 
 
 def answers_to(predictor: Predictor, samples: Sequence[Sample], answering: Answering) -> list[list[str]]:

@@ -108,11 +108,7 @@ class ZeroShot(Evaluator):
         """
         needs_of(predictor, self.rerank_top)
         source, names, labels = task or self.read()
-        if predictor.model.spec.embed_dim:
-            bank = class_bank(predictor, names, self._templates(), 4 * self.batch_size, self.bank_folder)
-            found = self._classify(predictor, source, names, bank, labels)
-        else:
-            found = self._judge_all(predictor, source, names, labels)
+        found = self._classify(predictor, source, names, labels)
         shared = int(((found.hits[:, 0] > 0) & (found.hits[:, 0] < 1)).sum())
         if shared and rank() == 0:
             log.warning(
@@ -124,70 +120,55 @@ class ZeroShot(Evaluator):
         save_predictions(self.predictions, lambda: found.predictions(source))
         return found
 
-    def _judge_all(
+    def _classify(
         self, predictor: Predictor, source: Source, names: tuple[str, ...], labels: Tensor | None
     ) -> ZeroShotResult:
-        """By the matching scores of every picture with every class."""
-        texts = [fill(t, name) for t in self._templates()[: self.rerank_templates] for name in names]
-        k = min(5, len(names))
-
-        bank = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
-
-        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
-            pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(texts)))
-            scores = finite(predictor.match_pairs(predictor.encode_pixels(made), bank, pairs), "matching scores")
-            scores = scores.view(len(rows), -1, len(names)).mean(1)
-            return best_of(scores, k, labels_at(labels, rows))
-
-        found = self.passed(predictor, len(source), pixels_of(predictor, source), work)
-        return found_in(names, labels, found, k, by="matching head")
-
-    def _classify(
-        self, predictor: Predictor, source: Source, names: tuple[str, ...], bank: Tensor, labels: Tensor | None
-    ) -> ZeroShotResult:
-        """By the joint space, and the first few again by the matching head."""
+        """By the joint space, and the first few again by the matching head; without a joint space by that alone."""
+        templates, bank, prompts = self._templates(), None, TokenBank(())
+        if predictor.model.spec.embed_dim:
+            bank = class_bank(predictor, names, templates, 4 * self.batch_size, self.bank_folder)
+        if bank is None or self.rerank_top is not None:
+            texts = [fill(template, name) for template in templates[: self.rerank_templates] for name in names]
+            prompts = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
         k = min(len(names), max(5, self.rerank_top or 0))
-
-        prompts = self._prompts(predictor, names)
 
         def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
             tokens, own = predictor.encode_pixels(made), labels_at(labels, rows)
+            if bank is None:
+                every = torch.arange(len(names)).expand(len(rows), -1)
+                return best_of(_matching(predictor, tokens, prompts, every, len(names)), k, own)
             scores = finite(finite(predictor.embed_image(tokens), "picture embeddings") @ bank.T, "class scores")
             found = best_of(scores, k, own)
-            if prompts is None:
+            if self.rerank_top is None:
                 return found
-            return torch.cat([found, self._rerank(predictor, tokens, prompts, found[:, :k].long(), len(names), own)], 1)
+            chosen = found[:, : self.rerank_top].long().sort(1).values
+            return torch.cat([found, _again(chosen, _matching(predictor, tokens, prompts, chosen, len(names)), own)], 1)
 
         passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
-        found = found_in(names, labels, passed, k)
+        by: By = "matching head" if bank is None else "joint space"
+        found = found_in(names, labels, passed, k, by)
         if self.rerank_top is None:
             return found
         again = torch.cat(passed.found)[:, -2:]
         return replace(found, rerank_top=self.rerank_top, reranked=again[:, 0].long(), rerank_hits=again[:, 1])
 
-    def _prompts(self, predictor: Predictor, names: Sequence[str]) -> TokenBank | None:
-        """The tokens of every class in the first templates, template by template."""
-        if self.rerank_top is None:
-            return None
-        texts = [fill(t, name) for t in self._templates()[: self.rerank_templates] for name in names]
-        return TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
 
-    def _rerank(
-        self, predictor: Predictor, image: Tokens, prompts: TokenBank, top: Tensor, classes: int, labels: Tensor | None
-    ) -> Tensor:
-        """(b, 2) float64: the class among the first ``rerank_top`` that matches best, and whether it is the label."""
-        chosen = top[:, : self.rerank_top].sort(1).values
-        offsets = torch.arange(0, len(prompts), classes)
-        texts = chosen[..., None] + offsets
-        rows = torch.arange(len(chosen))[:, None, None].expand_as(texts)
-        pairs = torch.stack([rows.flatten(), texts.flatten()], 1)
-        scores = finite(predictor.match_pairs(image, prompts, pairs), "matching scores").view(texts.shape).mean(2)
-        best = chosen.gather(1, sorted_top(scores, 1)).double()
-        if labels is None:
-            return torch.cat([best, torch.zeros_like(best)], 1)
-        own = chosen == labels[:, None]
-        hits = hits_at(scores, own.int().argmax(1)) * own.any(1)
-        return torch.cat([best, hits[:, None]], 1)
+def _matching(predictor: Predictor, image: Tokens, prompts: TokenBank, chosen: Tensor, classes: int) -> Tensor:
+    """How well each picture matches the classes ``chosen`` (b, c): the mean over templates, by which prompts stand."""
+    texts = chosen[..., None] + torch.arange(0, len(prompts), classes)
+    rows = torch.arange(len(chosen))[:, None, None].expand_as(texts)
+    pairs = torch.stack([rows.flatten(), texts.flatten()], 1)
+    return finite(predictor.match_pairs(image, prompts, pairs), "matching scores").view(texts.shape).mean(2)
+
+
+def _again(chosen: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
+    """(b, 2) float64: the class of ``chosen``, in ascending order, that scores best, and whether it is the label."""
+    best = chosen.gather(1, sorted_top(scores, 1)).double()
+    if labels is None:
+        return torch.cat([best, torch.zeros_like(best)], 1)
+    own = chosen == labels[:, None]
+    hits = hits_at(scores, own.int().argmax(1)) * own.any(1)
+    return torch.cat([best, hits[:, None]], 1)
 
 
 def best_of(scores: Tensor, k: int, labels: Tensor | None) -> Tensor:

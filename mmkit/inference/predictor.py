@@ -15,13 +15,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkit.data.collate import Collator, Sample
+from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.reading import batches, reading
 from mmkit.data.targets import RawTargets, TargetEncoder
@@ -38,7 +39,7 @@ from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
 from mmkit.types import Fused, Tokens
 
-__all__ = ["Picture", "Predictor", "Progress", "TokenBank", "moved"]
+__all__ = ["Picture", "Predictor", "Progress", "TokenBank"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and of how many."""
@@ -186,6 +187,17 @@ class Predictor:
             context = self.model.image_context(image).rows(rows.to(self.device))
             fused: Fused = self.model.fuse(text, [context])
         return fused
+
+    def sample(
+        self, pixels: Tensor, text: str | None, of: Any, kind: Kind = "caption",
+        targets: Mapping[str, Any] | None = None,
+    ) -> Sample:  # fmt: skip
+        """A picture, as the transform made it, with a text, for ``features``. of: its record, or what has its names."""
+        seen = Sample(pixels=pixels, image_id=stable_id(of.image_id), key=of.key, targets=targets or {})
+        if text is None:
+            return seen
+        ids = self.encoder(text, kind)
+        return replace(seen, ids=ids, caption_id=stable_id(" ".join(map(str, ids))), caption=text)
 
     def features(self, samples: Sequence[Sample], targets: TargetEncoder | None = None) -> Features:
         """The views of these samples, as heads read them; to be made and used within ``inference``.
@@ -344,11 +356,6 @@ class Predictor:
     def pixels(self, image: Picture, number: int = 0) -> Tensor:
         """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
         return self.transform(open_picture(image, number))
-
-
-def moved(tokens: Tokens, device: torch.device | str) -> Tokens:
-    """The tokens on a device."""
-    return Tokens(tokens.x.to(device), None if tokens.mask is None else tokens.mask.to(device))
 
 
 def _select(tokens: Tokens, rows: Tensor) -> Tokens:

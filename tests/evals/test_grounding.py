@@ -1,6 +1,7 @@
 """Grounding: boxes, the measures, names in captions, and the same numbers on any number of processes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmkit.errors import UserError
 from mmkit.evals import grounding
 from mmkit.evals.boxes import best_box, overlap, region_box
 from mmkit.evals.grounding import Grounding
+from mmkit.evals.intervals import clustered
 from mmkit.explanation.gradcam import TokenMaps
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
@@ -114,6 +116,58 @@ def test_measures(monkeypatch):
     nothing = Grounding(source=one(right, detections=[]))(predictor())
     assert nothing["choice"] == nothing["choice_chance"] == 0  # nothing to choose from: missed
     assert Grounding(source=one(right))(predictor())["choice"] == 1  # its own box, then
+
+
+class Two:
+    """Records of which the first two are of one picture; a name each, or two."""
+
+    splits = ("even", "odd")
+    boxes = ((16, 8, 24, 16),), ((16, 8, 24, 16), (0, 24, 8, 48)), ((0, 24, 8, 48),), ((0, 24, 8, 48),)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        boxes = [{"name": f"{COLOURS[j]} box", "box": box} for j, box in enumerate(self.boxes[i])]
+        return Record(
+            image=Image.new("RGB", (32, 48)), captions=("a tile",), image_id=f"picture {i // 2}", key=f"row {i}",
+            targets={"boxes": boxes, "split": self.splits[i % 2]},
+        )  # fmt: skip
+
+
+def test_intervals_and_predictions(monkeypatch, tmp_path):
+    pointing(monkeypatch, lambda text, token: (1, 2))  # x 16 to 24, y 8 to 16
+    file = tmp_path / "p.json"
+    found = Grounding(source=Two(), threshold=0.5, predictions=file, batch_size=3)(predictor())
+    hits = [1, 1, 0, 0, 0]
+    assert found["pointing"] == sum(hits) / 5
+    low, high = clustered(torch.tensor(hits).double(), torch.tensor([0, 0, 0, 1, 1]))
+    assert (found["pointing_low"], found["pointing_high"]) == pytest.approx((low, high))
+    assert (found["iou50_low"], found["iou50_high"]) == pytest.approx((low, high))
+    odd = clustered(torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1]))
+    assert (found["odd.pointing_low"], found["odd.pointing_high"]) == pytest.approx(odd)
+    rows = json.loads(file.read_text())
+    assert [row["record"] for row in rows] == ["row 0", "row 1", "row 1", "row 2", "row 3"]
+    assert [row["image"] for row in rows] == ["picture 0"] * 3 + ["picture 1"] * 2
+    assert [row["text"] for row in rows][1:3] == ["red box", "green box"]
+    assert all(not row["in_caption"] and row["peak"][0] in range(16, 24) for row in rows)
+    assert [row["iou"] > 0.5 for row in rows] == [bool(hit) for hit in hits]
+    assert rows[1]["chosen"] == rows[2]["chosen"] == rows[1]["box"] == [16, 8, 24, 16]
+    assert rows[0]["region"] == pytest.approx([16, 8, 24, 16], abs=4)
+
+
+def test_what_was_clipped_is_named_by_its_record_where_others_are_left_out(monkeypatch, caplog):
+    pointing(monkeypatch, lambda text, token: (1, 2))
+
+    class Out(Two):
+        boxes = ((16, 8, 24, 16),), ((16, 8, 24, 16),), ((20, 8, 60, 16),), ((0, 24, 8, 48),)
+
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            return replace(record, image=b"damaged") if i == 0 else record
+
+    Grounding(source=Out(), bad=0.5, batch_size=2)(predictor())
+    assert "1 boxes reach outside of their pictures, the first in row 2" in caplog.text
 
 
 def test_names_are_read_in_captions(monkeypatch):

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from mmkit.evals.intervals import Z, wilson
+from mmkit.evals.intervals import Z, clustered, wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 10), (10, 10), (3, 10), (600, 1000), (4.2, 7)])
@@ -23,3 +24,44 @@ def test_known_values_and_no_zero_width():
     assert wilson(5, 10) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))  # Newcombe (1998)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def spread(hits, groups):
+    """Of how many independent samples the variance is, by the definition: whole groups are drawn at random."""
+    n, size = len(hits), max(groups) + 1
+    rate = sum(hits) / n
+    apart = [sum(hit - rate for hit, group in zip(hits, groups, strict=True) if group == g) for g in range(size)]
+    variance = size / (size - 1) * sum(a * a for a in apart) / n**2
+    return rate * (1 - rate) * n / (n - 1) / variance
+
+
+def test_groups_are_worth_less_than_as_many_samples():
+    hits, groups = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
+    worth = spread(hits, groups)
+    found = clustered(torch.tensor(hits).double(), torch.tensor(groups))
+    assert worth < 10
+    assert found == pytest.approx(wilson(0.4 * worth, worth))
+    assert found[0] < wilson(4, 10)[0]
+    assert found[1] > wilson(4, 10)[1]
+    # the same as sums over parts of the groups, and with a group of which nothing was asked
+    sums, of, weight = [2.0, 1.0, 0.0, 1.0, 0.0, 0.0], [0, 0, 2, 3, 5, 1], [2.0, 1.0, 2.0, 1.0, 4.0, 0.0]
+    assert clustered(torch.tensor(sums), torch.tensor(of), torch.tensor(weight)) == pytest.approx(found)
+
+
+def test_samples_that_stand_alone_are_as_wilson_has_them():
+    for hits in ([1.0, 0, 0, 1, 0, 1, 1], [0.0] * 5, [1.0] * 5, [0.5] * 6, [1.0], [0.2, 0.9]):
+        found = clustered(torch.tensor(hits).double(), torch.arange(len(hits)))
+        assert found == pytest.approx(wilson(sum(hits), len(hits)))
+    assert clustered(torch.empty(0), torch.empty(0, dtype=torch.int64)) == (0.0, 1.0)
+
+
+def test_where_all_are_right_or_all_wrong_a_group_counts_as_one():
+    group = torch.arange(12) // 3
+    assert clustered(torch.zeros(12), group) == pytest.approx(wilson(0, 4))
+    assert clustered(torch.ones(12), group) == pytest.approx(wilson(4, 4))
+    assert clustered(torch.tensor([1.0, 0, 1, 0]), torch.zeros(4, dtype=torch.int64)) == pytest.approx(wilson(0.5, 1))
+
+
+def test_groups_that_differ_less_than_chance_make_it_no_narrower():
+    hits = torch.tensor([1.0, 0] * 6)
+    assert clustered(hits, torch.arange(12) // 2) == pytest.approx(wilson(6, 12))

@@ -6,10 +6,8 @@ import torch
 from mmkit.evals.recall import (
     Relevance,
     chance_at,
-    first_relevant_rank,
     hits_at,
     places,
-    recall_at,
     recall_of,
     top_k,
 )
@@ -28,11 +26,12 @@ def test_ranks_equal_those_of_sorting_with_ties_and_many_relevant(seed):
     rows = [[i for i in range(17) if torch.rand((), generator=g) < 0.2] for _ in range(40)]
     relevance = Relevance.of(rows, 17)
     ranks = torch.cat(
-        [first_relevant_rank(scores[a : a + 7], relevance.mask(range(a, min(40, a + 7)))) for a in range(0, 40, 7)]
+        [places(scores[a : a + 7], relevance.mask(range(a, min(40, a + 7))))[:, 0] for a in range(0, 40, 7)]
     )
     wanted = [reference_rank(s, set(r)) for s, r in zip(scores.tolist(), rows, strict=True)]
     assert ranks.tolist() == wanted
-    assert recall_at(ranks, [1, 5]) == {k: pytest.approx(sum(r < k for r in wanted) / 40) for k in (1, 5)}
+    none = places(scores, torch.zeros(40, 17, dtype=torch.bool))
+    assert none.tolist() == [[17, 17, 1, 0]] * 40
 
 
 @pytest.mark.parametrize("k", [1, 4, 17, 30])
@@ -52,8 +51,9 @@ def test_chance_is_the_mean_over_all_orders():
 
 def test_a_model_that_scores_everything_alike_is_at_chance_not_perfect():
     relevance = Relevance.of([[i] for i in range(50)], 50)
-    ranks = first_relevant_rank(torch.zeros(50, 50), relevance.mask(range(50)))
-    assert recall_at(ranks, [1])[1] == 1 / 50
+    found = places(torch.zeros(50, 50), relevance.mask(range(50)))
+    assert (found[:, 0] < 1).sum() == 1
+    assert recall_of(found, [1])[1] == pytest.approx(1 / 50)
 
 
 def drawn(scores, right, k):
@@ -83,5 +83,5 @@ def test_without_equal_scores_a_draw_is_the_rank():
     scores = torch.rand(200, 30, generator=torch.Generator().manual_seed(5))
     relevant = torch.rand(200, 30, generator=torch.Generator().manual_seed(6)) < 0.1
     found = places(scores, relevant)
-    assert torch.equal(found[:, 0], first_relevant_rank(scores, relevant))
-    assert recall_of(found) == recall_at(found[:, 0])
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert recall_of(found) == {k: (found[:, 0] < k).double().mean().item() for k in (1, 5, 10)}

@@ -11,8 +11,10 @@ from PIL import Image
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Passed
+from mmkit.evals.intervals import clustered, wilson
+from mmkit.evals.recall import Relevance, answered, places, recall_of
 from mmkit.evals.results.reranking import Reranking
-from mmkit.evals.retrieval import Pairs, Retrieval
+from mmkit.evals.retrieval import Pairs, Retrieval, reranked
 from mmkit.inference.tokens import HeldTokens, TokenBank
 from tests.evals.parts import Pictures, predictor
 
@@ -275,6 +277,45 @@ def test_predictions_hold_the_rank_and_the_best_of_each_query(tmp_path, rerank_t
     assert pictures[3]["found"][0] in [
         {"text": t, "image": str(i)} for t, i in zip(pairs.texts, pairs.image_of, strict=True)
     ]
+
+
+def test_a_query_whose_right_candidate_was_not_re_ranked_stays_behind_those_that_were():
+    """Of three that score the same one was among the re-ranked two: the right one shares two places, not three."""
+    relevance = Relevance.of([[3]], 4)
+    found = places(torch.tensor([[1.0, 0.5, 0.5, 0.5]]), relevance.mask(range(1)))
+    assert found.tolist() == [[3, 1, 3, 1]]
+    again = reranked(found, torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]]), relevance)
+    assert again.tolist() == [[3, 2, 2, 1]]
+    assert recall_of(again, [2, 3, 4]) == {2: 0.0, 3: 0.5, 4: 1.0}
+
+
+def test_intervals_take_the_texts_of_one_picture_together():
+    source = Records([("a", ("one", "two", "three")), ("b", ("four",)), ("c", ("five", "six"))])
+    model = predictor(2)
+    result = Retrieval(source=source, rerank_top=2).evaluate(model)
+    found, metrics = result.to_json(), result.metrics()
+    group = torch.tensor([0, 0, 0, 1, 2, 2])
+    evaluator = Retrieval(source=source)
+    pairs = Pairs.read(source)
+    texts = model.encode_text(pairs.texts)
+    images = model.encode_image([source[i] for i in range(3)])
+    hits = places(texts @ images.T, pairs.own()["t2i"].mask(range(6)))
+    for k in (1, 5, 10):
+        assert found["published"]["interval"][f"t2i_r{k}"] == pytest.approx(clustered(answered(hits, k), group))
+    n = {"t2i": 6, "i2t": 3}
+    for rule, place in (("", found), ("published.", found["published"])):
+        for again, inner in (("", place), ("rerank.", place["rerank"])):
+            for way in n:
+                low, high = inner["interval"][f"{way}_r1"]
+                assert (metrics[f"{rule}{again}{way}_r1_low"], metrics[f"{rule}{again}{way}_r1_high"]) == (low, high)
+                assert low <= inner[f"{way}_r1"] <= high
+                plain = wilson(n[way] * inner[f"{way}_r1"], n[way])
+                if way == "i2t":
+                    assert (low, high) == pytest.approx(plain)
+                else:
+                    assert high - low >= plain[1] - plain[0] - 1e-12
+    assert evaluator.evaluate(model).to_json()["published"].keys() >= {"interval", "t2i_r1"}
+    assert "95 % interval" in [column.header for column in result.table().columns]
 
 
 def test_where_predictions_cannot_be_written_is_said_before_any_work(tmp_path):

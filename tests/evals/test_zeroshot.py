@@ -110,6 +110,13 @@ def test_after_re_ranking_everything_says_of_which_it_is(tmp_path):
     assert (result.named(False), result.named(True)) == ("joint space", "re-ranked top 2")
 
 
+def test_chance_after_re_ranking_is_of_the_pictures_whose_class_was_found():
+    result = made(("x", "y", "z"), labels=[0, 0, 1, 2], top=[[0, 1], [1, 2], [1, 0], [0, 1]], reranked=[0, 1, 1, 0])
+    judged = result.judged()
+    assert (judged.chance, judged.candidates, judged.n) == (0.25, 2, 4)
+    assert judged.after == {1: 0.5}
+
+
 def test_order_of_equal_scores_is_that_of_the_classes():
     assert sorted_top(torch.tensor([[1.0, 3, 3, 2, 3]]), 4).tolist() == [[1, 2, 4, 3]]
 
