@@ -88,6 +88,8 @@ def test_classification_takes_further_metrics_where_there_are_labels(tmp_path):
 class Own(Head):
     """Of a user's, that says several things of each sample."""
 
+    needs_words = True
+
     def predict(self, f):
         assert not self.training
         boxes = [row[None] for row in f.image.x[:, 0]]
