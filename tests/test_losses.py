@@ -4,7 +4,7 @@ import torch
 
 from mmkit.data.targets import AnswerScores, Given
 from mmkit.heads.answers.classifier import AnswerClassifier
-from mmkit.losses import masked_mean, mean_or_zero
+from mmkit.losses import distilled_cross_entropy, masked_mean, mean_or_zero, soft_cross_entropy
 from mmkit.task import Task
 from tests.examples import VOCAB, batch
 from tests.sizes import albef_tiny
@@ -16,6 +16,25 @@ def test_the_mean_of_the_valid_values():
     mean.backward()
     assert mean == 3
     assert values.grad.tolist() == [0.5, 0.5, 0.0]
+
+
+def test_losses_are_float32_whatever_comes_in():
+    torch.manual_seed(0)
+    logits, teacher = (torch.randn(4, 9).bfloat16() * 3 for _ in range(2))
+    targets, labels = torch.rand(4, 9).bfloat16(), torch.tensor([0, 8, 3, 3])
+    soft = soft_cross_entropy(logits, targets)
+    distilled = distilled_cross_entropy(logits, labels, teacher, 0.3)
+    assert soft.dtype == distilled.dtype == torch.float32
+    log_probs = logits.double().log_softmax(-1)
+    torch.testing.assert_close(soft.double(), -(targets.double() * log_probs).sum(-1), rtol=1e-5, atol=1e-6)
+    hard = -log_probs[torch.arange(4), labels]
+    taught = -(teacher.double().softmax(-1) * log_probs).sum(-1)
+    torch.testing.assert_close(distilled.double(), 0.7 * hard + 0.3 * taught, rtol=1e-5, atol=1e-6)
+    for alone in (
+        distilled_cross_entropy(logits, labels, None, 0.3),
+        distilled_cross_entropy(logits, labels, teacher, 0.0),
+    ):
+        torch.testing.assert_close(alone.double(), hard, rtol=1e-5, atol=1e-6)
 
 
 def test_the_mean_of_nothing_is_zero_and_so_is_its_gradient():

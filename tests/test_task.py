@@ -27,6 +27,8 @@ def test_the_loss_is_the_weighted_sum():
     out = t(batch(), 4)
     total = 0.5 * out.losses["itc"] + 0.4 * out.losses["itm"] + out.losses["mlm"]
     torch.testing.assert_close(out.loss.detach(), total)
+    assert out.loss.requires_grad
+    assert not any(loss.requires_grad for loss in out.losses.values())
 
 
 def test_a_weight_for_no_head_is_refused():
@@ -36,6 +38,7 @@ def test_a_weight_for_no_head_is_refused():
 
 def test_the_teacher_follows_and_answers_without_dropout():
     t = task(momentum=0.9)
+    assert not any(module.training for module in t.ema.modules())
     t.train()
     assert not any(module.training for module in t.ema.modules())
     before = t.ema["model"].image_proj.weight.clone()
@@ -43,6 +46,32 @@ def test_the_teacher_follows_and_answers_without_dropout():
     t.after_step([t(batch(), 0).carry])
     torch.testing.assert_close(t.ema["model"].image_proj.weight, before + 0.1)
     assert not any(p.requires_grad for p in t.ema.parameters())
+
+
+def test_without_a_teacher_nothing_is_said_of_its_weight():
+    assert task(momentum=None, alpha=0.4).features(batch(), 0).alpha == 0
+    assert task(alpha=lambda step: step / 10).features(batch(), 3).alpha == 0.3
+
+
+class Following(ShortOnes):
+    """Notes whether gradients are kept where nothing is learned."""
+
+    kept = ()
+
+    def forward(self, f):
+        self.kept = (*self.kept, torch.is_grad_enabled())
+        return super().forward(f)
+
+    def after_step(self, carries):
+        self.kept = (*self.kept, torch.is_grad_enabled())
+
+
+def test_no_gradient_is_kept_where_a_step_is_counted_and_followed():
+    model = albef_tiny(64)
+    t = Task(model, {"follows": Following(model.spec)}, momentum=None)
+    t.count([batch()], 0, torch.device("cpu"))
+    t.after_step([t(batch(), 0).carry])
+    assert t.heads["follows"].kept == (False, True, False)
 
 
 def test_the_temperature_stays_within_bounds():

@@ -82,9 +82,7 @@ class ITC(Head):
                 "text": text_G.detach(),
                 "image_id": f.all_image_id,
                 "caption_id": f.all_caption_id,
-            }
-            if self.queue.size
-            else {},
+            },
         )
 
     def counts(self, f: Features) -> int:
@@ -94,8 +92,7 @@ class ITC(Head):
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Pushes the features of every micro-batch, in order."""
         for carry in carries:
-            if carry:
-                self.queue.push(carry)
+            self.queue.push(carry)
 
     @torch.no_grad()
     def _hard_targets(self, f: Features) -> Tensor:

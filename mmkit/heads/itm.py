@@ -93,14 +93,14 @@ class ITM(Head):
         """
         if self.negatives == "mixed":
             return self._judge_mixed(f)
-        image_B, text_B, valid_2B = self._choose(f)
+        image_B, text_B, valid_B = self._choose(f)
         size = len(f.batch)
         keep = torch.zeros(3 * size, 1, dtype=torch.int64, device=image_B.device)
         fused = f.fuse([(None, None), (text_B, None), (None, image_B)], keep)
         logits_N2 = self.match_logits(fused.first).float()
         labels_N = torch.zeros(3 * size, dtype=torch.int64, device=image_B.device)
         labels_N[:size] = 1
-        valid_N = torch.cat([torch.ones_like(valid_2B[0]), valid_2B[1], valid_2B[0]])
+        valid_N = torch.cat([torch.ones_like(valid_B), valid_B, valid_B])
         loss_N = F.cross_entropy(logits_N2, labels_N, reduction="none")
         hits_N = (logits_N2.detach().argmax(1) == labels_N).float()
         return HeadOutput(
@@ -129,13 +129,13 @@ class ITM(Head):
         )
 
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """For each text an image, for each image a text, as rows of all ranks (B,); whether there is one (2, B)."""
+        """For each text an image, for each image a text, as rows of all ranks; whether there is one. Each (B,)."""
         noise = f.random("itm").gumbel(2, len(f.all_image_id)).transpose(0, 1)
         weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
         positive_BG = self._positives(f)
         weights = weights.masked_fill(positive_BG, -torch.inf)
         choice = self.draw(weights, noise)
-        return choice[0], choice[1], (~positive_BG).any(1).expand(2, -1)
+        return choice[0], choice[1], (~positive_BG).any(1)
 
     def _positives(self, f: Features) -> Tensor:
         """(B, G) bool: what is no negative of this rank's samples."""

@@ -41,7 +41,7 @@ class FeatureQueue(nn.Module):
         start = (self.pushed + count - kept) % self.size
         head = min(kept, self.size - start)
         for name in self.columns:
-            buffer, new = self.get_buffer(name), rows[name][count - kept :].to(self.get_buffer(name).dtype)
+            buffer, new = self.get_buffer(name), rows[name][count - kept :]
             buffer[start : start + head] = new[:head]
             buffer[: kept - head] = new[head:]
         self.pushed += count

@@ -213,7 +213,6 @@ class Trainer:
         if self.step and self.step < last and not self.clock.over() and self._owed():
             self.evaluate()
         self.meter.restart()
-        self.means.clear()
         self.parts.task.train()
         with closing(batches), self.clock.running():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():

@@ -77,7 +77,6 @@ def make_optimizer(module: nn.Module, optim: Optim) -> AdamW:
                 "params": [(name, parameters[name]) for name in group.names],
                 "weight_decay": decay,
                 "lr_scale": group.rule.lr_scale,
-                "lr": optim.lr * group.rule.lr_scale,
             }
         )
     if not groups:

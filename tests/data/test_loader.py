@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmkit.data import loader
 from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.images.transforms import BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
@@ -178,6 +179,13 @@ def test_ranks_share_a_step_and_accumulation_equals_ranks():
         assert [ranks[r][m] for m in range(6 * accumulation) for r in range(world)] == one
 
 
+def test_a_step_that_was_passed_is_no_step_and_a_rank_is_one_of_its_world():
+    assert len(StepSampler(100, rank_batch=5, steps=3, start_step=5, accumulation=2)) == 0
+    for wrong in (dict(rank=2), dict(rank=-1), dict(rank_batch=0), dict(accumulation=0)):
+        with pytest.raises(UserError, match=r"of 2: no batch"):
+            batches(**{"rank_batch": 5, "steps": 1, "world": 2, **wrong})
+
+
 def test_too_few_records():
     with pytest.raises(UserError, match=r"100 records are fewer than one step of 128 .*rank_batch 16 x .*4 x 2 ranks"):
         batches(rank_batch=16, steps=1, accumulation=4, world=2)
@@ -203,10 +211,13 @@ def test_a_broken_picture_is_replaced_and_named(pictures, tokenizer):
         assert same(load(data, rank_batch=6, steps=1, workers=workers), [batch])
 
 
-def test_nothing_but_broken_pictures(pictures, tokenizer):
+def test_nothing_but_broken_pictures(pictures, tokenizer, monkeypatch):
     for i in range(6):
         (pictures / f"{i}.png").write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"6 pictures in a row cannot be read, the first: .*5.png.*mmkit data check"):
+        dataset(tokenizer, JsonLines(pictures / "a.jsonl"))[0, 5]
+    monkeypatch.setattr(loader, "MAX_REPLACEMENTS", 4)  # of a large source not all are tried
+    with pytest.raises(UserError, match=r"^4 pictures in a row cannot be read"):
         dataset(tokenizer, JsonLines(pictures / "a.jsonl"))[0, 5]
 
 
@@ -229,11 +240,11 @@ def test_padding_and_masks():
         sample([2, 5], ([2, 5], [], [])),
         sample([2, 6, 5], ([2, 6, 4], [2], [5])),
     ]
-    batch = Collator(pad_id=0, max_tokens=10, multiple=1)(samples)
-    assert batch.ids.tolist() == [[2, 7, 8, 9], [2, 5, 0, 0], [2, 6, 5, 0]]
+    batch = Collator(pad_id=1, max_tokens=10, multiple=1)(samples)
+    assert batch.ids.tolist() == [[2, 7, 8, 9], [2, 5, 1, 1], [2, 6, 5, 1]]
     assert batch.mask.tolist() == [[True] * 4, [True, True, False, False], [True, True, True, False]]
     masked = batch.masked
-    assert masked.ids.tolist() == [[2, 4, 8, 4], [2, 5, 0, 0], [2, 6, 4, 0]]
+    assert masked.ids.tolist() == [[2, 4, 8, 4], [2, 5, 1, 1], [2, 6, 4, 1]]
     assert masked.positions.tolist() == [[1, 3], [0, 0], [2, 0]]
     assert masked.labels.tolist() == [7, 9, 5]
     assert masked.index.tolist() == [0, 1, 4]
@@ -247,7 +258,11 @@ def test_padding_and_masks():
 
 @pytest.mark.parametrize(("longest", "width"), [(3, 8), (8, 8), (9, 10), (10, 10)])
 def test_lengths_are_rounded_up_but_not_beyond_the_limit(longest, width):
-    batch = Collator(pad_id=0, max_tokens=10)([sample([2] * longest), sample([2, 5])])
+    hidden = sample([2, 5], ([2, 4], [1], [5]))
+    batch = Collator(pad_id=0, max_tokens=10)([sample([2] * longest, ([2] * longest, [], [])), hidden])
+    assert batch.masked.ids.shape == (2, width)
+    assert batch.masked.positions.shape == (2, 8)
+    assert batch.masked.index.tolist() == [8]
     assert batch.ids.shape == (2, width)
     assert batch.mask.sum(1).tolist() == [longest, 2]
 
@@ -283,6 +298,7 @@ def test_targets():
 
 
 def test_ids_are_stable_and_equal_for_equal_words(words):
+    assert stable_id("\udce9.png") != stable_id("e.png")  # a path that is no text
     assert stable_id("a dog") == 9_151_722_581_430_185_315  # on every machine
     image = Scenes(n=1)[0].image
     records = [Record(image=image, captions=(c,), image_id=i, key=i) for c, i in [("A dog", "1"), ("a dog", "2")]]

@@ -94,4 +94,5 @@ def test_nothing_hidden_is_no_loss():
     out = t(b, 0)
     out.loss.backward()
     assert out.loss == 0
+    assert out.logs["mlm/accuracy"] == 0
     assert all(p.grad.isfinite().all() for p in t.heads["mlm"].parameters())

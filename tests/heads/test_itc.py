@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,37 @@ def test_a_sample_seen_before_is_a_positive_in_the_queue():
     t.after_step([t(batch(), 0).carry])
     hard = t.heads["itc"]._hard_targets(t.features(batch(), 1))
     assert torch.equal(hard, torch.eye(6).repeat(1, 2))
+
+
+def test_what_is_logged_is_over_all_candidates():
+    head = ITC(_spec(embed_dim=3), queue_size=4, positives="pair")
+    two = torch.arange(2)
+    head.queue.push({"image": torch.zeros(2, 3), "text": torch.zeros(2, 3), "image_id": two, "caption_id": two})
+    image, text = torch.eye(3), torch.tensor([[1.0, 0.9, 0.0], [0.5, 0.8, 0.7], [0.6, 0.1, 0.2]])
+    f = SimpleNamespace(
+        teacher=None, alpha=0.0, image_embed=image, text_embed=text, all_image_embed=image, all_text_embed=text,
+        temperature=torch.tensor(0.5), own=torch.arange(3), all_image_id=torch.arange(3), batch=range(3),
+        all_caption_id=torch.arange(3),
+    )  # fmt: skip
+    out = head(f)
+    assert out.logs["candidates"] == 5
+    assert out.logs["chance"] == pytest.approx(math.log(5))
+    assert out.logs["temperature"] == 0.5
+    assert out.logs["i2t_accuracy"].item() == pytest.approx(1 / 3)  # the first picture's own words are its likeliest
+    assert out.logs["t2i_accuracy"].item() == pytest.approx(2 / 3)
+    rows = [torch.cat([part, torch.zeros(3, 2)], 1).div(0.5).log_softmax(1).diagonal() for part in (text.T, text)]
+    torch.testing.assert_close(out.loss, -torch.cat(rows).mean())
+
+
+def test_without_a_queue_the_candidates_are_those_of_the_batch():
+    t = task([], momentum=None)
+    t.heads["itc"] = ITC(t.model.spec, queue_size=0)
+    t.weights["itc"] = 1.0
+    for step in range(2):
+        out = t(batch(), step)
+        assert out.logs["itc/candidates"] == 6
+        t.after_step([out.carry])
+    assert len(t.heads["itc"].queue) == 0
 
 
 def test_without_a_teacher_keys_get_gradient_too():

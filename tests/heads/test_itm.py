@@ -1,12 +1,13 @@
 """Image-text matching: which negatives are drawn, and how often."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mmkit.errors import UserError
-from mmkit.heads.itm import ITM, gumbel_choice
+from mmkit.heads.itm import ITM, gumbel_choice, log_similarities
 from mmkit.types import ModelSpec
 from tests.examples import batch, task
 
@@ -46,7 +47,7 @@ def test_of_some_rows_without_a_negative_those_alone_are_left_out():
     # the first shares its picture or its words with each of the others; these have one negative or two
     f = t.features(b, 0)
     image, text, valid = head._choose(f)
-    assert valid.tolist() == [[False, True, True, True]] * 2
+    assert valid.tolist() == [False, True, True, True]
     assert image[1:3].tolist() == text[1:3].tolist() == [3, 3]
     out = head(t.features(b, 0))
     assert out.count == head.counts(t.features(b, 0)) == 4 + 2 * 3
@@ -74,6 +75,39 @@ def test_draws_depend_on_the_step_alone():
     choose = lambda step: t.heads["itm"]._choose(t.features(batch(), step))[0]  # noqa: E731
     assert torch.equal(choose(3), choose(3))
     assert any(not torch.equal(choose(3), choose(step)) for step in range(4, 9))
+
+
+def test_the_pictures_and_the_texts_are_drawn_apart():
+    t = task([])
+    head = ITM(t.model.spec, negatives="random")
+    image, text, _ = head._choose(t.features(batch(), 0))
+    assert not torch.equal(image, text)
+
+
+def test_similarities_are_those_of_the_students_queries_and_the_teachers_keys():
+    t = task(["itm"])
+    with torch.no_grad():
+        for proj in (t.model.image_proj, t.model.text_proj):
+            proj.weight += torch.randn_like(proj.weight)
+        t.model.temperature.value.fill_(0.3)
+    f = t.features(batch(4), 0)
+    wanted = [
+        f.text_embed @ f.teacher.all_image_embed.T / 0.3,
+        f.image_embed @ f.teacher.all_text_embed.T / 0.3,
+    ]
+    torch.testing.assert_close(log_similarities(f), torch.stack(wanted).detach())
+    alone = task(["itm"], momentum=None).features(batch(4), 0)
+    wanted = torch.stack([alone.text_embed @ alone.image_embed.T, alone.image_embed @ alone.text_embed.T]) / 0.07
+    torch.testing.assert_close(log_similarities(alone), wanted.detach())
+
+
+def test_the_accuracy_over_mixed_pairs():
+    t = task(["itm_mixed"])
+    torch.nn.init.zeros_(t.heads["itm_mixed"].classify.weight)
+    t.heads["itm_mixed"].classify.bias.data = torch.tensor([0.2, 0.8]).log()  # says of each pair that it matches
+    out = t(batch(5), 0)
+    assert out.logs["itm_mixed/accuracy"].item() == pytest.approx(2 / 5)
+    assert out.loss.item() == pytest.approx(-(2 * math.log(0.8) + 3 * math.log(0.2)) / 5)
 
 
 def test_one_call_fuses_what_separate_calls_would():

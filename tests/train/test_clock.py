@@ -1,13 +1,14 @@
 """Runs by the clock: what counts as time, the schedule over it, its end, and a resume with what remains."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mmkit.cli.main import main
 from mmkit.config import validate
 from mmkit.errors import UserError
-from mmkit.train import clock, loop, resuming
+from mmkit.train import clock, loop, resuming, throughput
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.loop import train
 from tests.train.fakes import Count, change, partial, tiny, weights
@@ -105,6 +106,14 @@ def test_processes_agree_and_rarely_ask(ranks):
         assert first.over()
 
 
+def test_a_step_that_takes_no_time_by_the_clock_is_a_step(ranks):
+    first, second, tick, _ = ranks
+    with first.running(), second.running():
+        tick(0.0)
+        assert not first.over()
+        assert tick(61.0) < 61.0 or first.over()
+
+
 def test_processes_that_become_slow_stop_in_time(ranks):
     first, second, tick, _ = ranks
     with first.running(), second.running():
@@ -124,7 +133,8 @@ def by_the_clock(tmp_path, monkeypatch, minutes, stop=None, resume=False, **chan
     """A run in which each step takes five seconds, and all else an hour."""
     time = Time()
     monkeypatch.setattr(loop, "Clock", partial(Clock, now=time))
-    step, save, evaluate = loop.Trainer.take_step, loop.Saving.save, Count.__call__
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=time))
+    step, save, evaluate, best = loop.Trainer.take_step, loop.Saving.save, Count.__call__, loop.Saving.note_best
 
     def slow(hours, method):
         def run(self, *args):
@@ -137,6 +147,7 @@ def by_the_clock(tmp_path, monkeypatch, minutes, stop=None, resume=False, **chan
         patch.setattr(loop.Trainer, "take_step", slow(SECONDS, step))
         patch.setattr(loop.Saving, "save", slow(3600, save))
         patch.setattr(Count, "__call__", slow(3600, evaluate))
+        patch.setattr(loop.Saving, "note_best", slow(3600, best))
         run = dict(steps=None, minutes=minutes, stop_after_steps=stop, save_every_steps=3, eval_every_steps=4)
         exp = change(tiny(evals={"count": partial(Count)}, **changes), run=run | dict(log_every_steps=1))
         return train(exp, tmp_path, resume)
@@ -147,7 +158,8 @@ WARM = dict(optim=dict(warmup_steps=None, warmup_frac=0.25, min_lr=1e-5))
 
 @pytest.mark.parametrize("optim", [WARM["optim"], dict(warmup_steps=3)])
 def test_with_even_steps_it_is_the_run_of_as_many_steps(tmp_path, monkeypatch, optim):
-    assert by_the_clock(tmp_path / "clock", monkeypatch, 1.0, optim=optim)["step"] == 12
+    halves = dict(rank_batch=4)
+    assert by_the_clock(tmp_path / "clock", monkeypatch, 1.0, optim=optim, data=halves)["step"] == 12
     exp = change(tiny(optim=optim), run=dict(steps=12, log_every_steps=1))
     train(exp, tmp_path / "steps")
     one, other = ([e["lr"] for e in events(tmp_path / name, "train")] for name in ("clock", "steps"))
@@ -155,6 +167,7 @@ def test_with_even_steps_it_is_the_run_of_as_many_steps(tmp_path, monkeypatch, o
     assert one[1:] == pytest.approx(other[1:])  # before the first step nobody knows the pace
     assert one[-1] == exp.optim.min_lr
     assert [e["step"] for e in events(tmp_path / "clock", "eval")] == [4, 8, 12]
+    assert {e["samples_per_second"] for e in events(tmp_path / "clock", "train")} == {8 / SECONDS}  # of steps alone
 
 
 def test_a_resume_has_the_time_that_remains(tmp_path, monkeypatch):

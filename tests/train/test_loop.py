@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from mmkit.config import dump
@@ -158,12 +160,14 @@ class Early(Head):
         return HeadOutput(loss=loss, count=len(f.batch), logs={"rare": (f.step + 1.0, 8 * (f.step in (0, 4)))})
 
 
-@pytest.mark.parametrize("rank_batch", [8, 4])
+@pytest.mark.parametrize("rank_batch", [8, 2])
 def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, rank_batch):
-    calls, after = [], Task.after_step
+    calls, after, alone = [], Task.after_step, []
+    monkeypatch.setattr(Accelerator, "no_sync", lambda self, model: alone.append(model) or nullcontext())
     monkeypatch.setattr(Task, "after_step", lambda self, c: (calls.append([x.keys() for x in c]), after(self, c))[1])
     train(tiny(run=dict(steps=3), data=dict(rank_batch=rank_batch)), tmp_path)
     assert calls == [[{"itc", "itm", "mlm"}] * (8 // rank_batch)] * 3
+    assert len(alone) == 3 * (8 // rank_batch - 1)  # the last of a step brings the processes together
 
 
 def test_each_process_has_random_numbers_of_its_own(tmp_path, monkeypatch):

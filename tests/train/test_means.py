@@ -64,6 +64,12 @@ def test_a_head_with_parts_has_their_sum_too():
     assert list(found)[:5] == ["loss", "losses.d", "losses.e", "losses.d.boxes", "losses.d.classes"]
 
 
+def test_a_head_whose_name_begins_as_another_s_has_no_part_of_it():
+    means = Means(torch.device("cpu"))
+    means.add([output(1.0, {"losses.a.x": (1.0, 1), "losses.ab": (5.0, 1)})], torch.tensor(1.0))
+    assert means.read()["losses.a"] == 1.0
+
+
 def test_a_long_window_loses_no_digits():
     means = Means(torch.device("cpu"))
     for _ in range(2000):

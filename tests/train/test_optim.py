@@ -88,6 +88,23 @@ def test_freeze_takes_parameters_out():
         make_optimizer(examples.task(), Optim(rules=(Rule(pattern="", freeze=True),)))
 
 
+def test_what_is_set_reaches_adamw():
+    rules = (Rule(pattern="bias", weight_decay=0.0), Rule(pattern=""))
+    optim = Optim(betas=(0.8, 0.95), eps=1e-5, weight_decay=0.3, lr=0.5, warmup_lr=0.1, min_lr=0.2, rules=rules)
+    optimizer = make_optimizer(nn.Linear(2, 2), optim)
+    for group, decay in zip(optimizer.param_groups, (0.0, 0.3), strict=True):
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-5, decay)
+    assert set_learning_rate(optimizer, optim, step=0, steps=10, warmup=4) == pytest.approx(0.2)
+    assert set_learning_rate(optimizer, optim, step=9, steps=10, warmup=4) == pytest.approx(0.2)
+    assert set_learning_rate(optimizer, optim, step=8, steps=10, warmup=4) > 0.2
+
+
+@pytest.mark.parametrize(("layers", "rest"), [(8, ";"), (9, " and 1 more;")])
+def test_of_many_names_the_first_eight_are_named(layers, rest):
+    with pytest.raises(UserError, match=rf"no rule takes 0\.weight, .*7\.weight{rest}"):
+        sort_parameters(nn.Sequential(*[nn.Linear(1, 1, bias=False) for _ in range(layers)]), [])
+
+
 def test_fused_adamw_is_adamw():
     results = []
     for fused in (True, False):

@@ -18,7 +18,7 @@ from mmkit.hub import folder as hub
 from mmkit.models.sizes.albef import albef
 from mmkit.train import stages
 from mmkit.train.stages import train_stages
-from tests.train.fakes import COLOURS, Squares, change, tiny
+from tests.train.fakes import COLOURS, Report, Squares, change, tiny
 
 WIDER = partial(
     albef, image_size=32, max_tokens=16, patch=8, image_depth=2, image_width=48, image_heads=2, text_depth=2,
@@ -132,9 +132,16 @@ def test_a_finished_stage_is_not_resumed_as_another(run):
 
 def test_a_finished_run_says_what_has_no_effect(run, caplog):
     out, numbers = run
-    exp = change(two_stages(), evals={"vqa": partial(VQA, source=partial(Asked, 5))})
+    exp = change(two_stages(), evals={"vqa": partial(VQA, source=partial(Asked, 5))}, report=partial(Report))
     assert train_stages(exp, out, resume=True, save_model=hub.save)["vqa.n"] == numbers["vqa.n"]
     assert "changed since it ended, and without effect: evals.vqa.source" in caplog.text
+    assert ", report" in caplog.text
+
+
+def test_the_run_s_own_numbers_keep_their_names():
+    numbers = {"step": 4.0, "vqa.step": 9.0, "vqa.accuracy": 0.5}
+    assert stages._short(two_stages(), numbers) == numbers | {"accuracy": 0.5}
+    assert stages._short(tiny(), numbers) == numbers
 
 
 def test_a_stage_that_stops_ends_the_whole(tmp_path):

@@ -28,8 +28,8 @@ class Masking:
     random: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not 0 <= self.keep + self.random <= 1:
-            raise UserError(f"masking: probability and keep + random must lie in 0..1, not {self}")
+        if not all(0 <= share <= 1 for share in (self.probability, self.keep, self.random, self.keep + self.random)):
+            raise UserError(f"masking: probability, keep, random and keep + random must lie in 0..1, not {self}")
 
     def __call__(self, ids: Sequence[int], tokenizer: Tokenizer, rng: Random) -> tuple[list[int], list[int], list[int]]:
         """(ids after masking, hidden positions in rising order, what stood there)."""

@@ -65,9 +65,14 @@ def test_single_pieces_are_not_tied_without_whole_word(tokenizer):
     assert any(len(p) not in (0, len(ids) - 1) for _, p, _ in draws(Masking(), tokenizer, ids, 200))
 
 
-def test_impossible_shares():
+@pytest.mark.parametrize(
+    "shares",
+    [dict(probability=1.5), dict(probability=-0.1), dict(keep=0.6, random=0.6), dict(keep=-0.1), dict(random=-0.05)],
+)
+def test_impossible_shares(shares):
     with pytest.raises(UserError, match="probability"):
-        Masking(probability=1.5)
+        Masking(**shares)
+    Masking(probability=1.0, keep=0.0, random=1.0)
 
 
 def test_the_first_piece_opens_a_word_whatever_it_looks_like(bert_folder):
