@@ -88,9 +88,11 @@ def test_names_of_others_stay():
         "mmkit",
     ):
         assert present(name) == name
-    data = {"target": "mmkit.data.masking:Masking", "args": {"x": [{"reference": "mmkit.config:Run"}], "target": 3}}
+    data = {"target": "mmkit.data.masking:Masking", "args": {"x": [{"reference": "mmkit.config:Run"}], "target": 3,
+            "words": "mmkit.data.masking:Masking"}}  # fmt: skip
     wanted = {"target": "mmkit.data.texts.masking:Masking",
-              "args": {"x": [{"reference": "mmkit.config.experiment:Run"}], "target": 3}}  # fmt: skip
+              "args": {"x": [{"reference": "mmkit.config.experiment:Run"}], "target": 3,
+                       "words": "mmkit.data.masking:Masking"}}  # fmt: skip
     assert with_present_names(data) == wanted
     assert with_present_names("mmkit.data.masking:Masking") == "mmkit.data.masking:Masking"  # a text, not a part
 

@@ -117,8 +117,8 @@ def _of_transformers(transform: EvalTransform, form: Literal["CLIP", "Siglip"]) 
 def _of_open_clip(transform: EvalTransform) -> tuple[dict[str, Any], list[str]]:
     look = _look(transform)
     modes = {"cover": "shortest", "inside": "longest", "squash": "squash"}
-    if look["fit"] not in modes or look["to"] != look["window"]:
-        return {}, [f"pictures are resized by fit={look['fit']!r} to {look['to']}, and {look['window']} are cut"]
+    if look["fit"] not in modes:
+        return {}, [f"pictures are cut by fit={look['fit']!r}"]
     share = transform.factor / FACTOR
     plain = replace(
         transform, factor=FACTOR, mean=_scaled(transform.mean, share), std=_scaled(transform.std, share)

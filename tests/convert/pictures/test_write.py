@@ -1,6 +1,7 @@
 """The way back of how pictures are read: the other program's own processor makes the pixels of our transform."""
 
 import json
+import sys
 from functools import partial
 
 import open_clip
@@ -202,6 +203,14 @@ def test_a_clip_of_ours_is_whole_for_open_clip(activation, size, tmp_path, capsy
         found = theirs.encode_text(words(texts), normalize=True)
     torch.testing.assert_close(images, ours.encode_image(shown()), atol=1e-5, rtol=0)
     torch.testing.assert_close(found, ours.encode_text(texts), atol=1e-5, rtol=0)
+    config = tmp_path / "oc/open_clip_config.json"
+    run(capsys, "clip", tmp_path / "ours", tmp_path / "oc/second.safetensors", "--reverse")  # the same stands there
+    whole = config.read_text()
+    config.write_text(json.dumps(json.loads(whole) | {"model_cfg": {"embed_dim": 9}}))
+    said = run(capsys, "clip", tmp_path / "ours", tmp_path / "oc/third.safetensors", "--reverse", code=2)
+    assert "open_clip_config.json: exists already and tells other preprocessing, or another model" in said
+    config.write_text(whole)
+    (tmp_path / "oc/second.safetensors").unlink()
     run(capsys, "auto", tmp_path / "oc", tmp_path / "again")
     torch.testing.assert_close(mmkit.load(tmp_path / "again").encode_image(shown()), images, atol=1e-5, rtol=0)
 
@@ -217,3 +226,25 @@ def test_what_open_clip_cannot_be_told_of_a_model_is_said(tmp_path, capsys):
         assert "open_clip_config.json: without model_cfg" in said
         assert says in said
         assert json.loads(out.with_name("open_clip_config.json").read_text()).keys() == {"preprocess_cfg"}
+
+
+def test_a_model_of_ones_own_is_built_where_it_is_allowed(tmp_path, capsys, monkeypatch):
+    name = f"own_clip_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from mmkit.models.sizes.dual import clip\n"
+        "def make(vocab_size, **sizes):\n    return clip(vocab_size, **sizes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    of_ours(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours/config.json").read_text())
+    config["model"]["target"] = f"{name}:make"
+    (tmp_path / "ours/config.json").write_text(json.dumps(config))
+    said = run(capsys, "clip", "ours", "a/open_clip_model.safetensors", "--reverse")
+    assert "without model_cfg" in said
+    assert f"--allow {name}" in said
+    assert name not in sys.modules
+    run(capsys, "clip", "ours", "b/open_clip_model.safetensors", "--reverse", "--allow", name)
+    del sys.modules[name]
+    written = json.loads((tmp_path / "b/open_clip_config.json").read_text())
+    assert written["model_cfg"]["vision_cfg"]["head_width"] == 8
+    assert "--allow: of use with --reverse alone" in run(capsys, "auto", "b", "c", "--allow", name, code=2)
