@@ -9,6 +9,7 @@ import pytest
 
 from mmkit.data.picture_files import PictureFiles, several
 from mmkit.data.records import JsonLines
+from mmkit.data.sources.joined import Joined
 from mmkit.errors import UserError
 from tests.data.conftest import write
 
@@ -144,3 +145,10 @@ def test_keys_may_be_called_otherwise_and_null_is_absent(pictures):
         JsonLines(pictures / "c.jsonl", columns={"image": "path"})
     with pytest.raises(UserError, match=r'c.jsonl:1: "label" is null'):
         JsonLines(pictures / "c.jsonl", columns={"image": "file_name"}, needs=("label",))
+
+
+def test_joined_sources_have_no_record_before_the_first(pictures):
+    source = Joined([JsonLines(pictures / "a.jsonl")])
+    for index in (-1, 6):
+        with pytest.raises(IndexError):
+            source[index]

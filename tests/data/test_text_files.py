@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from mmkit.data.text_files import half_character, id_of, is_absent, parse_json, read_json, read_lines, split_lines
+from mmkit.data.text_files import (
+    decode,
+    half_character,
+    id_of,
+    is_absent,
+    parse_json,
+    read_json,
+    read_lines,
+    split_lines,
+)
 from mmkit.errors import UserError
 
 
@@ -93,3 +102,8 @@ def test_a_table_is_no_list_of_lines(tmp_path, name):
         read_lines(tmp_path / name, "class names")
     (tmp_path / "a.tsv").write_text("n01\tred\n")
     assert read_lines(tmp_path / "a.tsv") == ["n01\tred"]
+
+
+def test_a_byte_order_mark_elsewhere_is_a_character():
+    assert decode(b"\xef\xbb\xbfa") == "\ufeffa"
+    assert decode(b"\xef\xbb\xbfa", first=True) == "a"

@@ -93,3 +93,24 @@ def test_the_command_writes_what_the_quickstart_trains_on(tmp_path, capsys):
     assert main(["data", "export", config, str(tmp_path / "f"), "--split", "nothing"]) == 2
     assert "this config has train, retrieval, retrieval_zh" in capsys.readouterr().err
     assert not (tmp_path / "f").exists()
+
+
+def test_the_whole_path_as_an_id_is_not_written(pictures, tmp_path):
+    records = [
+        Record(image=pictures / f"{i}.png", captions=("a",), image_id=image_id, key="k")
+        for i, image_id in enumerate([str((pictures / "0.png").absolute()), "one"])
+    ]  # fmt: skip
+    write_records(records, tmp_path / "out.jsonl")
+    assert ["image_id" in json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        False,
+        True,
+    ]
+
+
+def test_equal_pixels_in_another_shape_are_another_picture(tmp_path):
+    images = [Image.new("L", (2, 8)), Image.new("L", (8, 2)), Image.new("L", (2, 8))]
+    records = [Record(image=x, captions=("a",), image_id=str(i), key="k") for i, x in enumerate(images)]
+    write_records(records, tmp_path / "out.jsonl")
+    read = JsonLines(tmp_path / "out.jsonl")
+    assert [Image.open(read[i].image).size for i in range(3)] == [(2, 8), (8, 2), (2, 8)]
+    assert len(list((tmp_path / "out-images").iterdir())) == 2

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
-from mmkit.data.sources.walk import pictures_in
+from mmkit.data.sources.walk import pictures_in, walk
 from mmkit.errors import UserError
 from mmkit.evals.labels import with_classes
 
@@ -177,3 +177,13 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
             ClassFolder(tmp_path)
     finally:
         (tmp_path / "red").chmod(0o755)
+
+
+def test_pictures_are_sorted_by_their_whole_path(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/1.png", "a-b.png", "a/1.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    found = walk(tmp_path, beside=(".txt",))
+    assert found.pictures == sorted([tmp_path / "a" / "1.png", tmp_path / "a-b.png"])
+    assert found.told() == ""
+    assert walk(tmp_path).told() == "1 x .txt"

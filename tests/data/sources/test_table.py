@@ -4,7 +4,10 @@ import csv
 
 import pytest
 
+from mmkit.data.problems import collecting
 from mmkit.data.sources.delimited import columns_of
+from mmkit.data.sources.open import open_source
+from mmkit.data.sources.questions import guess_type
 from mmkit.data.sources.table import ClassTable, Table
 from mmkit.errors import UserError
 
@@ -162,3 +165,25 @@ def test_columns_are_parsed():
     assert columns_of("image=a b, label=c") == {"image": "a b", "label": "c"}
     with pytest.raises(UserError, match="with FIELD one of image"):
         columns_of("label=c", ("image",))
+
+
+def test_the_very_name_of_a_column_comes_before_one_in_other_letters(pictures):
+    (pictures / "t.csv").write_text("Image,image,caption\n1.png,0.png,a\n")
+    assert Table(pictures / "t.csv")[0].image.name == "0.png"
+    with pytest.raises(UserError, match="write FIELD=COLUMN"):
+        columns_of("image=a,image=b")
+
+
+def test_rows_that_cannot_be_used_leave_no_trace_where_problems_are_collected(pictures):
+    (pictures / "t.csv").write_text("image,caption\n0.png,\n1.png,one\n")
+    (pictures / "q.csv").write_text("image,question,answers\n0.png,a?,\n1.png,b?,x\n")
+    with collecting() as found:
+        table, asked = Table(pictures / "t.csv"), open_source(pictures / "q.csv", {"question"})
+    assert [(table[i].image.name, table[i].captions) for i in range(len(table))] == [("1.png", ("one",))]
+    assert list(asked.captions()) == ["b?"]
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(("answer", "kind"), [("3.5", "number"), ("3.5.1", "other"), ("No", "yes/no"), ("2", "number")])
+def test_types_of_answers(answer, kind):
+    assert guess_type(answer) == kind
