@@ -19,7 +19,7 @@ from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
 from tests.several import on_processes
 from tests.sizes import albef_tiny
-from tests.test_accumulation import ShortOnes, Two, difference, hidden
+from tests.test_accumulation import Drawn, ShortOnes, Two, difference, hidden
 
 
 def test_the_loss_is_the_weighted_sum():
@@ -39,6 +39,7 @@ def test_a_weight_for_no_head_is_refused():
 def test_the_teacher_follows_and_answers_without_dropout():
     t = task(momentum=0.9)
     assert not any(module.training for module in t.ema.modules())
+    assert t.ema.copies.keys() == {"model", "heads_mlm"}  # of what answers for the teacher, and of no queue
     t.train()
     assert not any(module.training for module in t.ema.modules())
     before = t.ema["model"].image_proj.weight.clone()
@@ -211,7 +212,7 @@ def accumulated(rank: int, world: int) -> dict[str, torch.Tensor]:
     """The gradients of one step of twelve samples in parts of two, on the ranks in turn; with one process, whole."""
     torch.manual_seed(0)
     model = albef_tiny(64)
-    heads = {"mlm": MLM(model.spec), "short": ShortOnes(model.spec), "two": Two(model.spec)}
+    heads = {"mlm": MLM(model.spec), "short": ShortOnes(model.spec), "two": Two(model.spec), "drawn": Drawn(model.spec)}
     t = Task(model, heads, alpha=0.4)
     whole = hidden(batch(12, seed=7), [0, 1, 2, 3, 5, 6, 8, 17, 23])  # of the fifth part none, of the sixth one
     chunks = 1 if world == 1 else 6
@@ -222,7 +223,7 @@ def accumulated(rank: int, world: int) -> dict[str, torch.Tensor]:
         out = t(part, 1, i * world * len(part), counts.totals)
         out.loss.backward()
         losses += out.loss.detach()
-    assert not any(counts.differ([out.counts]).values()) if len(micro) == 1 else counts.own.shape == (len(micro), 4)
+    assert not any(counts.differ([out.counts]).values()) if len(micro) == 1 else counts.own.shape == (len(micro), 5)
     found = {"loss": losses, "counts": torch.stack(list(counts.totals.values()))}
     found |= {f"grad.{n}": p.grad for n, p in t.named_parameters() if p.grad is not None}
     if world > 1:

@@ -26,9 +26,6 @@ class EMA(nn.Module):
     def __getitem__(self, name: str) -> nn.Module:
         return self.copies[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.copies
-
     def train(self, mode: bool = True) -> EMA:
         """Stays in eval mode, whatever the parent does: a teacher answers without dropout."""
         return super().train(False)

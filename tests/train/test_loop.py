@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,9 +79,9 @@ def test_a_run_writes_its_folder_and_returns_its_numbers(tmp_path):
 
 
 def without_predictor(exp, out, batch):
-    from dataclasses import replace
-
-    return replace(loop.build(exp, out, batch), predictor=object)
+    parts = loop.build(exp, out, batch)
+    bare = SimpleNamespace(transform=parts.predictor().transform)
+    return replace(parts, predictor=lambda: bare)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
