@@ -179,8 +179,8 @@ def test_a_converted_clip_goes_back_with_its_preprocessing(tmp_path, capsys):
 def of_ours(folder, **changes):
     """A small CLIP of mmkit's own, with CLIP's tokenizer; changes: of its factory's arguments."""
     arguments = {
-        "image_size": 32, "max_tokens": 12, "patch": 8, "image_depth": 1, "image_width": 24, "image_heads": 3,
-        "image_mlp_width": 50, "text_depth": 2, "text_width": 16, "text_heads": 2, "embed_dim": 8,
+        "image_size": 32, "max_tokens": 12, "patch": 8, "image_depth": 1, "image_width": 30, "image_heads": 3,
+        "image_mlp_width": 123, "text_depth": 2, "text_width": 16, "text_heads": 2, "embed_dim": 8,
     } | changes  # fmt: skip
     make = partial(clip, **arguments)
     words = from_hub(name="clip", framing=Framing(last=True, grows=False))
@@ -246,5 +246,5 @@ def test_a_model_of_ones_own_is_built_where_it_is_allowed(tmp_path, capsys, monk
     run(capsys, "clip", "ours", "b/open_clip_model.safetensors", "--reverse", "--allow", name)
     del sys.modules[name]
     written = json.loads((tmp_path / "b/open_clip_config.json").read_text())
-    assert written["model_cfg"]["vision_cfg"]["head_width"] == 8
+    assert written["model_cfg"]["vision_cfg"]["head_width"] == 10
     assert "--allow: of use with --reverse alone" in run(capsys, "auto", "b", "c", "--allow", name, code=2)
