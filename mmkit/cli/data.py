@@ -149,16 +149,13 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.config import load_experiment
     from mmkit.data.show.batch import batch_of, grid
     from mmkit.data.sources.readers import Options
-    from mmkit.errors import UserError
     from mmkit.files import save_picture
     from mmkit.train.build import make_dataset, make_tokenizer
     from mmkit.train.inherit import inherited
 
     Options(**_given(args)).refuse("a config")
     experiment = inherited(load_experiment(args.source), args.out)
-    stages = [stage for stage in experiment.stages() if stage.tokenizer is not None]
-    if not stages:
-        raise UserError(f"{args.source}: names no tokenizer")
+    stages = [stage for stage in experiment.stages() if stage.tokenizer is not None] or [experiment]
     source = experiment.data.train()
     with tempfile.TemporaryDirectory() as folder:
         own = source if stages[-1] is experiment else stages[-1].data.train()

@@ -60,6 +60,8 @@ def image_tower(start: str | Path, image_size: int | tuple[int, int], allow: Seq
     ``init={"image": start}`` then fills it, whatever the model (ALBEF, ViLT, dual, vision). allow: modules of the
     user's own, of which that model may be. UserError where its image tower is no ViT of mmkit.
     """
+    if not (Path(start) / CONFIG).is_file():
+        raise UserError(f"start = {start}: not the folder of a model that mmkit saved; give that of a run")
     made = _saved(str(start), Path(start), allow)
     known = read_json(Path(start) / CONFIG)["resolved"]
     with torch.device("meta"):

@@ -116,3 +116,15 @@ def test_a_model_without_such_a_head_is_told_what_to_do(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "needs one head that sorts pictures alone into classes" in said
     assert "mmkit zeroshot" in said
+
+
+def test_data_show_draws_what_it_trains_on(run, tmp_path):
+    config = CONFIG.format(paint(tmp_path / "train", n=2))
+    assert main(["data", "show", config, "--n", "4", "--out", str(tmp_path / "grid.png")]) == 0
+    assert Image.open(tmp_path / "grid.png").width > 36
+
+
+def test_a_start_that_is_no_model_is_named(tmp_path, capsys):
+    config = CONFIG.format(paint(tmp_path / "train", n=2)).replace(")", f", start='{tmp_path}')")
+    assert main(["train", config, "--out", str(tmp_path / "run")]) == 2
+    assert f"start = {tmp_path}: not the folder of a model that mmkit saved" in capsys.readouterr().err

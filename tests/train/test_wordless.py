@@ -5,9 +5,10 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import mmkit
 from mmkit.config import Data, Experiment, Optim, Run, dump, load_experiment, validate
@@ -213,6 +214,21 @@ def test_any_image_tower_starts_it(make, tmp_path):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
 
 
+def test_a_vit_of_timm_starts_it(tmp_path):
+    """As DeiT's and MAE's are laid out; its own classifier is left."""
+    torch.manual_seed(6)
+    theirs = timm.create_model(
+        "vit_base_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=7
+    ).eval()
+    save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    exp = pictures(init={"image": str(tmp_path / "vit.safetensors")}, run=dict(steps=1))
+    train(change(exp, optim=dict(lr=1e-9, min_lr=0.0)), tmp_path / "run", save_model=hub.save)
+    x = batch(2).pixels
+    with torch.no_grad():
+        ours = mmkit.load(tmp_path / "run").model.encode_image(x).x
+        torch.testing.assert_close(ours, theirs.forward_features(x), rtol=1e-4, atol=1e-4)
+
+
 class Words:
     """As much of a tokenizer as a folder keeps."""
 
@@ -230,7 +246,7 @@ def save_untrained(make, args, folder) -> None:
 
 
 def test_a_tower_that_is_no_vit_is_named(tmp_path):
-    with pytest.raises(UserError, match="not the folder of a model that mmkit saved"):
+    with pytest.raises(UserError, match=r"start = .*: not the folder of a model that mmkit saved; give that of a run"):
         image_tower(tmp_path, 32)
 
 

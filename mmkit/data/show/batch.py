@@ -49,7 +49,7 @@ def batch_of(dataset: PairDataset, n: int, seed: int) -> Batch:
 
 def grid(
     batch: Batch,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     columns: int | None = None,
     mean: Triple = CLIP_MEAN,

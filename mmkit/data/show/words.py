@@ -39,9 +39,9 @@ class Chip(NamedTuple):
 Line = list[tuple[float, Chip]]
 
 
-def chips(batch: Batch, row: int, tokenizer: Tokenizer) -> list[Chip]:
-    """The caption of one sample, neighbouring pieces of one kind in one word joined."""
-    if batch.ids is None or batch.mask is None:
+def chips(batch: Batch, row: int, tokenizer: Tokenizer | None) -> list[Chip]:
+    """The caption of one sample, if it has one, neighbouring pieces of one kind in one word joined."""
+    if tokenizer is None or batch.ids is None or batch.mask is None:
         return []
     ids = batch.ids[row][batch.mask[row]].tolist()
     found: list[Chip] = []
