@@ -50,9 +50,7 @@ def _check_stages(exp: Experiment) -> None:
 
 def refuse_words(exp: Experiment) -> None:
     """UserError for the first part of a run without a tokenizer that reads words."""
-    parts = {f"heads.{name}": part for name, part in exp.heads.items()}
-    parts |= {f"evals.{name}": part for name, part in exp.evals.items()}
-    found = [f"{name} ({part.func.__name__})" for name, part in parts.items() if _reads_words(part)]
+    found = _with_words(exp)
     if exp.model is not None and "vocab_size" in parameters_of(exp.model):
         found.insert(0, f"model ({exp.model.func.__name__})")
     if exp.data.masking is not None:
@@ -66,13 +64,20 @@ def refuse_words(exp: Experiment) -> None:
 
 def check_words(exp: Experiment, spec: Any) -> None:
     """UserError for the first head or evaluator that reads words where the model, of this ``ModelSpec``, reads none."""
-    for kind, parts in (("heads", exp.heads), ("evals", exp.evals)):
-        for name, part in parts.items():
-            if not spec.vocab_size and _reads_words(part):
-                raise UserError(
-                    f"{kind}.{name} ({part.func.__name__}) reads words, and the model reads pictures alone; take it "
-                    "out, or choose a model with a text tower"
-                )
+    found = [] if spec.vocab_size else _with_words(exp)
+    if found:
+        raise UserError(
+            f"{found[0]} reads words, and the model reads pictures alone; take it out, or choose a model with a text "
+            "tower"
+        )
+
+
+def _with_words(exp: Experiment) -> list[str]:
+    """The heads, evaluators and the report that read words, by name."""
+    parts = {f"heads.{name}": part for name, part in exp.heads.items()}
+    parts |= {f"evals.{name}": part for name, part in exp.evals.items()}
+    parts |= {} if exp.report is None else {"report": exp.report}
+    return [f"{name} ({part.func.__name__})" for name, part in parts.items() if _reads_words(part)]
 
 
 def _reads_words(part: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -43,6 +43,8 @@ class AnswersReport:
     Where there is none, the run gets a report of its own. source: questions that were not trained on, of which
     ``shown`` are drawn at random. layer: of the heat maps, see ``mmkit.explain``. title: of the section.
     """
+
+    needs_words: ClassVar[bool] = True
 
     source: partial[Any] | Source
     name: str = "mmkit report"

@@ -55,6 +55,22 @@ def mixed_of(b: Batch, step: int):
     return mixed(task(["itm_mixed"], momentum=None).features(b, step))
 
 
+def test_mixed_pairs_are_made_once_for_all_heads(monkeypatch):
+    t = task(["itm_mixed", "wpa"], model=vilt_tiny, momentum=None)
+    calls, fuse = [], t.model.fuse
+    monkeypatch.setattr(t.model, "fuse", lambda *args: calls.append(1) or fuse(*args))
+    t(batch(4), 0)
+    assert len(calls) == 1
+
+
+def test_a_view_of_ones_own_is_made_once_under_its_key():
+    f = task(["itm_mixed"], momentum=None).features(batch(4), 0)
+    made = []
+    for key in ("a", "b", "a"):
+        assert f.memo(key, lambda views, key=key: made.append(key) or (views is f, key)) == (True, key)
+    assert made == ["a", "b"]
+
+
 def test_half_of_the_mixed_pairs_belong_together():
     shares = [mixed_of(batch(8), step).match_B.float().mean().item() for step in range(5)]
     assert shares == [0.5] * 5

@@ -27,6 +27,7 @@ from mmkit.hub.info import describe
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.vision import vision
 from mmkit.ranks import world_size
+from mmkit.report.answers import AnswersReport
 from mmkit.task import Task
 from mmkit.train.inherit import image_tower, inherited
 from mmkit.train.loop import train
@@ -155,6 +156,7 @@ def test_a_run_from_it_has_no_words_either(run, tmp_path):
     [
         (lambda e: {"heads": {**e.heads, "itc": partial(ITC)}}, r"heads\.itc \(ITC\) reads words"),
         (lambda e: {"evals": {"r": partial(Retrieval, source=partial(Plain))}}, r"evals\.r \(Retrieval\) reads words"),
+        (lambda e: {"report": partial(AnswersReport, source=partial(Plain))}, r"report \(AnswersReport\) reads words"),
         (lambda e: {"data": dict(masking=partial(Masking))}, r"data\.masking reads words"),
         (lambda e: {"model": partial(albef_tiny)}, r"model \(albef\) reads words"),
     ],
