@@ -8,7 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-METHOD = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything again, which takes seconds
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""Forks need not import everything again, and those of a server of their own know nothing of what the tests did before:
+after a compiled backward pass no fork of a process can take one."""
+mp.set_forkserver_preload(["pytest", "mmkit.train.loop", "mmkit.hub.folder", "mmkit.explanation.explain"])
 
 
 def on_processes(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
