@@ -117,11 +117,18 @@ def _children(value: Any, defaults: bool = True) -> Iterator[tuple[str, Any]]:
         yield from ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init)
 
 
+def _unknown(value: Any, names: Sequence[str], path: str, root: Any) -> UserError:
+    if value is None:
+        whole = path.removesuffix("." + ".".join(names))
+        return UserError(f"{path}: {whole} is None in this config, so nothing in it can be set; give it there")
+    return UserError(f"{path}: there is no such setting{nearest(path, paths(root))}")
+
+
 def _set(value: Any, names: Sequence[str], text: str, path: str, root: Any, annotation: Any = Any) -> Any:
     if not names:
         return parse_text(text, annotation, path)
     name, rest = names[0], names[1:]
-    unknown = UserError(f"{path}: there is no such setting{nearest(path, paths(root))}")
+    unknown = _unknown(value, names, path, root)
     children = dict(_children(value))
     if isinstance(value, partial):
         known = parameters_of(value)

@@ -346,3 +346,12 @@ def test_mmkits_own_configs_are_there_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "configs" / "quickstart.py").write_text("def mine() -> 'Experiment':\n    return 1")
     with pytest.raises(UserError, match="returned int"):
         load_experiment("configs/quickstart.py:mine")
+
+
+def test_nothing_can_be_set_in_what_is_none():
+    """As in a model that is taken from init."""
+    exp = Experiment(name="a", heads={}, data=Data(train=partial(Masking), image_size=8), run=Run(steps=1))
+    with pytest.raises(UserError, match=r"^model.dropout: model is None in this config"):
+        override(exp, ["model.dropout=0.1"])
+    with pytest.raises(UserError, match=r"^data.masking.probability: data.masking is None in this config"):
+        override(exp, ["data.masking.probability=0.1"])
