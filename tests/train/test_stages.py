@@ -141,7 +141,8 @@ def test_a_finished_run_says_what_has_no_effect(run, caplog):
 def test_the_run_s_own_numbers_keep_their_names():
     numbers = {"step": 4.0, "vqa.step": 9.0, "vqa.accuracy": 0.5}
     assert stages._short(two_stages(), numbers) == numbers | {"accuracy": 0.5}
-    assert stages._short(tiny(), numbers) == numbers
+    for evals in ({}, {"vqa": partial(VQA), "other": partial(VQA)}):  # of which alone would the accuracy be?
+        assert stages._short(change(two_stages(), evals=evals), numbers) == numbers
 
 
 def test_a_stage_that_stops_ends_the_whole(tmp_path):
