@@ -210,7 +210,7 @@ class Trainer:
 
     def _steps(self, last: int) -> None:
         run, batches = self.exp.run, self.meter.timed(self.parts.loader(self.step, last))
-        if self.step and self.step < last and not self.clock.over() and self._owed():
+        if self.step and self._owed():
             self.evaluate()
         self.meter.restart()
         self.parts.task.train()
