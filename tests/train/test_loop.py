@@ -166,7 +166,13 @@ class Early(Head):
 def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, rank_batch):
     calls, after, alone = [], Task.after_step, []
     monkeypatch.setattr(Accelerator, "no_sync", lambda self, model: alone.append(model) or nullcontext())
-    monkeypatch.setattr(Task, "after_step", lambda self, c: (calls.append([x.keys() for x in c]), after(self, c))[1])
+
+    def noting(self, carries):
+        calls.append([carry.keys() for carry in carries])
+        assert all(p.grad is None for p in self.parameters())  # none is left for the next step
+        return after(self, carries)
+
+    monkeypatch.setattr(Task, "after_step", noting)
     train(tiny(run=dict(steps=3), data=dict(rank_batch=rank_batch)), tmp_path)
     assert calls == [[{"itc", "itm", "mlm"}] * (8 // rank_batch)] * 3
     assert len(alone) == 3 * (8 // rank_batch - 1)  # the last of a step brings the processes together
