@@ -178,6 +178,23 @@ def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, ra
     assert len(alone) == 3 * (8 // rank_batch - 1)  # the last of a step brings the processes together
 
 
+def test_steps_are_taken_in_training_mode_however_the_model_arrives(tmp_path, monkeypatch):
+    modes, forward = [], Task.forward
+
+    def noting(self, *args):
+        modes.append(self.model.training)
+        return forward(self, *args)
+
+    def for_use(exp, out, batch):
+        parts = loop.build(exp, out, batch)
+        parts.task.eval()
+        return parts
+
+    monkeypatch.setattr(Task, "forward", noting)
+    train(tiny(run=dict(steps=3)), tmp_path, build_parts=for_use)
+    assert modes == [True] * 3
+
+
 def test_each_process_has_random_numbers_of_its_own(tmp_path, monkeypatch):
     seeds = []
     monkeypatch.setattr(loop, "seed_all", seeds.append)
