@@ -272,7 +272,8 @@ def test_nothing_masked_and_no_masking():
     assert batch.masked.positions.shape == (1, 1)
     assert batch.masked.index.shape == batch.masked.labels.shape == (0,)
     assert batch.masked.labels.dtype == torch.int64
-    assert Collator(pad_id=0, max_tokens=5)([sample([2, 7])]).masked is None
+    some = [sample([2, 7], ([2, 7], [], [])), sample([2, 7])]  # rows of the masked text are those of the batch
+    assert Collator(pad_id=0, max_tokens=5)(some[1:]).masked is Collator(pad_id=0, max_tokens=5)(some).masked is None
 
 
 def test_several_ranks_pad_to_the_full_length(words):

@@ -38,7 +38,6 @@ class Masking:
         masked, positions, chosen = list(ids), [], False
         for position, (token, start) in enumerate(zip(ids, starts, strict=True)):
             if token in never:
-                chosen = False
                 continue
             if start:
                 chosen = rng.random() < self.probability
