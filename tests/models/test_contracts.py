@@ -166,6 +166,12 @@ def test_layers_that_no_head_named_are_not_made_by_a_second_random_pass():
         f.image_layers(["blocks.1"])
 
 
+def test_what_heads_named_is_kept_also_where_another_layer_is_asked_for_first():
+    f = Features(albef_tiny(VOCAB).train(), batch(2), layers=("blocks.1",))
+    first = f.image_layers(["blocks.0"])["blocks.0"]
+    assert f.image_layers(["blocks.1", "blocks.0"])["blocks.0"].x is first.x
+
+
 def test_layers_that_are_none_are_named_before_training():
     class Wrong(Reader):
         reads_layers = ("blocks.0", "blocks.99")
@@ -187,6 +193,7 @@ def test_what_is_fused_has_names(model):
     image = model.encode_image(b.pixels)
     size = 0 if fused.image is None else image.x.shape[1]
     assert fused.together().x.shape[1] == b.ids.shape[1] + size
+    assert torch.equal(fused.together().full_mask()[:, : b.ids.shape[1]], b.mask)
     keep = torch.tensor([[3], [1]])
     some = model.fuse(model.encode_text(b.ids, b.mask), [model.image_context(image)], keep)
     assert some.image is None

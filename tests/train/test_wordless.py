@@ -1,6 +1,7 @@
 """Runs on pictures alone: they learn, are saved and load again, and what reads words is refused by name."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
 from mmkit.hub.card import purpose_of
 from mmkit.hub.info import describe
+from mmkit.inference.export import export
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.vision import vision
 from mmkit.ranks import world_size
@@ -124,6 +126,13 @@ def test_the_example_of_its_card_runs(run, tmp_path, capsys, monkeypatch):
     assert all(colour in shown for colour in COLOURS)
 
 
+def test_its_image_tower_is_exported_alone(run, tmp_path):
+    pytest.importorskip("onnxscript")
+    assert set(export(mmkit.load(run), tmp_path / "onnx")) == {"image"}
+    assert sorted(file.name for file in (tmp_path / "onnx").iterdir()) == ["export.json", "image.onnx"]
+    assert "pad_id" not in json.loads((tmp_path / "onnx/export.json").read_text())
+
+
 def test_a_text_model_that_lost_its_tokenizer_is_still_an_error(tmp_path):
     train(tiny(run=dict(steps=3)), tmp_path / "run", save_model=hub.save)
     (tmp_path / "run/tokenizer").rename(tmp_path / "elsewhere")
@@ -149,6 +158,21 @@ def test_a_run_from_it_has_no_words_either(run, tmp_path):
     wordy = change(exp, heads={**exp.heads, "itc": partial(ITC)})
     with pytest.raises(UserError, match=r"tokenizer: heads\.itc \(ITC\) reads words"):
         train_stages(wordy, tmp_path / "wordy", save_model=hub.save)
+
+
+def test_it_goes_on_where_its_start_is_gone(run, tmp_path):
+    start = shutil.copytree(run, tmp_path / "start")
+    exp = pictures(model=None, init={"model": str(start)})
+    train_stages(change(exp, run=dict(stop_after_steps=2)), tmp_path / "run", save_model=hub.save)
+    shutil.rmtree(start)
+    assert train_stages(exp, tmp_path / "run", resume=True, save_model=hub.save)["step"] == 4
+
+
+def test_a_run_before_that_has_no_words_hands_none_on(tmp_path):
+    first = change(pictures(run=dict(steps=2)), subfolder="first")
+    train_stages(change(pictures(run=dict(steps=2)), model=None, first=first), tmp_path / "run", save_model=hub.save)
+    assert not mmkit.load(tmp_path / "run").reads_words
+    assert not list((tmp_path / "run").rglob("tokenizer"))
 
 
 @pytest.mark.parametrize(
