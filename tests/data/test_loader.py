@@ -9,7 +9,9 @@ from PIL import Image
 
 from mmkit.data import loader
 from mmkit.data.collate import Collator, Sample, stable_id
+from mmkit.data.images.opening import BadImage
 from mmkit.data.images.transforms import BlankTrain, TrainTransform
+from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines, Record
@@ -211,6 +213,21 @@ def test_a_broken_picture_is_replaced_and_named(pictures, tokenizer):
         assert same(load(data, rank_batch=6, steps=1, workers=workers), [batch])
 
 
+class Further:
+    """Targets of which the first record's names a picture that cannot be read."""
+
+    def encode(self, targets, rng):
+        if targets["label"] == 0:
+            raise BadImage("further.png: not a picture")
+        return targets
+
+
+def test_a_broken_picture_among_the_targets_is_replaced_too(words):
+    source = [replace(Halves("a dog", label=label)[0], key=str(label)) for label in range(2)]
+    found = dataset(words, source, targets=Further(), masking=None)[0, 0]
+    assert (found.key, found.skipped) == ("1", ("further.png: not a picture",))
+
+
 def test_nothing_but_broken_pictures(pictures, tokenizer, monkeypatch):
     for i in range(6):
         (pictures / f"{i}.png").write_bytes(b"rubbish")
@@ -281,6 +298,14 @@ def test_several_ranks_pad_to_the_full_length(words):
     assert batch.ids.shape[1] == 24
     [batch] = load(dataset(words, Scenes(n=50, max_emoji=1, size=48)), rank_batch=4, steps=1)
     assert batch.ids.shape[1] == -(-int(batch.mask.sum(1).max()) // 8) * 8
+
+
+def test_unequal_pictures_have_one_canvas_on_several_ranks_alone(words):
+    data = replace(dataset(words, masking=None), transform=KeepShapeTrain(size=32, longest=64))
+    loaders = [load(data, rank_batch=4, steps=1, world=world) for world in (1, 2)]
+    assert [loader.collate_fn.canvas for loader in loaders] == [None, data.transform.canvas]
+    [batch] = loaders[1]
+    assert batch.pixels.shape[2:] == data.transform.canvas
 
 
 def test_targets():
