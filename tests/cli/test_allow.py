@@ -78,6 +78,7 @@ def own(tmp_path, monkeypatch):
 ARGUMENTS = {
     ("retrieval",): ["--data", "r.jsonl", "--rerank", "2"],
     ("zeroshot",): ["--data", "pictures", "--no-text-bank"],
+    ("classify",): ["--data", "pictures"],
     ("vqa",): ["--image", "pictures/0.png", "--question", "what?", "--answers", "answers.txt"],
     ("explain",): ["--image", "pictures/0.png", "--text", "a red square", "--out", "x.png"],
     ("grounding",): ["--data", "r.jsonl"],
@@ -97,7 +98,7 @@ def test_every_command_with_a_model_takes_allow():
 def test_a_command_refuses_own_code_and_names_the_flag(words, own, capsys, monkeypatch):
     name, folder = own
     (folder / "answers.txt").write_text("yes\nno\n")
-    if words == ("zeroshot",):
+    if words in {("zeroshot",), ("classify",)}:
         for picture in folder.glob("pictures/*.png"):
             picture.unlink()
     monkeypatch.setattr("mmkit.inference.export.export", lambda predictor, out: {})
