@@ -55,6 +55,13 @@ def test_only_what_runs_counts():
     assert made.over()
 
 
+def test_one_process_reads_its_clock_at_every_step():
+    time = Time()
+    made = Clock(1.0, time)
+    with made.running():
+        assert ran(made, time, 0.1, 0.3, 0.2) == pytest.approx([0.1, 0.4, 0.6])
+
+
 def test_it_is_over_with_the_last_second_and_never_without_a_limit():
     made, endless = Clock(0.5), Clock(None)
     for seconds, over in ((29.9, False), (30.0, True)):
@@ -63,7 +70,9 @@ def test_it_is_over_with_the_last_second_and_never_without_a_limit():
         assert not endless.over()
 
 
-@pytest.mark.parametrize(("done", "seconds", "steps"), [(0, 0.0, ENDLESS), (3, 6.0, 30), (30, 59.0, 31), (9, 59.9, 10)])
+@pytest.mark.parametrize(
+    ("done", "seconds", "steps"), [(0, 0.0, ENDLESS), (3, 6.0, 30), (3, 7.0, 26), (30, 59.0, 31), (9, 59.9, 10)]
+)
 def test_the_steps_are_as_many_as_the_pace_allows_and_one_more_at_least(done, seconds, steps):
     made = Clock(1.0)
     made.seconds = seconds
