@@ -10,7 +10,7 @@ from PIL import Image
 from mmkit.data.records import JsonLines, Record
 from mmkit.errors import UserError
 from mmkit.evals import grounding
-from mmkit.evals.boxes import best_box, overlap, region_box
+from mmkit.evals.boxes import best_box, overlap, points_at, region_box
 from mmkit.evals.grounding import Grounding
 from mmkit.evals.intervals import clustered
 from mmkit.explanation.gradcam import TokenMaps
@@ -335,6 +335,11 @@ def test_overlap_counts_pixels():
         seen.add(overlap(a, b) > 0)
     assert seen == {True, False}
     assert overlap((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
+
+
+def test_a_pixel_on_the_edge_lies_inside_on_the_left_and_above_alone():
+    inside = {(x, y) for x in range(8) for y in range(8) if points_at((x, y), (2, 3, 5, 7))}
+    assert inside == {(x, y) for x in (2, 3, 4) for y in (3, 4, 5, 6)}
 
 
 def test_best_box():

@@ -90,6 +90,29 @@ def test_what_is_logged_is_over_all_candidates():
     torch.testing.assert_close(out.loss, -torch.cat(rows).mean())
 
 
+def test_loss_and_gradient_are_those_of_the_equations_written_out_with_a_queue_and_a_teacher():
+    t = task(["itc"], alpha=0.4)
+    with torch.no_grad():
+        for parameter in t.ema.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    t.after_step([t(batch(seed=1), 0).carry])
+    head, f = t.heads["itc"], t.features(batch(), 1)
+    out = head(f)
+    teacher, temperature, wanted = f.teacher, f.temperature, torch.zeros(())
+    for query, own, keys in (
+        (f.image_embed, teacher.image_embed, torch.cat([teacher.text_embed, head.queue["text"]])),
+        (f.text_embed, teacher.text_embed, torch.cat([teacher.image_embed, head.queue["image"]])),
+    ):
+        soft = (own @ keys.T / temperature.detach()).softmax(1)
+        target = 0.4 * soft + 0.6 * torch.eye(6, 12)
+        wanted = wanted - (target * (query @ keys.T / temperature).log_softmax(1)).sum(1).mean() / 2
+    torch.testing.assert_close(out.loss, wanted)
+    learned = [t.model.temperature.value, t.model.image_proj.weight, t.model.text_proj.weight]
+    gradients = [torch.autograd.grad(loss, learned, retain_graph=True) for loss in (out.loss, wanted)]
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[1])
+    torch.testing.assert_close(*gradients)
+
+
 def test_without_a_queue_the_candidates_are_those_of_the_batch():
     t = task([], momentum=None)
     t.heads["itc"] = ITC(t.model.spec, queue_size=0)

@@ -84,6 +84,21 @@ def test_the_pictures_and_the_texts_are_drawn_apart():
     assert not torch.equal(image, text)
 
 
+def test_each_text_gets_a_picture_and_each_picture_a_text(monkeypatch):
+    t = task(["itm"])
+    f, head, seen = t.features(batch(), 0), t.heads["itm"], []
+    fuse = f.fuse
+    monkeypatch.setattr(f, "fuse", lambda pairs, keep: seen.append(pairs) or fuse(pairs, keep))
+    to_image, to_text = (torch.arange(6).roll(-by) for by in (1, 2))  # the first row of scores is of texts to images
+    head.draw = lambda weights, noise: torch.stack([to_image, to_text])
+    head(f)
+    ((own, other_texts, other_images),) = seen
+    assert own == (None, None)
+    assert other_texts[1] is other_images[0] is None
+    assert other_texts[0].tolist() == to_text.tolist()
+    assert other_images[1].tolist() == to_image.tolist()
+
+
 def test_similarities_are_those_of_the_students_queries_and_the_teachers_keys():
     t = task(["itm"])
     with torch.no_grad():
