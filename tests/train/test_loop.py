@@ -164,7 +164,7 @@ class Early(Head):
 
 @pytest.mark.parametrize("rank_batch", [8, 2])
 def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, rank_batch):
-    calls, after, alone = [], Task.after_step, []
+    calls, after, alone, places, forward = [], Task.after_step, [], [], Task.forward
     monkeypatch.setattr(Accelerator, "no_sync", lambda self, model: alone.append(model) or nullcontext())
 
     def noting(self, carries):
@@ -172,9 +172,15 @@ def test_after_each_step_comes_what_the_task_does_once(tmp_path, monkeypatch, ra
         assert all(p.grad is None for p in self.parameters())  # none is left for the next step
         return after(self, carries)
 
+    def told(self, batch, step, before=0, totals=None):
+        places.append((step, before))
+        return forward(self, batch, step, before, totals)
+
     monkeypatch.setattr(Task, "after_step", noting)
+    monkeypatch.setattr(Task, "forward", told)
     train(tiny(run=dict(steps=3), data=dict(rank_batch=rank_batch)), tmp_path)
     assert calls == [[{"itc", "itm", "mlm"}] * (8 // rank_batch)] * 3
+    assert places == [(step, before) for step in range(3) for before in range(0, 8, rank_batch)]
     assert len(alone) == 3 * (8 // rank_batch - 1)  # the last of a step brings the processes together
 
 
