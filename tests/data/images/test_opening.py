@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import struct
 import subprocess
 import sys
 import warnings
@@ -27,16 +28,25 @@ def photograph() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def phone(path, orientation=6, odd=False):
-    """A photograph as a camera writes it, held in some way; ``odd`` adds a tag that cannot be written again."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    exif[0x010F] = "Camera"
-    data = exif.tobytes()
-    if odd:  # the camera's name says that it is a number of a type that does not exist
-        at = data.index(bytes.fromhex("010f")) if b"MM" in data[:10] else data.index(bytes.fromhex("0f01"))
-        data = data[: at + 2] + (b"\x00\x63" if b"MM" in data[:10] else b"\x63\x00") + data[at + 4 :]
-    photograph().save(path, exif=data, quality=95)
+ODD = {  # tag, type, count, value where it fits: what Pillow reads, and cannot write again
+    "a resolution below nothing": (0x011A, 10, 1, struct.pack(">ii", -5, 3)),
+    "a resolution of letters": (0x011A, 2, 4, b"abc\0"),
+    "a resolution of no type": (0x011A, 7, 4, b"abcd"),
+    "a unit of letters": (0x0128, 2, 2, b"2\0\0\0"),
+}
+
+
+def phone(path, orientation=6, odd=None):
+    """A photograph as a camera writes it, held in some way; ``odd``: with one of those tags beside."""
+    tags = [(0x0112, 3, 1, struct.pack(">HH", orientation, 0)), *([ODD[odd]] if odd else [])]
+    after = 8 + 2 + 12 * len(tags) + 4
+    rows = [
+        struct.pack(">HHI", tag, kind, count) + (value if len(value) == 4 else struct.pack(">I", after))
+        for tag, kind, count, value in sorted(tags)
+    ]
+    long = b"".join(value for *_, value in tags if len(value) > 4)
+    exif = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + b"".join(rows) + bytes(4) + long
+    photograph().save(path, exif=b"Exif\0\0" + exif, quality=95)
     return path
 
 
@@ -80,8 +90,9 @@ def test_a_converted_picture_that_was_not_turned_still_is(tmp_path):
     assert load_image(Image.open(phone(tmp_path / "phone.jpg")).convert("RGB")).size == (16, 24)
 
 
-def test_one_odd_tag_does_not_keep_a_picture_from_being_turned(tmp_path):
-    path = phone(tmp_path / "odd.jpg", odd=True)
+@pytest.mark.parametrize("odd", ODD)
+def test_one_odd_tag_does_not_keep_a_picture_from_being_turned(tmp_path, odd):
+    path = phone(tmp_path / "odd.jpg", odd=odd)
     assert load_image(path).size == (16, 24)
 
 
