@@ -13,6 +13,7 @@ from mmkit.cli.main import add_allow, add_command, check_output, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
+    from mmkit.data.records import Source
     from mmkit.evals.evaluator import Result
     from mmkit.evals.results.zeroshot import ZeroShotResult
     from mmkit.inference.predictor import Predictor
@@ -178,19 +179,14 @@ def retrieval(args: argparse.Namespace) -> None:
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import open_source, own_classes
+    from mmkit.data.sources.open import own_classes
     from mmkit.evals.prompts import templates_named
     from mmkit.evals.text_bank import cache_folder
     from mmkit.evals.zeroshot import ZeroShot
 
     _check(args)
     _check_class_files(args)
-    columns = columns_of(args.columns, ("image", "label"))
-    data = open_source(
-        args.data, {"label"}, columns=columns, split=args.split, images=args.images,
-        answers_needed=args.predictions is None or args.classes is None,
-    )  # fmt: skip
+    data = _labelled(args, needed=args.predictions is None or args.classes is None)
     classes = args.classes or own_classes(args.data)
     evaluator = ZeroShot(
         source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
@@ -207,24 +203,29 @@ def zeroshot(args: argparse.Namespace) -> None:
 
 def classify(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import open_source
     from mmkit.evals.image_classes import ImageClasses
 
     _check(args)
     _check_class_files(args)
-    columns = columns_of(args.columns, ("image", "label"))
-    data = open_source(
-        args.data, {"label"}, columns=columns, split=args.split, images=args.images,
-        answers_needed=args.predictions is None,
-    )  # fmt: skip
     evaluator = ImageClasses(
-        source=data, head=args.head, batch_size=args.batch_size, predictions=args.predictions, bad=args.max_bad
+        source=_labelled(args, needed=args.predictions is None), head=args.head, batch_size=args.batch_size,
+        predictions=args.predictions, bad=args.max_bad,
     )  # fmt: skip
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor)
     _show(args, result)
     _write_class_files(args, result)
+
+
+def _labelled(args: argparse.Namespace, needed: bool) -> Source:
+    """The pictures of --data; needed: each has a label."""
+    from mmkit.data.sources.delimited import columns_of
+    from mmkit.data.sources.open import open_source
+
+    columns = columns_of(args.columns, ("image", "label"))
+    return open_source(
+        args.data, {"label"}, columns=columns, split=args.split, images=args.images, answers_needed=needed
+    )
 
 
 def _check_class_files(args: argparse.Namespace) -> None:

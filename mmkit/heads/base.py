@@ -6,12 +6,14 @@ and give ids and tensors; texts become ids, and ids texts, in ``mmkit.inference`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.types import Count, Fused, HeadOutput
 
@@ -68,6 +70,32 @@ class Head(nn.Module):
 def reads_words(head: object) -> bool:
     """Whether a head reads texts; of one that does not say so it is taken for granted."""
     return bool(getattr(head, "needs_words", True))
+
+
+class Sorter(Head):
+    """A head that sorts each sample into one of ``classes``; the target ``label`` (B,) int64 says which.
+
+    classes: the names in the order of the labels; UserError for less than two, and for a name that stands there twice.
+    """
+
+    distilled = True
+
+    def __init__(self, classes: Sequence[str], label: str) -> None:
+        super().__init__()
+        if len(set(classes)) != len(classes) or len(classes) < 2:
+            raise UserError(f"{type(self).__name__}: {len(classes)} classes; give at least two names, each once")
+        self.classes = tuple(classes)
+        self.label = label
+
+    def counts(self, f: Features) -> int:
+        """The samples."""
+        return len(f.batch)
+
+    def output(self, f: Features, loss: Tensor, logits_BC: Tensor, labels_B: Tensor) -> HeadOutput:
+        """The loss over the samples with its logs: the chance level ln C, and the accuracy beside its own."""
+        hits = (logits_BC.detach().argmax(-1) == labels_B).float().mean()
+        chance = {"chance": math.log(len(self.classes)), "chance_accuracy": 1 / len(self.classes)}
+        return HeadOutput(loss=loss, count=self.counts(f), logs=chance | {"accuracy": hits})
 
 
 class Candidates(NamedTuple):

@@ -5,37 +5,30 @@ A small perceptron on the fused [CLS] state, with the momentum teacher's answer 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.heads.base import Sorter
 from mmkit.losses import distilled_cross_entropy
 from mmkit.nn.init import initialise
 from mmkit.types import Fused, HeadOutput, ModelSpec
 
 
-class Classify(Head):
+class Classify(Sorter):
     """Cross-entropy of ``batch.targets["label"]`` (B,) int64.
 
     ``classes``: their names in the order of the labels, or how many there are. ``label``: the target's name.
     """
 
     needs_words = True
-    distilled = True
 
     def __init__(self, spec: ModelSpec, classes: int | Sequence[str], label: str = "label") -> None:
-        super().__init__()
+        super().__init__([str(i) for i in range(classes)] if isinstance(classes, int) else classes, label)
         if not spec.fuses:
             raise UserError("Classify reads fused states; this model has no fuse")
-        names = [str(i) for i in range(classes)] if isinstance(classes, int) else classes
-        if len(set(names)) != len(names) or len(names) < 2:
-            raise UserError(f"Classify: classes = {classes}: give at least two, each once")
-        self.classes = tuple(names)
-        self.label = label
         self.dense = nn.Linear(spec.fused_width, spec.fused_width)
         self.out = nn.Linear(spec.fused_width, len(self.classes))
         initialise(self, spec.fused_width)
@@ -54,13 +47,4 @@ class Classify(Head):
         logits_BC = self.predict(f)
         teacher_BC = f.twin(self).predict(f.teacher) if f.teacher is not None and f.alpha else None
         loss = distilled_cross_entropy(logits_BC, labels_B, teacher_BC, f.alpha).mean()
-        hits = (logits_BC.detach().argmax(-1) == labels_B).float().mean()
-        return HeadOutput(
-            loss=loss,
-            count=self.counts(f),
-            logs={"chance": math.log(len(self.classes)), "accuracy": hits, "chance_accuracy": 1 / len(self.classes)},
-        )
-
-    def counts(self, f: Features) -> int:
-        """The samples."""
-        return len(f.batch)
+        return self.output(f, loss, logits_BC, labels_B)

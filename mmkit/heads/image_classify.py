@@ -5,7 +5,6 @@ Label smoothing as Szegedy et al. (2016, section 7); with a momentum teacher its
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.heads.base import Sorter
 from mmkit.losses import soft_cross_entropy
 from mmkit.nn.pool import pooled
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class ImageClassify(Head):
+class ImageClassify(Sorter):
     """Cross-entropy of ``batch.targets["label"]`` (B,) int64 from the class token, or the mean of the patches.
 
     classes: their names in the order of the labels; they are saved with the model. label: the target's name.
@@ -27,18 +26,12 @@ class ImageClassify(Head):
     the patches also where there is a class token (as MAE's fine-tuning).
     """
 
-    distilled = True
-
     def __init__(
         self, spec: ModelSpec, classes: Sequence[str], label: str = "label", smoothing: float = 0.0, mean: bool = False
     ) -> None:
-        super().__init__()
-        if len(set(classes)) != len(classes) or len(classes) < 2:
-            raise UserError(f"ImageClassify: {len(classes)} classes; give at least two names, each once")
+        super().__init__(classes, label)
         if not 0 <= smoothing < 1:
             raise UserError(f"ImageClassify: smoothing={smoothing}: a share, 0 to below 1")
-        self.classes = tuple(classes)
-        self.label = label
         self.smoothing = smoothing
         self.class_tokens = spec.class_tokens
         self.mean = mean
@@ -57,13 +50,4 @@ class ImageClassify(Head):
         if f.teacher is not None and f.alpha:
             soft_BC = f.twin(self).predict(f.teacher).softmax(-1)
             loss = (1 - f.alpha) * loss + f.alpha * soft_cross_entropy(logits_BC, soft_BC).mean()
-        hits = (logits_BC.detach().argmax(-1) == labels_B).float().mean()
-        return HeadOutput(
-            loss=loss,
-            count=self.counts(f),
-            logs={"chance": math.log(len(self.classes)), "accuracy": hits, "chance_accuracy": 1 / len(self.classes)},
-        )
-
-    def counts(self, f: Features) -> int:
-        """The samples."""
-        return len(f.batch)
+        return self.output(f, loss, logits_BC, labels_B)

@@ -15,7 +15,6 @@ from mmkit.evals.results.reranking import Reranking
 if TYPE_CHECKING:
     from rich.table import Table
 
-Ways = Literal["t2i", "i2t"]
 Rates = Mapping[str, Mapping[int, float]]
 """R@k as {"t2i": {1: ...}, "i2t": ...}, 0 to 1."""
 
