@@ -1,52 +1,68 @@
 """What the processes of a run do together. Each call is made by every process, or by none.
 
-With one process nothing here needs a process group, and every function is a no-op.
+With one process nothing here needs a process group, and every function is a no-op. PyTorch is imported by who calls
+it with several: a command that computes nothing does without.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmkit.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
 
+def group() -> Any:
+    """``torch.distributed`` where processes work together, else None. Imports nothing: who works together has it."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
+
+
 def world_size() -> int:
     """The number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return 1 if (dist := group()) is None else int(dist.get_world_size())
 
 
 def rank() -> int:
     """The number of this process among them, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
+    return int(group().get_rank()) if world_size() > 1 else 0
 
 
 def gather(x: Tensor) -> Tensor:
     """(n, ...) of each rank -> (ranks * n, ...) in the order of ranks, without gradient."""
     if world_size() == 1:
         return x.detach()
+    import torch
+
     parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.detach().contiguous())
+    torch.distributed.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts)
 
 
-class _GatherWithGrad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        return gather(x)
+@cache
+def _with_grad() -> Any:
+    import torch
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        grad = sum_over_ranks(grad)
-        return grad.chunk(world_size())[rank()]
+    class GatherWithGrad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+            return gather(x)
+
+        @staticmethod
+        def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+            grad = sum_over_ranks(grad)
+            return grad.chunk(world_size())[rank()]
+
+    return GatherWithGrad
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
@@ -55,13 +71,15 @@ def gather_with_grad(x: Tensor) -> Tensor:
     Where the loss is the mean of the ranks' losses, as under DistributedDataParallel, the parameters then get the
     exact gradient of that mean.
     """
-    return x if world_size() == 1 else _GatherWithGrad.apply(x)
+    return x if world_size() == 1 else _with_grad().apply(x)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of a tensor over all ranks, without gradient."""
     if world_size() == 1:
         return x.detach()
+    import torch.distributed as dist
+
     total = x.detach().clone()
     dist.all_reduce(total)
     return total
@@ -71,6 +89,8 @@ def gather_objects(value: T) -> list[T]:
     """The values of all processes, in the order of ranks."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -86,6 +106,8 @@ def on_first(work: Callable[[], T]) -> T:
         except Exception as caught:  # noqa: BLE001  # whatever it is: the others wait
             error, outcome[1] = caught, travelling(caught)
     if world_size() > 1:
+        import torch.distributed as dist
+
         dist.broadcast_object_list(outcome, src=0)
     if error is not None:
         raise error
@@ -147,6 +169,8 @@ def _first_failure(key: str, error: Exception) -> str | None:
     """Leave a note of this process's failure for the others; theirs, where another one was first."""
     if world_size() == 1:
         return None
+    import torch.distributed as dist
+
     note = f"{rank()} {travelling(error)}"
     store = dist.distributed_c10d._get_default_store()
     try:

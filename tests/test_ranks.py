@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mmkit import ranks
 from mmkit.errors import Stopped, UserError
@@ -23,10 +24,8 @@ def as_rank(monkeypatch):
             for part, value in zip(parts, fill(x), strict=True):
                 part.copy_(value)
 
-        monkeypatch.setattr(ranks.dist, "all_gather", all_gather)
-        monkeypatch.setattr(
-            ranks.dist, "all_reduce", lambda x: [x.add_(y) for i, y in enumerate(others) if i != number]
-        )
+        monkeypatch.setattr(dist, "all_gather", all_gather)
+        monkeypatch.setattr(dist, "all_reduce", lambda x: [x.add_(y) for i, y in enumerate(others) if i != number])
 
     return become
 
@@ -110,7 +109,7 @@ def test_the_others_wait_for_the_first_and_raise_what_it_did(as_rank, monkeypatc
         sent.append(src)
         values[:] = given
 
-    monkeypatch.setattr(ranks.dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
     for outcome in ([7, None], [None, UserError("bad")]):
         given[:] = outcome
         if outcome[1] is None:
@@ -120,7 +119,7 @@ def test_the_others_wait_for_the_first_and_raise_what_it_did(as_rank, monkeypatc
                 on_first(failing(AssertionError("called on another")))
     as_rank(0, [None, None])
     told = []
-    monkeypatch.setattr(ranks.dist, "broadcast_object_list", lambda x, src: (sent.append(src), told.append(list(x))))
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda x, src: (sent.append(src), told.append(list(x))))
     assert on_first(lambda: 5) == 5
     with pytest.raises(KeyError):
         on_first(failing(KeyError("x")))
@@ -168,7 +167,7 @@ SAID = "process 0 stopped: KeyError: 'a'"
 def test_who_only_sees_another_leave_says_why_it_did(as_rank, monkeypatch, notes, error, raised):
     as_rank(1, [None, None])
     store = Store(**notes)
-    monkeypatch.setattr(ranks.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     with pytest.raises(raised[0]) as caught, named_failures():
         raise error
     assert (type(caught.value), str(caught.value)) == raised
@@ -177,7 +176,7 @@ def test_who_only_sees_another_leave_says_why_it_did(as_rank, monkeypatch, notes
 def test_a_failure_is_noted_for_each_block_apart(as_rank, monkeypatch):
     as_rank(1, [None, None])
     store = Store()
-    monkeypatch.setattr(ranks.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     for name in "ab":
         with pytest.raises(KeyError), named_failures():
             raise KeyError(name)

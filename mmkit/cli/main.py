@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmkit import files
 from mmkit.errors import Stopped, UserError
 from mmkit.parent import live_with_launcher
+from mmkit.ranks import group, rank, world_size
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -52,8 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser with every group's subcommands."""
     parser = argparse.ArgumentParser(prog="mmkit", description="Vision-language pre-training")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in GROUPS:
-        importlib.import_module(f"mmkit.cli.{group}").register(commands)
+    for name in GROUPS:
+        importlib.import_module(f"mmkit.cli.{name}").register(commands)
     return parser
 
 
@@ -91,26 +92,14 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _group() -> Any:
-    """``torch.distributed`` where processes work together, else None. Imports nothing: who works together has it."""
-    dist = sys.modules.get("torch.distributed")
-    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks for all."""
-    return (dist := _group()) is None or dist.get_rank() == 0
-
-
 def process_label() -> str:
     """A prefix for messages where a launcher started several."""
-    dist = _group()
-    return f"[process {dist.get_rank()}] " if dist is not None and dist.get_world_size() > 1 else ""
+    return f"[process {rank()}] " if world_size() > 1 else ""
 
 
 def leave_processes() -> None:
     """End the process group, where there is one, when all is done."""
-    if (dist := _group()) is not None:
+    if (dist := group()) is not None:
         dist.barrier()
         dist.destroy_process_group()
 
@@ -146,7 +135,7 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
     Commands call it after they have shown their outcome, so that no failure here loses it.
     """
-    if path is None or not is_first():
+    if path is None or rank() != 0:
         return
     files.write_json(path, nested(numbers))
 
@@ -171,7 +160,7 @@ def show(numbers: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if not is_first():
+    if rank() != 0:
         return
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)

@@ -10,10 +10,19 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmkit.convert.pictures.read import PREPROCESSOR, PROCESSOR
-from mmkit.convert.read_file import OPEN_CLIP_CONFIG, WEIGHTS, find_weights
+from mmkit.data.images.formats import kind_of, suffix_of
 from mmkit.errors import UserError
 
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+INDEX = ".index.json"
+PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 FORMS = 'a file or folder, "timm:NAME" or "hf:OWNER/NAME"'
 
 
@@ -31,7 +40,49 @@ def locate(source: str) -> Path:
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"{source}: no such file or folder; weights are given as {FORMS}")
-    return find_weights(path)
+    found = find_weights(path)
+    if not found.name.endswith(INDEX):
+        check_is_weights(found)
+    return found
+
+
+def find_weights(path: Path) -> Path:
+    """The file itself, or the one in a folder; UserError that says what would be taken."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    for name in WEIGHTS:
+        if (path / f"{name}{INDEX}").is_file():
+            return path / f"{name}{INDEX}"
+    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    if len(found) == 1:
+        return found[0]
+    hint = f"it holds {', '.join(p.name for p in found)}: name one of them" if found else f"put {WEIGHTS[0]} there"
+    raise UserError(f"{path}: none of {', '.join(WEIGHTS)} is in it; {hint}")
+
+
+def check_is_weights(path: Path) -> None:
+    """UserError for a file that begins as no weights do, which says what it is."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise UserError(f"{path}: an empty file; copy or download it again")
+    if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":  # torch.save, a pickle, safetensors
+        return
+    kind = f"a picture ({suffix_of(head)})" if suffix_of(head) else kind_of(head)
+    if kind:
+        raise UserError(f"{path}: {kind}, no checkpoint")
+    raise UserError(
+        f"{path}: no weights, or damaged: neither a safetensors file nor one that torch.save wrote; give one of those, "
+        "or the folder of a model"
+    )
 
 
 def _timm_repository(name: str) -> str:

@@ -23,27 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, find_weights
 from mmkit.convert.tables.table import State, shortened
 from mmkit.errors import UserError
 from mmkit.files import inside, read_json, write_tensors, writing
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "params", "net", "network", "weights")
 AVERAGED = ("model_ema", "ema", "params_ema", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "ema_model")
 PARALLEL, COMPILED = "module.", "_orig_mod."
 PREFIXES = (PARALLEL, COMPILED, "net.", "model.", "state_dict.")
 PLAIN = (type(None), bool, int, float, str, np.generic, argparse.Namespace)
 SCALARS = ("logit_scale", "logit_bias", "temp")
-INDEX = ".index.json"
 NUMBERS = [np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
 SCALAR: Any = np.float64(0).__reduce__()[0]  # makes a number of numpy, which many training programs leave in files
 SCRIPT = "constants.pkl"  # every TorchScript archive has one, and no file of torch.save
@@ -185,25 +177,6 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], wrapper: tuple[str
         content = {name: content}
     with writing(path, "wb") as file:
         torch.save(content, file)
-
-
-def find_weights(path: Path) -> Path:
-    """The file itself, or the one in a folder; UserError that says what would be taken."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    for name in WEIGHTS:
-        if (path / name).is_file():
-            return path / name
-    for name in WEIGHTS:
-        if (path / f"{name}{INDEX}").is_file():
-            return path / f"{name}{INDEX}"
-    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-    if len(found) == 1:
-        return found[0]
-    hint = f"it holds {', '.join(p.name for p in found)}: name one of them" if found else f"put {WEIGHTS[0]} there"
-    raise UserError(f"{path}: none of {', '.join(WEIGHTS)} is in it; {hint}")
 
 
 def _unpickled(path: Path) -> Any:

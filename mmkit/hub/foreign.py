@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.config.projects import clone
-from mmkit.data.images.formats import kind_of, suffix_of
+from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, SUFFIXES, WEIGHTS, check_is_weights, locate
 from mmkit.errors import UserError
 from mmkit.hub.facts import of_transform, quiet
 from mmkit.hub.files import read_json
@@ -41,14 +41,14 @@ UNSTATED = "not stated in the file"
 
 def describe_foreign(source: str) -> dict[str, Any]:
     """The facts of a path, "timm:NAME" or "hf:OWNER/NAME". UserError for what is not there or holds no weights."""
-    from mmkit.convert.layouts.known import guess
-    from mmkit.convert.locate import locate
-    from mmkit.convert.read_file import OPEN_CLIP_CONFIG, read_checkpoint
-
     if not source.startswith(KINDS):
         _check_holds_weights(Path(source).expanduser())
+    path = locate(source)
+    from mmkit.convert.layouts.known import guess
+    from mmkit.convert.read_file import read_checkpoint
+
     with quiet("mmkit.convert.read_file"):  # what it says of several weights stands among the facts
-        file = read_checkpoint(locate(source))
+        file = read_checkpoint(path)
     layout = guess(file.state)
     other = _other_kind(layout, file)
     if other is not None:
@@ -152,8 +152,6 @@ def _as_open_clip(source: str) -> str:
 
 
 def _without_layout(file: Checkpoint, source: str) -> str:
-    from mmkit.convert.read_file import OPEN_CLIP_CONFIG
-
     if (file.path.parent / OPEN_CLIP_CONFIG).is_file() and Path(source).is_dir():
         return f"{_as_open_clip(source)}; mmkit has no table to convert it"
     return "mmkit has no table for it; a Layout of your own: mmkit convert FILE.py:NAME IN OUT"
@@ -232,13 +230,11 @@ def _licence(source: str, file: Checkpoint, layout: Layout | None) -> str:
 
 def _check_holds_weights(place: Path) -> None:
     """UserError for pictures, texts, and folders without weights, that says what they are."""
-    from mmkit.convert.read_file import SUFFIXES, WEIGHTS
-
     if place.is_file():
-        _check_is_weights(place)
+        check_is_weights(place)
         return
     names = sorted(path.name for path in place.iterdir())
-    if any(name in WEIGHTS or name.endswith((*SUFFIXES, ".index.json")) for name in names):
+    if any(name in WEIGHTS or name.endswith((*SUFFIXES, INDEX)) for name in names):
         return
     models = sorted({str(path.parent) for path in (*place.glob("*/config.json"), *place.glob("*/checkpoints"))})
     wanted = f"give the folder of a run or of a model (with {WEIGHTS[0]} or the like), or a weights file"
@@ -248,22 +244,3 @@ def _check_holds_weights(place: Path) -> None:
         raise UserError(f"{place}: an empty folder; {wanted}")
     more = f", ... ({len(names)} in all)" if len(names) > 5 else ""
     raise UserError(f"{place}: holds no weights, but {', '.join(names[:5])}{more}; {wanted}")
-
-
-def _check_is_weights(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not head:
-        raise UserError(f"{path}: an empty file; copy or download it again")
-    if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":  # torch.save, a pickle, safetensors
-        return
-    kind = f"a picture ({suffix_of(head)})" if suffix_of(head) else kind_of(head)
-    if kind:
-        raise UserError(f"{path}: {kind}, no checkpoint")
-    raise UserError(
-        f"{path}: no weights, or damaged: neither a safetensors file nor one that torch.save wrote; give one of those, "
-        "or the folder of a model"
-    )

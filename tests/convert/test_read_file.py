@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmkit.convert.read_file import find_weights, read_checkpoint, write_checkpoint
+from mmkit.convert.locate import find_weights
+from mmkit.convert.read_file import read_checkpoint, write_checkpoint
 from mmkit.errors import UserError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([3])}

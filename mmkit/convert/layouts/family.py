@@ -10,7 +10,8 @@ from typing import Any
 
 from mmkit.convert import clip_config
 from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, patch_of
-from mmkit.convert.pictures.read import OPEN_CLIP, Reading, picture_transform, reading
+from mmkit.convert.locate import OPEN_CLIP_CONFIG
+from mmkit.convert.pictures.read import Reading, picture_transform, reading
 from mmkit.convert.tables import clip, vilt
 from mmkit.convert.tables.table import Row, theirs_of
 from mmkit.data.images.transforms import EvalTransform
@@ -61,7 +62,7 @@ def _told(
     default = Reading(file="CLIP", window=(224, 224), odd="even" if open_clip else "low")
     if siglip:
         default = Reading(file="SigLIP", fit="squash", mean=HALF, std=HALF)
-    size = known.image_size or (found.output if found and found.file != OPEN_CLIP else None)
+    size = known.image_size or (found.output if found and found.file != OPEN_CLIP_CONFIG else None)
     known = replace(
         known, image_heads=known.image_heads if choices.image_heads is None else choices.image_heads,
         text_heads=known.text_heads if choices.text_heads is None else choices.text_heads,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mmkit.convert.locate import OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR
 from mmkit.data.images.centre_crop import CentreCrop, Odd
 from mmkit.data.images.resizing import RESAMPLE, Fit, Resample
 from mmkit.data.images.size import Size, height_width
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 Kind = Literal["CLIP", "Siglip", "Vilt", "Blip"]
-PROCESSOR, PREPROCESSOR, OPEN_CLIP = "processor_config.json", "preprocessor_config.json", "open_clip_config.json"
 
 PLAIN: dict[str, Any] = {
     "do_resize": True, "size": {"height": 224, "width": 224}, "resample": 3, "do_center_crop": False,
@@ -128,9 +128,9 @@ def beside(path: Path) -> dict[str, Settings]:
         found |= {f"{PROCESSOR}: {key}": nested[key] for key in ("image_processor",) if key in nested}
     if (file := path.parent / PREPROCESSOR).is_file():
         found[PREPROCESSOR] = read_json(file, strict=True)
-    if (file := path.parent / OPEN_CLIP).is_file():
+    if (file := path.parent / OPEN_CLIP_CONFIG).is_file():
         said = read_json(file, strict=True)
-        found |= {OPEN_CLIP: said["preprocess_cfg"]} if "preprocess_cfg" in said else {}
+        found |= {OPEN_CLIP_CONFIG: said["preprocess_cfg"]} if "preprocess_cfg" in said else {}
     return found
 
 
@@ -139,11 +139,11 @@ def reading(found: Mapping[str, Settings], kind: Kind, open_clip: bool = False) 
 
     open_clip: whether the weights have open_clip's names, so that its own file counts before the others.
     """
-    for file in sorted(found, key=lambda name: (name == OPEN_CLIP) != open_clip):
+    for file in sorted(found, key=lambda name: (name == OPEN_CLIP_CONFIG) != open_clip):
         settings = found[file]
         if not isinstance(settings, Mapping):
             raise UserError(f"{file}: should hold settings by name, and is {settings!r}")
-        return of_open_clip(settings, file) if file == OPEN_CLIP else of_transformers(settings, kind, file)
+        return of_open_clip(settings, file) if file == OPEN_CLIP_CONFIG else of_transformers(settings, kind, file)
     return None
 
 
@@ -158,12 +158,12 @@ def picture_transform(
     if found is None:
         log.info("nothing beside the weights tells how pictures are read; taken as published: %s", default.at(full))
         return default.at(full).transform(size, patch)
-    found = found.at(full) if found.file == OPEN_CLIP else found  # open_clip asks its model for the size
+    found = found.at(full) if found.file == OPEN_CLIP_CONFIG else found  # open_clip asks its model for the size
     log.info("pictures as %s says: %s", found.file, made := found.transform(size, patch))
     return made
 
 
-def of_open_clip(given: Settings, file: str = OPEN_CLIP) -> Reading:
+def of_open_clip(given: Settings, file: str = OPEN_CLIP_CONFIG) -> Reading:
     """A ``preprocess_cfg``. Where the shorter side is fitted to a size that is no square, open_clip is bicubic."""
     known: dict[str, Any] = {
         "size": 224, "mode": "RGB", "mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic",

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mmkit.convert.pictures.read import OPEN_CLIP, PREPROCESSOR, of_open_clip, of_transformers
+from mmkit.convert.locate import OPEN_CLIP_CONFIG, PREPROCESSOR
+from mmkit.convert.pictures.read import of_open_clip, of_transformers
 from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.data.images.resizing import RESAMPLE
 from mmkit.data.images.size import height_width
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 Form = Literal["CLIP", "Siglip", "Vilt", "open_clip"]
 """Whose processor reads the file: one of transformers by its name, or open_clip's."""
-FILES: dict[Form, str] = {"CLIP": PREPROCESSOR, "Siglip": PREPROCESSOR, "Vilt": PREPROCESSOR, "open_clip": OPEN_CLIP}
+FILES: dict[Form, str] = {"CLIP": PREPROCESSOR, "Siglip": PREPROCESSOR, "Vilt": PREPROCESSOR}
+FILES["open_clip"] = OPEN_CLIP_CONFIG
 
 
 def told(transform: Any, form: Form) -> tuple[dict[str, Any], list[str]]:
