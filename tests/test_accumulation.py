@@ -54,6 +54,11 @@ class Drawn(CountWords):
         return HeadOutput(loss=masked_mean(guess.square(), drawn), count=drawn.sum())
 
 
+class DrawnAndTold(Drawn):
+    def counts(self, f):
+        return (f.random("drawn").uniform() < 0.5).sum()
+
+
 class Two(CountWords):
     """Two losses with two denominators, as boxes and their classes have."""
 
@@ -235,6 +240,13 @@ def test_a_head_that_tells_something_else_is_found_out():
         t.count(micro, 0, CPU)
 
 
+def test_what_heads_draw_to_tell_beforehand_are_the_draws_of_the_step():
+    t, b = made("drawn")
+    t.heads["drawn"] = DrawnAndTold(t.model.spec)
+    _, outputs = step_of(t, [rows(b, i, i + 1) for i in range(SIZE)])  # which compares them with what was told
+    assert 0 < sum(int(out.counts["drawn"]) for out in outputs) < SIZE
+
+
 def test_one_micro_batch_of_another_count_than_told_is_enough():
     told = StepCounts(
         own=torch.tensor([[4.0, 2.0], [4.0, 3.0]]), totals={"a": torch.tensor(8.0), "b": torch.tensor(5.0)}
@@ -256,6 +268,8 @@ def test_counting_changes_no_state_and_draws_nothing():
     assert all(torch.equal(value, before[name]) for name, value in t.state_dict().items())
     assert all(module.training for module in t.modules())
     assert all(p.grad is None for p in t.parameters())
+    t.eval().count([batch(2)], 0, CPU)
+    assert not any(module.training for module in t.modules())
 
 
 def test_a_head_gives_one_loss_or_parts_and_not_both():

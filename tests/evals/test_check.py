@@ -10,6 +10,7 @@ from mmkit.evals.grounding import Grounding
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot
 from tests.evals.parts import Pictures, predictor
+from tests.sizes import vilt_tiny
 
 
 @pytest.mark.parametrize("evaluator", [ZeroShot, Retrieval, Grounding])
@@ -17,9 +18,13 @@ def test_what_cannot_be_measured_is_said_before_training(evaluator):
     evaluator(source=partial(Pictures, 5)).check(predictor())
     with pytest.raises(UserError, match="no records"):
         evaluator(source=partial(Pictures, 0)).check(predictor())
+    with pytest.raises(UserError, match="the ending says the form"):
+        evaluator(source=partial(Pictures, 5), predictions="found.txt").check(predictor())
     if evaluator is not Grounding:
         with pytest.raises(UserError, match="cannot match or re-rank"):
             evaluator(source=partial(Pictures, 5), rerank_top=2).check(predictor(heads=("itc",)))
+        with pytest.raises(UserError, match="cannot match"):  # and it has no joint space to compare in
+            evaluator(source=partial(Pictures, 5)).check(predictor(heads=(), model=vilt_tiny))
 
 
 def test_a_classification_is_checked_before_training():

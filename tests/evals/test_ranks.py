@@ -1,6 +1,7 @@
 """One, two and three processes give the same metrics, and one that fails does not leave the others waiting."""
 
 import json
+import logging
 from functools import partial
 
 import pytest
@@ -32,6 +33,17 @@ class Gathering(Order):
     def compute(self):
         assert not (self.sync_on_compute and world_size() > 1)
         return super().compute()
+
+
+class Said(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
 
 
 METRICS = {"right": Right(), "order": Gathering()}
@@ -75,7 +87,11 @@ def predict(folder):
 
 
 def work(rank, world, folder):
+    warned = logging.getLogger("mmkit.evals.evaluator")
+    warned.addHandler(said := Said())
     found = evaluate()
+    warned.removeHandler(said)
+    assert bool(said.lines) == (rank == 0)  # what was left out is said by one process
     files = predict(folder / "many")
     try:
         Retrieval(source=Pictures(9, broken=8), batch_size=4)(predictor())
@@ -118,3 +134,5 @@ def test_units_cover_everything_once(monkeypatch):
 def test_lost_items_are_an_error():
     with pytest.raises(RuntimeError, match="2 results for 3 items"):
         gather_by_index(torch.zeros(2), torch.tensor([0, 2]), 3)
+    with pytest.raises(RuntimeError, match="3 results for 3 items"):
+        gather_by_index(torch.zeros(3), torch.tensor([0, 2, 2]), 3)

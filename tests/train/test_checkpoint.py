@@ -169,6 +169,7 @@ def test_steps_are_ordered_by_number_and_other_names_are_not_taken(tmp_path):
         write(tmp_path, Tied(), step)
     shutil.copytree(tmp_path / "step-99999999", tmp_path / "step-2 (copy)")
     assert [p.name for p in resuming.checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
+    assert resuming.latest(tmp_path).name == "step-100000000"
 
 
 def test_writing_a_step_again_replaces_it_whole(tmp_path, monkeypatch):
