@@ -164,6 +164,15 @@ def test_a_checkpoint_of_before_sizes_were_kept_is_whole(tmp_path):
     assert resuming.latest(tmp_path) is None
 
 
+def test_what_a_checkpoint_says_of_its_experiment_has_the_present_names(tmp_path):
+    path = write(tmp_path, Tied())
+    kept = json.loads((path / "meta.json").read_text())
+    kept["experiment"] = {"dataclass": "mmkit.config:Run", "args": {"product": "highest"}}
+    (path / "meta.json").write_text(json.dumps(kept))
+    now = {"dataclass": "mmkit.config.experiment:Run", "args": {"float32_matmul": "highest"}}
+    assert resuming.load_meta(path).experiment == now
+
+
 def test_steps_are_ordered_by_number_and_other_names_are_not_taken(tmp_path):
     for step in (99_999_999, 100_000_000):
         write(tmp_path, Tied(), step)
@@ -212,6 +221,9 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
     with pytest.raises(UserError, match=r"run\.steps: 5 -> 6"):
         resuming.check_same(tmp_path, old, new, (5, 5))
     resuming.check_same(tmp_path, old, new, free=("run",))
+    new["args"]["w"]["tuple"] = [2, 3]
+    with pytest.raises(UserError, match=r"run\.steps: 5 -> 6; w\.0: 1 -> 2; w\.1: absent -> 3\. Restore these"):
+        resuming.check_same(tmp_path, old, new, (5, 5))
     with pytest.raises(UserError, match="records of the source: 5 -> 6"):
         resuming.check_same(tmp_path, old, old, (5, 6))
 
