@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmkit.convert.tables.albef import entailment
+from mmkit.convert.tables.albef import table_of
 from mmkit.convert.tables.table import read
 from mmkit.heads.classify import Classify
 from mmkit.task import Task
@@ -29,7 +29,7 @@ def task_of(path, alpha=None):
     heads = {"label": Classify(model.spec, CLASSES)}
     task = Task(model, heads, momentum=meta["momentum"], alpha=meta["alpha"] if alpha is None else alpha)
     state = under(x, "sd.")
-    task.load_state_dict(read(entailment(state), state))
+    task.load_state_dict(read(table_of(state, "entailment"), state))
     task.train()
     rows = torch.arange(len(x["in.image"]))
     batch = Batch(
@@ -54,7 +54,7 @@ def test_gradients_and_teacher(path):
     x, task, batch = task_of(path)
     task.ema.update()
     task(batch, 0).loss.backward()
-    rows = entailment(under(x, "sd."))
+    rows = table_of(under(x, "sd."), "entailment")
     compare_gradients(x, task, rows)
     compare_after_step(x, task, rows)
 

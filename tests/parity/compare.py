@@ -62,7 +62,7 @@ def build(meta: dict, alpha: float, draw) -> Task:
 
 def load_pretrain(task: Task, state: Mapping[str, Tensor]) -> None:
     """An official pre-training state into our task, every tensor of it."""
-    ours = read(official.pretrain(state), state)
+    ours = read(official.table_of(state, "pretrain"), state)
     task.load_state_dict(ours)
     task.constrain()
     task.train()

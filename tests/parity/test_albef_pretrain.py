@@ -77,7 +77,7 @@ def test_gradients_teacher_and_queue(path):
     compare_gradients(x, task, trainable(task, state))
     task.ema.momentum = 1.0  # it was updated before the forward, as officially
     task.after_step([out.carry])
-    compare_after_step(x, task, official.pretrain(state))
+    compare_after_step(x, task, official.table_of(state, "pretrain"))
 
 
 @for_each([path for path in STEPS if under(load(path)[1], "step.")], "step.*")
@@ -136,4 +136,4 @@ def test_several_steps(path):
             task.ema.momentum = 1.0  # what follows the last step, officially the next forward would begin with
         task.after_step([out.carry])
         assert int(task.heads["itc"].queue.pushed) % meta["cfg"]["queue_size"] == meta["ptr_after"][step]
-    compare_after_run(x, task, official.pretrain(under(x, "sd.")), meta["lr"])
+    compare_after_run(x, task, official.table_of(under(x, "sd."), "pretrain"), meta["lr"])

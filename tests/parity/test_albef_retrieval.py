@@ -45,7 +45,7 @@ def task_of(path, alpha=None):
     }
     task = Task(model, heads, momentum=meta["cfg"]["momentum"], alpha=meta["alpha"] if alpha is None else alpha)
     state = under(x, "sd.")
-    rows = official.retrieval(state)
+    rows = official.table_of(state, "retrieval")
     task.load_state_dict(read(rows, state))
     task.train()
     return meta, x, task, draw, rows

@@ -27,7 +27,7 @@ def task_of(path, alpha=None):
         first_token_twice=True,
     )  # fmt: skip
     task = Task(model, {"answer": head}, momentum=meta["momentum"], alpha=meta["alpha"] if alpha is None else alpha)
-    task.load_state_dict(read(official.vqa(state), state))
+    task.load_state_dict(read(official.table_of(state, "vqa"), state))
     task.train()
     return x, task
 
@@ -71,7 +71,7 @@ def test_gradients_and_teacher(path):
     x, task = task_of(path)
     task.ema.update()
     task(batch_of(x), 0).loss.backward()
-    rows = official.vqa(under(x, "sd."))
+    rows = official.table_of(under(x, "sd."), "vqa")
     compare_gradients(x, task, rows)
     compare_after_step(x, task, rows)
 

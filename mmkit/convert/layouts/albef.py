@@ -30,6 +30,7 @@ BERT = "google-bert/bert-base-uncased"
 LICENCE = "BSD-3-Clause (the official ALBEF release)"
 ENTAILMENT = ("contradiction", "neutral", "entailment")
 Heads = dict[str, partial[Any]]
+MakeHeads = Callable[[State, albef.Parts, Choices], Heads]
 
 
 def towers(state: State, parts: albef.Parts, choices: Choices) -> tuple[dict[str, Any], EvalTransform]:
@@ -53,11 +54,9 @@ def towers(state: State, parts: albef.Parts, choices: Choices) -> tuple[dict[str
     return numbers, picture_transform(found, default, size, parts.patch[0], full)
 
 
-def _recipe(
-    table: Callable[[State], list[Row]], heads: Callable[[State, albef.Parts, Choices], Heads], most_tokens: int
-) -> Callable[[State, Choices], Recipe]:
+def _recipe(kind: albef.Kind, heads: MakeHeads, most_tokens: int) -> Callable[[State, Choices], Recipe]:
     def recipe(state: State, choices: Choices) -> Recipe:
-        rows, parts = table(state), albef.parts_of(state)
+        rows, parts = albef.table_of(state, kind), albef.parts_of(state)
         numbers, transform = towers(state, parts, choices)
         return Recipe(
             model=partial(build, **numbers, fusion_depth=parts.fusion_depth), heads=heads(state, parts, choices),
@@ -69,7 +68,7 @@ def _recipe(
     return recipe
 
 
-def _contrastive(positives: Literal["image", "pair"]) -> Callable[[State, albef.Parts, Choices], Heads]:
+def _contrastive(positives: Literal["image", "pair"]) -> MakeHeads:
     def heads(state: State, parts: albef.Parts, choices: Choices) -> Heads:
         itc = partial(ITC, queue_size=parts.queue, positives=positives)
         found: Heads = {"itc": itc, "itm": partial(ITM, avoid=positives)}
@@ -118,35 +117,39 @@ def _two_pictures(state: State) -> bool:
     return sum(crosses) > crosses.count(False)
 
 
+def _official(
+    kind: albef.Kind, name: str, what: str, fits: Callable[[State], bool], heads: MakeHeads, most_tokens: int,
+    answers: str = "",
+) -> Layout:  # fmt: skip
+    """The layout of a task. answers: the end of its command, where the model needs a list of them."""
+    return Layout(
+        name=name, what=f"official ALBEF, {what}", licence=LICENCE, fits=fits,
+        recipe=_recipe(kind, heads, most_tokens), back=_back(kind), takes=(*TAKES, "answers") if answers else TAKES,
+        use=f"mmkit convert {name} {{path}} OUT{answers}",
+    )  # fmt: skip
+
+
 TAKES = ("image_heads", "text_heads", "image_size")
 ALBEF = (
-    Layout(
-        name="albef", what="official ALBEF, pre-training", licence=LICENCE,
-        fits=_has("visual_encoder.cls_token", "text_encoder.cls.predictions.bias", "itm_head.weight"),
-        recipe=_recipe(albef.pretrain, _contrastive("pair"), RETRIEVAL_TOKENS), back=_back("pretrain"),
-        takes=TAKES,
-        use="mmkit convert albef {path} OUT",
+    _official(
+        "pretrain", "albef", "pre-training",
+        _has("visual_encoder.cls_token", "text_encoder.cls.predictions.bias", "itm_head.weight"),
+        _contrastive("pair"), RETRIEVAL_TOKENS,
     ),
-    Layout(
-        name="albef-vqa", what="official ALBEF, VQA", licence=LICENCE,
-        fits=_has("visual_encoder.cls_token", "text_decoder.bert.embeddings.word_embeddings.weight"),
-        recipe=_recipe(albef.vqa, _answers, TASK_TOKENS), back=_back("vqa"),
-        takes=(*TAKES, "answers"),
-        use="mmkit convert albef-vqa {path} OUT --answers answer_list.json",
+    _official(
+        "vqa", "albef-vqa", "VQA",
+        _has("visual_encoder.cls_token", "text_decoder.bert.embeddings.word_embeddings.weight"),
+        _answers, TASK_TOKENS, answers=" --answers answer_list.json",
     ),
-    Layout(
-        name="albef-retrieval", what="official ALBEF, retrieval or RefCOCO", licence=LICENCE,
-        fits=_has("visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight", "itm_head.weight"),
-        recipe=_recipe(albef.retrieval, _contrastive("image"), RETRIEVAL_TOKENS), back=_back("retrieval"),
-        takes=TAKES,
-        use="mmkit convert albef-retrieval {path} OUT",
+    _official(
+        "retrieval", "albef-retrieval", "retrieval or RefCOCO",
+        _has("visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight", "itm_head.weight"),
+        _contrastive("image"), RETRIEVAL_TOKENS,
     ),
-    Layout(
-        name="albef-ve", what="official ALBEF, visual entailment", licence=LICENCE,
-        fits=lambda x: _has("visual_encoder.cls_token", "cls_head.0.weight")(x) and not _two_pictures(x),
-        recipe=_recipe(albef.entailment, _labels, TASK_TOKENS), back=_back("entailment"),
-        takes=TAKES,
-        use="mmkit convert albef-ve {path} OUT",
+    _official(
+        "entailment", "albef-ve", "visual entailment",
+        lambda x: _has("visual_encoder.cls_token", "cls_head.0.weight")(x) and not _two_pictures(x),
+        _labels, TASK_TOKENS,
     ),
     Layout(
         name="albef-nlvr2", what="official ALBEF, NLVR2", licence=LICENCE,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from mmkit.convert import clip_config
 from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, patch_of
@@ -31,25 +31,19 @@ WORDS = "model.text.words.weight"
 log = logging.getLogger(__name__)
 
 
-def _clip_recipe(state: State, choices: Choices) -> Recipe:
-    known, transform = _told(state, choices, siglip=False)
-    arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
-    return Recipe(
-        model=partial(sizes_dual.clip, **arguments), heads={"itc": partial(ITC, queue_size=0)}, rows=rows,
-        vocab_size=len(state[theirs_of(rows, WORDS)]), max_tokens=arguments["max_tokens"],
-        transform=transform(arguments), tokenizer=known.tokenizer or "clip", framing=Framing(last=True, grows=False),
-    )  # fmt: skip
-
-
-def _siglip_recipe(state: State, choices: Choices) -> Recipe:
-    known, transform = _told(state, choices, siglip=True)
+def _dual_recipe(state: State, choices: Choices, siglip: bool) -> Recipe:
+    known, transform = _told(state, choices, siglip)
     arguments, rows = clip.arguments(state, known, choices.image_size), clip.table(state)
     words = len(state[theirs_of(rows, WORDS)])
+    tokenizer, framing = "clip", Framing(last=True, grows=False)
+    heads: dict[str, partial[Any]] = {"itc": partial(ITC, queue_size=0)}
+    if siglip:
+        tokenizer = clip_config.TOKENIZERS.get(words, clip_config.TOKENIZERS[32_000])
+        heads, framing = {"sigmoid": partial(Sigmoid)}, replace(framing, first=False, canonical=True)
     return Recipe(
-        model=partial(sizes_dual.siglip, **arguments), heads={"sigmoid": partial(Sigmoid)}, rows=rows,
+        model=partial(sizes_dual.siglip if siglip else sizes_dual.clip, **arguments), heads=heads, rows=rows,
         vocab_size=words, max_tokens=arguments["max_tokens"], transform=transform(arguments),
-        tokenizer=known.tokenizer or clip_config.TOKENIZERS.get(words, clip_config.TOKENIZERS[32_000]),
-        framing=Framing(first=False, last=True, canonical=True, grows=False), filled=True,
+        tokenizer=known.tokenizer or tokenizer, framing=framing, filled=siglip,
     )  # fmt: skip
 
 
@@ -77,18 +71,22 @@ def _told(
     return known, transform
 
 
-def _dual_back(names: clip.Names, siglip: bool) -> Callable[[State], list[Row]]:
+def _dual(name: str, what: str, names: clip.Names, *, siglip: bool) -> Layout:
+    """The layout of one of both under the names of one program."""
+    fits = clip.fits_open_clip if names == "open_clip" else clip.fits_transformers
+    kind: Literal["Siglip", "CLIP"] = "Siglip" if siglip else "CLIP"
+
     def back(ours: State) -> list[Row]:
         if ("model.image_pool.query" in ours) != siglip:
             raise UserError(f"this model is no {'SigLIP' if siglip else 'CLIP'}: its image tower has another pooling")
         return clip.table_of_ours(ours, patch_of(ours), names)
 
-    return back
-
-
-def _dual_fits(names: clip.Names, siglip: bool) -> Callable[[State], bool]:
-    fits = clip.fits_open_clip if names == "open_clip" else clip.fits_transformers
-    return lambda state: fits(state) and clip.parts_of(state).siglip == siglip
+    return Layout(
+        name=name, what=what, licence=Layout.licence if siglip else CLIP_LICENCE,
+        fits=lambda state: fits(state) and clip.parts_of(state).siglip == siglip,
+        recipe=partial(_dual_recipe, siglip=siglip), back=back, takes=DUAL_TAKES,
+        use=f"mmkit convert {name} {{path}} OUT", pictures="open_clip" if names == "open_clip" else kind,
+    )  # fmt: skip
 
 
 def _vilt_recipe(state: State, choices: Choices) -> Recipe:
@@ -141,30 +139,8 @@ FAMILY = (
         recipe=_vilt_recipe, back=_vilt_back("transformers"), takes=VILT_TAKES,
         use="mmkit convert vilt-transformers {path} OUT", pictures="Vilt",
     ),
-    Layout(
-        name="clip", what="CLIP with a ViT, in the names of OpenAI and open_clip", licence=CLIP_LICENCE,
-        fits=_dual_fits("open_clip", siglip=False), recipe=_clip_recipe, back=_dual_back("open_clip", siglip=False),
-        takes=DUAL_TAKES,
-        use="mmkit convert clip {path} OUT", pictures="open_clip",
-    ),
-    Layout(
-        name="clip-transformers", what="CLIP with a ViT, in the names of transformers", licence=CLIP_LICENCE,
-        fits=_dual_fits("transformers", siglip=False), recipe=_clip_recipe,
-        back=_dual_back("transformers", siglip=False),
-        takes=DUAL_TAKES,
-        use="mmkit convert clip-transformers {path} OUT", pictures="CLIP",
-    ),
-    Layout(
-        name="siglip", what="SigLIP, in the names of open_clip", fits=_dual_fits("open_clip", siglip=True),
-        recipe=_siglip_recipe, back=_dual_back("open_clip", siglip=True),
-        takes=DUAL_TAKES,
-        use="mmkit convert siglip {path} OUT", pictures="open_clip",
-    ),
-    Layout(
-        name="siglip-transformers", what="SigLIP, in the names of transformers",
-        fits=_dual_fits("transformers", siglip=True), recipe=_siglip_recipe,
-        back=_dual_back("transformers", siglip=True),
-        takes=DUAL_TAKES,
-        use="mmkit convert siglip-transformers {path} OUT", pictures="Siglip",
-    ),
+    _dual("clip", "CLIP with a ViT, in the names of OpenAI and open_clip", "open_clip", siglip=False),
+    _dual("clip-transformers", "CLIP with a ViT, in the names of transformers", "transformers", siglip=False),
+    _dual("siglip", "SigLIP, in the names of open_clip", "open_clip", siglip=True),
+    _dual("siglip-transformers", "SigLIP, in the names of transformers", "transformers", siglip=True),
 )  # fmt: skip

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from mmkit.convert.tables import bert, vit
-from mmkit.convert.tables.table import Dropped, Entry, Fresh, Row, depth_of, layer, same
+from mmkit.convert.tables.table import Dropped, Entry, Fresh, Row, depth_of, layer, same, stack
 from mmkit.errors import UserError
 
 TEACHER = "ema.copies"
 QUEUE = ("image_queue", "text_queue", "queue_ptr", "idx_queue")
 Kind = Literal["pretrain", "retrieval", "vqa", "entailment"]
 JOINT: tuple[Kind, ...] = ("pretrain", "retrieval")
+NOT_OF_KIND: Mapping[Kind, str] = {
+    "pretrain": "has no vocabulary head (text_encoder.cls): it is not a pre-training file",
+    "retrieval": "is not a retrieval file: those have an itm_head and no text_encoder.cls",
+    "vqa": "is not a VQA file: those have a text_decoder",
+    "entailment": "is not a file of visual entailment: those have a cls_head",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +135,9 @@ def tower(parts: Parts, suffix: str, model: str, head: str) -> list[Row]:
             f"{model}.text.embeddings", f"{inner}embeddings", (f"{predictions}.decoder.weight",) if parts.mlm else ()
         ),
     ]
-    for i in range(parts.text_depth + parts.fusion_depth):
-        above = i - parts.text_depth
-        ours = f"{model}.text.blocks.{i}" if above < 0 else f"{model}.fusion.blocks.{above}"
-        rows += bert.bert_layer(ours, f"{inner}encoder.layer.{i}", above >= 0)
+    rows += bert.both_stacks(
+        f"{model}.text", parts.text_depth, f"{model}.fusion", parts.fusion_depth, f"{inner}encoder.layer", bert.CROSSING
+    )
     if parts.joint:
         rows += [
             *layer(f"{model}.image_proj", f"vision_proj{suffix}"),
@@ -149,13 +154,11 @@ def tower(parts: Parts, suffix: str, model: str, head: str) -> list[Row]:
 
 def _decoder(parts: Parts, ours: str, theirs: str) -> list[Row]:
     predictions = f"{theirs}.cls.predictions"
-    rows: list[Row] = [
+    return [
         *bert.embeddings(f"{ours}.decoder.embeddings", f"{theirs}.bert.embeddings", (f"{predictions}.decoder.weight",)),
         *bert.vocabulary_head(f"{ours}.vocabulary", predictions, (f"{predictions}.decoder.bias",)),
+        *stack(f"{ours}.decoder.blocks", f"{theirs}.bert.encoder.layer", parts.decoder_depth, bert.CROSSING),
     ]
-    for i in range(parts.decoder_depth):
-        rows += bert.bert_layer(f"{ours}.decoder.blocks.{i}", f"{theirs}.bert.encoder.layer.{i}", cross=True)
-    return rows
 
 
 def table(parts: Parts) -> list[Row]:
@@ -194,33 +197,12 @@ def _queues(parts: Parts) -> list[Row]:
     ]  # fmt: skip
 
 
-def pretrain(state: Mapping[str, Tensor]) -> list[Row]:
-    """The table of a pre-training file."""
+def table_of(state: Mapping[str, Tensor], kind: Kind) -> list[Row]:
+    """The table of a file of this kind; UserError for one of another.
+
+    Files of RefCOCO were trained by the losses of retrieval, and are of that kind.
+    """
     parts = parts_of(state)
-    if not parts.mlm:
-        raise UserError("this ALBEF has no vocabulary head (text_encoder.cls): it is not a pre-training file")
-    return table(parts)
-
-
-def retrieval(state: Mapping[str, Tensor]) -> list[Row]:
-    """The table of a file of retrieval fine-tuning, or of RefCOCO, which was trained by the same losses."""
-    parts = parts_of(state)
-    if parts.kind != "retrieval" or "itm_head.weight" not in state:
-        raise UserError("this ALBEF is not a retrieval file: those have an itm_head and no text_encoder.cls")
-    return table(parts)
-
-
-def vqa(state: Mapping[str, Tensor]) -> list[Row]:
-    """The table of a file of VQA."""
-    parts = parts_of(state)
-    if parts.kind != "vqa":
-        raise UserError("this ALBEF is not a VQA file: those have a text_decoder")
-    return table(parts)
-
-
-def entailment(state: Mapping[str, Tensor]) -> list[Row]:
-    """The table of a file of visual entailment."""
-    parts = parts_of(state)
-    if parts.kind != "entailment":
-        raise UserError("this ALBEF is not a file of visual entailment: those have a cls_head")
+    if parts.kind != kind or (kind == "retrieval" and "itm_head.weight" not in state):
+        raise UserError(f"this ALBEF {NOT_OF_KIND[kind]}")
     return table(parts)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmkit.convert.tables.table import Constant, Dropped, Entry, Left, Row, State, depth_of, joined, layer, same
+from mmkit.convert.tables.table import Constant, Dropped, Entry, Left, Row, State, depth_of, layer, same, stack
 from mmkit.errors import UserError
 
 BESIDE = {
@@ -21,29 +21,27 @@ BESIDE = {
     "cls.predictions.": "the vocabulary head, as there is no MLM head to take it",
 }
 CROSS = {"cross", "norm_cross"}
+LAYER = {
+    "attn.qkv": "attention.self.query attention.self.key attention.self.value",
+    "attn.proj": "attention.output.dense", "norm1": "attention.output.LayerNorm",
+    "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "norm2": "output.LayerNorm",
+}  # fmt: skip
+CROSSING = LAYER | {
+    "cross.q": "crossattention.self.query", "cross.kv": "crossattention.self.key crossattention.self.value",
+    "cross.proj": "crossattention.output.dense", "norm_cross": "crossattention.output.LayerNorm",
+}  # fmt: skip
+"""The parts of a layer, without cross-attention and with it."""
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 
 
-def bert_layer(ours: str, theirs: str, cross: bool) -> list[Entry]:
-    """One layer, with cross-attention or without."""
-    attention = f"{theirs}.attention"
-    entries = [
-        *joined(f"{ours}.attn.qkv", (f"{attention}.self.{part}" for part in ("query", "key", "value"))),
-        *layer(f"{ours}.attn.proj", f"{attention}.output.dense"),
-        *layer(f"{ours}.norm1", f"{attention}.output.LayerNorm"),
-        *layer(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
-        *layer(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
-        *layer(f"{ours}.norm2", f"{theirs}.output.LayerNorm"),
+def both_stacks(
+    text: str, lower: int, fusion: str, upper: int, theirs: str, names: Mapping[str, str] = LAYER
+) -> list[Entry]:
+    """The lower layers as blocks of ``text``, those above as blocks of ``fusion``, whose parts are ``names``."""
+    return [
+        *stack(f"{text}.blocks", theirs, lower, LAYER),
+        *stack(f"{fusion}.blocks", theirs, upper, names, start=lower),
     ]
-    if cross:
-        attention = f"{theirs}.crossattention"
-        entries += [
-            *layer(f"{ours}.cross.q", f"{attention}.self.query"),
-            *joined(f"{ours}.cross.kv", (f"{attention}.self.{part}" for part in ("key", "value"))),
-            *layer(f"{ours}.cross.proj", f"{attention}.output.dense"),
-            *layer(f"{ours}.norm_cross", f"{attention}.output.LayerNorm"),
-        ]
-    return entries
 
 
 def embeddings(ours: str, theirs: str, also: tuple[str, ...] = ()) -> list[Entry]:
@@ -102,9 +100,8 @@ def table(
     tied_bias = (f"{predictions}.decoder.bias",) if mlm and f"{predictions}.decoder.bias" in state else ()
     rows: list[Row] = [*embeddings(f"{text}.embeddings", f"{prefix}embeddings", tied)]
     depth = depth_of(state, f"{prefix}encoder.layer.")
-    for i in range(min(depth, text_depth + fusion_depth)):
-        ours = f"{text}.blocks.{i}" if i < text_depth else f"{fusion}.blocks.{i - text_depth}"
-        rows += bert_layer(ours, f"{prefix}encoder.layer.{i}", cross=False)
+    lower, upper = min(depth, text_depth), min(max(0, depth - text_depth), fusion_depth)
+    rows += both_stacks(text, lower, fusion, upper, f"{prefix}encoder.layer")
     if mlm:
         rows += vocabulary_head(mlm, predictions, tied_bias)
     ids = f"{prefix}embeddings.position_ids"
@@ -140,14 +137,12 @@ def table_of_ours(
     """
     if mlm and f"{mlm}.words" in state:
         raise UserError("a BERT's vocabulary matrix is its word embedding; this model's MLM head has one of its own")
-    lower = depth_of(state, f"{text}.blocks.")
+    lower, upper = depth_of(state, f"{text}.blocks."), depth_of(state, f"{fusion}.blocks.")
     predictions = "cls.predictions"
     prefix = "bert." if mlm else ""
     tied = (f"{predictions}.decoder.weight",) if mlm else ()
     rows: list[Row] = [*embeddings(f"{text}.embeddings", f"{prefix}embeddings", tied)]
-    for i in range(lower + depth_of(state, f"{fusion}.blocks.")):
-        ours = f"{text}.blocks.{i}" if i < lower else f"{fusion}.blocks.{i - lower}"
-        rows += bert_layer(ours, f"{prefix}encoder.layer.{i}", cross=False)
+    rows += both_stacks(text, lower, fusion, upper, f"{prefix}encoder.layer")
     rows += [
         Left(name, "the cross-attention, which a BERT has not") for name in state
         if name.startswith(f"{fusion}.blocks.") and not CROSS.isdisjoint(name.split("."))

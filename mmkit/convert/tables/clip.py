@@ -19,10 +19,22 @@ from mmkit.convert.clip_config import Told
 from mmkit.convert.grid import compact, picture_size
 from mmkit.convert.layouts.layout import attention_heads
 from mmkit.convert.tables import vit
-from mmkit.convert.tables.table import Constant, Entry, Row, Split, depth_of, joined, layer, same
+from mmkit.convert.tables.table import Constant, Entry, Row, Split, depth_of, layer, layers, same, stack
 from mmkit.errors import UserError
 
 Names = Literal["open_clip", "transformers"]
+OPEN_CLIP_BLOCK = {
+    "norm1": "ln_1", "attn.proj": "attn.out_proj", "norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+TRANSFORMERS_BLOCK = {
+    "norm1": "layer_norm1", "attn.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+    "attn.proj": "self_attn.out_proj", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+TRANSFORMERS_POOL = {
+    "cross.proj": "attention.out_proj", "norm": "layernorm", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+"""The parts of a layer; open_clip's "attn.in_proj" has no layer's names."""
+PARTS = ("weight", "bias")
 SIZES = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -126,34 +138,20 @@ def _scalar(ours: str, theirs: str, shape: tuple[int, ...]) -> Entry:
     return Entry(ours, (theirs,), lambda x: x.reshape(()), lambda x: x.reshape(shape))
 
 
-def _patches(theirs: str, patch: tuple[int, ...]) -> Entry:
-    shape = (-1, 3, *patch)
-    return Entry("model.image.patch.proj.weight", (theirs,), lambda x: x.flatten(1), lambda x: x.reshape(shape))
-
-
 def _turned(ours: str, theirs: str) -> Entry:
     """A matrix that multiplies from the other side."""
     return Entry(ours, (theirs,), lambda x: x.t().contiguous(), lambda x: x.t().contiguous())
 
 
 def _open_clip_blocks(ours: str, theirs: str, depth: int) -> list[Row]:
-    rows: list[Row] = []
-    for i in range(depth):
-        a, b = f"{ours}.blocks.{i}", f"{theirs}transformer.resblocks.{i}"
-        rows += [
-            *layer(f"{a}.norm1", f"{b}.ln_1"),
-            *(same(f"{a}.attn.qkv.{part}", f"{b}.attn.in_proj_{part}") for part in ("weight", "bias")),
-            *layer(f"{a}.attn.proj", f"{b}.attn.out_proj"),
-            *layer(f"{a}.norm2", f"{b}.ln_2"),
-            *layer(f"{a}.mlp.fc1", f"{b}.mlp.c_fc"),
-            *layer(f"{a}.mlp.fc2", f"{b}.mlp.c_proj"),
-        ]
-    return rows
+    a, b = f"{ours}.blocks", f"{theirs}transformer.resblocks"
+    joint = [(f"{a}.{i}.attn.qkv.{part}", f"{b}.{i}.attn.in_proj_{part}") for i in range(depth) for part in PARTS]
+    return [*stack(a, b, depth, OPEN_CLIP_BLOCK), *(same(own, other) for own, other in joint)]
 
 
 def _open_clip_image(parts: Parts) -> list[Row]:
     return [
-        _patches("visual.conv1.weight", parts.patch),
+        vit.patches("model.image.patch.proj.weight", "visual.conv1.weight", parts.patch),
         Entry("model.image.cls", ("visual.class_embedding",), lambda x: x[None, None], lambda x: x[0, 0]),
         same("model.image.positions.table", "visual.positional_embedding"),
         *layer("model.image.first_norm", "visual.ln_pre"),
@@ -169,8 +167,8 @@ def _open_clip_siglip_image(parts: Parts) -> list[Row]:
     return [
         *(entry for entry in tower if entry.ours != "model.image.cls"),
         same(f"{ours}.query", f"{pool}.latent"),
-        *(row for name in ("q", "kv", "proj") for row in layer(f"{ours}.cross.{name}", f"{pool}.{name}")),
-        *(row for name in ("norm", "mlp.fc1", "mlp.fc2") for row in layer(f"{ours}.{name}", f"{pool}.{name}")),
+        *layers(f"{ours}.cross", pool, {name: name for name in ("q", "kv", "proj")}),
+        *layers(ours, pool, {name: name for name in ("norm", "mlp.fc1", "mlp.fc2")}),
     ]
 
 
@@ -187,27 +185,12 @@ def _open_clip_text(parts: Parts) -> list[Row]:
     return [*rows, _turned("model.text_proj.weight", f"{p}text_projection")]
 
 
-def _transformers_blocks(ours: str, theirs: str, depth: int) -> list[Row]:
-    rows: list[Row] = []
-    for i in range(depth):
-        a, b = f"{ours}.blocks.{i}", f"{theirs}.encoder.layers.{i}"
-        rows += [
-            *layer(f"{a}.norm1", f"{b}.layer_norm1"),
-            *joined(f"{a}.attn.qkv", (f"{b}.self_attn.{name}_proj" for name in "qkv")),
-            *layer(f"{a}.attn.proj", f"{b}.self_attn.out_proj"),
-            *layer(f"{a}.norm2", f"{b}.layer_norm2"),
-            *layer(f"{a}.mlp.fc1", f"{b}.mlp.fc1"),
-            *layer(f"{a}.mlp.fc2", f"{b}.mlp.fc2"),
-        ]
-    return rows
-
-
 def _transformers_image(parts: Parts) -> list[Row]:
     embeddings = "vision_model.embeddings"
     rows: list[Row] = [
-        _patches(f"{embeddings}.patch_embedding.weight", parts.patch),
+        vit.patches("model.image.patch.proj.weight", f"{embeddings}.patch_embedding.weight", parts.patch),
         same("model.image.positions.table", f"{embeddings}.position_embedding.weight"),
-        *_transformers_blocks("model.image", "vision_model", parts.image_depth),
+        *stack("model.image.blocks", "vision_model.encoder.layers", parts.image_depth, TRANSFORMERS_BLOCK),
         *layer("model.image.norm", "vision_model.post_layernorm"),
         *_counted(f"{embeddings}.position_ids", parts.position_ids[1]),
     ]
@@ -222,13 +205,11 @@ def _transformers_image(parts: Parts) -> list[Row]:
     rows += [
         same("model.image.patch.proj.bias", f"{embeddings}.patch_embedding.bias"),
         same(f"{ours}.query", f"{head}.probe"),
-        *layer(f"{ours}.cross.proj", f"{head}.attention.out_proj"),
-        *layer(f"{ours}.norm", f"{head}.layernorm"),
-        *(row for name in ("mlp.fc1", "mlp.fc2") for row in layer(f"{ours}.{name}", f"{head}.{name}")),
+        *layers(ours, head, TRANSFORMERS_POOL),
     ]
     return rows + [
         Split((f"{ours}.cross.q.{part}", f"{ours}.cross.kv.{part}"), f"{head}.attention.in_proj_{part}", (1, 2))
-        for part in ("weight", "bias")
+        for part in PARTS
     ]
 
 
@@ -237,7 +218,7 @@ def _transformers_text(parts: Parts) -> list[Row]:
     rows: list[Row] = [
         same("model.text.words.weight", f"{embeddings}.token_embedding.weight"),
         same("model.text.positions.weight", f"{embeddings}.position_embedding.weight"),
-        *_transformers_blocks("model.text", "text_model", parts.text_depth),
+        *stack("model.text.blocks", "text_model.encoder.layers", parts.text_depth, TRANSFORMERS_BLOCK),
         *layer("model.text.norm", "text_model.final_layer_norm"),
         *_counted(f"{embeddings}.position_ids", parts.position_ids[0]),
     ]

@@ -95,15 +95,23 @@ def same(ours: str, theirs: str, *, also: Iterable[str] = ()) -> Entry:
     return Entry(ours, (theirs,), also=tuple(also))
 
 
-def layer(ours: str, theirs: str) -> list[Entry]:
-    """Weight and bias of a linear layer or a norm."""
-    return [same(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias")]
+def layer(ours: str, *theirs: str) -> list[Entry]:
+    """Weight and bias of a linear layer or a norm; of one of our linear layers that is several in theirs."""
+    return [Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs)) for part in ("weight", "bias")]
 
 
-def joined(ours: str, theirs: Iterable[str]) -> list[Entry]:
-    """Weight and bias of one of our linear layers that is several in theirs."""
-    names = tuple(theirs)
-    return [Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in names)) for part in ("weight", "bias")]
+def layers(ours: str, theirs: str, names: Mapping[str, str]) -> list[Entry]:
+    """Several below two prefixes. names: ours -> theirs; several in theirs stand apart by a space."""
+    return [
+        entry
+        for own, others in names.items()
+        for entry in layer(f"{ours}.{own}", *(f"{theirs}.{other}" for other in others.split()))
+    ]
+
+
+def stack(ours: str, theirs: str, depth: int, names: Mapping[str, str], start: int = 0) -> list[Entry]:
+    """The ``layers`` of numbered blocks: ours from 0 up to ``depth``, theirs from ``start``."""
+    return [entry for i in range(depth) for entry in layers(f"{ours}.{i}", f"{theirs}.{start + i}", names)]
 
 
 def read(table: Iterable[Row], theirs: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> State:

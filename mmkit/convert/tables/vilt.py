@@ -19,7 +19,7 @@ from torch import Tensor
 from mmkit.convert.grid import picture_size, told_size
 from mmkit.convert.layouts.layout import attention_heads
 from mmkit.convert.tables import bert, vit
-from mmkit.convert.tables.table import Dropped, Entry, Row, depth_of, joined, layer, same, theirs_of
+from mmkit.convert.tables.table import Dropped, Entry, Row, depth_of, layer, layers, same, stack, theirs_of
 from mmkit.data.texts.answers.rules import in_order
 from mmkit.errors import UserError
 
@@ -31,6 +31,13 @@ BESIDE = {
     "classifier.": "the classifier of another task than VQA",
     "mpp_score.": "the head of masked patch prediction",
 }
+BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.qkv": "attention.attention.query attention.attention.key attention.attention.value",
+    "attn.proj": "attention.output.dense", "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+}  # fmt: skip
+"""The parts of a layer in the names of transformers."""
 WORDS = "mlm_score.decoder.weight"
 POOLER = "beside.pooler"
 
@@ -196,8 +203,7 @@ def rows_of(parts: Parts) -> list[Row]:
         rows += layer("heads.itm.classify", parts.match)
     if parts.answer:
         rows += layer("heads.answer.pool", f"{p}pooler.dense")
-        for ours, place in (("dense", 0), ("norm", 1), ("out", 3)):
-            rows += layer(f"heads.answer.{ours}", f"{parts.answer}.{place}")
+        rows += layers("heads.answer", parts.answer, {"dense": "0", "norm": "1", "out": "3"})
     if parts.mlm_bias:
         rows += [
             *layer("heads.mlm.dense", "mlm_score.transform.dense"),
@@ -213,30 +219,17 @@ def _with_zero(x: Tensor) -> Tensor:
 
 
 def _transformers_tower(parts: Parts) -> list[Row]:
-    p, shape = parts.prefix, (-1, 3, *parts.patch)
-    rows: list[Row] = [
+    p = parts.prefix
+    return [
         same("model.image.cls", f"{p}embeddings.cls_token"),
         Entry(
             "model.image.positions.table", (f"{p}embeddings.position_embeddings",), lambda x: x[0], lambda x: x[None]
         ),
-        Entry(
-            "model.image.patch.proj.weight", (f"{p}embeddings.patch_embeddings.projection.weight",),
-            lambda x: x.flatten(1), lambda x: x.reshape(shape),
-        ),
+        vit.patches("model.image.patch.proj.weight", f"{p}embeddings.patch_embeddings.projection.weight", parts.patch),
         same("model.image.patch.proj.bias", f"{p}embeddings.patch_embeddings.projection.bias"),
         *layer("model.image.norm", f"{p}layernorm"),
-    ]  # fmt: skip
-    for i in range(parts.depth):
-        ours, theirs = f"model.image.blocks.{i}", f"{p}encoder.layer.{i}"
-        rows += [
-            *layer(f"{ours}.norm1", f"{theirs}.layernorm_before"),
-            *joined(f"{ours}.attn.qkv", (f"{theirs}.attention.attention.{name}" for name in ("query", "key", "value"))),
-            *layer(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
-            *layer(f"{ours}.norm2", f"{theirs}.layernorm_after"),
-            *layer(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
-            *layer(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
-        ]
-    return rows
+        *stack("model.image.blocks", f"{p}encoder.layer", parts.depth, BLOCK),
+    ]
 
 
 def arguments(state: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | None = None) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmkit.convert.tables.table import Dropped, Entry, Row, depth_of, layer, same
+from mmkit.convert.tables.table import Dropped, Entry, Row, depth_of, layer, same, stack
 from mmkit.errors import UserError
 
 TRANSFORMERS = "it is a ViT in the names of transformers: the same weights are published as timm:NAME"
-BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+BLOCK = {name: name for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
 BESIDE = {
     "head.": "the classifier of its pre-training",
     "head_dist.": "the classifier of the distillation token",
@@ -27,23 +27,23 @@ BESIDE = {
 
 def tower(ours: str, theirs: str, depth: int, patch: tuple[int, ...], prefix_rows: int = 1) -> list[Entry]:
     """A ViT under the prefix ``theirs`` ("" or ending in a dot). ``prefix_rows`` > 1: the ones after [CLS] are cut."""
-    shape = (-1, 3, *patch)
     cut = None if prefix_rows == 1 else prefix_rows
-    names = [f"blocks.{i}.{name}" for i in range(depth) for name in BLOCK]
     return [
         same(f"{ours}.cls", f"{theirs}cls_token"),
         Entry(
             f"{ours}.positions.table", (f"{theirs}pos_embed",),
             lambda x: x[0] if cut is None else x[0][[0, *range(cut, x.shape[1])]], lambda x: x[None],
         ),
-        Entry(
-            f"{ours}.patch.proj.weight", (f"{theirs}patch_embed.proj.weight",),
-            lambda x: x.flatten(1), lambda x: x.reshape(shape),
-        ),
+        patches(f"{ours}.patch.proj.weight", f"{theirs}patch_embed.proj.weight", patch),
         same(f"{ours}.patch.proj.bias", f"{theirs}patch_embed.proj.bias"),
         *layer(f"{ours}.norm", f"{theirs}norm"),
-        *(entry for name in names for entry in layer(f"{ours}.{name}", f"{theirs}{name}")),
+        *stack(f"{ours}.blocks", f"{theirs}blocks", depth, BLOCK),
     ]  # fmt: skip
+
+
+def patches(ours: str, theirs: str, patch: tuple[int, ...]) -> Entry:
+    """The weight of a convolution over patches as our linear map of them."""
+    return Entry(ours, (theirs,), lambda x: x.flatten(1), lambda x: x.reshape(-1, 3, *patch))
 
 
 def fits(state: Mapping[str, Tensor]) -> bool:
