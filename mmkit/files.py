@@ -46,9 +46,9 @@ def beside(path: str | Path) -> Iterator[Path]:
         permissions = _permissions(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        permissions = stat.S_IMODE(part.stat().st_mode) if permissions is None else permissions
         yield part
-        if permissions is not None:
-            part.chmod(permissions)
+        part.chmod(permissions)  # a library may have put another file in its place, for its owner alone
         to_disk(part)
         part.replace(place)
         to_disk(place.parent)

@@ -104,6 +104,11 @@ def test_permissions_are_those_of_a_plain_open(tmp_path):
     (tmp_path / "new").chmod(0o604)
     write_text(tmp_path / "new", "y")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
+    write_tensors(tmp_path / "new", {"a": torch.arange(3)})
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
+    (tmp_path / "plain").touch()
+    write_tensors(tmp_path / "weights", {"a": torch.arange(3)})
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_write_protected_file_stays(tmp_path, monkeypatch):

@@ -31,6 +31,14 @@ GROUPS = (
 )  # fmt: skip
 """Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""
 
+OUTPUTS = ("json", "predictions", "confusion", "per_class", "out")
+"""The arguments that name what is written."""
+PARTS = (
+    "config", "model", "preprocessing", "conversion", "training_state", "tokenizer", "sentencepiece", "experiment",
+    "numbers", "metrics", "metadata",
+)  # fmt: skip
+"""Files of a model's, a run's or a data set's folder, without their endings."""
+
 
 def add_command(commands: Commands, name: str, help_text: str, run: Run) -> argparse.ArgumentParser:
     """A subcommand ``name`` that calls ``run(args)``; the parser, for its arguments."""
@@ -69,6 +77,7 @@ def execute(args: argparse.Namespace) -> int:
     try:
         live_with_launcher()
         check_output(args.json)
+        check_outputs(args)
         check_texts(args)
         numbers = args.run(args)
         if numbers is not None:
@@ -89,6 +98,11 @@ def execute(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # who read the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"mmkit: error: {process_label()}{str(error.filename)[:300]}: {error.strerror}\n")
+        return 2
     return 0
 
 
@@ -118,6 +132,31 @@ def check_output(path: Path | None, option: str = "--json") -> None:
     """UserError where the file cannot be written, before any work; nothing is made."""
     if path is not None:
         files.check_writable(path, f"{option} {path}")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """UserError for an output that is what the command reads, or a file of it, or what it writes too."""
+    given = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
+    paths = [(name, value) for name, values in given.items() for value in values if isinstance(value, str | Path)]
+    for name, path in paths:
+        if name not in OUTPUTS or (os.path.exists(path) and not os.path.isfile(path)):
+            continue
+        for other, one in paths:
+            same = other != name and os.path.realpath(one) == os.path.realpath(path)
+            if same or (other not in OUTPUTS and _is_read_in(one, Path(path))):
+                what = "written" if other in OUTPUTS else "read"
+                raise UserError(f"{path}: is {what} by this command too ({other}: {one}); name a new file")
+
+
+def _is_read_in(folder: str | Path, path: Path) -> bool:
+    """Whether a file that is there belongs to what a folder holds: not what a command wrote into it before."""
+    if not path.is_file() or not os.path.isdir(folder) or not path.resolve().is_relative_to(os.path.realpath(folder)):
+        return False
+    from mmkit.data.images.formats import SUFFIXES
+    from mmkit.data.sources.open import is_data_set
+
+    own = (*SUFFIXES, ".txt", *((".parquet", ".arrow") if is_data_set(str(folder)) else ()))
+    return path.stem in PARTS or path.suffix.lower() in own
 
 
 def check_texts(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def _opened(what: Record | Picture | str, name: str, image: Picture) -> _Opened:
         size = load_image(what).size
         return _Opened(size, _digest(image.read_bytes()) if isinstance(image, Path) else name)
     except BadImage as error:
-        gone = isinstance(image, Path) and not image.exists()
+        gone = isinstance(image, Path) and not os.path.exists(image)
         return _Opened(trouble="missing picture" if gone else "unreadable picture", message=str(error))
 
 

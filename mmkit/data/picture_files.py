@@ -184,4 +184,4 @@ def missing(image: str, path: Path) -> tuple[str, str]:
     """(kind, message) for a picture that is not there."""
     if is_url(image):
         return "URL", f"{image[:200]}: pictures behind URLs must be downloaded first (see img2dataset)"
-    return "missing picture", f"no picture {path}" + (" (a folder)" if path.is_dir() else "")
+    return "missing picture", f"no picture {path}" + (" (a folder)" if os.path.isdir(path) else "")

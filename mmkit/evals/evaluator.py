@@ -98,7 +98,7 @@ class Evaluator:
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}: must be at least 1")
         if self.bad is not None and not 0 <= self.bad < 1:
-            raise UserError(f"bad={self.bad} (--max-bad): give a share from 0 to 1, such as 0.01")
+            raise UserError(f"bad={self.bad} (--max-bad): give a share of at least 0 and below 1, such as 0.01")
 
     def __call__(self, predictor: Predictor) -> dict[str, float]:
         """The metrics by dotted name, the same on every process."""

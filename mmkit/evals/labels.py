@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +127,7 @@ def read_classes(classes: str | Path | Sequence[str]) -> ClassSet:
     built_in = built_in_classes(str(classes))
     if built_in is not None:
         return built_in
-    if not Path(classes).is_file():
+    if not os.path.isfile(classes):
         raise UserError(f"{classes}: cannot read the class names; neither a file nor one of {', '.join(CLASS_SETS)}")
     keys, names = _read(classes)
     return ClassSet(tuple(names), (tuple(keys),), ordered=keys == names)

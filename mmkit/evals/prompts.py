@@ -6,6 +6,7 @@ names (n01440764, ...) come from timm. The rest is written here.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def templates_named(name: str | Path) -> tuple[str, ...]:
     sets = {"photo": PHOTO, "openmoji": EMOJI, "zh": CHINESE}
     if str(name) in sets:
         return sets[str(name)]
-    if not Path(name).is_file():
+    if not os.path.isfile(name):
         if "{}" in str(name):
             check_templates([str(name)], "--templates")
             return (str(name),)

@@ -1,11 +1,13 @@
 """No command writes into a folder of something else, or over a file before the new one is whole."""
 
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mmkit.cli.main import main
+from mmkit.cli.main import check_outputs, main
 from mmkit.hub import folder as hub
 from mmkit.train.loop import train
 from tests.train.fakes import tiny
@@ -103,3 +105,49 @@ def test_a_picture_is_written_in_the_end(place, capsys):
     assert main(["data", "show", str(place / "records.jsonl"), "--out", str(place / "sheet.txt"), "--n", "2"]) == 2
     assert "sheet.txt: no kind of picture; give a name that ends in .png" in capsys.readouterr().err
     assert not (place / "sheet.txt").exists()
+
+
+OVER = {
+    "predictions over records": "retrieval --data {place}/records.jsonl --model x --predictions {place}/records.jsonl",
+    "numbers over records": "data check {place}/records.jsonl --json {place}/./records.jsonl",
+    "an import over its source": "data import csv {place}/labels.csv {place}/labels.csv",
+    "a table by a link": "zeroshot --model {model} --data {place}/labels.csv --per-class {place}/link.csv",
+    "a heat map over its picture": "explain --model {model} --image {place}/a.png --text red --out {place}/a.png",
+    "a picture of a folder": "zeroshot --model {model} --data {place}/kinds --confusion {place}/kinds/red/a.png",
+    "the model's config": "info {place}/saved --json {place}/saved/config.json",
+    "two outputs": "zeroshot --model {model} --data {place}/kinds --json {place}/new.csv --per-class {place}/new.csv",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_no_output_takes_the_place_of_what_the_command_reads(name, place, model, capsys):
+    for folder in ("kinds/red", "saved"):
+        (place / folder).mkdir(parents=True)
+    (place / "kinds" / "red" / "a.png").write_bytes((place / "a.png").read_bytes())
+    (place / "saved" / "config.json").write_text("{}")
+    (place / "labels.csv").write_text("image,label\na.png,red\n")
+    (place / "link.csv").symlink_to(place / "labels.csv")
+    before = contents(place)
+    assert main([word.format(place=place, model=model) for word in OVER[name].split()]) == 2
+    assert contents(place) == before
+    assert "by this command too" in capsys.readouterr().err
+
+
+def test_an_output_may_lie_beside_what_is_read_and_be_written_again(place):
+    command = ["data", "check", str(place / "mine"), "--json", str(place / "mine" / "found.json")]
+    (place / "mine" / "b.png").write_bytes((place / "a.png").read_bytes())
+    for _ in range(2):
+        (place / "mine" / "b.txt").write_text("a red square")
+        main(command)
+        assert json.loads((place / "mine" / "found.json").read_text())["images"] == 1
+    check_outputs(argparse.Namespace(json=place / "mine" / "found.json", out=place / "mine", data=str(place / "mine")))
+    check_outputs(argparse.Namespace(json=Path("/dev/null"), out=Path("/dev/null")))
+
+
+def test_what_the_system_refuses_is_said_without_a_trace(place, capsys):
+    name = "x" * 300
+    assert main(["zeroshot", "--model", name, "--data", str(place / "records.jsonl")]) == 2
+    assert "File name too long" in capsys.readouterr().err
+    (place / "long.jsonl").write_text(json.dumps({"image": f"{name}.png", "caption": "red"}) + "\n")
+    assert main(["data", "check", str(place / "long.jsonl")]) == 2
+    assert "1 x missing picture" in capsys.readouterr().err

@@ -32,6 +32,8 @@ def test_templates_by_file_or_not_at_all(tmp_path):
 
 def test_a_template_may_be_given_as_it_is():
     assert templates_named("a drawing of a {}.") == ("a drawing of a {}.",)
+    long = "a {}" + " on a very long road" * 20
+    assert templates_named(long) == (long,)
     with pytest.raises(UserError, match=r'--templates: "a \{\} and a \{\}" must hold \{\} once'):
         templates_named("a {} and a {}")
 
