@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -217,8 +217,7 @@ class Features:
 
     def take_image(self, image: Tokens, rows_B: Tensor) -> None:
         """Sample b shows picture ``rows_B[b]`` (int64) of tokens (n, P, D): none is encoded or projected twice."""
-        x, mask = image
-        self.image = Tokens(x[rows_B], None if mask is None else mask[rows_B])
+        self.image = image.rows(rows_B)
         if self.model.spec.fuses:
             self.context = self.model.image_context(image).rows(rows_B)
 
@@ -298,7 +297,7 @@ class Features:
         those of other rows are selected, or made anew where the images come from another rank.
         """
         size = len(self.batch)
-        texts = [self.text if rows is None else Tokens(*(part[rows] for part in self._all_text)) for rows, _ in pairs]
+        texts = [self.text if rows is None else self._all_text.rows(rows) for rows, _ in pairs]
         contexts: list[Context] = []
         folds: list[int] = []
         for _, rows in pairs:
@@ -314,10 +313,8 @@ class Features:
 
     @cached_property
     @_in_the_step
-    def _all_text(self) -> tuple[Tensor, Tensor]:
-        if world_size() == 1:
-            return self.text.x, self.text.full_mask()
-        return gather_with_grad(self.text.x), gather(self.text.full_mask())
+    def _all_text(self) -> Tokens:
+        return Tokens(gather_with_grad(self.text.x), gather(self.text.full_mask()))
 
     @cached_property
     @_in_the_step
@@ -330,8 +327,7 @@ class Features:
     def _images(self, rows: Tensor) -> Context:
         if world_size() == 1:
             return self.context.rows(rows)
-        x, mask = self.all_image
-        return self.model.image_context(Tokens(x[rows], None if mask is None else mask[rows]))
+        return self.model.image_context(self.all_image.rows(rows))
 
     # ---- help for heads ---------------------------------------------------------------------------------------
 
@@ -368,6 +364,13 @@ def check_layers(spec: ModelSpec, names: Collection[str]) -> None:
     """UserError for a layer that the image tower has not."""
     if unknown := ", ".join(sorted(set(names) - set(spec.layers))):
         raise UserError(f"no such layer of the image tower: {unknown}; there are: {', '.join(spec.layers) or 'none'}")
+
+
+def alike(f: Features, how: Literal["same", "image", "pair"]) -> Tensor:
+    """(B, G) bool: ``f.same``, ``f.same_image``, or for "pair" whether sample g is this rank's sample b itself."""
+    if how == "pair":
+        return f.own[:, None] == torch.arange(len(f.batch) * world_size(), device=f.own.device)
+    return f.same if how == "same" else f.same_image
 
 
 def same_pair(image_id_B: Tensor, caption_id_B: Tensor, image_id_N: Tensor, caption_id_N: Tensor) -> Tensor:

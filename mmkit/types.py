@@ -35,6 +35,10 @@ class Tokens(NamedTuple):
         """The mask as a tensor (B, N) bool, also where it is None."""
         return self.mask if self.mask is not None else self.x.new_ones(self.x.shape[:2], dtype=torch.bool)
 
+    def rows(self, index: Tensor) -> Tokens:
+        """Those of the sequences ``index`` (int64), in that order."""
+        return Tokens(self.x[index], None if self.mask is None else self.mask[index])
+
 
 class Fused(NamedTuple):
     """What texts and pictures became by reading each other, by name.

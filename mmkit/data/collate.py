@@ -103,3 +103,9 @@ class Collator:
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
     """(B, width) int64."""
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def padded_texts(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """Ids (B, L) int64, as long as the longest, and mask (B, L) bool, True = an id."""
+    width = max(map(len, rows))
+    return padded(rows, width, fill), torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]

@@ -29,8 +29,7 @@ class ImageRows:
 
     def rows(self, index: Tensor) -> ImageRows:
         """Those of the images ``index`` (int64), in that order."""
-        x, mask = self.tokens
-        return ImageRows(Tokens(x[index], None if mask is None else mask[index]), self.fold)
+        return ImageRows(self.tokens.rows(index), self.fold)
 
     def repeated(self, fold: int) -> ImageRows:
         """The same images, each read by ``fold`` texts: rows i, i + B, i + 2 B, ... of the texts belong to image i."""

@@ -121,6 +121,25 @@ class ViT(nn.Module):
         return torch.cat([self.cls.expand(patches_BPD.shape[0], -1, -1).to(patches_BPD.dtype), patches_BPD], 1)
 
 
+class SeesByViT(nn.Module):
+    """The model protocol as far as it sees, for a model whose ``image`` is a ViT."""
+
+    image: ViT
+
+    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """(B, 3, height, width) float, normalised -> tokens (B, P, D), the class token first where there is one.
+
+        Pictures must be of one size: a ``pixel_mask`` is a UserError.
+        """
+        return self.image(pixels, pixel_mask)
+
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
+        return self.image.intermediates(pixels, names, pixel_mask)
+
+
 def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:
     """A random share 1 - ``rate`` of each sample's patches, at least one, in order, after ``prefix`` tokens."""
     patches_BPD = x_BND[:, prefix:]

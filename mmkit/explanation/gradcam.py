@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmkit.data.collate import padded
+from mmkit.data.collate import padded_texts
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
@@ -136,11 +136,10 @@ def _padded(
     rows: Sequence[Sequence[int]], tokenizer: Tokenizer, hidden: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
     """Ids (B, L) int64, those at ``hidden`` replaced by the mask, and (B, L) bool where a token is."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids_BL = padded(rows, int(lengths.max()), tokenizer.pad_id)
+    ids_BL, mask_BL = padded_texts(rows, tokenizer.pad_id)
     for row, places in enumerate(hidden):
         ids_BL[row, list(places)] = check_mask(tokenizer)
-    return ids_BL, torch.arange(ids_BL.shape[1]) < lengths[:, None]
+    return ids_BL, mask_BL
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,7 @@ def _fused(
     image = images.encoded(predictor)
     text = model.encode_text(ids_BL, mask_BL)
     with torch.enable_grad():
-        context = model.image_context(Tokens(image.x[images.of], None if image.mask is None else image.mask[images.of]))
-        return wanted.of(model.fuse(text, [context]))
+        return wanted.of(model.fuse(text, [model.image_context(image.rows(images.of))]))
 
 
 def _similarity(predictor: Predictor, images: _Images, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:

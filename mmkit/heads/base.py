@@ -72,7 +72,15 @@ def reads_words(head: object) -> bool:
     return bool(getattr(head, "needs_words", True))
 
 
-class Sorter(Head):
+class EachSample(Head):
+    """A head whose loss is a mean over the samples of the batch."""
+
+    def counts(self, f: Features) -> int:
+        """The samples."""
+        return len(f.batch)
+
+
+class Sorter(EachSample):
     """A head that sorts each sample into one of ``classes``; the target ``label`` (B,) int64 says which.
 
     classes: the names in the order of the labels; UserError for less than two, and for a name that stands there twice.
@@ -86,10 +94,6 @@ class Sorter(Head):
             raise UserError(f"{type(self).__name__}: {len(classes)} classes; give at least two names, each once")
         self.classes = tuple(classes)
         self.label = label
-
-    def counts(self, f: Features) -> int:
-        """The samples."""
-        return len(f.batch)
 
     def output(self, f: Features, loss: Tensor, logits_BC: Tensor, labels_B: Tensor) -> HeadOutput:
         """The loss over the samples with its logs: the chance level ln C, and the accuracy beside its own."""

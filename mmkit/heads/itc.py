@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.features import Features, same_pair
-from mmkit.heads.base import Head
+from mmkit.features import Features, alike, same_pair
+from mmkit.heads.base import EachSample
 from mmkit.losses import soft_cross_entropy
 from mmkit.nn.queue import FeatureQueue
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class ITC(Head):
+class ITC(EachSample):
     """The mean of the image-to-text and the text-to-image contrastive loss.
 
     Args:
@@ -85,10 +85,6 @@ class ITC(Head):
             },
         )
 
-    def counts(self, f: Features) -> int:
-        """The samples."""
-        return len(f.batch)
-
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Pushes the features of every micro-batch, in order."""
         for carry in carries:
@@ -96,13 +92,11 @@ class ITC(Head):
 
     @torch.no_grad()
     def _hard_targets(self, f: Features) -> Tensor:
+        own_BG = alike(f, self.positives)
         if self.positives == "pair":
-            own_BG = f.own[:, None] == torch.arange(len(f.all_image_id), device=f.own.device)
             past_BK = own_BG.new_zeros(len(own_BG), len(self.queue))
         elif self.positives == "image":
-            own_BG = f.same_image
             past_BK = f.batch.image_id[:, None] == self.queue["image_id"]
         else:
-            own_BG = f.same
             past_BK = same_pair(f.batch.image_id, f.caption_id, self.queue["image_id"], self.queue["caption_id"])
         return torch.cat([own_BG, past_BK], 1).float()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
-from mmkit.features import Features
+from mmkit.features import Features, alike
 from mmkit.heads.base import Head
 from mmkit.heads.pairs import mixed
 from mmkit.losses import masked_mean
@@ -112,7 +112,7 @@ class ITM(Head):
     def counts(self, f: Features) -> int | Tensor:
         """The pairs judged: each sample's own, and two for each sample that has a negative."""
         size = len(f.batch)
-        return size if self.negatives == "mixed" else size + 2 * (~self._positives(f)).any(1).sum().float()
+        return size if self.negatives == "mixed" else size + 2 * (~alike(f, self.avoid)).any(1).sum().float()
 
     def _judge_mixed(self, f: Features) -> HeadOutput:
         pairs = mixed(f)
@@ -132,18 +132,10 @@ class ITM(Head):
         """For each text an image, for each image a text, as rows of all ranks; whether there is one. Each (B,)."""
         noise = f.random("itm").gumbel(2, len(f.all_image_id)).transpose(0, 1)
         weights = log_similarities(f) if self.negatives == "hard" else torch.zeros_like(noise)
-        positive_BG = self._positives(f)
+        positive_BG = alike(f, self.avoid)
         weights = weights.masked_fill(positive_BG, -torch.inf)
         choice = self.draw(weights, noise)
         return choice[0], choice[1], (~positive_BG).any(1)
-
-    def _positives(self, f: Features) -> Tensor:
-        """(B, G) bool: what is no negative of this rank's samples."""
-        if self.avoid == "same":
-            return f.same
-        if self.avoid == "image":
-            return f.same_image
-        return f.own[:, None] == torch.arange(len(f.all_image_id), device=f.own.device)
 
 
 _ENTROPY = math.log(3) - 2 / 3 * math.log(2)

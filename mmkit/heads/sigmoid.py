@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmkit.errors import UserError
-from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.features import Features, alike
+from mmkit.heads.base import EachSample
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class Sigmoid(Head):
+class Sigmoid(EachSample):
     """The sum over all texts, the mean over this rank's pictures.
 
     Args:
@@ -45,10 +45,7 @@ class Sigmoid(Head):
         with torch.autocast(f.image_embed.device.type, enabled=False):
             logits_BG = f.image_embed @ f.all_text_embed.T / f.temperature + self.bias.float()
         candidates = logits_BG.shape[1]
-        if self.positives == "pair":
-            positive_BG = f.own[:, None] == torch.arange(candidates, device=f.own.device)
-        else:
-            positive_BG = f.same
+        positive_BG = alike(f, self.positives)
         loss = -F.logsigmoid(torch.where(positive_BG, logits_BG, -logits_BG)).sum() / len(f.batch)
         best_B1 = logits_BG.detach().argmax(1, keepdim=True)
         return HeadOutput(
@@ -62,10 +59,6 @@ class Sigmoid(Head):
                 "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
             },
         )
-
-    def counts(self, f: Features) -> int:
-        """The samples."""
-        return len(f.batch)
 
 
 def _chance(candidates: int) -> float:

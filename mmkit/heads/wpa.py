@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Head
+from mmkit.heads.base import EachSample
 from mmkit.heads.pairs import mixed
 from mmkit.losses import masked_mean, mean_or_zero
 from mmkit.types import HeadOutput, ModelSpec
 
 
-class WPA(Head):
+class WPA(EachSample):
     """The mean over pairs of the transport distance, minus where the pair does not belong together.
 
     The pairs are those of ``pairs.mixed``, which a matching head may share.
@@ -71,10 +71,6 @@ class WPA(Head):
             logs={"chance": 0.0}
             | {name: (masked_mean(distance_B.detach(), of_B), of_B.sum().float()) for name, of_B in kinds.items()},
         )
-
-    def counts(self, f: Features) -> int:
-        """The pairs."""
-        return len(f.batch)
 
 
 def cosine_cost(x_BND: Tensor, y_BND: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mmkit.data.collate import padded
+from mmkit.data.collate import padded_texts
 from mmkit.data.targets import answer_ids
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
@@ -77,6 +76,4 @@ def candidates_of(head: Any, tokenizer: Tokenizer, answers: Sequence[str]) -> Ca
                 f"first: {unknown[0]!r}; a model with an answer decoder can rank any list"
             )
         rows = [[number[answer]] for answer in answers]
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = padded(rows, int(lengths.max()), tokenizer.pad_id)
-    return Candidates(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+    return Candidates(*padded_texts(rows, tokenizer.pad_id))

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkit.data.collate import Collator, Sample, stable_id
+from mmkit.data.collate import Collator, Sample, padded_texts, stable_id
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.reading import batches, reading
 from mmkit.data.targets import RawTargets, TargetEncoder
@@ -166,16 +166,11 @@ class Predictor:
         for read in reading(many_pictures(images), self.pixels, batch_size=batch_size, threads=self.threads):
             yield self.encode_pixels(read.made)
 
-    def text_tokens(
-        self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption"
-    ) -> Iterator[Tokens]:  # fmt: skip
+    def text_tokens(self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption") -> Iterator[Tokens]:
         """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
         for chunk in batches(many_texts(texts), batch_size):
             rows = [self.encoder(text, kind) for text in chunk]
-            lengths = torch.tensor([len(row) for row in rows])
-            width = int(lengths.max())
-            ids = torch.tensor([[*row, *[self.tokenizer.pad_id] * (width - len(row))] for row in rows])
-            mask = torch.arange(width) < lengths[:, None]
+            ids, mask = padded_texts(rows, self.tokenizer.pad_id)
             with self.inference():
                 tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
             yield tokens
@@ -249,7 +244,7 @@ class Predictor:
             chosen = order[rows]
             text = texts.take(pairs[chosen, 1], self.device)
             with self.inference():
-                context = self.model.image_context(_select(image, images))
+                context = self.model.image_context(image.rows(images.to(self.device)))
                 contexts = [
                     context.rows(torch.tensor([i], device=self.device)).repeated(count)
                     for i, count in enumerate(counts)
@@ -356,11 +351,6 @@ class Predictor:
     def pixels(self, image: Picture, number: int = 0) -> Tensor:
         """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
         return self.transform(open_picture(image, number))
-
-
-def _select(tokens: Tokens, rows: Tensor) -> Tokens:
-    rows = rows.to(tokens.x.device)
-    return Tokens(tokens.x[rows], None if tokens.mask is None else tokens.mask[rows])
 
 
 def _packed(images: Tensor, size: int) -> Iterator[tuple[slice, Tensor, list[int]]]:

@@ -7,19 +7,19 @@ momentum copy is the task's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
-from mmkit.encoders.vit import ViT
+from mmkit.encoders.vit import SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
 from mmkit.types import Fused, ModelSpec, Tokens
 
 
-class ALBEF(nn.Module):
+class ALBEF(SeesByViT):
     """The model protocol over a ViT, a text encoder and a fusion encoder.
 
     ``embed_dim`` is E of the joint space; 0 leaves it out, as in the released models of VQA and visual entailment.
@@ -47,19 +47,6 @@ class ALBEF(nn.Module):
     def word_embeddings(self) -> Tensor:
         """(V, D): the words' vectors, which vocabulary heads share."""
         return self.text.embeddings.words.weight
-
-    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
-        """(B, 3, height, width) float, normalised -> class token and patches (B, 1 + P, D).
-
-        Pictures must be of one size: a ``pixel_mask`` is a UserError.
-        """
-        return self.image(pixels, pixel_mask)
-
-    def image_layers(
-        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
-    ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
-        return self.image.intermediates(pixels, names, pixel_mask)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """(B, L) int64 and bool -> (B, L, D), from the words alone."""

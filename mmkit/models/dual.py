@@ -7,7 +7,7 @@ projections and loss; the losses are heads (``itc``, ``sigmoid``). There is no f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mmkit.encoders.prenorm_text import PreNormText
 from mmkit.encoders.text import TextEncoder
-from mmkit.encoders.vit import ViT
+from mmkit.encoders.vit import SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
 from mmkit.types import Fused, ModelSpec, Tokens
 
 
-class Dual(nn.Module):
+class Dual(SeesByViT):
     """The model protocol over two towers, without ``fuse``.
 
     Args:
@@ -60,16 +60,6 @@ class Dual(nn.Module):
     def word_embeddings(self) -> Tensor:
         """(V, D): the words' vectors."""
         return self.text.word_embeddings
-
-    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
-        """(B, 3, height, width) float, normalised -> tokens (B, P, D). A ``pixel_mask`` is a UserError."""
-        return self.image(pixels, pixel_mask)
-
-    def image_layers(
-        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
-    ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
-        return self.image.intermediates(pixels, names, pixel_mask)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """(B, L) int64 and bool -> (B, L, D)."""

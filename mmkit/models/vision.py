@@ -5,19 +5,19 @@ Its tower is that of the models with words, name by name, so that any of them st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmkit.encoders.vit import ViT
+from mmkit.encoders.vit import SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.pool import pooled
 from mmkit.types import ModelSpec, Tokens
 
 
-class Vision(nn.Module):
+class Vision(SeesByViT):
     """The model protocol over a ViT; whatever reads words is a UserError.
 
     Its embedding of a picture is the class token, or the mean of the patches where there is none.
@@ -30,16 +30,6 @@ class Vision(nn.Module):
             image_width=image.width, text_width=0, fused_width=0, embed_dim=image.width, vocab_size=0, fuses=False,
             patch=image.patch.patch, class_tokens=image.positions.prefix, layers=image.layers,
         )  # fmt: skip
-
-    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
-        """(B, 3, height, width) float, normalised -> tokens (B, P, D). A ``pixel_mask`` is a UserError."""
-        return self.image(pixels, pixel_mask)
-
-    def image_layers(
-        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
-    ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
-        return self.image.intermediates(pixels, names, pixel_mask)
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The pooled picture: (B, D) float32, L2-normalised."""

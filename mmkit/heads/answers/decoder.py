@@ -16,13 +16,13 @@ from mmkit.encoders.decoder import TextDecoder
 from mmkit.encoders.text import ImageContext
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Candidates, Head
+from mmkit.heads.base import Candidates, EachSample
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import Fused, HeadOutput, ModelSpec
 
 
-class AnswerDecoder(Head):
+class AnswerDecoder(EachSample):
     """Cross-entropy of each answer's tokens, summed, times its weight; over the number of questions.
 
     Args:
@@ -97,10 +97,6 @@ class AnswerDecoder(Head):
                 "accuracy": (mean_or_zero(hits_N), len(labels_N)),
             },
         )
-
-    def counts(self, f: Features) -> int:
-        """The questions."""
-        return len(f.batch)
 
     # ---- answering ---------------------------------------------------------------------------------------------
 
