@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command, check_output, write_json
+from mmkit.cli.evaluate import add_source_options
+from mmkit.cli.main import add_changes, add_command, check_output, write_json
 from mmkit.cli.main import show as show_numbers
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SOURCE = (
     "with captions beside them, a published list, openmoji[:LANGUAGE], or one of openmoji-questions, openmoji-pairs, "
     "openmoji-hypotheses, easy-vqa, each also with :SPLIT"
 )
+COLUMNS = "image=...,caption=..., or any other field"
 QUESTIONS = (
     "JSON lines or a table with image, question and answers; VQA's (with --annotations), GQA's, Visual Genome's "
     "or one of ALBEF's lists; easy-vqa. May be given several times"
@@ -43,13 +45,13 @@ def register(commands: Commands) -> None:
         "--size", type=int, default=128, help="pixels of each side (default 128; of a config: its own)"
     )
     command.add_argument("--seed", type=int, default=0, help="which batch (default 0)")
-    _options(command)
+    add_source_options(command, COLUMNS, questions=True)
     command = add_command(inner, "check", "count all that training or evaluation would trip over", check)
     command.add_argument("source", metavar="SOURCE", help=SOURCE)
     command.add_argument(
         "--classes", metavar="SET or FILE", help="count labels that are none of these, as zeroshot takes them"
     )
-    _options(command)
+    add_source_options(command, COLUMNS, questions=True)
     _register_import(inner)
     _register_export(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
@@ -76,7 +78,7 @@ def _register_import(inner: Commands) -> None:
     command.add_argument("format", metavar="FORMAT", choices=tuple(FORMATS), help=", ".join(FORMATS))
     command.add_argument("source", metavar="IN", help="the file in this format; for builtin a name")
     command.add_argument("out", metavar="OUT", type=Path, help="the file to write")
-    _options(command)
+    add_source_options(command, COLUMNS, questions=True)
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
 
 
@@ -84,25 +86,11 @@ def _register_export(inner: Commands) -> None:
     command = add_command(inner, "export", "write what a config trains on: its pictures, and JSON lines", export)
     command.add_argument("experiment", metavar="CONFIG", help="FILE.py[:func(args)], a config function")
     command.add_argument("out", type=Path, metavar="OUT", help="a new folder")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
-    )
+    add_changes(command)
     command.add_argument("--limit", type=int, metavar="N", help="only the first N records")
     command.add_argument(
         "--split", default="train", metavar="NAME", help="train (default), or the evaluation whose data are written"
     )
-
-
-def _options(command: argparse.ArgumentParser) -> None:
-    """What ``open_source`` takes beside the data."""
-    command.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are (default: with the file)")
-    command.add_argument("--split", help="of a data set, or of Karpathy's files: train, val, test, train+restval")
-    command.add_argument("--annotations", type=Path, metavar="JSON", help="VQA's annotations")
-    command.add_argument("--pictures", metavar="PATTERN", help='of VQA: how pictures are called, "{image_id}.jpg"')
-    command.add_argument(
-        "--columns", metavar="FIELD=COLUMN,...",
-        help="of tables, JSON lines and data sets: image, caption, image_id, others",
-    )  # fmt: skip
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,14 +106,11 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.data.show.batch import grid, sample_batch
     from mmkit.data.show.tasks import has_task, task_grid
     from mmkit.data.sources.open import open_source
-    from mmkit.errors import UserError
     from mmkit.files import save_picture
     from mmkit.seeds import check_seed
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
-    if args.n < 1:
-        raise UserError(f"--n {args.n}: must be at least 1")
     if _is_config(args.source):
         return _show_config(args)
     source = open_source(args.source, **_given(args), answers_needed=False)
@@ -197,11 +182,8 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
     from mmkit.data.importing import open_format, write_records
-    from mmkit.errors import UserError
     from mmkit.progress import progress
 
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: must be at least 1")
     source = open_format(args.format, args.source, **_given(args))
     with progress() as report:
         n = write_records(source, args.out, limit=args.limit, progress=lambda done, of: report("records", done, of))
@@ -217,9 +199,7 @@ def export(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.progress import progress
 
     check_new_folder(args.out)
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: must be at least 1")
-    experiment = override(load_experiment(args.experiment), [change for group in args.changes for change in group])
+    experiment = override(load_experiment(args.experiment), args.changes)
     stages = experiment.stages()
     sources = {stage.name: source for stage in stages if (source := _source_of(stage, args.split)) is not None}
     if not sources:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.main import add_allow, add_command, check_output, write_json
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
-    from mmkit.evals.evaluator import Result
+    from mmkit.data.sources.open import Want
+    from mmkit.evals.evaluator import Evaluator
     from mmkit.evals.results.zeroshot import ZeroShotResult
     from mmkit.inference.predictor import Predictor
 
@@ -42,15 +43,19 @@ def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
         help="JSON lines with image and caption, a published list (dataset_coco.json, coco_karpathy_test.json), "
         "hf:NAME, openmoji[:LANGUAGE], ...",
     )  # fmt: skip
-    add_data_options(command)
+    add_source_options(command, "image=...,caption=...")
     _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
 
 
-def add_data_options(command: argparse.ArgumentParser) -> None:
-    """What ``open_source`` takes beside the data: --images, --split, --columns."""
-    command.add_argument("--images", metavar="FOLDER", help="the pictures of a published list (default: beside it)")
-    command.add_argument("--split", help="of a published list or a data set: test, val, train+restval")
-    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,caption=...")
+def add_source_options(command: argparse.ArgumentParser, columns: str, questions: bool = False) -> None:
+    """What ``open_source`` takes beside the data: --images, --split, --columns; for VQA --annotations, --pictures."""
+    command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
+    command.add_argument("--split", help="of a published list or a data set (default test): train, val, train+restval")
+    command.add_argument("--columns", metavar="MAP", help=f"of JSON lines, a table or a data set: {columns}")
+    if questions:
+        command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
+        pattern = 'how pictures of VQA\'s form are called: "{image_id}.jpg"'
+        command.add_argument("--pictures", metavar="PATTERN", help=pattern)
 
 
 def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
@@ -59,7 +64,7 @@ def add_zeroshot_arguments(command: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="PATH",
         help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji, ...",
     )  # fmt: skip
-    _add_label_options(command)
+    add_source_options(command, "image=...,label=...")
     command.add_argument(
         "--classes", metavar="SET or FILE",
         help="imagenet, cifar10, cifar100, openmoji[:LANGUAGE]; or names, one per line, or FOLDER<TAB>name (default: "
@@ -86,18 +91,10 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> None:
         help="a folder of class folders, a CSV (path,label), JSON lines with image and label, hf:NAME, openmoji; the "
         "labels are names of the model's classes",
     )  # fmt: skip
-    _add_label_options(command)
+    add_source_options(command, "image=...,label=...")
     command.add_argument("--head", metavar="NAME", help="which, where several sort pictures (default: the only one)")
     _add_class_files(command)
-    add_predictions(command, "what was found for each picture")
-    add_max_bad(command)
-    add_model_arguments(command)
-
-
-def _add_label_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", metavar="FOLDER", help="the pictures that a file names (default: beside it)")
-    command.add_argument("--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,label=...")
-    command.add_argument("--split", help="of a data set (default test)")
+    add_evaluation_options(command, "what was found for each picture")
 
 
 def _add_class_files(command: argparse.ArgumentParser) -> None:
@@ -109,26 +106,21 @@ def _add_class_files(command: argparse.ArgumentParser) -> None:
 
 def _common(command: argparse.ArgumentParser, rerank: str) -> None:
     command.add_argument("--rerank", type=int, metavar="K", help=rerank)
-    add_predictions(command, "what was found for each query or picture")
-    add_max_bad(command)
-    add_model_arguments(command)
+    add_evaluation_options(command, "what was found for each query or picture")
 
 
-def add_max_bad(command: argparse.ArgumentParser) -> None:
-    """--max-bad SHARE, an evaluator's ``bad``."""
+def add_evaluation_options(command: argparse.ArgumentParser, found: str) -> None:
+    """What ``evaluation`` and ``make_predictor`` read. found: what --predictions writes."""
+    command.add_argument(
+        "--predictions", type=Path, metavar="FILE",
+        help=f"write {found}: .json (one list, as evaluation servers take it), .jsonl or .csv",
+    )  # fmt: skip
     command.add_argument(
         "--max-bad", type=float, metavar="SHARE",
         help="leave out pictures that cannot be read, up to this share of all, such as 0.01 (default: the first "
         "ends the evaluation)",
     )  # fmt: skip
-
-
-def add_predictions(command: argparse.ArgumentParser, what: str) -> None:
-    """--predictions FILE."""
-    command.add_argument(
-        "--predictions", type=Path, metavar="FILE",
-        help=f"write {what}: .json (one list, as evaluation servers take it), .jsonl or .csv",
-    )  # fmt: skip
+    add_model_arguments(command)
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
@@ -161,20 +153,11 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import open_source
     from mmkit.evals.retrieval import Retrieval
 
     _check(args)
-    columns = columns_of(args.columns, ("image", "caption", "image_id"))
-    source = open_source(args.data, {"caption"}, columns=columns, split=args.split, images=args.images)
-    evaluator = Retrieval(
-        source=source, rerank_top=args.rerank, batch_size=args.batch_size, predictions=args.predictions,
-        bad=args.max_bad,
-    )  # fmt: skip
-    with make_predictor(args) as predictor:
-        result = evaluator.evaluate(predictor)
-    _show(args, result)
+    source = open_data(args, {"caption"}, ("image", "caption", "image_id"))
+    measure(args, Retrieval(source=source, rerank_top=args.rerank, **evaluation(args)))
 
 
 def zeroshot(args: argparse.Namespace) -> None:
@@ -186,19 +169,14 @@ def zeroshot(args: argparse.Namespace) -> None:
 
     _check(args)
     _check_class_files(args)
-    data = _labelled(args, needed=args.predictions is None or args.classes is None)
-    classes = args.classes or own_classes(args.data)
+    needed = args.predictions is None or args.classes is None
     evaluator = ZeroShot(
-        source=data, class_names=classes, rerank_top=args.rerank, batch_size=args.batch_size,
+        source=open_data(args, {"label"}, ("image", "label"), answers_needed=needed),
+        class_names=args.classes or own_classes(args.data), rerank_top=args.rerank,
         templates=templates_named(args.templates) if args.templates else None,
-        bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(), predictions=args.predictions,
-        bad=args.max_bad,
+        bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(), **evaluation(args),
     )  # fmt: skip
-    task = evaluator.read()
-    with make_predictor(args) as predictor:
-        result = evaluator.evaluate(predictor, task)
-    _show(args, result)
-    _write_class_files(args, result)
+    _write_class_files(args, measure(args, evaluator, evaluator.read()))
 
 
 def classify(args: argparse.Namespace) -> None:
@@ -207,25 +185,36 @@ def classify(args: argparse.Namespace) -> None:
 
     _check(args)
     _check_class_files(args)
-    evaluator = ImageClasses(
-        source=_labelled(args, needed=args.predictions is None), head=args.head, batch_size=args.batch_size,
-        predictions=args.predictions, bad=args.max_bad,
-    )  # fmt: skip
-    with make_predictor(args) as predictor:
-        result = evaluator.evaluate(predictor)
-    _show(args, result)
-    _write_class_files(args, result)
+    source = open_data(args, {"label"}, ("image", "label"), answers_needed=args.predictions is None)
+    _write_class_files(args, measure(args, ImageClasses(source=source, head=args.head, **evaluation(args))))
 
 
-def _labelled(args: argparse.Namespace, needed: bool) -> Source:
-    """The pictures of --data; needed: each has a label."""
+def open_data(args: argparse.Namespace, wants: Collection[Want], fields: Sequence[str], **more: Any) -> Source:
+    """The source of --data with what ``add_source_options`` adds. fields: those that --columns may name."""
     from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.open import open_source
 
-    columns = columns_of(args.columns, ("image", "label"))
-    return open_source(
-        args.data, {"label"}, columns=columns, split=args.split, images=args.images, answers_needed=needed
-    )
+    columns = columns_of(args.columns, fields)
+    return open_source(args.data, wants, columns=columns, split=args.split, images=args.images, **more)
+
+
+def evaluation(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say that each ``Evaluator`` takes."""
+    return {"batch_size": args.batch_size, "predictions": args.predictions, "bad": args.max_bad}
+
+
+def measure(args: argparse.Namespace, evaluator: Evaluator, *read: Any) -> Any:
+    """The result, after it was shown and written. read: what the evaluator read of its source before, if anything."""
+    from rich.console import Console
+
+    from mmkit.ranks import rank
+
+    with make_predictor(args) as predictor:
+        result = evaluator.evaluate(predictor, *read)
+    if rank() == 0:
+        Console().print(result.table())
+    write_json(args.json, result.to_json())
+    return result
 
 
 def _check_class_files(args: argparse.Namespace) -> None:
@@ -257,8 +246,6 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     from mmkit.errors import UserError
     from mmkit.progress import progress
 
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
     state = PartialState(cpu=args.device == "cpu")
     try:
         predictor = mmkit.load(
@@ -277,21 +264,8 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
 
 def _check(args: argparse.Namespace) -> None:
     """UserError for what can be seen at once, before data are read and a model is loaded."""
-    from mmkit.errors import UserError
     from mmkit.evals.predictions import check_predictions
     from mmkit.hub import folder as hub
 
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
     check_predictions(args.predictions)
     hub.check(args.model)
-
-
-def _show(args: argparse.Namespace, result: Result) -> None:
-    from rich.console import Console
-
-    from mmkit.ranks import rank
-
-    if rank() == 0:
-        Console().print(result.table())
-    write_json(args.json, result.to_json())

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor
+from mmkit.cli.evaluate import add_evaluation_options, add_model_arguments, evaluation, make_predictor, measure
 from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.cli.vqa import answering_stage
 
@@ -31,6 +31,7 @@ def register(commands: Commands) -> None:
         "what is explained: each word as guessed when hidden (mlm), the match, the answer, or the similarity (default: "
         "--answer where it is given, else the first of these that the model has)",
     )  # fmt: skip
+    add_model_arguments(command)
     command = add_command(
         commands, "grounding", "measure how well heat maps find what words name: pointing game, IoU", grounding
     )
@@ -47,25 +48,21 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--detections", type=Path, metavar="FILE", help="RefCOCO+: dets.json, the boxes to choose from"
     )
-    add_predictions(command, "the strongest pixel, region and chosen box for each name")
-    add_max_bad(command)
     _asked(
         command, ("mlm", "itm", "itc"),
         "whose maps: those of hidden words (mlm), the match, or the similarity (default: for names in captions mlm, "
         "for names alone itm, where the model has these)",
     )  # fmt: skip
+    add_evaluation_options(command, "the strongest pixel, region and chosen box for each name")
 
 
 def _asked(command: argparse.ArgumentParser, targets: tuple[str, ...], what: str) -> None:
     command.add_argument("--target", choices=targets, help=what)
     command.add_argument(
-        "--layer",
-        type=int,
-        metavar="N",
+        "--layer", type=int, metavar="N",
         help="which layer's attention, from 0 (default: half way up; itc, mlm: the last)",
-    )
+    )  # fmt: skip
     command.add_argument("--head", type=int, metavar="N", help="which attention head (default: the mean of all)")
-    add_model_arguments(command)
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -120,20 +117,13 @@ def _show(args: argparse.Namespace, found: Explanation) -> None:
 
 def grounding(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from rich.console import Console
-
     from mmkit.evals.grounding import Grounding
-    from mmkit.ranks import rank
 
     evaluator = Grounding(
         source=_source(args), layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
-        prompt=args.prompt, batch_size=args.batch_size, predictions=args.predictions, bad=args.max_bad,
+        prompt=args.prompt, **evaluation(args),
     )  # fmt: skip
-    with make_predictor(args) as predictor:
-        result = evaluator.evaluate(predictor)
-    if rank() == 0:
-        Console().print(result.table())
-    write_json(args.json, result.to_json())
+    measure(args, evaluator)
 
 
 def _source(args: argparse.Namespace) -> Source:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_data_options, add_model_arguments, make_predictor
+from mmkit.cli.evaluate import add_model_arguments, add_source_options, make_predictor, open_data
 from mmkit.cli.main import add_command
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
         help="a folder of pictures (captions from a.txt beside a.jpg, where there are), or JSON lines with image, and "
         "caption where there is one; or what `mmkit retrieval` reads: a published list, a data set, hf:NAME, openmoji",
     )  # fmt: skip
-    add_data_options(command)
+    add_source_options(command, "image=...,caption=...")
     command.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.parquet or FILE.safetensors")
     command.add_argument("--no-texts", action="store_true", help="leave captions out (also for data sets without)")
     command.add_argument(
@@ -56,8 +56,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import is_data_set, metadata_in, open_source
+    from mmkit.data.sources.open import is_data_set, metadata_in
     from mmkit.errors import UserError
     from mmkit.inference.embed_files import Pictures
 
@@ -67,5 +66,4 @@ def _source(args: argparse.Namespace) -> Source:
             if getattr(args, name):
                 raise UserError(f"--{name}: has no meaning for {args.data}")
         return Pictures(path)
-    columns = columns_of(args.columns, ("image", "caption", "image_id"))
-    return open_source(args.data, columns=columns, split=args.split, images=args.images)
+    return open_data(args, (), ("image", "caption", "image_id"))

@@ -57,6 +57,13 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """--set, of every command that runs a config: ``args.changes``, a list."""
+    parser.add_argument(
+        "--set", action="extend", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
+    )
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser with every group's subcommands."""
     parser = argparse.ArgumentParser(prog="mmkit", description="Vision-language pre-training")
@@ -79,6 +86,7 @@ def execute(args: argparse.Namespace) -> int:
         check_output(args.json)
         check_outputs(args)
         check_texts(args)
+        check_counts(args)
         numbers = args.run(args)
         if numbers is not None:
             show(numbers)
@@ -167,6 +175,14 @@ def check_texts(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} {value!a}: not UTF-8; set the terminal, or the script, to UTF-8"
             )
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """UserError for a number of things that is none."""
+    for name in ("batch_size", "top", "n", "limit"):
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
 
 def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_changes, add_command
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -24,9 +24,7 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="default %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
-    )
+    add_changes(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -37,9 +35,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.train.throughput import peak_memory
 
     started = time.perf_counter()
-    experiment = override(
-        load_experiment(str(own_config("quickstart.py"))), [change for group in args.changes for change in group]
-    )
+    experiment = override(load_experiment(str(own_config("quickstart.py"))), args.changes)
     numbers = run_experiment(experiment, args.out, args.resume)
     log.info("open %s in a browser", args.out / "report.html")
     return {**numbers, **peak_memory(), "seconds": time.perf_counter() - started}

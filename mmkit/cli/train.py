@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_allow, add_command
+from mmkit.cli.main import add_allow, add_changes, add_command
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -
         help="a config function and its arguments" + (f" (default: {default})" if default else ""),
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
-    )
+    add_changes(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
     add_allow(parser)
 
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Load, override, train; the last metrics."""
     from mmkit.config import load_experiment, override
 
-    experiment = override(load_experiment(args.experiment), [change for group in args.changes for change in group])
+    experiment = override(load_experiment(args.experiment), args.changes)
     return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume, args.allow)
 
 

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_max_bad, add_model_arguments, add_predictions, make_predictor
+from mmkit.cli.evaluate import add_evaluation_options, add_source_options, evaluation, make_predictor, open_data
 from mmkit.cli.main import add_command, write_json
 from mmkit.errors import UserError
 
 log = logging.getLogger("mmkit")
+
+OF_DATA = ("annotations", "images", "pictures", "split", "columns", "predictions", "as_published", "max_bad")
+FIELDS = ("image", "question", "answers", "image_id", "question_id", "answer_type")
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -30,15 +33,7 @@ def register(commands: Commands) -> None:
         help="JSON lines or a table with image, question and answers; hf:NAME; VQA's (with --annotations), GQA's, "
         "Visual Genome's or one of ALBEF's lists; easy-vqa:test",
     )  # fmt: skip
-    command.add_argument("--annotations", metavar="JSON", help="the answers to VQA's questions")
-    command.add_argument("--images", metavar="DIR", help="the pictures of --data (default: with the file)")
-    command.add_argument("--split", help="of a data set (default test)")
-    command.add_argument(
-        "--columns", metavar="MAP", help="of JSON lines, a table or a data set: image=...,question=...,answers=..."
-    )
-    command.add_argument(
-        "--pictures", metavar="PATTERN", help='how pictures of VQA\'s form are called: "{image_id}.jpg"'
-    )
+    add_source_options(command, "image=...,question=...,answers=...", questions=True)
     command.add_argument(
         "--answers", type=Path, metavar="FILE",
         help="what to choose from, one per line or as JSON (default: the answers that the model was trained with)",
@@ -53,30 +48,14 @@ def register(commands: Commands) -> None:
         help="accuracy by the program of the VQA challenge, which compares annotators' answers nearly as they are "
         "(default: both sides normalised; both are in the output)",
     )  # fmt: skip
-    add_predictions(command, "the answers, with question_id")
-    add_max_bad(command)
-    add_model_arguments(command)
+    add_evaluation_options(command, "the answers, with question_id")
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """The answers with their scores, or accuracy, n and by_type."""
-    from mmkit.errors import UserError
-
     if (args.image is None) != (args.question is None) or (args.image is None) == (args.data is None):
         raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
-    if args.top < 1:
-        raise UserError(f"--top {args.top}: must be at least 1")
-    of_data = (
-        args.annotations,
-        args.images,
-        args.pictures,
-        args.split,
-        args.columns,
-        args.predictions,
-        args.as_published,
-        args.max_bad,
-    )
-    if args.data is None and any(value not in (None, False) for value in of_data):
+    if args.data is None and any(getattr(args, name) not in (None, False) for name in OF_DATA):
         raise UserError(
             "--annotations, --images, --pictures, --predictions, --as-published, --max-bad belong to --data"
         )
@@ -101,9 +80,7 @@ def _ask(args: argparse.Namespace) -> None:
     args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        (found,) = predictor.answer(
-            [args.image], [args.question], answers=chosen, top=args.top, generate=args.generate
-        )  # fmt: skip
+        (found,) = predictor.answer([args.image], [args.question], answers=chosen, top=args.top, generate=args.generate)
     if rank() == 0:
         if len(found) < args.top and not args.generate:
             log.info("--top %d: there are %d answers to choose from", args.top, len(found))
@@ -116,21 +93,17 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
-    from mmkit.data.sources.delimited import columns_of
-    from mmkit.data.sources.open import open_source
     from mmkit.evals.predictions import check_predictions
     from mmkit.evals.vqa import VQA
 
     check_predictions(args.predictions)
-    source = open_source(
-        args.data, {"question"}, annotations=args.annotations, images=args.images, pictures=args.pictures,
-        answers_needed=args.predictions is None, split=args.split,
-        columns=columns_of(args.columns, ("image", "question", "answers", "image_id", "question_id", "answer_type")),
+    source = open_data(
+        args, {"question"}, FIELDS, annotations=args.annotations, pictures=args.pictures,
+        answers_needed=args.predictions is None,
     )  # fmt: skip
     evaluator = VQA(
-        source=source, answers=_answers(args), generate=args.generate, batch_size=args.batch_size,
-        as_published=args.as_published, predictions=args.predictions,
-        bad=args.max_bad,
+        source=source, answers=_answers(args), generate=args.generate, as_published=args.as_published,
+        **evaluation(args),
     )  # fmt: skip
     args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
@@ -140,7 +113,6 @@ def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def count_first_tokens_twice(args: argparse.Namespace, predictor: Predictor) -> None:
     """Where that was asked for; UserError for a head that chooses without reading tokens."""
-    from mmkit.errors import UserError
     from mmkit.heads.base import Writes
 
     if args.first_token_twice:

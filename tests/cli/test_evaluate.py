@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from mmkit.cli import evaluate
+from mmkit.cli.main import check_counts
 from mmkit.data.openmoji.scenes import Singles, class_names
 from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.errors import UserError
@@ -50,6 +51,7 @@ def run(*arguments):
     parser = argparse.ArgumentParser()
     evaluate.register(parser.add_subparsers(required=True))
     args = parser.parse_args([str(a) for a in arguments])
+    check_counts(args)
     return args.run(args)
 
 
