@@ -45,6 +45,16 @@ class Relevance:
         out[rows, self.items[int(starts[0]) : int(starts[-1])]] = True
         return out
 
+    def among(self, top: Tensor) -> Tensor:
+        """(Q, k) int64, candidates of all queries -> (Q, k) bool: which of them are relevant."""
+        size = 1024  # queries whose mask over all candidates is held at a time
+        parts = enumerate(top.split(size))
+        return torch.cat([self.mask(range(i * size, i * size + len(part))).gather(1, part) for i, part in parts])
+
+    def chance(self) -> dict[int, float]:
+        """``chance_at`` of all queries."""
+        return chance_at(self.counts(), self.candidates)
+
 
 def places(scores: Tensor, relevant: Tensor) -> Tensor:
     """(Q, C) float and bool -> (Q, 4) int64: where the first relevant candidate of each query stands.

@@ -14,14 +14,14 @@ and holds their scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mmkit.data.records import Source, described
+from mmkit.data.records import Source
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import (
     Evaluator,
@@ -35,77 +35,19 @@ from mmkit.evals.evaluator import (
     together,
 )
 from mmkit.evals.intervals import clustered
+from mmkit.evals.pairs import Pairs
 from mmkit.evals.predictions import save_predictions
-from mmkit.evals.recall import KS, Relevance, answered, chance_at, places, recall_of, sorted_top, top_k
+from mmkit.evals.recall import KS, Relevance, answered, places, recall_of, sorted_top, top_k
 from mmkit.evals.results.reranking import Reranking
-from mmkit.evals.results.retrieval import NAMES, SHOWN, Found, RetrievalResult, rows_of
+from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalResult, rows_of
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
 from mmkit.ranks import gather
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pictures and texts of a source. rows, names: the record and image_id of each picture; image_of: the picture
-    of each text.
-    """
-
-    rows: list[int]
-    texts: list[str]
-    image_of: list[int]
-    names: list[str]
-
-    @classmethod
-    def read(cls, source: Source) -> Pairs:
-        """Goes through the records once; UserError for one without a caption."""
-        images: dict[str, int] = {}
-        rows: list[int] = []
-        texts: list[str] = []
-        image_of: list[int] = []
-        for row, (key, image_id, captions) in enumerate(described(source)):
-            if not captions:
-                raise UserError(f"{key}: no caption; retrieval needs at least one for each picture")
-            image = images.setdefault(image_id, len(rows))
-            if image == len(rows):
-                rows.append(row)
-            texts += captions
-            image_of += [image] * len(captions)
-        return cls(rows, texts, image_of, list(images))
-
-    def without(self, pictures: Sequence[int]) -> Pairs:
-        """Those of the other pictures; UserError where none are left."""
-        gone = set(pictures)
-        kept = [image for image in range(len(self.rows)) if image not in gone]
-        number = {image: i for i, image in enumerate(kept)}
-        texts = [(text, number[i]) for text, i in zip(self.texts, self.image_of, strict=True) if i in number]
-        return Pairs(
-            rows=[self.rows[i] for i in kept], names=[self.names[i] for i in kept],
-            texts=[text for text, _ in texts], image_of=[i for _, i in texts],
-        )  # fmt: skip
-
-    def own(self) -> dict[str, Relevance]:
-        """As published: for "t2i" the picture of each text alone, for "i2t" the texts of each picture alone."""
-        texts_of: list[list[int]] = [[] for _ in self.rows]
-        for text, image in enumerate(self.image_of):
-            texts_of[image].append(text)
-        t2i = Relevance.of([[image] for image in self.image_of], len(self.rows))
-        return {"t2i": t2i, "i2t": Relevance.of(texts_of, len(self.texts))}
-
-    def relevance(self) -> dict[str, Relevance]:
-        """For "t2i" the pictures relevant to each text, for "i2t" the texts relevant to each picture: equal words."""
-        images_of: dict[str, dict[int, None]] = {}
-        texts_of: dict[str, list[int]] = {}
-        words_of: list[dict[str, None]] = [{} for _ in self.rows]
-        words = [" ".join(text.lower().split()) for text in self.texts]
-        for text, (word, image) in enumerate(zip(words, self.image_of, strict=True)):
-            images_of.setdefault(word, {})[image] = None
-            texts_of.setdefault(word, []).append(text)
-            words_of[image][word] = None
-        t2i = [list(images_of[word]) for word in words]
-        i2t = [[text for word in own for text in texts_of[word]] for own in words_of]
-        return {"t2i": Relevance.of(t2i, len(self.rows)), "i2t": Relevance.of(i2t, len(self.texts))}
+ByRule = Mapping[str, Relevance]
+"""What is relevant by our rule, "", and as it is "published"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,72 +96,64 @@ class Retrieval(Evaluator):
         held, images, passed = self._encode_images(predictor, source, pairs.rows, keep)
         if passed.bad:
             pairs = pairs.without(passed.bad)
-        relevance, own = pairs.relevance(), pairs.own()
+        ours, own = pairs.relevance(), pairs.own()
+        relevant = {w: {"": ours[w], "published": own[w]} for w in NAMES}
         if joint:
             texts = encode_texts(predictor, pairs.texts, 4 * self.batch_size)
             ways = {"t2i": (texts, images), "i2t": (images, texts)}
-            found = {w: self._search(predictor, *ways[w], relevance[w], own[w]) for w in NAMES}
+            found = {w: self._search(predictor, *ways[w], relevant[w]) for w in NAMES}
             if self.rerank_top is not None:
-                found = self._rerank(predictor, held, pairs, found, relevance, own)
+                found = self._rerank(predictor, held, pairs, found, relevant)
         else:
-            found = self._judge_all(predictor, held, pairs, relevance, own)
-        judged = [] if self.rerank_top is None else [_judged(w, found[w], relevance[w]) for w in NAMES]
+            found = self._judge_all(predictor, held, pairs, relevant)
+        judged = [] if self.rerank_top is None else [_judged(w, found[w], ours[w]) for w in NAMES]
         for one in judged:
             one.tell()
-        odds = {w: self._odds(one.match) for w, one in found.items() if one.match is not None}
-        save_predictions(self.predictions, lambda: rows_of(found, pairs.names, pairs.texts, pairs.image_of, odds))
-        again = {w: one for w, one in found.items() if one.ours_again is not None}
-        rates = {
-            "": {w: one.ours for w, one in found.items()}, "published": {w: one.published for w, one in found.items()},
-            "rerank": {w: _there(one.ours_again) for w, one in again.items()},
-            "published.rerank": {w: _there(one.published_again) for w, one in again.items()},
-        }  # fmt: skip
-        recall = {rule: {w: recall_of(at) for w, at in ways.items()} for rule, ways in rates.items()}
+        save_predictions(self.predictions, lambda: rows_of(found, pairs))
+
+        def of_each(rate: Callable[[Tensor, str], Any]) -> dict[str, Any]:
+            return {rule: {w: rate(found[w].places[rule], w) for w in NAMES} for rule in found["t2i"].places}
+
         return RetrievalResult(
             images=len(pairs.rows), texts=len(pairs.texts), rerank_top=self.rerank_top, judged=judged,
             by="joint space" if joint else "matching head", held_bytes=total(held.nbytes, predictor),
-            recall=recall[""], published=recall["published"], rerank=recall["rerank"],
-            published_rerank=recall["published.rerank"], left_out=passed.left_out,
-            intervals={rule: {w: _intervals(at, w, pairs) for w, at in ways.items()} for rule, ways in rates.items()},
-            chance={w: chance_at(r.counts(), r.candidates) for w, r in relevance.items()},
-            published_chance={w: chance_at(r.counts(), r.candidates) for w, r in own.items()},
+            rates=of_each(lambda at, _: recall_of(at)), intervals=of_each(lambda at, w: _intervals(at, w, pairs)),
+            chance={rule: {w: relevant[w][rule].chance() for w in NAMES} for rule in AGAIN}, left_out=passed.left_out,
         )  # fmt: skip
 
-    def _odds(self, logits: Tensor) -> Tensor:
-        """What candidates are ordered by, of the matching head's two logits (..., 2)."""
-        return logits[..., 1] - logits[..., 0] if self.score == "log_odds" else logits[..., 1]
+    def _scores(self, logits: Tensor) -> dict[str, Tensor]:
+        """What candidates are ordered by under each rule, of the matching head's two logits (..., 2)."""
+        match = logits[..., 1]
+        return {"": match - logits[..., 0] if self.score == "log_odds" else match, "published": match}
 
     def _judge_all(
-        self, predictor: Predictor, held: HeldTokens, pairs: Pairs, relevance: Mapping[str, Relevance],
-        own: Mapping[str, Relevance],
-    ) -> dict[str, Found]:  # fmt: skip
+        self, predictor: Predictor, held: HeldTokens, pairs: Pairs, relevant: Mapping[str, ByRule]
+    ) -> dict[str, Found]:
         """Both ways by the matching scores of all pairs; there is nothing to re-rank."""
         images, texts = len(pairs.rows), len(pairs.texts)
         tops = {"t2i": torch.arange(images).repeat(texts, 1), "i2t": torch.arange(texts).repeat(images, 1)}
         logits = self._match(predictor, held, pairs.texts, tops, images)
         found = {}
         for way in NAMES:
-            odds, every = self._odds(logits[way]), range(len(tops[way]))
-            best = sorted_top(odds, SHOWN)
+            scores, every = self._scores(logits[way]), range(len(tops[way]))
             found[way] = Found(
-                ours=places(odds, relevance[way].mask(every)), best=best, scores=odds.gather(1, best),
-                published=places(logits[way][..., 1], own[way].mask(every)),
-            )  # fmt: skip
+                places={rule: places(scores[rule], one.mask(every)) for rule, one in relevant[way].items()},
+                best={"": _best(tops[way], scores[""])},
+            )
         return found
 
     def _rerank(
         self, predictor: Predictor, held: HeldTokens, pairs: Pairs, found: Mapping[str, Found],
-        relevance: Mapping[str, Relevance], own: Mapping[str, Relevance],
+        relevant: Mapping[str, ByRule],
     ) -> dict[str, Found]:  # fmt: skip
-        tops = {w: _there(one.top) for w, one in found.items()}
-        logits = self._match(predictor, held, pairs.texts, tops, len(pairs.rows))
-        return {
-            w: replace(
-                one, match=logits[w], ours_again=reranked(one.ours, tops[w], self._odds(logits[w]), relevance[w]),
-                published_again=reranked(one.published, tops[w], logits[w][..., 1], own[w]),
-            )
-            for w, one in found.items()
-        }  # fmt: skip
+        logits = self._match(predictor, held, pairs.texts, {w: one.top for w, one in found.items()}, len(pairs.rows))
+        out = {}
+        for w, one in found.items():
+            scores, at = self._scores(logits[w]), dict(one.places)
+            for rule, again in AGAIN.items():
+                at[again] = reranked(one.places[rule], one.top, scores[rule], relevant[w][rule])
+            out[w] = replace(one, places=at, best={**one.best, "rerank": _best(one.top, scores[""])})
+        return out
 
     def _encode_images(
         self, predictor: Predictor, source: Source, rows: Sequence[int], keep: bool
@@ -238,9 +172,7 @@ class Retrieval(Evaluator):
         held.renumber(passed.rows)
         return held, finite(torch.cat(passed.found), "picture embeddings"), passed
 
-    def _search(
-        self, predictor: Predictor, query: Tensor, candidate: Tensor, relevance: Relevance, own: Relevance
-    ) -> Found:
+    def _search(self, predictor: Predictor, query: Tensor, candidate: Tensor, relevant: ByRule) -> Found:
         """Where the right candidates of each query stand, and the best ones, as far as these are wanted."""
         k, shown = min(self.rerank_top or 0, len(candidate)), min(SHOWN, len(candidate)) if self.predictions else 0
         device = predictor.device
@@ -251,7 +183,7 @@ class Retrieval(Evaluator):
         for _, items in own_units(len(query), self.chunk):
             with torch.autocast(device.type, enabled=False):
                 scores = query[items.start : items.stop].to(device) @ candidate.T
-            row = [places(scores, which.mask(items).to(device)) for which in (relevance, own)]
+            row = [places(scores, which.mask(items).to(device)) for which in relevant.values()]
             row += [top_k(scores, k)] if k else []
             if shown:
                 row.append(sorted_top(scores, shown))
@@ -262,15 +194,10 @@ class Retrieval(Evaluator):
         found = gather_by_index(torch.cat(rows), index, len(query), device)
         ours, published, top, best = found.split([4, 4, k, shown], 1)
         scores = gather_by_index(torch.cat(values), index, len(query), device) if shown else torch.empty(len(query), 0)
-        return Found(ours=ours, published=published, best=best, scores=scores, top=top if k else None)
+        return Found(places={"": ours, "published": published}, best={"": (best, scores)}, top=top)
 
     def _match(
-        self,
-        predictor: Predictor,
-        held: HeldTokens,
-        texts: Sequence[str],
-        tops: Mapping[str, Tensor],
-        images: int,
+        self, predictor: Predictor, held: HeldTokens, texts: Sequence[str], tops: Mapping[str, Tensor], images: int
     ) -> dict[str, Tensor]:
         """The matching head's logits (..., 2) of each way's candidates ``tops``; each pair is judged once for both."""
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -314,16 +241,17 @@ def total(number: int, predictor: Predictor) -> int:
 
 def reranked(found: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -> Tensor:
     """``places`` (Q, 4) after the candidates ``top`` (Q, k), in ascending order, were sorted by ``scores`` (Q, k)."""
-    out = found.clone()
-    for start in range(0, len(found), 1024):
-        rows = range(start, min(len(found), start + 1024))
-        part = slice(rows.start, rows.stop)
-        relevant = relevance.mask(rows).gather(1, top[part])
-        rank, above, equal, right = found[part].unbind(1)
-        inside = (top.shape[1] - above).clamp(min=0)  # of those with the same score, all of them not relevant
-        behind = torch.stack([rank, above + inside, equal - inside, right], 1)
-        out[part] = torch.where(relevant.any(1, keepdim=True), places(scores[part], relevant), behind)
-    return out
+    relevant = relevance.among(top)
+    rank, above, equal, right = found.unbind(1)
+    inside = (top.shape[1] - above).clamp(min=0)  # of those with the same score, all of them not relevant
+    behind = torch.stack([rank, above + inside, equal - inside, right], 1)
+    return torch.where(relevant.any(1, keepdim=True), places(scores, relevant), behind)
+
+
+def _best(candidates: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The first ``SHOWN`` of the candidates (Q, k) by their scores, with these."""
+    order = sorted_top(scores, SHOWN)
+    return candidates.gather(1, order), scores.gather(1, order)
 
 
 def _intervals(found: Tensor, way: str, pairs: Pairs) -> dict[int, tuple[float, float]]:
@@ -334,18 +262,8 @@ def _intervals(found: Tensor, way: str, pairs: Pairs) -> dict[int, tuple[float, 
 
 def _judged(way: str, found: Found, relevance: Relevance) -> Reranking:
     """What re-ranking did to R@k, and what a random order of the candidates would give for R@1."""
-    top = _there(found.top)
-    right = torch.cat([
-        relevance.mask(range(start, min(len(top), start + 1024))).gather(1, top[start : start + 1024]).sum(1)
-        for start in range(0, len(top), 1024)
-    ])  # fmt: skip
+    right = relevance.among(found.top)
     return Reranking(
-        what=f"R@1, {NAMES[way]}", before=recall_of(found.ours), after=recall_of(_there(found.ours_again)),
-        chance=(right / top.shape[1]).mean().item(), candidates=top.shape[1], n=len(top),
+        what=f"R@1, {NAMES[way]}", before=recall_of(found.places[""]), after=recall_of(found.places["rerank"]),
+        chance=right.double().mean().item(), candidates=right.shape[1], n=len(right),
     )  # fmt: skip
-
-
-def _there(value: Tensor | None) -> Tensor:
-    """What is there after re-ranking."""
-    assert value is not None  # re-ranking made it
-    return value

@@ -35,15 +35,15 @@ def test_retrieval_judges_every_pair(one_stream):
     relevance = pairs.relevance()["t2i"].mask(range(len(pairs.texts)))
     best = scores.argmax(1)
     expected = relevance.gather(1, best[:, None]).double().mean().item()
-    assert result.recall["t2i"][1] == pytest.approx(expected)
+    assert result.rates[""]["t2i"][1] == pytest.approx(expected)
     records = [source[i] for i in range(9)]
     bank, (tokens,) = TokenBank(one_stream.text_tokens(pairs.texts)), one_stream.image_tokens(records)
     every = torch.cartesian_prod(torch.arange(9), torch.arange(len(pairs.texts)))
     logits = one_stream.match_pairs(tokens, bank, every, score="match_logit").view(9, -1).T
     own = logits.gather(1, torch.tensor(pairs.image_of)[:, None])
     for k in (1, 5):  # as published: the own picture alone, by the logit of "match"
-        assert result.published["t2i"][k] == pytest.approx(((logits > own).sum(1) < k).double().mean().item())
-    assert not result.rerank
+        assert result.rates["published"]["t2i"][k] == pytest.approx(((logits > own).sum(1) < k).double().mean().item())
+    assert "rerank" not in result.rates
     assert shown(result).count("matching head, every pair") == 2
     assert "joint space" not in shown(result)
     assert result.to_json()["by"] == "matching head"

@@ -220,7 +220,7 @@ def test_the_evaluation_sees_that_re_ranking_hurts(caplog):
     judged = result.judged[0]
     assert result.metrics()["rerank.t2i_r1"] == pytest.approx(judged.chance, abs=1e-6)  # equal scores are a draw
     assert found["rerank"]["lowers"] == any(
-        result.rerank[w][k] < rate for w in ("t2i", "i2t") for k, rate in result.recall[w].items()
+        result.rates["rerank"][w][k] < rate for w in ("t2i", "i2t") for k, rate in result.rates[""][w].items()
     )
     assert "no better than chance" in caplog.text
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from mmkit.evals.evaluator import counted, nested
-from mmkit.evals.recall import KS, sorted_top
+from mmkit.evals.pairs import Pairs
+from mmkit.evals.recall import KS
 from mmkit.evals.results.reranking import Reranking
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 Rates = Mapping[str, Mapping[int, float]]
 """R@k as {"t2i": {1: ...}, "i2t": ...}, 0 to 1."""
 
+AGAIN = {"": "rerank", "published": "published.rerank"}
+"""The two rules, and what their rates are called after re-ranking."""
 NAMES = {"t2i": "text to image", "i2t": "image to text"}
 WORDS = {"joint space": "joint space", "matching head": "matching head, every pair"}
 SHOWN = 10
@@ -32,49 +36,34 @@ RULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One direction. Places are those of ``places``, one row a query: by our rule and by the published one.
+    """One direction. places: those of ``recall.places`` by the names of ``RetrievalResult.rates``, one row a query.
 
-    top: (Q, k) the candidates that were re-ordered, in ascending order; match: (Q, k, 2), their logits. best, scores:
-    (Q, SHOWN) the best candidates in order, with their scores.
+    best: by "", and "rerank" after re-ranking, the best candidates (Q, SHOWN) in order, and their scores. top: (Q, k)
+    the candidates that are re-ordered, in ascending order.
     """
 
-    ours: Tensor
-    published: Tensor
-    best: Tensor
-    scores: Tensor
-    top: Tensor | None = None
-    match: Tensor | None = None
-    ours_again: Tensor | None = None
-    published_again: Tensor | None = None
-
-    def again(self, odds: Tensor) -> tuple[Tensor, Tensor]:
-        """Like ``best`` and ``scores``, after re-ranking by ``odds`` (Q, k)."""
-        assert self.top is not None  # only then is it asked for
-        order = sorted_top(odds, SHOWN)
-        return self.top.gather(1, order), odds.gather(1, order)
+    places: Mapping[str, Tensor]
+    best: Mapping[str, tuple[Tensor, Tensor]]
+    top: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult:
-    """recall, rerank: R@k by our rule; published, published_rerank: with the own picture or own texts alone.
+    """rates: R@k by our rule, "", and with the own picture or own texts alone, "published".
 
-    chance, published_chance: of a random order. by: what ``recall`` was sorted by. judged: what re-ranking did, for
-    each direction. intervals: 95 %, of these rates by the names "", "published", "rerank" and
-    "published.rerank"; of texts with those of one picture as a group (``clustered``). held_bytes: image tokens that
-    waited for matching, of all processes. left_out: pictures that could not be read; None where the first one ends it.
+    After re-ranking also as "rerank" and "published.rerank". intervals: 95 %, of the same; of texts with those of one
+    picture as a group (``clustered``). chance: of a random order by both rules. by: what the rates were sorted by.
+    judged: what re-ranking did, for each direction. held_bytes: image tokens that waited for matching, of all
+    processes. left_out: pictures that could not be read; None where the first one ends it.
     """
 
     images: int
     texts: int
-    recall: Rates
-    published: Rates
-    chance: Rates
-    published_chance: Rates
-    rerank: Rates = field(default_factory=dict)
-    published_rerank: Rates = field(default_factory=dict)
+    rates: Mapping[str, Rates]
+    chance: Mapping[str, Rates]
+    intervals: Mapping[str, Mapping[str, Mapping[int, tuple[float, float]]]]
     rerank_top: int | None = None
     judged: Sequence[Reranking] = ()
-    intervals: Mapping[str, Mapping[str, Mapping[int, tuple[float, float]]]] = field(default_factory=dict)
     held_bytes: int = 0
     left_out: int | None = None
     by: Literal["joint space", "matching head"] = "joint space"
@@ -85,14 +74,16 @@ class RetrievalResult:
         ``chance_r1`` is that of text to image, ``chance_i2t_r1`` of image to text. ``published.*``: the same by the
         published rule. ``t2i_r1_low``, ``t2i_r1_high``, ...: the intervals of R@1.
         """
-        out = _all(self.recall, self.rerank, self.chance) | {"images": self.images, "texts": self.texts}
-        published = _all(self.published, self.published_rerank, self.published_chance)
-        out |= {f"published.{name}": value for name, value in published.items()}
-        for rule, ways in self.intervals.items():
-            for way, at in ways.items():
-                name = f"{rule}.{way}_r1".removeprefix(".")
+        out: dict[str, float] = {}
+        for rule, rates in self.rates.items():
+            out |= {_named(rule, name): value for name, value in _flat(rates).items()}
+        for rule, ways in self.chance.items():
+            out |= {_named(rule, "chance_r1"): ways["t2i"][1], _named(rule, "chance_i2t_r1"): ways["i2t"][1]}
+        for rule, between in self.intervals.items():
+            for way, at in between.items():
+                name = _named(rule, f"{way}_r1")
                 out |= {f"{name}_low": at[1][0], f"{name}_high": at[1][1]}
-        return out | counted(self.left_out)
+        return out | {"images": self.images, "texts": self.texts} | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
         """The same, nested; ``by``; ``chance`` and ``interval`` of every rate; what relevance means.
@@ -100,20 +91,16 @@ class RetrievalResult:
         ``rerank.lowers``, ``rerank.at_chance``: whether it lowers any rate, and whether the matching head orders no
         better than chance, in either direction.
         """
-        found = nested(self.metrics()) | {"by": self.by, "chance": _flat(self.chance)}
-        if "rerank" in found:
-            flags = [judged.flags() for judged in self.judged]
-            found["rerank"] |= {name: any(flag[name] for flag in flags) for name in ("lowers", "at_chance")}
-            found["rerank"]["top"] = self.rerank_top
-            found["held_gib"] = self.held_bytes / 2**30
+        found: dict[str, Any] = {**self.metrics(), "by": self.by, "chance": _flat(self.chance[""])}
+        found |= {"relevance": RULES["ours"], "published.relevance": RULES["published"]}
         for rule, ways in self.intervals.items():
-            place = found
-            for step in rule.split(".") if rule and ways else ():
-                place = place[step]
-            if ways:
-                place["interval"] = {f"{way}_r{k}": list(ends) for way, at in ways.items() for k, ends in at.items()}
-        found["published"]["relevance"] = RULES["published"]
-        return found | {"relevance": RULES["ours"]}
+            ends = {f"{way}_r{k}": list(pair) for way, at in ways.items() for k, pair in at.items()}
+            found[_named(rule, "interval")] = ends
+        if "rerank" in self.rates:
+            flags = [judged.flags() for judged in self.judged]
+            found |= {f"rerank.{name}": any(flag[name] for flag in flags) for name in ("lowers", "at_chance")}
+            found |= {"rerank.top": self.rerank_top, "held_gib": self.held_bytes / 2**30}
+        return nested(found)
 
     def table(self) -> Table:
         """R@k of both ways, with re-ranking, the published rule and chance below."""
@@ -123,68 +110,52 @@ class RetrievalResult:
         table.add_column("")
         for name in ("R@1", "95 % interval", *(f"R@{k}" for k in KS[1:])):
             table.add_column(name, justify="right")
-        again = f"re-ranked top {self.rerank_top}"
+        again, rates = f"re-ranked top {self.rerank_top}", {**self.rates, "chance": self.chance[""]}
         rows = {
-            WORDS[self.by]: (self.recall, ""), again: (self.rerank, "rerank"),
-            "as published *": (self.published, "published"),
-            f"{again}, as published *": (self.published_rerank, "published.rerank"), "chance": (self.chance, "chance"),
+            "": WORDS[self.by], "rerank": again, "published": "as published *",
+            "published.rerank": f"{again}, as published *", "chance": "chance",
         }  # fmt: skip
         for way, words in NAMES.items():
-            for name, (values, rule) in rows.items():
-                if values:
-                    first, *others = (f"{values[way][k]:.1%}" for k in KS)
-                    ends = self.intervals.get(rule, {}).get(way)
-                    between = "{:.1%} to {:.1%}".format(*ends[1]) if ends else ""
+            for rule, name in rows.items():
+                if rule in rates:
+                    first, *others = (f"{rates[rule][way][k]:.1%}" for k in KS)
+                    ends = self.intervals.get(rule)
+                    between = "{:.1%} to {:.1%}".format(*ends[way][1]) if ends else ""
                     table.add_row(f"{words}, {name}", first, between, *others, end_section=name == "chance")
         table.caption = "* the own picture or own texts alone are right; else equal captions are right too"
         table.caption_justify = "left"
         return table
 
 
-def rows_of(
-    found: Mapping[str, Found], pictures: Sequence[str], texts: Sequence[str], image_of: Sequence[int],
-    odds: Mapping[str, Tensor],
-) -> list[Mapping[str, Any]]:  # fmt: skip
+def rows_of(found: Mapping[str, Found], pairs: Pairs) -> list[Mapping[str, Any]]:
     """A row for each query: ``direction``, the query, the rank of its first right candidate by both rules (from 1).
 
-    And the best candidates with their scores; under ``rerank`` the same after it. pictures: their image_id.
-    odds: for each direction, what candidates were re-ordered by.
+    And the best candidates with their scores; under ``rerank`` the same after it.
     """
+
+    def told(way: str, query: int, rule: str) -> dict[str, Any]:
+        ours, published = (found[way].places[name][query, 0] for name in (rule, _named("published", rule)))
+        best, scores = (part[query].tolist() for part in found[way].best[rule])
+        named = [
+            pairs.names[i] if way == "t2i" else {"text": pairs.texts[i], "image": pairs.names[pairs.image_of[i]]}
+            for i in best
+        ]
+        return {"rank": int(ours) + 1, "published_rank": int(published) + 1, "found": named, "scores": scores}
+
     out: list[Mapping[str, Any]] = []
-    for way in NAMES:
-        here = found[way]
-
-        def told(place: Tensor, own: Tensor, best: Tensor, scores: Tensor, way: str = way) -> dict[str, Any]:
-            named: list[Any] = [
-                pictures[i] if way == "t2i" else {"text": texts[i], "image": pictures[image_of[i]]}
-                for i in best.tolist()
-            ]
-            return {
-                "rank": int(place[0]) + 1, "published_rank": int(own[0]) + 1, "found": named, "scores": scores.tolist()
-            }  # fmt: skip
-
-        again = here.again(odds[way]) if here.top is not None and way in odds else None
-        for query in range(len(here.ours)):
-            image = image_of[query] if way == "t2i" else query
-            row: dict[str, Any] = {
-                "direction": NAMES[way],
-                "text": texts[query] if way == "t2i" else None,
-                "image": pictures[image],
-            }
-            row |= told(here.ours[query], here.published[query], here.best[query], here.scores[query])
-            if again is not None and here.ours_again is not None and here.published_again is not None:
-                row["rerank"] = told(
-                    here.ours_again[query], here.published_again[query], again[0][query], again[1][query]
-                )
-            out.append(row)
+    for way, words in NAMES.items():
+        for query in range(len(found[way].places[""])):
+            text, image = (pairs.texts[query], pairs.image_of[query]) if way == "t2i" else (None, query)
+            row = {"direction": words, "text": text, "image": pairs.names[image], **told(way, query, "")}
+            out.append(row | {rule: told(way, query, rule) for rule in found[way].best if rule})
     return out
+
+
+def _named(rule: str, name: str) -> str:
+    """The name under a rule, "" being ours."""
+    return f"{rule}.{name}".strip(".")
 
 
 def _flat(values: Rates) -> dict[str, float]:
     out = {f"{way}_r{k}": value for way, at in values.items() for k, value in at.items()}
-    return out | {"r_mean": sum(out.values()) / len(out)} if out else out
-
-
-def _all(recall: Rates, rerank: Rates, chance: Rates) -> dict[str, float]:
-    out = _flat(recall) | {f"rerank.{name}": value for name, value in _flat(rerank).items()}
-    return out | {"chance_r1": chance["t2i"][1], "chance_i2t_r1": chance["i2t"][1]}
+    return out | {"r_mean": sum(out.values()) / len(out)}
