@@ -16,7 +16,7 @@ Left out: training for it, which is fine-tuning for retrieval on pairs of expres
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.records import JsonLines, Record, Source
+from mmkit.data.records import JsonLines, Record
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, area, best_box, detected, named_boxes, overlap, points_at, region_box
 from mmkit.evals.evaluator import Evaluator, counted, finite, nested
@@ -42,19 +42,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUMS = ("n", "pointing", "chance", "iou", "iou50", "choice", "choice_chance", "in_caption")
-"""What is summed over expressions; all but ``n`` become means."""
+MEANS = ("pointing", "chance", "iou", "iou50", "choice", "choice_chance", "in_caption")
+"""What is measured of each expression, of which the means are told."""
 RATES = ("pointing", "iou50", "choice")
 """Those of them that are right or wrong, and so have intervals."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """What names a box, as the model reads it: a text, and the positions of its tokens that count (None = all)."""
+    """What names a box, as the model reads it: a text, and the positions of its tokens that count (None = all).
+
+    clipped: whether the box reached out of its picture, by more than a pixel, which is rounding.
+    """
 
     text: str
     tokens: tuple[int, ...] | None
     box: Box
+    clipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,18 @@ class Opened:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What came of one expression. values: in the order of ``MEANS``; told: its row of ``predictions``."""
+
+    values: tuple[float, ...]
+    told: Mapping[str, Any]
+    split: str | None
+    clipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class GroundingResult:
-    """rates: the means of ``SUMS`` by name; by_split: the same for each split.
+    """rates: ``n``, and by name the means of ``MEANS``; by_split: the same for each split.
 
     asked: (what was explained, the layer) for names in captions and alone. head: which was asked; None = the mean.
     """
@@ -158,31 +172,27 @@ class Grounding(Evaluator):
         source = self.opened()
         if isinstance(source, JsonLines):
             self._check(source, predictor, "in captions" in asked)
-        splits: tuple[str, ...] = tuple(getattr(source, "splits", ()))
 
         def opened(row: int) -> Opened:
             record = source[row]
             picture = load_image(record)
             return Opened(record, picture.size, predictor.transform(picture), seen_box(predictor.transform, picture))
 
-        def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Tensor, list[Mapping[str, Any]], list[str]]:
-            return *self._sums(predictor, asked, made, splits), [one.record.image_id for one in made]
+        def work(rows: Sequence[int], made: Sequence[Opened]) -> list[Scored]:
+            return self._scored(predictor, asked, made)
 
         with predictor.encoder.counting():
             passed = self.passed(predictor, len(source), opened, work, "grounded pictures")
-        rows = torch.cat([sums for sums, _, _ in passed.found])
-        if not rows[:, 0].sum():
+        found = [one for part in passed.found for one in part]
+        if not found:
             raise UserError('grounding: no record has "boxes" with at least one name and box')
-        number: dict[str, int] = {}
-        group = [number.setdefault(name, len(number)) for _, _, names in passed.found for name in names]
-        told = [row for _, told, _ in passed.found for row in told]
-        _tell_outside(rows[:, len(SUMS)], source, passed.rows)
-        save_predictions(self.predictions, lambda: told)
-        of = {name: rows[:, -1] == i for i, name in enumerate(splits)}
+        _tell_clipped([one.told["record"] for one in found if one.clipped])
+        save_predictions(self.predictions, lambda: [one.told for one in found])
+        splits = {name: [one for one in found if one.split == name] for name in getattr(source, "splits", ())}
         return GroundingResult(
-            rates=_means(rows, torch.tensor(group)), left_out=passed.left_out,
-            by_split={name: _means(rows[at], torch.tensor(group)[at]) for name, at in of.items() if at.any()},
+            rates=_means(found), by_split={name: _means(own) for name, own in splits.items() if own},
             asked={place: (_called(which.target), which.layer) for place, which in asked.items()}, head=self.head,
+            left_out=passed.left_out,
         )  # fmt: skip
 
     def _check(self, source: JsonLines, predictor: Predictor, by_words: bool) -> None:
@@ -202,49 +212,33 @@ class Grounding(Evaluator):
             return {"alone": alone}
         return {"in captions": ask(predictor, "mlm", self.layer, self.head) if guesses else alone, "alone": alone}
 
-    def _sums(
-        self, predictor: Predictor, asked: Mapping[str, Asked], opened: Sequence[Opened], splits: Sequence[str]
-    ) -> tuple[Tensor, list[Mapping[str, Any]]]:
-        """One row for each record: ``SUMS`` over its expressions, how many boxes were clipped, number of its split.
-
-        And what was found for each expression, in the order of the records.
-        """
-        asks = [self._expressions(one.record, predictor, "in captions" in asked) for one in opened]
-        rows = torch.zeros(len(opened), len(SUMS) + 2, dtype=torch.float64)
-        for i, one in enumerate(opened):
-            rows[i, -2] = sum(_reaches_out(expression.box, one.size) for expression in asks[i])
-            asks[i] = [replace(e, box=_within(e, one.size, one.record.key)) for e in asks[i]]
-            rows[i, -1] = splits.index(one.record.targets["split"]) if splits else -1
-        of = [i for i, expressions in enumerate(asks) for _ in expressions]
-        flat = [expression for expressions in asks for expression in expressions]
-        told: list[tuple[int, Mapping[str, Any]]] = []
-        for i, expression, maps in self._maps(predictor, asked, [one.pixels for one in opened], of, flat):
-            boxes = detected(opened[i].record)
-            if boxes is None:
-                boxes = [other.box for other in asks[i]]
-            values, found = self._score(maps, expression, opened[i], boxes)
-            rows[i, : len(SUMS)] += torch.tensor(values, dtype=torch.float64)
-            told.append((i, found))
-        return rows, [found for _, found in sorted(told, key=lambda pair: pair[0])]
-
-    def _maps(
-        self, predictor: Predictor, asked: Mapping[str, Asked], pixels: Sequence[Tensor], of: Sequence[int],
-        expressions: Sequence[Expression],
-    ) -> Iterator[tuple[int, Expression, TokenMaps]]:  # fmt: skip
-        """Each expression with the number of its picture and its maps; first those in captions, then those alone."""
-        for place, which in asked.items() if expressions else ():
-            own = [
-                (i, expression) for i, expression in zip(of, expressions, strict=True)
-                if (expression.tokens is not None) == (place == "in captions")
-            ]  # fmt: skip
+    def _scored(self, predictor: Predictor, asked: Mapping[str, Asked], opened: Sequence[Opened]) -> list[Scored]:
+        """What was found for each expression, in the order of the records."""
+        names = [
+            [_within(e, one) for e in self._expressions(one.record, predictor, "in captions" in asked)]
+            for one in opened
+        ]
+        flat = [(i, expression) for i, own in enumerate(names) for expression in own]
+        found: dict[int, Scored] = {}
+        for place, which in asked.items():
+            own = {n: e for n, (_, e) in enumerate(flat) if (e.tokens is not None) == (place == "in captions")}
             if not own:
                 continue
-            texts = [expression.text for _, expression in own]
             hidden: list[Sequence[int]] = []
             if which.target == "mlm":
-                hidden = [expression.tokens or self._words(expression.text, predictor) for _, expression in own]
-            found = token_maps(predictor, which, pixels, [i for i, _ in own], texts, hidden=hidden)
-            yield from ((i, expression, maps) for (i, expression), maps in zip(own, found, strict=True))
+                hidden = [e.tokens or self._words(e.text, predictor) for e in own.values()]
+            pixels, image_of, texts = (
+                [one.pixels for one in opened],
+                [flat[n][0] for n in own],
+                [e.text for e in own.values()],
+            )
+            maps = token_maps(predictor, which, pixels, image_of, texts, hidden=hidden)
+            for (n, expression), i, heat in zip(own.items(), image_of, maps, strict=True):
+                boxes = detected(opened[i].record)
+                found[n] = self._score(
+                    heat, expression, opened[i], [e.box for e in names[i]] if boxes is None else boxes
+                )
+        return [found[n] for n in sorted(found)]
 
     def _words(self, text: str, predictor: Predictor) -> tuple[int, ...]:
         ids = predictor.tokenizer.encode(text, predictor.max_tokens)
@@ -270,10 +264,7 @@ class Grounding(Evaluator):
                 return caption, tokens
         return None
 
-    def _score(
-        self, found: TokenMaps, expression: Expression, opened: Opened, boxes: Sequence[Box]
-    ) -> tuple[list[float], Mapping[str, Any]]:
-        """One expression's values, in the order of ``SUMS``, and its row of ``predictions``."""
+    def _score(self, found: TokenMaps, expression: Expression, opened: Opened, boxes: Sequence[Box]) -> Scored:
         size = (opened.size[1], opened.size[0])
         raw = found.sentence() if expression.tokens is None else found.maps[list(expression.tokens)].mean(0)
         heat = HeatMap(finite(raw, "heat maps"), size, opened.seen)
@@ -281,8 +272,7 @@ class Grounding(Evaluator):
         iou = overlap(region, expression.box)
         fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
         chosen = best_box(heat.spread(size), boxes)
-        values = [
-            1.0,
+        values = (
             float(raw.max() > 0 and points_at(heat.peak, expression.box)),
             area(expression.box) / (size[0] * size[1]),
             iou,
@@ -290,38 +280,34 @@ class Grounding(Evaluator):
             float(chosen is not None and fits[chosen]),
             sum(fits) / max(1, len(fits)),
             float(expression.tokens is not None),
-        ]
-        return values, {
+        )
+        told = {
             "record": opened.record.key, "image": opened.record.image_id, "text": expression.text,
             "in_caption": expression.tokens is not None, "box": list(expression.box), "peak": list(heat.peak),
             "region": list(region), "iou": iou, "chosen": None if chosen is None else list(boxes[chosen]),
         }  # fmt: skip
+        split = opened.record.targets.get("split")
+        return Scored(values=values, told=told, split=split, clipped=expression.clipped)
 
 
-def _reaches_out(box: Box, size: tuple[int, int]) -> bool:
-    """By more than a pixel, which is rounding. size: (width, height) of the picture."""
-    return min(box[:2]) < -1 or box[2] > size[0] + 1 or box[3] > size[1] + 1
-
-
-def _within(expression: Expression, size: tuple[int, int], key: str) -> Box:
-    """The part of the box in the picture of (width, height); UserError where there is none."""
-    left, top, right, bottom = expression.box
-    clipped = (max(0.0, left), max(0.0, top), min(float(size[0]), right), min(float(size[1]), bottom))
-    if not area(clipped):
+def _within(expression: Expression, opened: Opened) -> Expression:
+    """The same with the part of its box that lies in the picture; UserError where there is none."""
+    (wide, high), (left, top, right, bottom) = opened.size, expression.box
+    box = (max(0.0, left), max(0.0, top), min(float(wide), right), min(float(high), bottom))
+    if not area(box):
         raise UserError(
-            f"{key}: the box {list(expression.box)} of {expression.text!r} lies outside of its picture, which has "
-            f"{size[0]} x {size[1]} pixels"
+            f"{opened.record.key}: the box {list(expression.box)} of {expression.text!r} lies outside of its picture, "
+            f"which has {wide} x {high} pixels"
         )
-    return clipped
+    return replace(expression, box=box, clipped=min(left, top) < -1 or right > wide + 1 or bottom > high + 1)
 
 
-def _tell_outside(counts: Tensor, source: Source, rows: Sequence[int]) -> None:
-    """counts: of each of the records ``rows``, how many boxes were clipped."""
-    if counts.sum() and rank() == 0:
-        first = source[rows[int(counts.nonzero()[0])]].key
+def _tell_clipped(records: Sequence[str]) -> None:
+    """records: the key of each box that was clipped."""
+    if records and rank() == 0:
         log.warning(
             "%d boxes reach outside of their pictures, the first in %s; their parts inside were taken. A box is left, "
-            "top, right, bottom in pixels of the picture as it is stored", int(counts.sum()), first,
+            "top, right, bottom in pixels of the picture as it is stored", len(records), records[0],
         )  # fmt: skip
 
 
@@ -329,11 +315,12 @@ def _called(target: Target) -> str:
     return target if isinstance(target, str) else "target"
 
 
-def _means(rows: Tensor, group: Tensor) -> dict[str, float]:
-    """rows: of each record; group: its picture, (n,) int64."""
-    sums = dict(zip(SUMS, rows[:, : len(SUMS)].T, strict=True))
-    n = sums["n"].sum()
-    out = {"n": float(n)} | {name: float(sums[name].sum() / n.clamp(min=1)) for name in SUMS[1:]}
+def _means(found: Sequence[Scored]) -> dict[str, float]:
+    """``n``, the means, and the intervals of ``RATES``, for which the expressions of one picture are a group."""
+    values = torch.tensor([one.values for one in found], dtype=torch.float64)
+    number: dict[str, int] = {}
+    group = torch.tensor([number.setdefault(one.told["image"], len(number)) for one in found])
+    out = {"n": float(len(found)), **dict(zip(MEANS, values.mean(0).tolist(), strict=True))}
     for name in RATES:
-        out[f"{name}_low"], out[f"{name}_high"] = clustered(sums[name], group, sums["n"])
+        out[f"{name}_low"], out[f"{name}_high"] = clustered(values[:, MEANS.index(name)], group)
     return out

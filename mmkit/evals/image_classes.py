@@ -59,13 +59,13 @@ class ImageClasses(Evaluator):
         head, source, labels = self.read(predictor)
         k = min(5, len(head.classes))
 
-        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+        def work(rows: Sequence[int], made: Sequence[Tensor]) -> dict[str, Tensor]:
             samples = [Sample(pixels=pixels, image_id=row, key="") for row, pixels in zip(rows, made, strict=True)]
             with predictor.inference():
                 logits = finite(head.predict(predictor.features(samples)), "class scores").cpu()
             return best_of(logits.softmax(1), k, labels_at(labels, rows))
 
         passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
-        found = found_in(tuple(head.classes), labels, passed, k, by="classifier")
+        found = found_in(tuple(head.classes), labels, passed, by="classifier")
         save_predictions(self.predictions, lambda: found.predictions(source))
         return found

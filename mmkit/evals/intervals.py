@@ -29,24 +29,19 @@ def wilson(total: float, n: float) -> tuple[float, float]:
     return max(0.0, min(rate, middle - half)), min(1.0, max(rate, middle + half))
 
 
-def clustered(hits: Tensor, group: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
+def clustered(hits: Tensor, group: Tensor) -> tuple[float, float]:
     """(low, high) of a mean over samples in groups: ``wilson`` for as many independent ones as they are worth.
 
     That is n / d, where the design effect d is the variance of the mean with whole groups drawn at random (the ratio
     estimator; Kish 1965, 5.4 and 8.2), over that of n independent samples, and at least 1. At 0 and at 1, where neither
     varies, the members of a group count as one.
 
-    hits: (n,) float64, 0 to 1; or the sums over parts of groups, with ``weight`` (n,), how many samples each is of.
-    group: (n,) int64, from 0.
+    hits: (n,) float64, 0 to 1. group: (n,) int64.
     """
-    hits = hits.double()
-    weight = torch.ones_like(hits) if weight is None else weight.double()
-    groups = int(group.max()) + 1 if len(group) else 0
-    sums, sizes = (hits.new_zeros(groups).index_add(0, group, part) for part in (hits, weight))
-    sums, sizes = sums[sizes > 0], sizes[sizes > 0]
-    n = float(sizes.sum())
-    if not n:
+    if not len(hits):
         return wilson(0, 0)
+    _, group, sizes = group.unique(return_inverse=True, return_counts=True)
+    sums, n = hits.new_zeros(len(sizes), dtype=torch.float64).index_add(0, group, hits.double()), len(hits)
     rate = float(sums.sum()) / n
     effect = float(sizes.square().sum()) / n
     if len(sizes) > 1 and 0 < rate < 1:

@@ -11,8 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.labels import Label, is_numeric, label_in, natural, read_as, same_names, some, tidy, whole
+from mmkit.data.labels import Label, is_numeric, label_in, read_as, same_names, some, tidy, whole
 from mmkit.data.records import Record, Source
+from mmkit.data.sources.classes import labels_in, own_names, targets_of
 from mmkit.errors import UserError
 from mmkit.evals.prompts import CLASS_SETS, ClassSet, built_in_classes, read_lines
 from mmkit.ranks import rank
@@ -62,16 +63,6 @@ class Relabelled:
         return where if isinstance(where, str) else self.source[where].key
 
 
-def targets_of(source: Source, key: str) -> Iterator[Any]:
-    """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
-    quick = getattr(source, "target", None)
-    if callable(quick):
-        yield from quick(key)
-        return
-    for row in range(len(source)):
-        yield source[row].targets.get(key)
-
-
 def with_classes(
     source: Source, classes: Classes, label_key: str = "label", by_name: bool = False
 ) -> tuple[Relabelled, list[str]]:
@@ -85,7 +76,7 @@ def with_classes(
     space. by_name: every label must be one of the names. UserError, which names what differs, where names and labels do
     not fit.
     """
-    found = _labels(source, label_key)
+    found = labels_in(source, label_key)
     if classes is None:
         if any(isinstance(label, int) for label in found) or all(map(is_numeric, found)):
             raise UserError(
@@ -261,27 +252,6 @@ def _comparable(label: Label) -> str:
     """The form in which labels and keys are compared."""
     number = whole(label)
     return tidy(str(label)) if number is None else str(number)
-
-
-def _labels(source: Source, key: str) -> list[Label]:
-    """The distinct labels, sorted: a source's own ``class_names``, or those of its records."""
-    names = own_names(source)
-    if names is not None:
-        return names
-    found: set[Label] = set()
-    for row, value in enumerate(targets_of(source, key)):
-        try:
-            found.add(label_in(value, "", key))
-        except UserError as error:
-            raise UserError(f"{source[row].key}{error}") from error
-    return sorted(found, key=natural)
-
-
-def own_names(source: Source) -> list[Label] | None:
-    """What a source itself says that its labels are called, in their order; None where it does not."""
-    names = getattr(source, "class_names", None)
-    names = names() if callable(names) else names
-    return None if names is None else list(names)
 
 
 def _numbers(source: Source, labels: Sequence[Label], numbers: Sequence[int]) -> dict[Label, int]:

@@ -132,7 +132,7 @@ class ZeroShot(Evaluator):
             prompts = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
         k = min(len(names), max(5, self.rerank_top or 0))
 
-        def work(rows: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+        def work(rows: Sequence[int], made: Sequence[Tensor]) -> dict[str, Tensor]:
             tokens, own = predictor.encode_pixels(made), labels_at(labels, rows)
             if bank is None:
                 every = torch.arange(len(names)).expand(len(rows), -1)
@@ -141,16 +141,12 @@ class ZeroShot(Evaluator):
             found = best_of(scores, k, own)
             if self.rerank_top is None:
                 return found
-            chosen = found[:, : self.rerank_top].long().sort(1).values
-            return torch.cat([found, _again(chosen, _matching(predictor, tokens, prompts, chosen, len(names)), own)], 1)
+            chosen = found["top"][:, : self.rerank_top].sort(1).values
+            return found | _again(chosen, _matching(predictor, tokens, prompts, chosen, len(names)), own)
 
         passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
         by: By = "matching head" if bank is None else "joint space"
-        found = found_in(names, labels, passed, k, by)
-        if self.rerank_top is None:
-            return found
-        again = torch.cat(passed.found)[:, -2:]
-        return replace(found, rerank_top=self.rerank_top, reranked=again[:, 0].long(), rerank_hits=again[:, 1])
+        return replace(found_in(names, labels, passed, by), rerank_top=self.rerank_top)
 
 
 def _matching(predictor: Predictor, image: Tokens, prompts: TokenBank, chosen: Tensor, classes: int) -> Tensor:
@@ -161,21 +157,21 @@ def _matching(predictor: Predictor, image: Tokens, prompts: TokenBank, chosen: T
     return finite(predictor.match_pairs(image, prompts, pairs), "matching scores").view(texts.shape).mean(2)
 
 
-def _again(chosen: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
-    """(b, 2) float64: the class of ``chosen``, in ascending order, that scores best, and whether it is the label."""
-    best = chosen.gather(1, sorted_top(scores, 1)).double()
+def _again(chosen: Tensor, scores: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """The class of ``chosen``, in ascending order, that scores best, and whether it is the label."""
+    best = chosen.gather(1, sorted_top(scores, 1))[:, 0]
     if labels is None:
-        return torch.cat([best, torch.zeros_like(best)], 1)
+        return {"reranked": best, "rerank_hits": best.new_zeros(len(best), dtype=torch.float64)}
     own = chosen == labels[:, None]
-    hits = hits_at(scores, own.int().argmax(1)) * own.any(1)
-    return torch.cat([best, hits[:, None]], 1)
+    return {"reranked": best, "rerank_hits": hits_at(scores, own.int().argmax(1)) * own.any(1)}
 
 
-def best_of(scores: Tensor, k: int, labels: Tensor | None) -> Tensor:
-    """(b, C) -> (b, 2 k + 2) float64: the best classes, their scores, and the hits among the first and first five."""
+def best_of(scores: Tensor, k: int, labels: Tensor | None) -> dict[str, Tensor]:
+    """Of scores (b, C) the k best classes, theirs, and the hits among the first and the first five."""
     top = sorted_top(scores, k)
-    hits = [torch.zeros(len(top)) if labels is None else hits_at(scores, labels, n) for n in (1, 5)]
-    return torch.cat([top, scores.gather(1, top), torch.stack(hits, 1)], 1).double()
+    none = scores.new_zeros(len(scores), dtype=torch.float64)
+    hits = [none if labels is None else hits_at(scores, labels, n) for n in (1, 5)]
+    return {"top": top, "scores": scores.gather(1, top).float(), "hits": torch.stack(hits, 1)}
 
 
 def labels_at(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
@@ -183,13 +179,8 @@ def labels_at(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
     return None if labels is None else labels[list(rows)]
 
 
-def found_in(
-    names: tuple[str, ...], labels: Tensor | None, found: Passed[Tensor], k: int, by: By = "joint space"
-) -> ZeroShotResult:
-    """What the rows of ``best_of`` say together."""
-    values = torch.cat(found.found)
-    return ZeroShotResult(
-        class_names=names, labels=labels_at(labels, found.rows), top=values[:, :k].long(),
-        hits=values[:, 2 * k : 2 * k + 2], scores=values[:, k : 2 * k].float(), kept=found.rows,
-        left_out=found.left_out, by=by,
-    )  # fmt: skip
+def found_in(names: tuple[str, ...], labels: Tensor | None, found: Passed[dict[str, Tensor]], by: By) -> ZeroShotResult:
+    """What was found of all batches together, by the names of the result's own parts."""
+    parts: dict[str, Any] = {name: torch.cat([part[name] for part in found.found]) for name in found.found[0]}
+    own = labels_at(labels, found.rows)
+    return ZeroShotResult(class_names=names, labels=own, rows=found.rows, left_out=found.left_out, by=by, **parts)

@@ -5,16 +5,17 @@ Works on one process alone; nothing here waits for another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.records import Record, Source
-from mmkit.evals.retrieval import Pairs
+from mmkit.data.records import Source
+from mmkit.evals.pairs import Pairs
 from mmkit.evals.zeroshot import ZeroShotResult
 from mmkit.inference.predictor import Predictor
 
@@ -67,37 +68,36 @@ class Classified:
 
 def collect_examples(
     predictor: Predictor, source: Source, *, shown: int = 6, top: int = 5, pool: int = 500,
-    rerank_top: int | None = 16,
-    seed: int = 0,
+    rerank_top: int | None = 16, seed: int = 0,
 ) -> Examples:  # fmt: skip
     """The ``top`` best captions of ``shown`` pictures, and the other way, among the first ``pool`` records.
 
     Where the model can match, the best ``rerank_top`` are re-ordered by that; None = none are. ``seed`` decides which
     are shown.
     """
-    pairs = Pairs.read(_First(source, min(pool, len(source))))
+    records = [source[row] for row in range(min(pool, len(source)))]
+    pairs = Pairs.read(records)
     relevance = pairs.relevance()
-    records = [source[row] for row in pairs.rows]
+    records = [records[row] for row in pairs.rows]
     scores = predictor.encode_image(records) @ predictor.encode_text(pairs.texts).T
     judged = rerank_top or 0 if predictor.can_match() else 0
     rng = Random(seed)
 
-    def by_picture(i: int) -> Query:
-        def judge(rows: list[int]) -> Tensor:
-            return predictor.match([records[i]] * len(rows), [pairs.texts[row] for row in rows])
+    def match(images: Sequence[int], texts: Sequence[int]) -> Tensor:
+        return predictor.match([records[i] for i in images], [pairs.texts[t] for t in texts])
 
+    def by_picture(i: int) -> Query:
         relevant = relevance["i2t"].mask(range(i, i + 1))[0]
-        place, found = _best(scores[i], relevant, judge if judged else None, top, judged)
-        answers = tuple(_answer(one, pairs.texts[one.row], None) for one in found)
+        place, found = _best(scores[i], relevant, lambda texts: match([i] * len(texts), texts), top, judged)
+        answers = tuple(Answer(text=pairs.texts[t], image=None, **numbers) for t, numbers in found)
         return Query(text=records[i].captions[0], image=load_image(records[i]), place=place, answers=answers)
 
     def by_text(t: int) -> Query:
-        def judge(rows: list[int]) -> Tensor:
-            return predictor.match([records[row] for row in rows], [pairs.texts[t]] * len(rows))
-
         relevant = relevance["t2i"].mask(range(t, t + 1))[0]
-        place, found = _best(scores[:, t], relevant, judge if judged else None, top, judged)
-        answers = tuple(_answer(one, records[one.row].captions[0], load_image(records[one.row])) for one in found)
+        place, found = _best(scores[:, t], relevant, lambda images: match(images, [t] * len(images)), top, judged)
+        answers = tuple(
+            Answer(text=records[i].captions[0], image=load_image(records[i]), **numbers) for i, numbers in found
+        )
         return Query(text=pairs.texts[t], image=None, place=place, answers=answers)
 
     return Examples(
@@ -123,45 +123,18 @@ def collect_classified(source: Source, result: ZeroShotResult, *, shown: int = 1
     ]
 
 
-@dataclass(frozen=True)
-class _Found:
-    row: int
-    similarity: float
-    probability: float | None
-    right: bool
-
-
-def _answer(found: _Found, text: str, image: Image.Image | None) -> Answer:
-    return Answer(text=text, image=image, similarity=found.similarity, probability=found.probability, right=found.right)
-
-
 def _best(
-    scores: Tensor, relevant: Tensor, judge: Callable[[list[int]], Tensor] | None, top: int, rerank_top: int
-) -> tuple[int, list[_Found]]:
-    """The place of the first relevant candidate from 1, and the ``top`` best."""
+    scores: Tensor, relevant: Tensor, judge: Callable[[list[int]], Tensor], top: int, rerank_top: int
+) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+    """The place of the first relevant candidate from 1, and the ``top`` best, each with its numbers for ``Answer``."""
     order: list[int] = scores.argsort(descending=True, stable=True).tolist()
-    chances: list[float | None] = [None] * len(order)
-    if judge is not None:
-        judged = judge(order[:rerank_top]).tolist()
-        best = sorted(zip(order[:rerank_top], judged, strict=True), key=lambda pair: -pair[1])
-        order[: len(best)] = [row for row, _ in best]
-        chances[: len(best)] = [chance for _, chance in best]
+    chances: dict[int, float] = {}
+    if rerank_top:
+        first = order[:rerank_top]
+        chances = dict(zip(first, judge(first).tolist(), strict=True))
+        order[:rerank_top] = sorted(first, key=lambda row: -chances[row])
     place = next(i for i, row in enumerate(order, start=1) if relevant[row])
     return place, [
-        _Found(row, float(scores[row]), chance, bool(relevant[row]))
-        for row, chance in zip(order[:top], chances[:top], strict=True)
+        (row, {"similarity": float(scores[row]), "probability": chances.get(row), "right": bool(relevant[row])})
+        for row in order[:top]
     ]
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first records of a source."""
-
-    source: Source
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Record:
-        return self.source[index]

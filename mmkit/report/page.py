@@ -7,7 +7,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -93,7 +92,7 @@ def environment() -> Environment:
         loader=PackageLoader("mmkit.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"data_uri": data_uri, "percent": percent, "worst": worst}
+    made.filters |= {"data_uri": data_uri, "percent": percent}
     return made
 
 
@@ -148,8 +147,3 @@ def data_uri(image: Image.Image) -> str:
     out = io.BytesIO()
     small.save(out, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def worst(result: ZeroShotResult, shown: int = 8) -> list[dict[str, Any]]:
-    """The classes with the lowest rates, those with mistakes alone."""
-    return sorted((row for row in result.per_class() if row["top1"] < 1), key=lambda row: row["top1"])[:shown]

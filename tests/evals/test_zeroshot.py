@@ -70,7 +70,8 @@ def made(names, labels, top, reranked=None):
         }  # fmt: skip
     hits = torch.stack([(top[:, :1] == labels[:, None]).any(1), (top == labels[:, None]).any(1)], 1).double()
     return ZeroShotResult(
-        class_names=names, labels=labels, top=top, scores=torch.zeros(top.shape), hits=hits, **again
+        class_names=names, labels=labels, top=top, scores=torch.zeros(top.shape), hits=hits, rows=range(len(top)),
+        **again,
     )  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mmkit.data.labels import is_numeric, label_in, natural, some
+from mmkit.data.labels import Label, is_numeric, label_in, natural, some
+from mmkit.data.records import Source
 from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
 
@@ -15,17 +18,38 @@ def class_names(path: str | Path) -> tuple[str, ...]:
     UserError where the labels are numbers, which say nothing.
     """
     source = open_source(path, {"label"})
-    names = getattr(source, "class_names", None)
+    found = labels_in(source)
+    if own_names(source) is None and all(map(is_numeric, found)):
+        raise UserError(f"{path}: the labels are numbers ({some(found, 3)}); write the names of the classes")
+    return tuple(map(str, found))
+
+
+def targets_of(source: Source, key: str) -> Iterator[Any]:
+    """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
+    quick = getattr(source, "target", None)
+    if callable(quick):
+        yield from quick(key)
+        return
+    for row in range(len(source)):
+        yield source[row].targets.get(key)
+
+
+def labels_in(source: Source, key: str = "label") -> list[Label]:
+    """The distinct labels, sorted: a source's own ``class_names``, or those of its records."""
+    names = own_names(source)
     if names is not None:
-        return tuple(map(str, names() if callable(names) else names))
-    found = set()
-    for row, value in enumerate(source.target("label")):  # type: ignore[attr-defined]  # every such source has it
+        return names
+    found: set[Label] = set()
+    for row, value in enumerate(targets_of(source, key)):
         try:
-            found.add(label_in(value, "", "label"))
+            found.add(label_in(value, "", key))
         except UserError as error:
             raise UserError(f"{source[row].key}{error}") from error
-    if all(map(is_numeric, found)):
-        raise UserError(
-            f"{path}: the labels are numbers ({some(sorted(found, key=natural), 3)}); write the names of the classes"
-        )
-    return tuple(str(label) for label in sorted(found, key=natural))
+    return sorted(found, key=natural)
+
+
+def own_names(source: Source) -> list[Label] | None:
+    """What a source itself says that its labels are called, in their order; None where it does not."""
+    names = getattr(source, "class_names", None)
+    names = names() if callable(names) else names
+    return None if names is None else list(names)

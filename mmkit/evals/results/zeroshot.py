@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmkit.data.records import Source, described
-from mmkit.evals.evaluator import counted
+from mmkit.evals.evaluator import counted, nested
 from mmkit.evals.intervals import wilson
 from mmkit.evals.results.confusion import confused_pairs
 from mmkit.evals.results.reranking import Reranking
@@ -32,8 +32,8 @@ class ZeroShotResult:
     labels: (n,) int64; None where the pictures have none, and nothing is claimed. top: (n, k) int64, each picture's
     classes, best first, of equals the first; scores: (n, k) float32, theirs. by: what gave them. hits: (n, 2) float64,
     whether the label is the first, and among the first five, see ``hits_at``. reranked: (n,) int64, the class after
-    re-ranking; rerank_hits: (n,) float64, whether it is right. kept: the numbers of the n pictures in the source; None
-    = all of it. left_out: how many could not be read; None where the first one ends the evaluation.
+    re-ranking; rerank_hits: (n,) float64, whether it is right. rows: the numbers of the n pictures in the source.
+    left_out: how many could not be read; None where the first one ends the evaluation.
     """
 
     class_names: tuple[str, ...]
@@ -41,22 +41,17 @@ class ZeroShotResult:
     top: Tensor
     scores: Tensor
     hits: Tensor
+    rows: Sequence[int]
     by: By = "joint space"
     rerank_top: int | None = None
     reranked: Tensor | None = None
     rerank_hits: Tensor | None = None
-    kept: Sequence[int] | None = None
     left_out: int | None = None
 
     @property
     def n(self) -> int:
         """How many pictures."""
         return len(self.top)
-
-    @property
-    def rows(self) -> Sequence[int]:
-        """The numbers of the pictures in their source."""
-        return range(self.n) if self.kept is None else self.kept
 
     @property
     def top1(self) -> float:
@@ -68,31 +63,14 @@ class ZeroShotResult:
         """How many have it among the first five."""
         return self.hits[:, 1].mean().item()
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of top-1."""
-        return wilson(self.hits[:, 0].sum().item(), self.n)
-
-    @property
-    def rerank_top1(self) -> float | None:
-        """Top-1 after re-ranking, where there was one and there are labels."""
-        return None if self.rerank_hits is None or self.labels is None else self.rerank_hits.mean().item()
-
-    @property
-    def rerank_interval(self) -> tuple[float, float] | None:
-        """Of that."""
-        if self.rerank_hits is None or self.labels is None:
-            return None
-        return wilson(self.rerank_hits.sum().item(), self.n)
-
     def judged(self) -> Reranking | None:
         """What re-ranking did to top-1; None where there was none, or no labels."""
-        if self.rerank_top is None or self.rerank_top1 is None or self.labels is None:
+        if self.rerank_top is None or self.rerank_hits is None or self.labels is None:
             return None
         size = min(self.rerank_top, self.top.shape[1])
         among = (self.top[:, :size] == self.labels[:, None]).any(1).double().mean().item()
         return Reranking(
-            what="top-1", before={1: self.top1}, after={1: self.rerank_top1},
+            what="top-1", before={1: self.top1}, after={1: self.rerank_hits.mean().item()},
             chance=among / size, candidates=size, n=self.n,
         )  # fmt: skip
 
@@ -102,18 +80,19 @@ class ZeroShotResult:
         ``chance``: of a class at random; ``majority``: of always saying the most frequent one. After re-ranking also
         ``rerank.top1``, ``rerank.interval_low`` and ``rerank.interval_high``. Without labels ``n`` and ``classes``.
         """
+        out: dict[str, float] = {}
         classes = len(self.class_names)
-        if self.labels is None:
-            return {"n": self.n, "classes": classes} | counted(self.left_out)
-        out = {
-            "top1": self.top1, "top5": self.top5, "n": self.n, "classes": classes, "chance": 1 / classes,
-            "chance_top5": min(5, classes) / classes, "majority": self.labels.bincount().max().item() / self.n,
-            "interval_low": self.interval[0], "interval_high": self.interval[1],
-        }  # fmt: skip
-        if self.rerank_top1 is not None and self.rerank_interval is not None:
-            low, high = self.rerank_interval
-            out |= {"rerank.top1": self.rerank_top1, "rerank.interval_low": low, "rerank.interval_high": high}
-        return out | counted(self.left_out)
+        if self.labels is not None:
+            for place, hits in {"": self.hits[:, 0], "rerank.": self.rerank_hits}.items():
+                if hits is not None:
+                    low, high = wilson(hits.sum().item(), self.n)
+                    out |= {f"{place}top1": hits.mean().item(), f"{place}interval_low": low}
+                    out[f"{place}interval_high"] = high
+            out |= {
+                "top5": self.top5, "chance": 1 / classes, "chance_top5": min(5, classes) / classes,
+                "majority": self.labels.bincount().max().item() / self.n,
+            }  # fmt: skip
+        return out | {"n": self.n, "classes": classes} | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics nested, ``interval`` as a pair, ``by``, ``per_class`` and the mistakes as ``confusion``.
@@ -121,19 +100,16 @@ class ZeroShotResult:
         All of these are of the joint space alone; ``rerank`` holds the same of the re-ranked classes, and says whether
         it ``lowers`` top-1, and whether it is ``at_chance``.
         """
-        if self.labels is None:
-            return {**self.metrics(), "by": self.by}
-        out: dict[str, Any] = {k: v for k, v in self.metrics().items() if "interval" not in k and "rerank" not in k}
-        out |= {"interval": list(self.interval), "by": self.by} | self._by_class()
-        judged = self.judged()
-        if judged is not None and self.rerank_interval is not None:
-            out["rerank"] = {
-                "top1": self.rerank_top1, "top": self.rerank_top, **self._by_class(reranked=True),
-                "interval": list(self.rerank_interval), **judged.flags(),
-            }  # fmt: skip
+        out: dict[str, Any] = nested(self.metrics()) | {"by": self.by}
+        for part in (out, out.get("rerank")):
+            if part is not None and self.labels is not None:
+                part["interval"] = [part.pop("interval_low"), part.pop("interval_high")]
+                part |= self._by_class(reranked=part is not out)
+        if (judged := self.judged()) is not None:
+            out["rerank"] |= {"top": self.rerank_top, **judged.flags()}
         return out
 
-    def _by_class(self, reranked: bool = False) -> dict[str, Any]:
+    def _by_class(self, reranked: bool) -> dict[str, Any]:
         mistakes = [
             {"label": self.class_names[i], "predicted": self.class_names[j], "n": n}
             for i, j, n in confused_pairs(self.confusion(reranked))
@@ -191,6 +167,10 @@ class ZeroShotResult:
             rows.append({"name": self.class_names[i], "n": n, "top1": rate, "taken_for": other})
         return rows
 
+    def worst(self, most: int, reranked: bool = False) -> list[dict[str, Any]]:
+        """Of ``per_class`` those with mistakes, the lowest rates first."""
+        return sorted((row for row in self.per_class(reranked) if row["top1"] < 1), key=lambda row: row["top1"])[:most]
+
     def write_per_class(self, path: Path) -> None:
         """``per_class`` as CSV, after re-ranking with the columns ``rerank_top1`` and ``rerank_taken_for`` beside.
 
@@ -217,18 +197,14 @@ class ZeroShotResult:
             table.add_row("no labels, so no rates", "", "", "")
             return table
         rates = self.metrics()
-        table.add_row(self.named(False), f"{self.top1:.1%}", _range(self.interval), f"{self.top5:.1%}")
-        if self.rerank_top1 is not None:
-            table.add_row(self.named(True), f"{self.rerank_top1:.1%}", _range(self.rerank_interval), "")
+        for place, name, top5 in (("", self.named(False), f"{self.top5:.1%}"), ("rerank.", self.named(True), "")):
+            if f"{place}top1" in rates:
+                top1, *ends = (rates[f"{place}{key}"] for key in ("top1", "interval_low", "interval_high"))
+                table.add_row(name, f"{top1:.1%}", "{:.1%} to {:.1%}".format(*ends), top5)
         table.add_row("chance", f"{rates['chance']:.1%}", "", f"{rates['chance_top5']:.1%}", end_section=True)
         again = self.reranked is not None
         worst = "worst after re-ranking" if again else "worst"
-        for row in sorted(self.per_class(again), key=lambda row: row["top1"])[:5]:
-            if row["top1"] < 1:
-                confused = f"taken for {row['taken_for']}" if row["taken_for"] else ""
-                table.add_row(f"{worst}: {row['name']} ({row['n']})", f"{row['top1']:.1%}", confused, "")
+        for row in self.worst(5, again):
+            confused = f"taken for {row['taken_for']}" if row["taken_for"] else ""
+            table.add_row(f"{worst}: {row['name']} ({row['n']})", f"{row['top1']:.1%}", confused, "")
         return table
-
-
-def _range(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
