@@ -16,25 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar
 
 from PIL import Image, ImageDraw
 
+from mmkit.data.openmoji.captions import OPPOSITE
 from mmkit.data.openmoji.drawing import Box, background, relation, sprite
 from mmkit.data.openmoji.kinds import is_absent, is_vague
 from mmkit.data.openmoji.scenes import Drawn
-from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, check_kinds, find, is_are, relations, the
-from mmkit.errors import UserError
+from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, find, is_are, relations, the
 
-__all__ = ["CLASSES", "KINDS_OF_HYPOTHESIS", "Hypotheses"]
+__all__ = ["CLASSES", "Hypotheses"]
 
 CLASSES = ("contradiction", "neutral", "entailment")
 """What the labels 0, 1 and 2 mean."""
-KINDS_OF_HYPOTHESIS = ("presence", "relation")
+NEEDED_EMOJI = {"presence": 2, "relation": 3}
+"""The kinds of hypotheses, and of how many emoji their scenes must be."""
 CARD, EDGE = (92, 96, 106), (44, 46, 52)
-OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 @dataclass(frozen=True)
@@ -54,26 +53,18 @@ class Hypotheses(ToldScenes[_Case]):
     """
 
     what: ClassVar[str] = "hypotheses"
+    choice: ClassVar[str] = "hypotheses"
+    every: ClassVar[tuple[str, ...]] = tuple(NEEDED_EMOJI)
     hypotheses: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kinds("hypotheses", self.kinds_of_hypothesis, KINDS_OF_HYPOTHESIS)
-        needs = 3 if "relation" in self.kinds_of_hypothesis else 2
-        if self.max_emoji < needs:
-            raise UserError(f"openmoji: these hypotheses need max_emoji={needs}, not {self.max_emoji}")
-
-    @cached_property
-    def kinds_of_hypothesis(self) -> tuple[str, ...]:
-        """Which are made."""
-        if self.hypotheses is not None:
-            return tuple(self.hypotheses)
-        return KINDS_OF_HYPOTHESIS if self.max_emoji > 2 else KINDS_OF_HYPOTHESIS[:1]
 
     @property
     def class_names(self) -> list[str]:
         """What the labels mean."""
         return list(CLASSES)
+
+    def _unfit(self) -> Mapping[str, str]:
+        few = {kind: needs for kind, needs in NEEDED_EMOJI.items() if self.max_emoji < needs}
+        return {kind: f"these hypotheses need max_emoji={n}, not {self.max_emoji}" for kind, n in few.items()}
 
     def _about(self, index: int, kind: str, label: int | str, told: _Case) -> Mapping[str, Any]:
         boxes = self._targets(told.drawn)["boxes"]
@@ -86,7 +77,7 @@ class Hypotheses(ToldScenes[_Case]):
 
     def _make(self, index: int) -> tuple[str, int, _Case]:
         rng = Random(f"{self.seed} {self.split} hypothesis {index}")
-        kind, label = rng.choice(self.kinds_of_hypothesis), rng.randrange(3)
+        kind, label = rng.choice(self.told_kinds), rng.randrange(3)
         return kind, label, self._presence(label, rng) if kind == "presence" else self._relation(label, rng)
 
     def _presence(self, label: int, rng: Random) -> _Case:

@@ -17,15 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar
 
 from mmkit.data.openmoji.drawing import COLOURS
 from mmkit.data.openmoji.kinds import is_absent, is_vague
 from mmkit.data.openmoji.scenes import Drawn
-from mmkit.data.openmoji.telling import PLACES, Told, ToldScenes, an, check_kinds, find, relations, the
-from mmkit.errors import UserError
+from mmkit.data.openmoji.telling import PLACES, Told, ToldScenes, an, find, relations, the
 
 __all__ = ["CLASSES", "SENTENCES", "Pairs"]
 
@@ -52,31 +50,20 @@ class Pairs(ToldScenes[_Pair]):
     """
 
     what: ClassVar[str] = "pairs"
+    choice: ClassVar[str] = "sentences"
+    every: ClassVar[tuple[str, ...]] = SENTENCES
+    seldom: ClassVar[tuple[str, ...]] = ("both",)
     sentences: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kinds("sentences", self.kinds_of_sentence, SENTENCES)
-        if self.plain and "color" in self.kinds_of_sentence:
-            raise UserError(
-                "openmoji: sentences of color tell backgrounds apart, and plain=True makes all of them white"
-            )
-        several = [kind for kind in self.kinds_of_sentence if kind in NEED_TWO]
-        if self.max_emoji < 2 and several:
-            raise UserError(f"openmoji: sentences of {several[0]} need scenes of several emoji, not max_emoji=1")
-
-    @cached_property
-    def kinds_of_sentence(self) -> tuple[str, ...]:
-        """Which are made."""
-        if self.sentences is not None:
-            return tuple(self.sentences)
-        unfit = {"both"} | ({"color"} if self.plain else set()) | (set(NEED_TWO) if self.max_emoji < 2 else set())
-        return tuple(kind for kind in SENTENCES if kind not in unfit)
 
     @property
     def class_names(self) -> list[str]:
         """What the labels mean."""
         return list(CLASSES)
+
+    def _unfit(self) -> Mapping[str, str]:
+        white = "sentences of color tell backgrounds apart, and plain=True makes all of them white"
+        few = {kind: f"sentences of {kind} need scenes of several emoji, not max_emoji=1" for kind in NEED_TWO}
+        return (few if self.max_emoji < 2 else {}) | ({"color": white} if self.plain else {})
 
     def _about(self, index: int, kind: str, label: int | str, told: _Pair) -> Mapping[str, Any]:
         return {
@@ -89,7 +76,7 @@ class Pairs(ToldScenes[_Pair]):
 
     def _make(self, index: int) -> tuple[str, int, _Pair]:
         rng = Random(f"{self.seed} {self.split} pair {index}")
-        kind, label = rng.choice(self.kinds_of_sentence), rng.randint(0, 1)
+        kind, label = rng.choice(self.told_kinds), rng.randint(0, 1)
         if kind == "both":
             return kind, label, self._both(label == 1, rng)
         make: Callable[[bool, bool, Random], _Pair] = {

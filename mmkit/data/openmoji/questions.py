@@ -17,14 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar
 
 from mmkit.data.openmoji.drawing import COLOURS
 from mmkit.data.openmoji.kinds import emoji_name, emoji_names, first_kinds, is_absent, is_vague, people
-from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, check_kinds, find, is_are, relations, the
-from mmkit.errors import UserError
+from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, find, is_are, relations, the
 
 __all__ = ["TYPES", "Questions", "answers"]
 
@@ -51,28 +49,18 @@ class Questions(ToldScenes[_Asked]):
     """
 
     what: ClassVar[str] = "questions"
+    choice: ClassVar[str] = "types"
+    every: ClassVar[tuple[str, ...]] = TYPES
     types: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kinds("types", self.asked_types, TYPES)
-        if self.plain and "color" in self.asked_types:
-            raise UserError("openmoji: the type color asks for the background, and plain=True makes all of them white")
-        single = [kind for kind in self.asked_types if kind in NEED_TWO]
-        if self.max_emoji < 2 and single:
-            raise UserError(f"openmoji: the type {single[0]} needs scenes of several emoji, not max_emoji=1")
-
-    @cached_property
-    def asked_types(self) -> tuple[str, ...]:
-        """The types that are asked."""
-        if self.types is not None:
-            return tuple(self.types)
-        unfit = (("color",) if self.plain else ()) + (NEED_TWO if self.max_emoji < 2 else ())
-        return tuple(kind for kind in TYPES if kind not in unfit)
 
     def answers(self) -> list[str]:
         """Every answer there can be."""
-        return answers(self.kinds, self.asked_types, people_too=self.people > 0)
+        return answers(self.kinds, self.told_kinds, people_too=self.people > 0)
+
+    def _unfit(self) -> Mapping[str, str]:
+        white = "the type color asks for the background, and plain=True makes all of them white"
+        few = {kind: f"the type {kind} needs scenes of several emoji, not max_emoji=1" for kind in NEED_TWO}
+        return ({"color": white} if self.plain else {}) | (few if self.max_emoji < 2 else {})
 
     def _about(self, index: int, kind: str, label: int | str, told: _Asked) -> Mapping[str, Any]:
         return {
@@ -85,7 +73,7 @@ class Questions(ToldScenes[_Asked]):
 
     def _make(self, index: int) -> tuple[str, str, _Asked]:
         rng = Random(f"{self.seed} {self.split} question {index}")
-        kind = rng.choice(self.asked_types)
+        kind = rng.choice(self.told_kinds)
         ask: Callable[[Random], _Asked] = {
             "yes/no": self._presence,
             "number": self._number,

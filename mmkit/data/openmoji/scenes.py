@@ -11,7 +11,7 @@ Questions, pairs with statements, and hypotheses about such scenes: ``openmoji_q
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -68,6 +68,11 @@ class _Openmoji:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._at(index)
+
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
         for index in range(len(self)):
@@ -79,6 +84,15 @@ class _Openmoji:
 
     def _compose(self, index: int) -> Drawn:
         raise NotImplementedError
+
+    def _at(self, index: int) -> Record:
+        raise NotImplementedError
+
+    def _record(
+        self, name: str, index: int, picture: Image.Image, captions: tuple[str, ...], targets: Mapping[str, Any]
+    ) -> Record:
+        key = f"openmoji:{name}/{self.seed}/{index}"
+        return Record(image=picture, captions=captions, image_id=key, key=key, targets=targets)
 
     def _captions(self, index: int, drawn: Drawn, paraphrases: int = 1) -> tuple[str, ...]:
         rng = Random(f"{self.seed} {type(self).__name__} words {index}")
@@ -139,18 +153,10 @@ class Scenes(_Openmoji):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         drawn = self._compose(index)
-        key = f"openmoji:{self.split}/{self.seed}/{index}"
-        return Record(
-            image=self._paint(drawn),
-            captions=self._captions(index, drawn, self.paraphrases),
-            image_id=key,
-            key=key,
-            targets=self._targets(drawn),
-        )
+        captions = self._captions(index, drawn, self.paraphrases)
+        return self._record(self.split, index, self._paint(drawn), captions, self._targets(drawn))
 
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
@@ -223,18 +229,11 @@ class Singles(_Openmoji):
     def __len__(self) -> int:
         return len(self._classes) * self.variations
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         drawn = self._compose(index)
-        key = f"openmoji:{type(self).__name__.lower()}/{self.seed}/{index}"
-        return Record(
-            image=self._paint(drawn),
-            captions=self._captions(index, drawn),
-            image_id=key,
-            key=key,
-            targets={"label": index % len(self._classes), **self._targets(drawn)},
-        )
+        targets = {"label": index % len(self._classes), **self._targets(drawn)}
+        name = type(self).__name__.lower()
+        return self._record(name, index, self._paint(drawn), self._captions(index, drawn), targets)
 
     def _compose(self, index: int) -> Drawn:
         rng = Random(f"{self.seed} single {index}")

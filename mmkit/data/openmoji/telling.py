@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
@@ -38,29 +39,42 @@ class ToldScenes(Scenes, Generic[ToldT]):
 
     what: ClassVar[str]
     """The sentences, in the plural."""
+    choice: ClassVar[str]
+    """The argument that chooses among the kinds of sentences."""
+    every: ClassVar[tuple[str, ...]]
+    """All kinds of sentences."""
+    seldom: ClassVar[tuple[str, ...]] = ()
+    """Those that are made where they are chosen alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.language not in ("en", ("en",)):
             raise UserError(f"openmoji: language={self.language!r}; {self.what} are in English (en) only")
+        chosen, unfit = getattr(self, self.choice), self._unfit()
+        if chosen is not None and (not chosen or not set(chosen) <= set(self.every)):
+            raise UserError(f"openmoji: {self.choice}={tuple(chosen)}; there are {', '.join(self.every)}")
+        if why := [unfit[kind] for kind in self.told_kinds or unfit if kind in unfit]:
+            raise UserError(f"openmoji: {why[0]}")
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
+    @cached_property
+    def told_kinds(self) -> tuple[str, ...]:
+        """The kinds of sentences that are made: those chosen, or all that fit."""
+        chosen, left_out = getattr(self, self.choice), {*self.seldom, *self._unfit()}
+        return tuple(kind for kind in self.every if kind not in left_out) if chosen is None else tuple(chosen)
+
+    def _at(self, index: int) -> Record:
         kind, label, told = self._make(index)
-        key = f"openmoji:{self.what}/{self.split}/{self.seed}/{index}"
-        return Record(
-            image=self._show(told),
-            captions=(told.text,),
-            image_id=key,
-            key=key,
-            targets=self._about(index, kind, label, told),
-        )
+        name, targets = f"{self.what}/{self.split}", self._about(index, kind, label, told)
+        return self._record(name, index, self._show(told), (told.text,), targets)
 
     def captions(self) -> Iterator[str]:
         """Every sentence, without painting."""
         for index in range(self.n):
             yield self._make(index)[2].text
+
+    def _unfit(self) -> Mapping[str, str]:
+        """Kinds of sentences that cannot be made of these scenes, and why."""
+        return {}
 
     def _make(self, index: int) -> tuple[str, int | str, ToldT]:
         """The kind of sentence, its label or answer, and both parts."""
@@ -75,13 +89,6 @@ class ToldScenes(Scenes, Generic[ToldT]):
 
     def _compose(self, index: int) -> Drawn:
         return self._make(index)[2].drawn
-
-
-def check_kinds(argument: str, kinds: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """UserError where none is given, or one that is not known."""
-    unknown = [kind for kind in kinds if kind not in known]
-    if unknown or not kinds:
-        raise UserError(f"openmoji: {argument}={kinds}; there are {', '.join(known)}")
 
 
 def relations(drawn: Drawn) -> dict[tuple[int, int], str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmkit.data.openmoji.drawing import Box, relation
-from mmkit.data.openmoji.hypotheses import CARD, CLASSES, KINDS_OF_HYPOTHESIS, Hypotheses
+from mmkit.data.openmoji.hypotheses import CARD, CLASSES, Hypotheses
 from mmkit.data.openmoji.scenes import combination_split
 from mmkit.data.openmoji.telling import an, the
 from mmkit.errors import UserError
@@ -38,7 +38,7 @@ def judge(record):
     return 1 if as_told else None
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_HYPOTHESIS)
+@pytest.mark.parametrize("kind", Hypotheses.every)
 def test_labels_follow_from_what_is_seen(kind):
     source = Hypotheses(n=200, hypotheses=(kind,), size=64, seed=3)
     labels = Counter()
@@ -99,7 +99,7 @@ def test_of_one_split_and_deterministic():
     assert again[3].image.tobytes() == source[3].image.tobytes()
     assert list(again.captions()) == [again[i].captions[0] for i in range(4)]
     assert source.class_names == list(CLASSES)
-    assert Hypotheses(max_emoji=2).kinds_of_hypothesis == ("presence",)
+    assert Hypotheses(max_emoji=2).told_kinds == ("presence",)
 
 
 @pytest.mark.parametrize(

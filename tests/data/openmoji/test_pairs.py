@@ -106,9 +106,9 @@ def test_of_one_split_and_deterministic():
 
 
 def test_kinds_that_fit():
-    assert Pairs().kinds_of_sentence == SENTENCES[:5]
-    assert Pairs(plain=True).kinds_of_sentence == SENTENCES[:4]
-    assert Pairs(plain=True, max_emoji=1).kinds_of_sentence == ("one", "shared")
+    assert Pairs().told_kinds == SENTENCES[:5]
+    assert Pairs(plain=True).told_kinds == SENTENCES[:4]
+    assert Pairs(plain=True, max_emoji=1).told_kinds == ("one", "shared")
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_disputed_emoji_are_not_denied():
 def test_answers_by_type():
     assert answers(types=("yes/no", "number")) == ["no", "yes", "1", "2", "3"]
     assert len(answers(kinds=200)) == 2 + 3 + 4 + 10 + 200 + 120
-    assert Questions(plain=True).asked_types == TYPES[:5]
-    assert Questions(max_emoji=1, plain=True).asked_types == ("yes/no", "object")
+    assert Questions(plain=True).told_kinds == TYPES[:5]
+    assert Questions(max_emoji=1, plain=True).told_kinds == ("yes/no", "object")
 
 
 @pytest.mark.parametrize(
