@@ -124,7 +124,59 @@ def tidy_captions(value: object) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts)
 
 
-class JsonLines:
+class FileRecords:
+    """Records that are rows of a file, each read when it is asked for: what JSON lines and tables share.
+
+    Who derives from it sets ``path``, ``root`` (of relative pictures), ``rows`` and ``files``.
+    """
+
+    path: Path
+    root: Path
+    rows: RowFile
+    files: PictureFiles
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lines(self) -> Sequence[int]:
+        """The number of each row's line in the file."""
+        return self.rows.lines
+
+    def __getitem__(self, index: int) -> Record:
+        row = self._row(index)
+        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
+        return Record(
+            image=self.root / image,
+            captions=tidy_captions(caption) if caption else (),
+            image_id=id_of(row.pop("image_id", None)) or image,
+            key=f"{self.path}:{self.lines[index]}",
+            targets=row,
+        )
+
+    def captions(self) -> Iterator[str]:
+        """Every caption in the order of the file."""
+        for index in range(len(self)):
+            caption = self._row(index).get("caption")
+            if caption:
+                yield from tidy_captions(caption)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """What a row says, by our names for its keys, without what is empty."""
+        raise NotImplementedError
+
+    def _identity(self, index: int) -> tuple[str, str]:
+        found = self._row(index)
+        return id_of(found.get("image_id")) or self.files.name(found["image"]), found["image"]
+
+    def _check_pictures(self, problems: Problems, rows: int) -> None:
+        """UserError for missing pictures, ids of several, and all that is in ``problems``, as of so many rows."""
+        self.files.check(problems, lambda row: self.lines[row])
+        self.files.check_ids(problems, lambda row: self.lines[row], self._identity)
+        problems.raise_if_any(rows)
+
+
+class JsonLines(FileRecords):
     """A file with one JSON object per line.
 
     ``{"image": "pictures/1.jpg", "caption": "a dog", "image_id": "1", "label": 3}``: ``image`` is a path relative to
@@ -155,34 +207,7 @@ class JsonLines:
         self.files = PictureFiles(self.root)
         self._validate()
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lines(self) -> Sequence[int]:
-        """The number of each row's line in the file."""
-        return self.rows.lines
-
-    def __getitem__(self, index: int) -> Record:
-        row = self._row(index)
-        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
-        return Record(
-            image=self.root / image,
-            captions=tidy_captions(caption) if caption else (),
-            image_id=id_of(row.pop("image_id", None)) or image,
-            key=f"{self.path}:{self.lines[index]}",
-            targets=row,
-        )
-
-    def captions(self) -> Iterator[str]:
-        """Every caption in the order of the file."""
-        for index in range(len(self)):
-            caption = self._row(index).get("caption")
-            if caption:
-                yield from tidy_captions(caption)
-
     def _row(self, index: int) -> dict[str, Any]:
-        """What a line says, by our names for the keys, without what is null."""
         found: dict[str, Any] = parse_json(self.rows[index].strip(), first=self.lines[index] == 1)
         if self.columns:
             found = renamed(found, self.columns)
@@ -202,13 +227,7 @@ class JsonLines:
             self.files.note(*found)
         if not len(self) and not bad:
             raise UserError(f"{self.path}: the file is empty")
-        self.files.check(problems, lambda row: self.lines[row])
-        self.files.check_ids(problems, lambda row: self.lines[row], self._identity)
-        problems.raise_if_any(len(self) + bad)
-
-    def _identity(self, row: int) -> tuple[str, str]:
-        found = self._row(row)
-        return id_of(found.get("image_id")) or self.files.name(found["image"]), found["image"]
+        self._check_pictures(problems, len(self) + bad)
 
     def _check_form(self) -> None:
         """UserError for what is JSON, but not one object per line, and for tables."""

@@ -148,7 +148,7 @@ def _vqa(name: str, given: Options) -> Source:
 def _answered(source: Any, name: str, wants: Wants, given: Options) -> Source:
     """The source; UserError where answers are wanted and a row has none."""
     if "question" in wants and given.answers_needed:
-        lacking = [row.at for row in source.rows if not row.answers]
+        lacking = [row.at for row in source.rows if "answers" not in row.targets]
         if lacking:
             raise UserError(
                 f"{name}[{lacking[0]}]: no answers, and {len(lacking)} of {len(source)} questions have none; they are "

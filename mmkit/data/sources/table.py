@@ -11,7 +11,7 @@ from typing import Any
 
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
-from mmkit.data.records import Record, tidy_captions
+from mmkit.data.records import FileRecords
 from mmkit.data.sources.delimited import TableFile
 from mmkit.errors import UserError
 
@@ -26,7 +26,7 @@ NAMES: Mapping[str, Sequence[str]] = {
 """What the column of a field may be called, where nobody says it; open_clip's are filepath and title."""
 
 
-class Table:
+class Table(FileRecords):
     """A table with a picture in each row, and its caption, label or question.
 
     A picture may have several rows. ``targets`` are text as it is written; an empty cell is as if there was none.
@@ -60,39 +60,21 @@ class Table:
                 TableFile(self.path, wanted=wanted, named=named, needs=("image", "caption"))  # says what it has
         self.needs = tuple(dict.fromkeys(("image", *needs)))
         self.root = Path(images) if images is not None else self.path.parent
-        self.files = PictureFiles(self.root)
+        self.rows, self.files = self.table.rows, PictureFiles(self.root)
         self._read()
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Record:
-        row = self.table[index]
-        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
-        return Record(
-            image=self.root / image,
-            captions=tidy_captions(caption) if caption else (),
-            image_id=row.pop("image_id", image),
-            key=f"{self.path}:{self.table.rows.lines[index]}",
-            targets=row,
-        )
-
-    def captions(self) -> Iterator[str]:
-        """Every caption in the order of the file."""
-        for index in range(len(self)):
-            caption = self.table[index].get("caption")
-            if caption:
-                yield caption
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record; None where its cell is empty."""
         for index in range(len(self)):
             yield self.table[index].get(key)
 
+    def _row(self, index: int) -> dict[str, Any]:
+        return self.table[index]
+
     def _read(self) -> None:
-        problems, columns, at = Problems(self.path), self.table.columns, self.table.rows.lines
+        problems, columns = Problems(self.path), self.table.columns
         for row in self.table.scan(problems):
-            line, image = at[-1], row.get("image", "")
+            line, image = self.lines[-1], row.get("image", "")
             empty = [self.table.header[columns[field]] for field in self.needs if field not in row]
             if empty:
                 problems.add(line, "empty cell", f"nothing in the column {', '.join(empty)}")
@@ -101,17 +83,10 @@ class Table:
             else:
                 self.files.note(image, row.get("image_id"))
                 continue
-            self.table.rows.drop_last()
+            self.rows.drop_last()
         if not len(self) and not problems.counts:
             raise UserError(f"{self.path}: the table has no rows")
-        self.files.check(problems, lambda row: at[row])
-        self.files.check_ids(problems, lambda row: at[row], self._identity)
-        problems.raise_if_any(problems.rows)
-
-    def _identity(self, index: int) -> tuple[str, str]:
-        row = self.table[index]
-        image = row.get("image", "")
-        return row.get("image_id", self.files.name(image)), image
+        self._check_pictures(problems, problems.rows)
 
 
 class ClassTable(Table):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
-from mmkit.data.records import Record
+from mmkit.data.sources.published.rows import Row, Rows
 from mmkit.data.text_files import id_of, read_json
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class CocoCaptions:
+class CocoCaptions(Rows):
     """COCO's own ``captions_val2014.json``: a record for each picture with all its captions, in the file's order.
 
     images: the folder that the file names start from. Pictures without captions are left out, and counted. UserError
@@ -24,46 +23,31 @@ class CocoCaptions:
     """
 
     def __init__(self, path: str | Path, *, images: str | Path) -> None:
-        self.path, self.images = Path(path), Path(images)
-        data = read_json(self.path, "COCO's captions")
+        data = read_json(path, "COCO's captions")
         if not isinstance(data, Mapping) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
             raise UserError(f'{path}: expected an object with the lists "images" and "annotations"')
-        problems = Problems(self.path, unit="row")
-        captions = _captions(data, problems)
-        named = self._named(data["images"], captions, problems)
-        self._rows = [(name, tuple(captions[number])) for number, name in named.items() if captions[number]]
-        if len(self._rows) < len(named):
-            log.info("%s: left out %d pictures without captions", path, len(named) - len(self._rows))
-        self.files = PictureFiles(self.images)
-        self.files.check_rows([(at, name, None) for at, (name, _) in enumerate(self._rows)], problems)
-        problems.raise_if_any(len(data["annotations"]))
-        if not self._rows:
+        problems = Problems(path, unit="row")
+        captions, named = _captions(data, problems), _named(data["images"], problems)
+        told = [(name, tuple(captions[number])) for number, name in named.items() if captions[number]]
+        if len(told) < len(named):
+            log.info("%s: left out %d pictures without captions", path, len(named) - len(told))
+        rows = [Row(image=name, captions=texts, at=at) for at, (name, texts) in enumerate(told)]
+        super().__init__(path, images, rows, problems, total=len(data["annotations"]))
+        if not rows:
             raise UserError(f"{path}: no captions in it")
 
-    def __len__(self) -> int:
-        return len(self._rows)
 
-    def __getitem__(self, index: int) -> Record:
-        name, captions = self._rows[index]
-        name = self.files.name(name)
-        return Record(image=self.images / name, captions=captions, image_id=name, key=f"{self.path}[{index}]")
-
-    def captions(self) -> Iterator[str]:
-        """Every caption."""
-        for _, captions in self._rows:
-            yield from captions
-
-    def _named(self, images: list[Any], captions: Mapping[str, list[str]], problems: Problems) -> dict[str, str]:
-        """{id: file name} of every picture."""
-        found: dict[str, str] = {}
-        for at, image in enumerate(images):
-            number, name = _id(image), image.get("file_name") if isinstance(image, Mapping) else None
-            if number is None or not isinstance(name, str) or not name.strip():
-                problems.add(f"images[{at}]", "bad picture", 'a picture needs "id" and "file_name"')
-            elif found.setdefault(number, name) != name:
-                what = f"id {number} is of {found[number]} before, and of {name} here"
-                problems.add(f"images[{at}]", "one id for different pictures", what)
-        return found
+def _named(images: list[Any], problems: Problems) -> dict[str, str]:
+    """{id: file name} of every picture."""
+    found: dict[str, str] = {}
+    for at, image in enumerate(images):
+        number, name = _id(image), image.get("file_name") if isinstance(image, Mapping) else None
+        if number is None or not isinstance(name, str) or not name.strip():
+            problems.add(f"images[{at}]", "bad picture", 'a picture needs "id" and "file_name"')
+        elif found.setdefault(number, name) != name:
+            what = f"id {number} is of {found[number]} before, and of {name} here"
+            problems.add(f"images[{at}]", "one id for different pictures", what)
+    return found
 
 
 def _id(image: Any) -> str | None:

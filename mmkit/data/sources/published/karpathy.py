@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
-from mmkit.data.records import Record, tidy_captions
+from mmkit.data.records import tidy_captions
+from mmkit.data.sources.published.rows import Row, Rows, check_folder
 from mmkit.data.text_files import id_of, read_json
 from mmkit.errors import UserError
 
@@ -28,15 +29,7 @@ WHAT = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    image: str
-    captions: tuple[str, ...]
-    image_id: str | None
-    at: int
-
-
-class Karpathy:
+class Karpathy(Rows):
     """The pictures of one split with all their captions.
 
     Args:
@@ -59,8 +52,7 @@ class Karpathy:
         self.path, self.images, self.empty_captions, self.further_ids = Path(path), Path(images), 0, 0
         if per not in ("picture", "caption"):
             raise UserError(f"{self.path}: per={per!r}; give 'picture' or 'caption'")
-        if not self.images.is_dir():
-            raise UserError(f"{self.images}: no such folder; give the one that holds the pictures of {self.path}")
+        check_folder(self.images, path)
         self.files = PictureFiles(self.images)
         data = read_json(self.path, WHAT)
         problems = Problems(self.path, unit="row")
@@ -73,35 +65,16 @@ class Karpathy:
                 f'{self.path}: expected an object with "images" (dataset_coco.json) or a list of rows with "image" and '
                 '"caption" (coco_karpathy_test.json)'
             )
-        rows = self._located(rows, problems)
-        problems.raise_if_any()
+        super().__init__(path, images, self._located(rows, problems), problems)
         if self.empty_captions:
             log.warning("%s: left out %d empty captions", self.path, self.empty_captions)
         if self.further_ids:
             log.warning("%s: %d rows give a picture another image_id than before; each picture is one", self.path,
                         self.further_ids)  # fmt: skip
-        single = per == "caption"
-        self._rows = [replace(row, captions=(c,)) for row in rows for c in row.captions] if single else rows
+        if per == "caption":
+            self.rows = [replace(row, captions=(caption,)) for row in self.rows for caption in row.captions]
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        row = self._rows[index]
-        image = self.files.name(row.image)
-        return Record(
-            image=self.images / image, captions=row.captions, image_id=row.image_id or image,
-            key=f"{self.path}[{row.at}]",
-        )  # fmt: skip
-
-    def captions(self) -> Iterator[str]:
-        """Every caption, without opening pictures."""
-        for row in self._rows:
-            yield from row.captions
-
-    def _published(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
+    def _published(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[Row]:
         there = sorted({str(entry["split"]) for entry in entries if isinstance(entry, Mapping) and "split" in entry})
         if entries and not there:
             raise UserError(f'{self.path}: none of its {len(entries)} entries has a "split", as dataset_coco.json has')
@@ -111,7 +84,7 @@ class Karpathy:
             raise UserError(
                 f"{self.path}: {what}; give split= (--split) as one of {', '.join(there)}, or several as one+other"
             )
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for at, entry in enumerate(entries):
             if not isinstance(entry, Mapping) or not {"filename", "sentences", "split"} <= entry.keys():
                 problems.rows += 1
@@ -129,10 +102,10 @@ class Karpathy:
                 rows += self._row(name, texts, entry.get("imgid"), at, problems)
         return rows
 
-    def _listed(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[_Row]:
+    def _listed(self, entries: Sequence[Any], split: str | None, problems: Problems) -> list[Row]:
         if split is not None:
             raise UserError(f"{self.path}: split={split!r}, but a list is of one split; leave it out")
-        found: dict[str, _Row] = {}
+        found: dict[str, Row] = {}
         for at, entry in enumerate(entries):
             problems.rows += 1
             if not isinstance(entry, Mapping) or not {"image", "caption"} <= entry.keys():
@@ -154,7 +127,7 @@ class Karpathy:
                 )
         return list(found.values())
 
-    def _row(self, name: str, texts: Any, image_id: Any, at: int, problems: Problems) -> list[_Row]:
+    def _row(self, name: str, texts: Any, image_id: Any, at: int, problems: Problems) -> list[Row]:
         """One row, or none with the problem noted. An empty caption beside others is left out and counted."""
         if isinstance(texts, list):
             kept = [text for text in texts if not isinstance(text, str) or text.strip()]
@@ -167,21 +140,19 @@ class Karpathy:
             problems.add(at, "bad caption", str(error))
             return []
         try:
-            return [_Row(image=name, captions=captions, image_id=id_of(image_id), at=at)]
+            return [Row(image=name, captions=captions, image_id=id_of(image_id), at=at)]
         except ValueError as error:
             problems.add(at, "bad image_id", f'"image_id" {error}')
             return []
 
-    def _located(self, rows: list[_Row], problems: Problems) -> list[_Row]:
-        """The rows with paths that are there, by the form of the first; a missing picture is a problem."""
+    def _located(self, rows: list[Row], problems: Problems) -> list[Row]:
+        """The rows with paths that are there, by the form of the first."""
         if not rows:
             problems.raise_if_any()
             raise UserError(f"{self.path}: no pictures in it")
         forms = _forms(rows[0].image)
         cut = next((i for i, form in enumerate(forms) if (self.images / form).is_file()), 0)
-        located = [replace(row, image=_cut(row.image, cut)) for row in rows]
-        self.files.check_rows([(row.at, row.image, row.image_id) for row in located], problems)
-        return located
+        return [replace(row, image=_cut(row.image, cut)) for row in rows]
 
 
 def _cut(name: str, folders: int) -> str:

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
-from mmkit.data.records import JsonLines, Record
+from mmkit.data.records import JsonLines
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.published.rows import Row, Rows
 from mmkit.data.sources.questions import Asked, given_in, guess_type, tidy_answers
 from mmkit.data.text_files import id_of, is_absent, read_json
 from mmkit.errors import UserError
@@ -57,65 +56,28 @@ class VQALines(Asked):
         )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One question of a published file. at: its place there, for messages."""
-
-    image: str
-    question: str
-    question_id: int | str
-    at: int | str
-    answers: tuple[str, ...] = ()
-    answer: str | None = None
-    answer_type: str | None = None
-    weight: float | None = None
-
-
-class _Rows:
-    """Questions in memory, with pictures in one folder."""
-
+class _Questions(Rows):
     def __init__(self, path: Path, images: str | Path, rows: list[Row], problems: Problems) -> None:
-        self.path, self.images, self.rows = path, Path(images), rows
-        if not self.images.is_dir():
-            raise UserError(f"{self.images}: no such folder; give the one with the pictures of {path}")
         total = len(rows) + problems.counts.total()
         if not total:
             raise UserError(f"{path}: no questions in it")
-        self.files = PictureFiles(self.images)
-        self.files.check_rows([(row.at, row.image, None) for row in rows], problems)
-        problems.raise_if_any(total)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        row = self.rows[index]
-        targets: dict[str, Any] = {"question": row.question, "question_id": row.question_id}
-        if row.answers:
-            targets["answers"] = list(row.answers)
-            targets["answer_type"] = row.answer_type or guess_type(row.answer or row.answers[0])
-        if row.answer is not None:
-            targets["answer"] = row.answer
-        if row.weight is not None:
-            targets["weight"] = row.weight
-        image = self.files.name(row.image)
-        return Record(
-            image=self.images / image,
-            captions=(row.question,),
-            image_id=image,
-            key=f"{self.path}[{row.at}]",
-            targets=targets,
-        )
-
-    def captions(self) -> Iterator[str]:
-        """Every question."""
-        for row in self.rows:
-            yield row.question
+        super().__init__(path, images, rows, problems, total)
 
 
-class VQAFiles(_Rows):
+def _asked(
+    image: str, question: object, question_id: object, at: int | str, answers: Sequence[str] = (),
+    answer: str | None = None, answer_type: str | None = None, weight: float | None = None,
+) -> Row:  # fmt: skip
+    """One question. answers: the annotators', none in a test split."""
+    text = str(question).strip()
+    targets: dict[str, Any] = {"question": text, "question_id": question_id}
+    if answers:
+        targets |= {"answers": list(answers), "answer_type": answer_type or guess_type(answer or answers[0])}
+    targets |= {name: value for name, value in (("answer", answer), ("weight", weight)) if value is not None}
+    return Row(image=image, captions=(text,), at=at, targets=targets)
+
+
+class VQAFiles(_Questions):
     """One split of VQA (v1 or v2), or of a data set in its form.
 
     questions: ``v2_OpenEnded_mscoco_train2014_questions.json``. annotations: ``v2_mscoco_train2014_annotations.json``,
@@ -152,8 +114,7 @@ class VQAFiles(_Rows):
                 what = f"image_id {entry['image_id']} here, {image_id} in {annotations}; do these go together?"
                 problems.add(at, "another picture", f"question_id {entry['question_id']}: {what}")
                 continue
-            question = str(entry["question"]).strip()
-            rows.append(Row(image=name, question=question, question_id=entry["question_id"], at=at, **own))
+            rows.append(_asked(name, entry["question"], entry["question_id"], at, **own))
         super().__init__(path, images, rows, problems)
 
 
@@ -190,7 +151,7 @@ def _picture_name(pattern: str, image_id: object) -> str:
         raise ValueError(f"it must be a number for {pattern}") from error
 
 
-class VisualGenomeQA(_Rows):
+class VisualGenomeQA(_Questions):
     """Visual Genome's ``question_answers.json``, one answer to each question.
 
     images: the folder with ``VG_100K`` and ``VG_100K_2``, or with the pictures themselves (``2.jpg``).
@@ -198,7 +159,7 @@ class VisualGenomeQA(_Rows):
 
     def __init__(self, path: str | Path, *, images: str | Path, weight: float = VG_WEIGHT) -> None:
         path = Path(path)
-        problems, rows, at = Problems(path, unit="row"), [], 0
+        problems, rows, at, unanswered = Problems(path, unit="row"), [], 0, 0
         name_of = cache(partial(_vg_name, Path(images)))
         for entry in _list_in(read_json(path, "Visual Genome's question_answers"), None, path):
             asked = entry.get("qas") if isinstance(entry, Mapping) else None
@@ -208,20 +169,16 @@ class VisualGenomeQA(_Rows):
             for one in asked:
                 if _has(one, ("question", "answer", "qa_id"), at, problems):
                     answer = str(one["answer"]).strip().rstrip(".").lower()
-                    rows.append(
-                        Row(
-                            image=name_of(str(one.get("image_id", entry.get("id")))), at=at, answers=(answer,),
-                            question=str(one["question"]).strip(), question_id=one["qa_id"], weight=weight,
-                        )
-                    )  # fmt: skip
+                    name = name_of(str(one.get("image_id", entry.get("id"))))
+                    unanswered += not answer
+                    rows += [_asked(name, one["question"], one["qa_id"], at, [answer], weight=weight)] if answer else []
                 at += 1
-        told = [row for row in rows if row.answers[0]]
-        if len(told) < len(rows):
-            log.warning("%s: left out %d questions without an answer", path, len(rows) - len(told))
-        super().__init__(path, images, told, problems)
+        if unanswered:
+            log.warning("%s: left out %d questions without an answer", path, unanswered)
+        super().__init__(path, images, rows, problems)
 
 
-class GQAQuestions(_Rows):
+class GQAQuestions(_Questions):
     """GQA's questions; images: the folder of ``2375429.jpg``. In a test split they have no answer."""
 
     def __init__(self, path: str | Path, *, images: str | Path) -> None:
@@ -230,16 +187,13 @@ class GQAQuestions(_Rows):
         for number, entry in (whole if isinstance(whole, Mapping) else {}).items():
             if not _has(entry, ("imageId", "question"), number, problems):
                 continue
-            rows.append(
-                Row(
-                    image=f"{entry['imageId']}.jpg", question=str(entry["question"]).strip(), question_id=number,
-                    at=number, answers=tuple(filter(None, [_text(entry.get("answer"))])),
-                )
-            )  # fmt: skip
+            answer = _text(entry.get("answer"))
+            name, answers = f"{entry['imageId']}.jpg", [] if answer is None else [answer]
+            rows.append(_asked(name, entry["question"], number, number, answers))
         super().__init__(path, images, rows, problems)
 
 
-class AnswerLists(_Rows):
+class AnswerLists(_Questions):
     """ALBEF's lists: rows of ``image``, ``question``, ``question_id`` and ``answer`` (a list, or one string).
 
     Also VizWiz's and others of that form, whose ``answers`` is a list of texts or of objects with ``answer``. images:
@@ -260,13 +214,12 @@ class AnswerLists(_Rows):
                 problems.add(at, "bad answers", str(error).replace('"answers"', f'"{key}"'))
                 continue
             weight = vg_weight if entry.get("dataset") == "vg" else None
+            number, kind = at if is_absent(entry.get("question_id")) else entry["question_id"], entry.get("answer_type")
             rows.append(
-                Row(
-                    image=str(entry["image"]), question=str(entry["question"]).strip(),
-                    question_id=at if is_absent(entry.get("question_id")) else entry["question_id"], at=at,
-                    answers=tuple(given), weight=weight, answer_type=_text(entry.get("answer_type")),
+                _asked(
+                    str(entry["image"]), entry["question"], number, at, given, answer_type=_text(kind), weight=weight
                 )
-            )  # fmt: skip
+            )
         super().__init__(path, images, rows, problems)
 
 
