@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
+from mmkit.data.text_files import one_text
 from mmkit.errors import UserError
 
 Label = int | str
@@ -24,7 +25,10 @@ def label_in(value: Any, where: str, key: str = "label") -> Label:
     UserError, which begins with ``where``, for what is missing (None, NaN, "") and for anything else.
     """
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        try:
+            return one_text(value, key)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
         return int(float(value))
     if value is None or value == "" or (isinstance(value, Real) and math.isnan(value)):

@@ -21,7 +21,7 @@ from PIL import Image
 from mmkit.data.picture_files import CHECK_LIMIT, PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
-from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, is_null, parse_json
+from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, is_null, one_text, parse_json
 from mmkit.errors import UserError
 
 __all__ = ["CHECK_LIMIT", "JsonLines", "Problems", "Record", "Source", "captions_of", "described", "rows_of"]
@@ -119,9 +119,9 @@ def tidy_captions(value: object) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'"caption" must be a string or a list of strings, not {json.dumps(value, default=str)[:80]}')
-    if not texts or not all(text.strip() for text in texts):
+    if not texts or not all(any(letter.isprintable() and letter != " " for letter in text) for text in texts):
         raise ValueError('"caption" is empty; give it some words, or remove the line')
-    return tuple(text.strip() for text in texts)
+    return tuple(one_text(text, "caption") for text in texts)
 
 
 class FileRecords:

@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -19,6 +20,11 @@ from mmkit.errors import UserError
 
 HALF = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_LISTED = re.compile(r"""\s*\[\s*["'].*["']\s*,?\s*\]\s*""", re.DOTALL)
+_PACKED = {
+    b"\x1f\x8b": "gzip, unpack it with gunzip", b"PK\x03\x04": "a zip archive, unpack it; Excel's, save it as CSV",
+    b"PAR1": "Parquet, call it .parquet",
+}  # fmt: skip
 _WIDE = {codecs.BOM_UTF16_LE: "UTF-16LE", codecs.BOM_UTF16_BE: "UTF-16BE"}
 
 
@@ -53,6 +59,9 @@ def encoding_of(data: bytes) -> str:
 
 def convert_advice(path: str | Path, data: bytes) -> str:
     """How to make UTF-8 of a file that begins with ``data``."""
+    for begin, advice in _PACKED.items():
+        if data.startswith(begin):
+            return f"or rather, as it begins like {advice}"
     path = Path(path)
     other = path.with_name(f"{path.stem}.utf8{path.suffix}")
     kind = encoding_of(data)
@@ -75,8 +84,8 @@ def read_text(path: str | Path, what: str = "text") -> str:
     """All of a text file; UserError, with line and byte, for another encoding, and for a table, whose commas would be
     read as words. what: see ``read_bytes``.
     """
-    if Path(path).suffix.lower() in (".csv", ".parquet", ".arrow"):
-        raise UserError(f"{path}: a table; expected {what} in a text file, call it .txt")
+    if Path(path).suffix.lower() in (".csv", ".parquet", ".arrow", ".yaml", ".yml"):
+        raise UserError(f"{path}: no lines of text, but a table or YAML; expected {what} in a text file, call it .txt")
     data = read_bytes(path, what)
     try:
         return decode(data, first=True)
@@ -98,6 +107,17 @@ def split_lines(text: str) -> list[str]:
 def read_lines(path: str | Path, what: str = "text") -> list[str]:
     """The lines of a text file without their ends, blank ones too: line i of the file is [i - 1]."""
     return split_lines(read_text(path, what))
+
+
+def check_not_numbered(lines: Sequence[str], where: str | Path) -> None:
+    """UserError where each line begins with its own number, from 0 or 1 ("1. cat", "0: cat", "0 cat")."""
+    for first in (0, 1):
+        if len(lines) > 1 and all(
+            re.match(rf"0*{number}[ .:,;|)=-]+\w", line) for number, line in enumerate(lines, start=first)
+        ):
+            raise UserError(
+                f"{where}: the lines are numbered ({lines[0]!r}, ...), which would be read as words; write them without"
+            )
 
 
 def half_character(value: Any) -> str | None:
@@ -165,6 +185,15 @@ def is_null(value: Any) -> bool:
 def is_absent(value: Any) -> bool:
     """Whether a value says that there is none: null, NaN (as pandas writes it), or a text without letters."""
     return is_null(value) or (isinstance(value, str) and not value.strip())
+
+
+def one_text(text: str, what: str) -> str:
+    """The text without spaces around; ValueError for a list that a table or a program wrote as text, "['a', 'b']"."""
+    if _LISTED.fullmatch(text):
+        raise ValueError(
+            f'"{what}" is a list written as one text, {text[:60]}; give each a row, or a list in JSON lines'
+        )
+    return text.strip()
 
 
 def id_of(value: Any) -> str | None:

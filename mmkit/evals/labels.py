@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 Classes = str | Path | Sequence[str] | None
 """What classes are called: a built-in set or a file by name, a list of names, or None for the labels' own."""
+HEADERS = frozenset((
+    "class", "classes", "class_id", "class_name", "classname", "label", "label_name", "id", "index", "wnid", "synset",
+    "folder", "name", "names", "category",
+))  # fmt: skip
+"""What a table's header calls labels and names; as the first line of a list of classes it is none of them."""
 SHOWN = 20
 """So many pairs of label and name are told in full; of more, the first and the last."""
 
@@ -270,8 +275,14 @@ def _read(path: str | Path) -> tuple[list[str], list[str]]:
         raise UserError(
             f"{path}: {tabs} of {len(lines)} lines have a tab; write LABEL<TAB>name on all lines, or on none"
         )
+    if {cell.strip().casefold() for cell in lines[0].split("\t")} <= HEADERS and len(lines) > 1:
+        raise UserError(
+            f"{path}: the first line, {lines[0]!r}, seems to be a header, which would be a class; remove it"
+        )
     for line in lines:
         key, _, name = line.partition("\t")
+        if "\t" in name:
+            raise UserError(f"{path}: {line.count(chr(9))} tabs in {line!r}; write LABEL<TAB>name")
         if tabs and key.strip() in seen:
             raise UserError(f"{path}: the label {key.strip()!r} stands in two lines; give each label one name")
         seen.add(key.strip())

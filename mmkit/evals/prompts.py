@@ -135,6 +135,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
         raise UserError(f"{path}: no {what} in this file; write one per line")
     if all(re.fullmatch(r"""(["']).*\1,?""", line) for line in lines):
         raise UserError(f"{path}: every line stands in quotes, which would be read as they are; write {what} without")
+    text_files.check_not_numbered(lines, path)
     return lines
 
 

@@ -14,7 +14,10 @@ from mmkit.data.text_files import (
     read_lines,
     split_lines,
 )
+from mmkit.data.texts.answers.lists import read_answers
 from mmkit.errors import UserError
+from mmkit.evals.labels import read_classes
+from mmkit.evals.prompts import read_templates
 
 
 def test_only_two_ends_end_a_line():
@@ -95,10 +98,10 @@ def test_ids_have_one_form():
             id_of(value)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.parquet", "a.yaml"])
 def test_a_table_is_no_list_of_lines(tmp_path, name):
     (tmp_path / name).write_text("id,name\n0,red\n")
-    with pytest.raises(UserError, match=rf"{name}: a table; expected class names in a text file"):
+    with pytest.raises(UserError, match=rf"{name}: no lines of text, but a table or YAML; expected class names"):
         read_lines(tmp_path / name, "class names")
     (tmp_path / "a.tsv").write_text("n01\tred\n")
     assert read_lines(tmp_path / "a.tsv") == ["n01\tred"]
@@ -107,3 +110,50 @@ def test_a_table_is_no_list_of_lines(tmp_path, name):
 def test_a_byte_order_mark_elsewhere_is_a_character():
     assert decode(b"\xef\xbb\xbfa") == "\ufeffa"
     assert decode(b"\xef\xbb\xbfa", first=True) == "a"
+
+
+@pytest.mark.parametrize(
+    "lines", ["1. cat\n2. dog\n", "0: cat\n1: dog", "0 cat\n1 dog\n", "01) cat\n02) dog", "0,cat\n1,dog"]
+)
+def test_numbered_lines_are_no_names_templates_or_answers(tmp_path, lines):
+    (tmp_path / "a.txt").write_text(lines)
+    for read in (read_classes, read_templates, read_answers):
+        with pytest.raises(
+            UserError, match=r"a\.txt: the lines are numbered \(.*cat.*\), which would be read as words"
+        ):
+            read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "lines", ["0\tcat\n1\tdog", "1\n2\n3", "1 dollar\n5 dollars", "1 dollar", "2 cats\n3 dogs", "0cat\n1dog"]
+)
+def test_names_with_numbers_are_names(tmp_path, lines):
+    (tmp_path / "a.txt").write_text(lines)
+    wanted = [line.partition("\t")[2] or line for line in lines.split("\n")]
+    assert list(read_classes(tmp_path / "a.txt").names) == wanted
+
+
+@pytest.mark.parametrize("head", ["id\tname", "Label\tClass_Name", "class", "Names "])
+def test_a_header_is_no_class(tmp_path, head):
+    tab = "0\tcat\n1\tdog\n" if "\t" in head else "cat\ndog\n"
+    (tmp_path / "a.txt").write_text(f"{head}\n{tab}")
+    with pytest.raises(UserError, match=r"a\.txt: the first line, .*, seems to be a header"):
+        read_classes(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text(tab)
+    assert read_classes(tmp_path / "a.txt").names == ("cat", "dog")
+
+
+def test_a_line_with_two_tabs_is_no_label_and_name(tmp_path):
+    (tmp_path / "a.txt").write_text("0\tcat\tFelis\n1\tdog\tCanis\n")
+    with pytest.raises(UserError, match=r"2 tabs in '0.tcat.tFelis'; write LABEL<TAB>name"):
+        read_classes(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [(b"\x1f\x8b\x08\x00", "gunzip"), (b"PK\x03\x04\xff", "Excel's, save it as CSV"), (b"PAR1\xff", "Parquet")],
+)
+def test_what_is_packed_is_named(tmp_path, begin, says):
+    (tmp_path / "a.jsonl").write_bytes(begin + b"\xff\n\xff")
+    with pytest.raises(UserError, match=says):
+        read_lines(tmp_path / "a.jsonl")

@@ -127,12 +127,14 @@ def test_names_that_would_be_read_as_they_are_written(tmp_path, text, message):
         read_lines(tmp_path / "n.txt", "class names")
 
 
-@pytest.mark.parametrize("names", ["0,cat\n1,dog\n", "0 cat\n1 dog\n", "0: cat\n1: dog\n"])
+@pytest.mark.parametrize("names", ["0,cat\n1,dog\n", "0:cat\n1:dog\n"])
 def test_names_that_begin_with_their_numbers(tmp_path, names):
     (tmp_path / "n.txt").write_text(names)
     source = [Record(image=Path("x"), captions=(), image_id=str(i), key=str(i), targets={"label": i}) for i in (0, 1)]
-    with pytest.raises(UserError, match=r"begins with its label .*LABEL<TAB>name"):
+    with pytest.raises(UserError, match=r"the lines are numbered"):
         with_classes(source, tmp_path / "n.txt")
+    with pytest.raises(UserError, match=r"begins with its label .*LABEL<TAB>name"):
+        with_classes(source, names.split())
 
 
 def test_names_that_begin_with_their_folders(tmp_path):

@@ -83,6 +83,9 @@ def open_source(
     path = Path(name)
     if path.suffix.lower() in TARS and path.exists():
         folder = path.with_suffix("")
+        tool = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz"}.get(path.suffix.lower())
+        if tool is not None and folder.suffix.lower() != ".tar":
+            raise UserError(f"{name}: is compressed; unpack it, and give {folder}: {tool} -k {name}")
         raise UserError(
             f"{name}: an archive; unpack it into a folder of pictures with captions beside them: mkdir {folder} && "
             f"{unpack_by(name, folder)}"

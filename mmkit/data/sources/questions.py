@@ -12,6 +12,7 @@ from typing import Any
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
+from mmkit.data.text_files import one_text
 
 
 def guess_type(answer: str) -> str:
@@ -34,7 +35,7 @@ def tidy_answers(value: object, *, leave_out_empty: bool = False) -> list[str]:
         if not isinstance(answer, str) or not (answer.strip() or leave_out_empty):
             raise ValueError(f'"answers" has {json.dumps(item, default=str)[:80]}; give strings that are not empty')
         if answer.strip():
-            found.append(answer.strip())
+            found.append(one_text(answer, "answers"))
     if not found:
         raise ValueError('"answers" is empty; give at least one, or remove the line')
     return found

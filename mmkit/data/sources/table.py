@@ -81,8 +81,13 @@ class Table(FileRecords):
             elif is_url(image):
                 problems.add(line, *missing(image, Path(image)))
             else:
-                self.files.note(image, row.get("image_id"))
-                continue
+                try:
+                    tidy_captions(row.get("caption", "none"))
+                except ValueError as error:
+                    problems.add(line, "bad caption", str(error))
+                else:
+                    self.files.note(image, row.get("image_id"))
+                    continue
             self.rows.drop_last()
         if not len(self) and not problems.counts:
             raise UserError(f"{self.path}: the table has no rows")

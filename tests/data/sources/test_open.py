@@ -157,6 +157,13 @@ def test_shards_with_a_table_of_their_names_beside_them_are_shards(everything):
 
 def test_archives_are_named(everything):
     (everything / "z.zip").write_bytes(b"")
+    for name, tool in (("r.jsonl.gz", "gunzip"), ("r.csv.xz", "unxz")):
+        (everything / name).write_bytes(b"")
+        with pytest.raises(UserError, match=rf"{name}: is compressed; .*give .*{name[:-3]}: {tool} -k .*{name}$"):
+            open_source(everything / name)
+    (everything / "p.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"p.tar.gz: an archive; .*tar -xf"):
+        open_source(everything / "p.tar.gz")
     with pytest.raises(UserError, match=r"z.zip: an archive; .*&& unzip .*z.zip -d .*/z$"):
         open_source(everything / "z.zip")
     (everything / "tars").mkdir()

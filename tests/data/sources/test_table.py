@@ -1,6 +1,7 @@
 """Tables: cells stay as they are written, and what would move a cell or swallow a row is named with its line."""
 
 import csv
+import json
 
 import pytest
 
@@ -10,6 +11,7 @@ from mmkit.data.sources.open import open_source
 from mmkit.data.sources.questions import guess_type
 from mmkit.data.sources.table import ClassTable, Table
 from mmkit.errors import UserError
+from mmkit.evals.labels import with_classes
 
 
 def table(folder, text, name="t.csv", **options):
@@ -187,3 +189,36 @@ def test_rows_that_cannot_be_used_leave_no_trace_where_problems_are_collected(pi
 @pytest.mark.parametrize(("answer", "kind"), [("3.5", "number"), ("3.5.1", "other"), ("No", "yes/no"), ("2", "number")])
 def test_types_of_answers(answer, kind):
     assert guess_type(answer) == kind
+
+
+LISTS = ["""['a dog', 'a cat']""", '["a dog","a cat"]', """["it's a dog" 'a cat']""", " [ 'a' ] "]
+
+
+@pytest.mark.parametrize("cell", LISTS)
+def test_a_list_written_as_one_text_is_no_caption_answer_or_label(pictures, cell):
+    quoted = '"' + cell.replace('"', '""') + '"'
+    for header, wants, row in (
+        ("image,caption", {"caption"}, f"0.png,one\n1.png,{quoted}\n"),
+        ("image,question,answers", {"question"}, f"0.png,what?,one\n1.png,what?,{quoted}\n"),
+    ):
+        (pictures / "t.csv").write_text(f"{header}\n{row}")
+        with pytest.raises(UserError, match=r't\.csv:3: "\w+" is a list written as one text, .*; give each a row'):
+            open_source(pictures / "t.csv", wants)
+    (pictures / "t.csv").write_text(f"image,label\n0.png,{quoted}\n")
+    with pytest.raises(UserError, match=r't\.csv:2: "label" is a list written as one text'):
+        with_classes(open_source(pictures / "t.csv", {"label"}), None)
+    (pictures / "t.jsonl").write_text(json.dumps({"image": "0.png", "caption": cell}))
+    with pytest.raises(UserError, match=r't\.jsonl:1: "caption" is a list written as one text'):
+        open_source(pictures / "t.jsonl", {"caption"})
+
+
+@pytest.mark.parametrize("cell", ["[a dog]", "a 'dog' ['x']", "['x'] on a sign", "[UNK]", "[]"])
+def test_brackets_in_a_caption_are_letters(pictures, cell):
+    assert captions(table(pictures, f"image,caption\n0.png,{cell}\n")) == [cell]
+
+
+@pytest.mark.parametrize("cell", ["\u200b", "\ufeff\u200b", "\x00"])
+def test_a_caption_of_signs_that_nobody_sees_is_empty(pictures, cell):
+    with pytest.raises(UserError, match=r't\.csv:2: "caption" is empty'):
+        table(pictures, f"image,caption\n0.png,{cell}\n")
+    assert captions(table(pictures, f"image,caption\n0.png,{cell}a\n")) == [f"{cell}a"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.text_files import parse_json, read_text
+from mmkit.data.text_files import check_not_numbered, parse_json, read_text
 from mmkit.errors import UserError
 
 NUMBERED = ("id2label", "label2ans", "label2id", "ans2label")
@@ -50,6 +50,7 @@ def _placed(path: Path, text: str) -> list[tuple[str, str]]:
         else:
             return [(f"[{i}]", answer) for i, answer in enumerate(_from_json(whole, path))]
     lines = [(str(number), line.strip()) for number, line in enumerate(_lines(text), start=1)]
+    check_not_numbered([answer for _, answer in lines if answer], path)
     return [(number, answer) for number, answer in lines if answer]
 
 
