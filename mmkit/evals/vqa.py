@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmkit.data.collate import Sample
 from mmkit.data.records import Source
+from mmkit.data.text_files import id_of
 from mmkit.data.texts.answers.rules import accuracy_of, check_coverage, given_answers, summary
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, counted, finite, pixels_of
@@ -188,10 +189,14 @@ def _check_ids(asked: Sequence[Asked]) -> None:
     """UserError for an id of two questions, of which a server would take one."""
     first: dict[str, str] = {}
     for one in asked:
-        if first.setdefault(str(one.question_id), one.key) != one.key:
+        try:
+            number = str(id_of(one.question_id))
+        except ValueError as error:
+            raise UserError(f"{one.key}: question_id {error}") from error
+        if first.setdefault(number, one.key) != one.key:
             raise UserError(
-                f"{one.key}: question_id {one.question_id} is that of {first[str(one.question_id)]} too; --predictions "
-                "needs one for each question"
+                f"{one.key}: question_id {one.question_id} is that of {first[number]} too; --predictions needs one for "
+                "each question"
             )
 
 

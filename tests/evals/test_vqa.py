@@ -297,6 +297,10 @@ def test_what_cannot_be_predicted_or_measured_is_named(tmp_path):
             VQA(source=Numbered(5, answered), predictions=tmp_path / "p.json")(made)
     with pytest.raises(UserError, match="question 3: question_id 0 is that of question 0 too"):
         VQA(source=Numbered(5, ids=lambda i: i % 3), predictions=tmp_path / "p.json")(made)
+    with pytest.raises(UserError, match=r"question 1: question_id 7.0 is that of question 0 too"):
+        VQA(source=Numbered(2, ids=lambda i: (7, 7.0)[i]), predictions=tmp_path / "p.json")(made)
+    with pytest.raises(UserError, match="question 0: question_id must be a string or a number, not true"):
+        VQA(source=Numbered(2, ids=lambda i: True), predictions=tmp_path / "p.json")(made)
     assert VQA(source=Numbered(5, ids=lambda i: i % 3))(made)["n"] == 5  # a rate needs no ids
     assert not (tmp_path / "p.json").exists()
 

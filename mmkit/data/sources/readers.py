@@ -101,7 +101,7 @@ def read_table(name: str, wants: Wants, given: Options) -> Source:
     if "question" in wants:
         needs, may = (("question", "answers"), ()) if given.answers_needed else (("question",), ("answers",))
         table = Table(name, columns=columns, images=images, needs=needs, may=may)
-        line = table.table.rows.lines.__getitem__
+        line = table.lines.__getitem__
         return Asked(table, where=name, answers_needed=given.answers_needed, unit="line", number=line)
     if wants == {"label"} and not given.answers_needed:
         return Table(name, columns=columns, images=images, needs=(), may=("label",))

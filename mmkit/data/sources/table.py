@@ -11,7 +11,7 @@ from typing import Any
 
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
-from mmkit.data.records import FileRecords
+from mmkit.data.records import FileRecords, tidy_captions
 from mmkit.data.sources.delimited import TableFile
 from mmkit.errors import UserError
 

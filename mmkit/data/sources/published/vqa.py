@@ -96,7 +96,7 @@ class VQAFiles(_Questions):
         entries = _list_in(whole, "questions", path)
         pattern = _pattern(pictures, whole.get("data_subtype") if isinstance(whole, Mapping) else None, images, path)
         given = {} if annotations is None else _annotations(Path(annotations))
-        rows = []
+        rows, first = [], dict[str | None, int]()
         for at, entry in enumerate(entries):
             if not _has(entry, ("question", "question_id", "image_id"), at, problems):
                 continue
@@ -104,6 +104,9 @@ class VQAFiles(_Questions):
                 name, number = _picture_name(pattern, entry["image_id"]), id_of(entry["question_id"])
             except ValueError as error:
                 problems.add(at, "bad id", f"image_id {entry['image_id']!r}, {error}")
+                continue
+            if first.setdefault(number, at) != at:
+                problems.add(at, "question twice", f"question_id {number} is that of row {first[number]} too")
                 continue
             told = given.get(number)
             if annotations is not None and told is None:

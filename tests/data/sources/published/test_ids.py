@@ -95,6 +95,12 @@ def test_two_annotations_of_one_question_are_refused(pictures):
         )  # fmt: skip
 
 
+def test_a_question_that_stands_twice_is_refused(pictures):
+    twice = [*QUESTIONS, QUESTIONS[0] | {"question_id": float(QUESTIONS[0]["question_id"])}]
+    with pytest.raises(UserError, match=rf"q.json:{len(QUESTIONS)}: question_id 0 is that of row 0 too"):
+        VQAFiles(dumped(pictures / "q.json", {"questions": twice}), images=pictures, pictures="{image_id}.png")
+
+
 def test_vizwizs_list(pictures):
     answers = [{"answer": "a can", "answer_confidence": "yes"}, {"answer": "", "answer_confidence": "no"}]
     rows = [{"image": "0.png", "question": "what?", "answers": answers, "answer_type": "other", "answerable": 1}]
