@@ -3,6 +3,7 @@
 These names are for config files and scripts; each is defined in a module of this package.
 """
 
+from mmkit.config.as_json import dump
 from mmkit.config.checks import validate
 from mmkit.config.experiment import (
     Data,
@@ -15,7 +16,7 @@ from mmkit.config.experiment import (
     mmkit_rules,
     official_rules,
 )
-from mmkit.config.runs import dump, load_experiment, override, rebuild
+from mmkit.config.runs import load_experiment, override, rebuild
 
 __all__ = [
     "Data",

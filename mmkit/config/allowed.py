@@ -86,13 +86,18 @@ SOURCES = (
     | _named("data.sources.published.vqa", "VQALines VQAFiles VisualGenomeQA AnswerLists GQAQuestions")
 )
 """What reads data: in the config of a whole run alone, where it is named and not built."""
-SETTINGS = (
-    _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
+VALUES = (
+    TRANSFORMS
+    | _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
     | _named("data.texts.protocol", "Framing")
-    | _named("data.texts.tokenizers", "train_sentencepiece from_hub reuse")
     | _named("data.images.transforms", "TrainTransform BlankTrain")
     | _named("data.images.variable_size", "KeepShapeTrain")
     | _named("data.texts.masking", "Masking")
+)
+"""Dataclasses that are built as they are read: they hold numbers and check them."""
+SETTINGS = (
+    VALUES
+    | _named("data.texts.tokenizers", "train_sentencepiece from_hub reuse")
     | _named("data.targets", "AnswerTokens AnswerScores ClassLabels")
     | _named("evals.classification", "Classification")
     | _named("evals.grounding", "Grounding")
@@ -104,15 +109,6 @@ SETTINGS = (
     | _named("report.answers", "AnswersReport")
 )
 """What else the config of a run is made of."""
-VALUES = (
-    TRANSFORMS
-    | _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
-    | _named("data.texts.protocol", "Framing")
-    | _named("data.images.transforms", "TrainTransform BlankTrain")
-    | _named("data.images.variable_size", "KeepShapeTrain")
-    | _named("data.texts.masking", "Masking")
-)
-"""Dataclasses that are built as they are read: they hold numbers and check them."""
 FOREIGN = ("mmkit", "torch", *sys.stdlib_module_names)
 
 
@@ -135,7 +131,7 @@ class Kind:
 MODEL = Kind(name="model", parts=MODELS, inner=BLOCKS, form="target", largest=1_000_000)
 HEAD = Kind(name="head", parts=HEADS, inner=DRAWS | BLOCKS, form="target", largest=1_000_000)
 TRANSFORM = Kind(name="transform", parts=TRANSFORMS, inner=TRANSFORMS, form="dataclass", largest=8192)
-ANYTHING = SOURCES | SETTINGS | MODELS | HEADS | DRAWS | BLOCKS | TRANSFORMS
+ANYTHING = SOURCES | SETTINGS | MODELS | HEADS | DRAWS | BLOCKS
 EXPERIMENT = Kind(name="experiment", parts=ANYTHING, inner=ANYTHING)
 KINDS = (MODEL, HEAD, TRANSFORM, EXPERIMENT)
 

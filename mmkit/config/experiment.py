@@ -268,8 +268,5 @@ class Experiment:
 
     def __reduce__(self) -> Any:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return _restore, ({k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()},)
-
-
-def _restore(values: dict[str, Any]) -> Experiment:
-    return Experiment(**values)
+        plain: dict[str, Any] = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()}
+        return partial(Experiment, **plain), ()

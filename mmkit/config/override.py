@@ -128,44 +128,38 @@ def _set(value: Any, names: Sequence[str], text: str, path: str, root: Any, anno
     if not names:
         return parse_text(text, annotation, path)
     name, rest = names[0], names[1:]
-    unknown = _unknown(value, names, path, root)
-    children = dict(_children(value))
+    children, wanted = dict(_children(value)), _annotation_in(value, name, annotation)
+    new_item = isinstance(value, Mapping) and not rest and _is_leaf(wanted)
+    if name not in children and not new_item:
+        raise _unknown(value, names, path, root)
+    if isinstance(value, Mapping) and not rest and text in ("None", "none", "null") and not _accepts_none(wanted):
+        return {k: v for k, v in value.items() if k != name}
+    return _with(value, name, _set(children.get(name), rest, text, path, root, wanted))
+
+
+def _with(value: Any, name: str, child: Any) -> Any:
+    """A copy with another child of this name."""
     if isinstance(value, partial):
-        known = parameters_of(value)
-        if name not in known:
-            raise unknown
-        hints = annotations_of(value.func)
-        old = children[name]
-        inner = hints[name] if name in hints else _guess(old)
-        changed = _set(old, rest, text, path, root, inner)
-        return partial(value.func, **(arguments_of(value, defaults=False) | {name: changed}))
+        return partial(value.func, **(arguments_of(value, defaults=False) | {name: child}))
     if isinstance(value, Mapping):
-        inner = _item_annotation(annotation, value)
-        if name not in value and (rest or not _is_leaf(inner)):
-            raise unknown
-        if not rest and text in ("None", "none", "null") and not _accepts_none(inner):
-            return {k: v for k, v in value.items() if k != name}
-        return dict(value) | {name: _set(value.get(name), rest, text, path, root, inner)}
+        return dict(value) | {name: child}
     if isinstance(value, (tuple, list)):
-        if name not in children:
-            raise unknown
-        items = list(value)
-        items[int(name)] = _set(items[int(name)], rest, text, path, root, _guess(items[int(name)]))
-        return type(value)(items)
-    if name not in children:
-        raise unknown
-    kind: Any = type(value)
+        return type(value)(child if str(i) == name else item for i, item in enumerate(value))
+    return dataclasses.replace(value, **{name: child})
+
+
+def _annotation_in(value: Any, name: str, annotation: Any) -> Any:
+    """That of a child, or the type of what stands there; of a mapping, that of any item."""
+    children, arguments = dict(_children(value)), get_args(annotation)
+    if isinstance(value, Mapping):
+        return arguments[1] if len(arguments) == 2 else _guess(next(iter(children.values()), None))
+    kind: Any = value.func if isinstance(value, partial) else type(value)
     hints = annotations_of(kind)
-    return dataclasses.replace(value, **{name: _set(children[name], rest, text, path, root, hints[name])})
+    return hints[name] if name in hints else _guess(children.get(name))
 
 
 def _guess(value: Any) -> Any:
     return Any if value is None else type(value)
-
-
-def _item_annotation(annotation: Any, value: Mapping[str, Any]) -> Any:
-    arguments = get_args(annotation)
-    return arguments[1] if len(arguments) == 2 else _guess(next(iter(value.values()), None))
 
 
 def _is_leaf(annotation: Any) -> bool:

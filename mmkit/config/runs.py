@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkit.config.allowed import EXPERIMENT
-from mmkit.config.as_json import dump as _dump
 from mmkit.config.as_json import rebuild as _rebuild
 from mmkit.config.experiment import Experiment
 from mmkit.config.load import load_function
@@ -31,11 +30,6 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
     for change in changes:
         experiment = _override(experiment, change)
     return experiment
-
-
-def dump(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as JSON-able values, defaults of every part written out; ``rebuild`` is the way back."""
-    return _dump(experiment)
 
 
 def rebuild(data: Mapping[str, Any], allow: str | Sequence[str] = ()) -> Experiment:

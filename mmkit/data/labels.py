@@ -59,6 +59,13 @@ def natural(label: Label) -> tuple[Any, ...]:
     return 1, tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), label
 
 
+def own_names(source: object) -> list[Label] | None:
+    """What a source itself says that its labels are called, in their order; None where it does not."""
+    names = getattr(source, "class_names", None)
+    names = names() if callable(names) else names
+    return None if names is None else list(names)
+
+
 def tidy(text: str) -> str:
     """The form in which names are compared: case, ``_``, white space and the spelling of accents set aside."""
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mmkit.data.labels import label_in, same_names, some, tidy
+from mmkit.data.labels import label_in, own_names, same_names, some, tidy
 from mmkit.data.records import Source
 from mmkit.data.texts.answers.rules import answers_in, check_coverage, class_numbers, normalize
 from mmkit.data.texts.protocol import Tokenizer
@@ -111,9 +111,8 @@ class ClassLabels:
         if len(self.number) < len(classes):
             groups = same_names(classes)
             raise UserError(f"classes: {' and '.join(map(repr, groups[0]))} are one name; give each class its own")
-        names = getattr(given.source, "class_names", None)
-        self.own = None if names is None else [str(name) for name in (names() if callable(names) else names)]
-        if unknown := [name for name in self.own or () if tidy(name) not in self.number]:
+        self.own = own_names(given.source)
+        if unknown := [name for name in self.own or () if tidy(str(name)) not in self.number]:
             raise UserError(f"the training data have classes that are none of the {len(classes)}: {some(unknown)}")
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

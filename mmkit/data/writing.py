@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmkit.data.images.formats import suffix_of
 from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.labels import own_names
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
@@ -82,7 +83,7 @@ def export_source(
     folder = Path(folder)
     out = folder / f"{name}.jsonl"
     n = write_records(source, out, limit=limit, progress=progress, copy_to=folder / "images" / name)
-    names = getattr(source, "class_names", None)
+    names = own_names(source)
     if names:
         write_text(folder / f"{name}.classes.txt", "".join(f"{one}\n" for one in names))
     return {"records": n, "out": str(out)} | ({"classes": len(names)} if names else {})

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.labels import Label, is_numeric, label_in, read_as, same_names, some, tidy, whole
+from mmkit.data.labels import Label, is_numeric, label_in, own_names, read_as, same_names, some, tidy, whole
 from mmkit.data.records import Record, Source
-from mmkit.data.sources.classes import labels_in, own_names, targets_of
+from mmkit.data.sources.classes import labels_in, targets_of
 from mmkit.errors import UserError
 from mmkit.evals.prompts import CLASS_SETS, ClassSet, built_in_classes, read_lines
 from mmkit.ranks import rank

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mmkit.data.labels import own_names
 from mmkit.data.records import Source
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, Passed, finite, needs_of, pixels_of
-from mmkit.evals.labels import own_names, read_classes, unlabelled, with_classes
+from mmkit.evals.labels import read_classes, unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.prompts import check_templates, default_templates
 from mmkit.evals.recall import hits_at, sorted_top

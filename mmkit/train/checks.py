@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkit.data.labels import tidy
+from mmkit.data.labels import own_names, tidy
 from mmkit.data.targets import AnswerScores, ClassLabels
 from mmkit.data.texts.answers.rules import class_numbers
 from mmkit.errors import UserError
@@ -48,8 +48,7 @@ def check_classes(heads: Mapping[str, nn.Module], targets: object, source: objec
 
 
 def _check_names(name: str, head: ImageClassify, targets: object, source: object) -> None:
-    theirs: Any = targets.classes if isinstance(targets, ClassLabels) else getattr(source, "class_names", None)
-    theirs = theirs() if callable(theirs) else theirs
+    theirs: Any = targets.classes if isinstance(targets, ClassLabels) else own_names(source)
     if theirs is not None and list(map(tidy, theirs)) != list(map(tidy, head.classes)):
         given = "data.targets" if isinstance(targets, ClassLabels) else "the training data"
         at = next((i for i, (a, b) in enumerate(zip(head.classes, theirs, strict=False)) if tidy(a) != tidy(b)), None)

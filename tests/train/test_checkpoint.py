@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from mmkit import files
+from mmkit.config import dump
 from mmkit.config.experiment import BatchPlan
-from mmkit.config.runs import dump
 from mmkit.errors import UserError
 from mmkit.train import checkpoint, resuming, rng
 from mmkit.train.precision import choose_precision, choose_product

@@ -7,6 +7,7 @@ which is where Pillow's resampling is fastest. Left out: colour jitter and mixin
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -181,14 +182,20 @@ def erase_box(
 
     ratio: height by width. It never covers a whole side; where none of ten fits it is empty, and nothing is erased.
     """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
-        area, aspect = width * height * rng.uniform(*scale), math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+    for h, w in _drawn_sides(width * height, scale, ratio, rng):
         if w < width and h < height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h
     return 0, 0, 0, 0
+
+
+def _drawn_sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: Random
+) -> Iterator[tuple[int, int]]:
+    """The sides of ten rectangles, each drawn when it is asked for. ratio: the first by the second."""
+    for _ in range(10):
+        part, aspect = area * rng.uniform(*scale), math.exp(rng.uniform(*map(math.log, ratio)))
+        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
 
 
 def crop_box(
@@ -197,11 +204,7 @@ def crop_box(
     """(left, top, right, bottom) of a random rectangle, drawn like torchvision's RandomResizedCrop."""
     if scale == (1.0, 1.0):
         return 0, 0, width, height
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    for w, h in _drawn_sides(width * height, scale, ratio, rng):
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h

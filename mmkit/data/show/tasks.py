@@ -12,6 +12,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from mmkit.data.images.opening import load_image
+from mmkit.data.labels import Label, own_names
 from mmkit.data.records import Record, Source
 from mmkit.data.show.words import FAINT, INK, LINE, RED, WHITE, font
 
@@ -28,7 +29,7 @@ def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None
     """``n`` records, drawn by ``seed``, in rows: pictures, text, and what is right."""
     n = min(n, len(source))
     records = [source[i] for i in Random(seed).sample(range(len(source)), n)]
-    names = getattr(source, "class_names", None)
+    names = own_names(source)
     columns = columns or min(n, max(1, round((1.6 * n) ** 0.5)))
     cells = [_cell(record, names) for record in records]
     width = max(cell.width for cell in cells)
@@ -43,11 +44,11 @@ def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None
     return canvas
 
 
-def right_answer(record: Record, names: list[str] | None = None) -> str:
+def right_answer(record: Record, names: list[Label] | None = None) -> str:
     """The answers with their number of annotators, or the label's name; empty where the record does not tell."""
     if "label" in record.targets:
         label = record.targets["label"]
-        return names[label] if names is not None and isinstance(label, int) else str(label)
+        return str(names[label]) if names is not None and isinstance(label, int) else str(label)
     answers = record.targets.get("answers", ())
     distinct = list(dict.fromkeys(answers))
     if len(distinct) == 1:
@@ -55,7 +56,7 @@ def right_answer(record: Record, names: list[str] | None = None) -> str:
     return ", ".join(f"{answer} x{answers.count(answer)}" for answer in distinct)
 
 
-def _cell(record: Record, names: list[str] | None) -> Image.Image:
+def _cell(record: Record, names: list[Label] | None) -> Image.Image:
     pictures = [load_image(record)]
     if "second" in record.targets:
         pictures.append(load_image(record.targets["second"]))

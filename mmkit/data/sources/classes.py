@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.labels import Label, is_numeric, label_in, natural, some
+from mmkit.data.labels import Label, is_numeric, label_in, natural, own_names, some
 from mmkit.data.records import Source
 from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
@@ -46,10 +46,3 @@ def labels_in(source: Source, key: str = "label") -> list[Label]:
         except UserError as error:
             raise UserError(f"{source[row].key}{error}") from error
     return sorted(found, key=natural)
-
-
-def own_names(source: Source) -> list[Label] | None:
-    """What a source itself says that its labels are called, in their order; None where it does not."""
-    names = getattr(source, "class_names", None)
-    names = names() if callable(names) else names
-    return None if names is None else list(names)

@@ -294,16 +294,7 @@ def _as_user_error(spec: str, weights: Path | None) -> Iterator[None]:
         raise UserError(
             f"{weights or spec}: refused, this pickle holds more than tensors; ask for a safetensors file"
         ) from error
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        ImportError,
-    ) as error:
+    except FAILURES as error:
         if isinstance(error, UserError):
             raise
         hint = (
