@@ -119,14 +119,20 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def save_picture(picture: Image, path: str | Path) -> None:
-    """A Pillow picture, whole or not at all, as the kind that the name's ending says; UserError where it cannot be."""
+def kind_of_picture(path: str | Path) -> str:
+    """What a picture of this name is written as, such as "PNG"; UserError for an ending that says no kind."""
     from PIL import Image as pillow
 
-    path = Path(path)
-    kind = pillow.registered_extensions().get(path.suffix.lower())
+    kind = pillow.registered_extensions().get(Path(path).suffix.lower())
     if kind is None or kind not in pillow.SAVE:
         raise UserError(f"{path}: no kind of picture; give a name that ends in .png")
+    return kind
+
+
+def save_picture(picture: Image, path: str | Path) -> None:
+    """A Pillow picture, whole or not at all, as the kind that the name's ending says; UserError where it cannot be."""
+    path = Path(path)
+    kind = kind_of_picture(path)
     with writing(path, "wb") as file:
         try:
             picture.save(file, kind)

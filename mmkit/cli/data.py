@@ -103,8 +103,6 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
-    from mmkit.data.show.batch import grid, sample_batch
-    from mmkit.data.show.tasks import has_task, task_grid
     from mmkit.data.sources.open import open_source
     from mmkit.files import save_picture
     from mmkit.seeds import check_seed
@@ -114,6 +112,9 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
     if _is_config(args.source):
         return _show_config(args)
     source = open_source(args.source, **_given(args), answers_needed=False)
+    from mmkit.data.show.batch import grid, sample_batch
+    from mmkit.data.show.tasks import has_task, task_grid
+
     if has_task(source[0]):
         picture, n = task_grid(source, n=args.n, seed=args.seed), min(args.n, len(source))
     else:
@@ -132,14 +133,16 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
     import tempfile
 
     from mmkit.config import load_experiment
-    from mmkit.data.show.batch import batch_of, grid
     from mmkit.data.sources.readers import Options
     from mmkit.files import save_picture
+
+    Options(**_given(args)).refuse("a config")
+    experiment = load_experiment(args.source)
+    from mmkit.data.show.batch import batch_of, grid
     from mmkit.train.build import make_dataset, make_tokenizer
     from mmkit.train.inherit import inherited
 
-    Options(**_given(args)).refuse("a config")
-    experiment = inherited(load_experiment(args.source), args.out)
+    experiment = inherited(experiment, args.out)
     stages = [stage for stage in experiment.stages() if stage.tokenizer is not None] or [experiment]
     source = experiment.data.train()
     with tempfile.TemporaryDirectory() as folder:

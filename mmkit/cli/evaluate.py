@@ -153,27 +153,32 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.evals.retrieval import Retrieval
-
     _check(args)
     source = open_data(args, {"caption"}, ("image", "caption", "image_id"))
+    from mmkit.evals.retrieval import Retrieval  # slow, as all below that computes
+
     measure(args, Retrieval(source=source, rerank_top=args.rerank, **evaluation(args)))
 
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
     from mmkit.data.sources.open import own_classes
+    from mmkit.evals.labels import read_classes
     from mmkit.evals.prompts import templates_named
-    from mmkit.evals.text_bank import cache_folder
-    from mmkit.evals.zeroshot import ZeroShot
 
     _check(args)
     _check_class_files(args)
     needed = args.predictions is None or args.classes is None
+    source = open_data(args, {"label"}, ("image", "label"), answers_needed=needed)
+    classes = args.classes or own_classes(args.data)
+    if classes is not None:
+        read_classes(classes)
+    templates = templates_named(args.templates) if args.templates else None
+    from mmkit.evals.text_bank import cache_folder
+    from mmkit.evals.zeroshot import ZeroShot
+
     evaluator = ZeroShot(
-        source=open_data(args, {"label"}, ("image", "label"), answers_needed=needed),
-        class_names=args.classes or own_classes(args.data), rerank_top=args.rerank,
-        templates=templates_named(args.templates) if args.templates else None,
+        source=source, class_names=classes, rerank_top=args.rerank, templates=templates,
         bank_folder=None if args.no_text_bank else args.text_bank or cache_folder(), **evaluation(args),
     )  # fmt: skip
     _write_class_files(args, measure(args, evaluator, evaluator.read()))
@@ -181,11 +186,11 @@ def zeroshot(args: argparse.Namespace) -> None:
 
 def classify(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.evals.image_classes import ImageClasses
-
     _check(args)
     _check_class_files(args)
     source = open_data(args, {"label"}, ("image", "label"), answers_needed=args.predictions is None)
+    from mmkit.evals.image_classes import ImageClasses
+
     _write_class_files(args, measure(args, ImageClasses(source=source, head=args.head, **evaluation(args))))
 
 
@@ -218,12 +223,12 @@ def measure(args: argparse.Namespace, evaluator: Evaluator, *read: Any) -> Any:
 
 
 def _check_class_files(args: argparse.Namespace) -> None:
-    from mmkit.evals.results.confusion import check_picture_name
+    from mmkit.files import kind_of_picture
 
     check_output(args.confusion, "--confusion")
     check_output(args.per_class, "--per-class")
     if args.confusion is not None:
-        check_picture_name(args.confusion)
+        kind_of_picture(args.confusion)
 
 
 def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None:
@@ -265,7 +270,5 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
 def _check(args: argparse.Namespace) -> None:
     """UserError for what can be seen at once, before data are read and a model is loaded."""
     from mmkit.evals.predictions import check_predictions
-    from mmkit.hub import folder as hub
 
     check_predictions(args.predictions)
-    hub.check(args.model)

@@ -69,13 +69,16 @@ def explain(args: argparse.Namespace) -> None:
     """Writes the picture; shows the score, and each word's share and strongest place. The first process alone does."""
     import mmkit
     from mmkit.data.images.opening import load_image
-    from mmkit.explanation.picture import Style, check_font, check_name
+    from mmkit.fonts import font
     from mmkit.ranks import rank
 
     check_output(args.out, "--out")
-    check_name(args.out)
-    check_font(args.font)
+    if args.font is not None:
+        font("", 14, args.font)
     picture = load_image(args.image)
+    from mmkit.explanation.picture import Style, check_name
+
+    check_name(args.out)
     if args.answer is not None or args.target == "answer":
         args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
@@ -117,10 +120,11 @@ def _show(args: argparse.Namespace, found: Explanation) -> None:
 
 def grounding(args: argparse.Namespace) -> None:
     """Measure and show."""
+    source = _source(args)
     from mmkit.evals.grounding import Grounding
 
     evaluator = Grounding(
-        source=_source(args), layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
+        source=source, layer=args.layer, head=args.head, target=args.target, in_caption=not args.alone,
         prompt=args.prompt, **evaluation(args),
     )  # fmt: skip
     measure(args, evaluator)

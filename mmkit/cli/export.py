@@ -24,6 +24,9 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The largest difference of each graph from the model, relative to its largest output."""
     import mmkit
+    from mmkit.files import check_new_folder
+
+    check_new_folder(args.out)
     from mmkit.inference.export import export
 
     graphs = export(mmkit.load(args.model, image_size=args.image_size, allow=args.allow), args.out)

@@ -36,12 +36,13 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
     from mmkit.errors import UserError
-    from mmkit.inference.embed_files import embed_files
     from mmkit.ranks import world_size
 
     if not 0 <= args.max_bad <= 1:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
     source = _source(args)
+    from mmkit.inference.embed_files import embed_files
+
     with make_predictor(args) as predictor:
         if world_size() > 1:
             raise UserError("mmkit features runs in one process; give each process a file of records of its own")
@@ -56,9 +57,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
+    from mmkit.data.sources.folder import Pictures
     from mmkit.data.sources.open import is_data_set, metadata_in
     from mmkit.errors import UserError
-    from mmkit.inference.embed_files import Pictures
 
     path = Path(args.data)
     if path.is_dir() and not is_data_set(args.data) and metadata_in(path) is None:

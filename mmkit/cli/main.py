@@ -87,6 +87,7 @@ def execute(args: argparse.Namespace) -> int:
         check_outputs(args)
         check_texts(args)
         check_counts(args)
+        check_model(args)
         numbers = args.run(args)
         if numbers is not None:
             show(numbers)
@@ -183,6 +184,14 @@ def check_counts(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """UserError where there is no such --model, before data are read and PyTorch is imported."""
+    if "model" in vars(args):
+        from mmkit.hub.place import check
+
+        check(args.model)
 
 
 def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:

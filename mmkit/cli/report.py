@@ -12,6 +12,7 @@ from mmkit.cli.main import add_allow, add_command
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.config import Experiment
+    from mmkit.data.records import Source
     from mmkit.report.answers import AnswersReport
     from mmkit.report.make import Report
 
@@ -37,15 +38,21 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.config import rebuild
     from mmkit.config.allowed import checked
     from mmkit.config.own import make_findable, own_files
+    from mmkit.data.sources.open import open_source
     from mmkit.errors import UserError
     from mmkit.files import read_json
     from mmkit.hub.files import CONFIG
+    from mmkit.hub.place import check
     from mmkit.train.folder import EXPERIMENT
 
     folders = [args.run_folder, *sorted(path for path in args.run_folder.glob("*/") if path.name != "best")]
     runs = [folder for folder in folders if (folder / EXPERIMENT).is_file()]
     if not runs:
         raise UserError(f"{args.run_folder}: not the folder of a run (no {EXPERIMENT}); give what `mmkit train` made")
+    if runs[0] == args.run_folder:
+        check(args.run_folder)
+    data = None if args.data is None else open_source(args.data, {"caption"})
+    classes = None if args.zeroshot is None else open_source(args.zeroshot, {"label"})
     numbers: dict[str, Any] = {}
     for folder in runs:
         name = "" if folder == args.run_folder else f"{folder.name}."
@@ -54,7 +61,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         exp = rebuild(read_json(folder / EXPERIMENT), allow=args.allow)
         if name and exp.report is None:
             continue
-        report = _report(exp, None if name else args.data, None if name else args.zeroshot)
+        report = _report(exp, None if name else data, None if name else classes)
         numbers |= {f"{name}{key}": value for key, value in _write(args, folder, report).items()}
     return {**numbers, "out": str(runs[0] / "report.html")}
 
@@ -73,11 +80,10 @@ def _write(args: argparse.Namespace, folder: Path, report: Report | AnswersRepor
         return report(predictor, folder)
 
 
-def _report(exp: Experiment, data: str | None, zeroshot: str | None) -> Report | AnswersReport:
+def _report(exp: Experiment, data: Source | None, zeroshot: Source | None) -> Report | AnswersReport:
     """That of the config, with other data where they are given; a run without one gets its curves and these."""
     from dataclasses import replace
 
-    from mmkit.data.sources.open import open_source
     from mmkit.evals.zeroshot import ZeroShot
     from mmkit.report.make import Report
 
@@ -86,7 +92,7 @@ def _report(exp: Experiment, data: str | None, zeroshot: str | None) -> Report |
         return made
     page = made if isinstance(made, Report) else Report(name=exp.name)
     if data is not None:
-        page = replace(page, source=open_source(data, {"caption"}))
+        page = replace(page, source=data)
     if zeroshot is not None:
-        page = replace(page, zeroshot={"zeroshot": ZeroShot(source=open_source(zeroshot, {"label"}))})
+        page = replace(page, zeroshot={"zeroshot": ZeroShot(source=zeroshot)})
     return page

@@ -74,13 +74,15 @@ def _ask(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mmkit.data.images.opening import load_image
     from mmkit.ranks import rank
 
+    picture = load_image(args.image)
     chosen = _answers(args)
     args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        (found,) = predictor.answer([args.image], [args.question], answers=chosen, top=args.top, generate=args.generate)
+        (found,) = predictor.answer([picture], [args.question], answers=chosen, top=args.top, generate=args.generate)
     if rank() == 0:
         if len(found) < args.top and not args.generate:
             log.info("--top %d: there are %d answers to choose from", args.top, len(found))
@@ -94,15 +96,17 @@ def _ask(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.evals.predictions import check_predictions
-    from mmkit.evals.vqa import VQA
 
     check_predictions(args.predictions)
     source = open_data(
         args, {"question"}, FIELDS, annotations=args.annotations, pictures=args.pictures,
         answers_needed=args.predictions is None,
     )  # fmt: skip
+    answers = _answers(args)
+    from mmkit.evals.vqa import VQA
+
     evaluator = VQA(
-        source=source, answers=_answers(args), generate=args.generate, as_published=args.as_published,
+        source=source, answers=answers, generate=args.generate, as_published=args.as_published,
         **evaluation(args),
     )  # fmt: skip
     args.model = answering_stage(args.model, args.allow)

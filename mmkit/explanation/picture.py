@@ -115,12 +115,6 @@ def check_name(path: str | Path) -> None:
         raise UserError(f"{path}: heat maps are written as PNG; name the file ...png")
 
 
-def check_font(file: str | Path | None) -> None:
-    """UserError where the font of a ``Style`` cannot be read."""
-    if file is not None:
-        font_for("", 14, file)
-
-
 def save(picture: Image.Image, path: str | Path) -> None:
     """Write a PNG whole or not at all; UserError where it cannot be written."""
     with writing(path, "wb") as file:

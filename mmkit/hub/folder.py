@@ -52,15 +52,14 @@ from mmkit.hub.files import (
     shapes_in,
 )
 from mmkit.hub.fit import check_plan, check_shapes, state_of_all
-from mmkit.hub.open_clip.config import CONFIG as OPEN_CLIP_CONFIG
-from mmkit.hub.open_clip.models import check_open_clip, load_open_clip
+from mmkit.hub.open_clip.models import load_open_clip
+from mmkit.hub.place import FORMAT, config_of
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
 from mmkit.nn.positions import GridPositions
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 LONGEST = 1_000_000  # tokens
 
 
@@ -121,9 +120,7 @@ def load(
     """
     if str(path).startswith(OPEN_CLIP):
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
-    folder = _find(path)
-    config = read_json(needed(folder, CONFIG))
-    _check_format(folder / CONFIG, config)
+    folder, config = config_of(path)
     preprocessing = read_json(needed(folder, PREPROCESSING))
     tokenizer = load_tokenizer(needed(folder, TOKENIZER)) if has_words(config) else None
     if tokenizer is not None:
@@ -214,14 +211,6 @@ def _tell_uncleaned(folder: Path, tokenizer: Tokenizer) -> None:
         )  # fmt: skip
 
 
-def check(path: str | Path) -> None:
-    """UserError, at once, where there is no such model to ``load``; what is inside of its files is not looked at."""
-    if str(path).startswith(OPEN_CLIP):
-        check_open_clip(str(path))
-    else:
-        needed(_find(path), WEIGHTS)
-
-
 def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
     """Another image size for a predictor, in place: its positions and its transform.
 
@@ -276,35 +265,6 @@ def load_weights(predictor: Predictor, path: Path) -> None:
 
 def _has_weights(head: nn.Module) -> bool:
     return any(True for _ in head.parameters())
-
-
-def _check_format(path: Path, saved: Mapping[str, Any]) -> None:
-    if "format" not in saved:
-        raise UserError(
-            f"{path}: not of a model that mmkit saved; `mmkit info {path.parent}` says what it is and how to use it"
-        )
-    if saved["format"] != FORMAT:
-        raise UserError(
-            f"{path}: format {saved['format']}, this version of mmkit reads {FORMAT}; "
-            f"written by mmkit {saved.get('mmkit', 'unknown')}. Load it with that version"
-        )
-
-
-def _find(path: str | Path) -> Path:
-    folder = Path(path)
-    if (folder / CONFIG).is_file():
-        return folder
-    if folder.is_file():
-        raise UserError(f"{folder}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
-    if (folder / OPEN_CLIP_CONFIG).is_file():
-        raise UserError(f"{folder}: a model of open_clip; write {OPEN_CLIP}{folder}")
-    if not folder.is_dir():
-        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{CONFIG}"))
-        hint = f"; there is {', '.join(near[:5])}" if near else ""
-        raise UserError(f"{folder}: no such folder{hint}. Give the folder of a run, as `mmkit train --out` made it")
-    if (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder}: this run has not saved a model yet; go on with `mmkit train ... --resume`")
-    raise UserError(f"{folder}: holds no {CONFIG}; this is not the folder of a run or a saved model")
 
 
 def _version() -> str:

@@ -33,6 +33,7 @@ from mmkit.hub.files import (
     shapes_in,
 )
 from mmkit.hub.foreign import KINDS, describe_foreign
+from mmkit.hub.open_clip.name import parse
 from mmkit.hub.training import facts, of_folder, record
 from mmkit.train.resuming import latest, load_meta
 
@@ -47,6 +48,7 @@ def describe(path: str) -> dict[str, Any]:
     UserError for what is not there, or is no checkpoint; it says what is there instead.
     """
     if path.startswith(OPEN_CLIP):
+        parse(path)
         from mmkit.hub.open_clip.models import describe_open_clip
 
         return describe_open_clip(path)

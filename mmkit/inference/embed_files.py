@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
-from mmkit.data.sources.folder import Folder
 from mmkit.errors import UserError
 from mmkit.files import beside, write_tensors
 from mmkit.inference.fingerprint import fingerprint
@@ -34,20 +33,6 @@ log = logging.getLogger(__name__)
 FORMATS = (".parquet", ".safetensors")
 PART_BATCHES = 32
 """How many batches make a part."""
-
-
-class Pictures(Folder):
-    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside.
-
-    UserError, before any work, for captions in another encoding.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder, captions_needed=False)
-
-    def __getitem__(self, index: int) -> Record:
-        record = super().__getitem__(index)
-        return replace(record, key=str(Path(str(record.image)).relative_to(self.path)))
 
 
 @dataclass(frozen=True, kw_only=True)

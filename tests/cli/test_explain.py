@@ -1,6 +1,7 @@
 """``mmkit explain``, ``mmkit grounding`` and ``mmkit features`` as a user calls them."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -77,15 +78,15 @@ def test_explain(folder, tmp_path, capsys):
         (["--model", "none"], "none: no such folder"),
         (["--font", "none.ttf"], "font none.ttf: cannot be read"),
         (["--answer", " "], "answer ' ': give a text"),
-        # what is written where is looked at before the model, which is not there
-        (["--out", ".", "--model", "none"], "--out .: is a folder"),
-        (["--out", "a.jpg", "--model", "none"], "a.jpg: heat maps are written as PNG"),
-        (["--out", f"{__file__}/a.png", "--model", "none"], "--out"),
-        (["--font", "none.ttf", "--model", "none"], "font none.ttf: cannot be read"),
-        (["--image", "none.png", "--model", "none"], "none.png: no such picture"),
+        # what is written where is looked at before the model, which is damaged
+        (["--out", ".", "--model", "damaged"], "--out .: is a folder"),
+        (["--out", "a.jpg", "--model", "damaged"], "a.jpg: heat maps are written as PNG"),
+        (["--out", f"{__file__}/a.png", "--model", "damaged"], "--out"),
+        (["--font", "none.ttf", "--model", "damaged"], "font none.ttf: cannot be read"),
+        (["--image", "none.png", "--model", "damaged"], "none.png: no such picture"),
     ],
 )
-def test_explain_fails_clearly(folder, tmp_path, capsys, arguments, message):
+def test_explain_fails_clearly(folder, tmp_path, capsys, monkeypatch, arguments, message):
     usual = {
         "--model": folder / "model",
         "--image": folder / "pictures/1.png",
@@ -93,6 +94,9 @@ def test_explain_fails_clearly(folder, tmp_path, capsys, arguments, message):
         "--out": tmp_path / "a.png",
     }
     given = usual | dict(zip(arguments[::2], arguments[1::2], strict=True))
+    shutil.copytree(folder / "model", tmp_path / "damaged")
+    (tmp_path / "damaged/model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
     assert run("explain", *(part for pair in given.items() for part in pair)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()

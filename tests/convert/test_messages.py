@@ -91,7 +91,8 @@ def test_a_forgotten_reverse_is_said(tmp_path, capsys):
 def test_options_without_a_use(source, tmp_path, capsys):
     (tmp_path / "answers.txt").write_text("yes\nno")
     out, answers = tmp_path / "out", ["--answers", tmp_path / "answers.txt"]
-    said = says(capsys, "albef", tmp_path / "nowhere", out, *answers)  # before the file is looked for
+    (tmp_path / "huge.pt").write_bytes(b"PK")
+    said = says(capsys, "albef", tmp_path / "huge.pt", out, *answers)  # before the file is read
     assert "--answers: of no use for the layout albef (official ALBEF, pre-training); it is for albef-vqa, vilt" in said
     assert "--answers: of no use" in says(capsys, "auto", source[0], out, *answers)
     assert "--activation: of no use" in says(capsys, "auto", source[0], out, "--activation", "gelu")

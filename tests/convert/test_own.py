@@ -73,7 +73,8 @@ def test_what_is_no_layout_is_said(own, tmp_path, capsys):
     with pytest.raises(UserError, match="there is no file"):
         from_file("nowhere.py:MINE")
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
-    assert main(["convert", f"{tmp_path}/broken.py:X", "in", "out"]) == 2
+    (tmp_path / "in.pt").write_bytes(b"PK")
+    assert main(["convert", f"{tmp_path}/broken.py:X", f"{tmp_path}/in.pt", f"{tmp_path}/out"]) == 2
     assert "cannot be imported" in capsys.readouterr().err
 
 

@@ -161,8 +161,7 @@ def check_experiment(args, where):
     file, _, call = args.experiment.partition(":")
     spec = f"{ROOT / file if (ROOT / file).is_file() else file}:{call}".rstrip(":")
     load_function(spec, "Experiment")
-    changes = [change for group in args.changes for change in group]
-    validate(override(load_experiment(spec), changes), world=8)
+    validate(override(load_experiment(spec), args.changes), world=8)
 
 
 def launch(words, where):

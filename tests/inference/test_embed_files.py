@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from mmkit.data.sources.folder import Pictures
 from mmkit.errors import UserError
-from mmkit.inference.embed_files import Pictures, embed_files
+from mmkit.inference.embed_files import embed_files
 from tests.evals.parts import Pictures as Coloured
 from tests.evals.parts import predictor
 from tests.sizes import dual_tiny, vilt_tiny

@@ -34,6 +34,10 @@ def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ())
 
     UserError where the model has not the parts of the layout: it names them, and the layouts that would do.
     """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {what}; with --reverse IN is a model folder or a run of mmkit")
+    check_out(out, str(folder), "file")
     import torch
 
     from mmkit.convert.layouts.known import named
@@ -44,7 +48,6 @@ def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ())
     layout = named(layout_name)
     if layout.back is None:
         raise UserError(f"mmkit does not write the layout {layout.name} ({layout.what})")
-    check_out(out, str(folder), "file")
     state = _whole_state(folder)
     record = _record_of(folder)
     same = record["layout"] == layout.name
@@ -195,9 +198,6 @@ def _whole_state(folder: Path) -> State:
     from mmkit.train.checkpoint import load_state, read_state
     from mmkit.train.resuming import latest
 
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {what}; with --reverse IN is a model folder or a run of mmkit")
     newest = latest(folder / "checkpoints")
     if newest is not None:
         log.info("written from the checkpoint %s", newest)

@@ -69,8 +69,11 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Convert, and say what was done with how many values."""
-    from mmkit.convert.layouts.known import Choices
+    from mmkit.convert.layouts.names import check_name
+    from mmkit.convert.locate import locate
 
+    if args.layout != "auto" or args.reverse:
+        check_name(args.layout)
     if args.reverse:
         if args.weights is not None:
             raise UserError("--weights: of no use with --reverse")
@@ -81,12 +84,18 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         return export(args.layout, Path(args.source).expanduser(), args.out, args.allow)
     if args.allow:
         raise UserError("--allow: of use with --reverse alone; a file of others brings no code")
+    check_out(args.out, args.source, "folder")
+    answers = _answers(args.answers) if args.answers else ()
+    path = locate(args.source)
+    if args.tokenizer is not None:
+        _check_reachable(args.tokenizer)
+    from mmkit.convert.layouts.known import Choices
+
     choices = Choices(
         image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
-        image_size=_size(args.image_size) if args.image_size else None,
-        answers=_answers(args.answers) if args.answers else (),
+        image_size=_size(args.image_size) if args.image_size else None, answers=answers,
     )  # fmt: skip
-    return convert(args.layout, args.source, args.out, choices, args.tokenizer, args.weights)
+    return convert(args.layout, path, args.source, args.out, choices, args.tokenizer, args.weights)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -104,24 +113,26 @@ def _answers(file: Path) -> tuple[str, ...]:
 
 def convert(
     layout_name: str,
+    path: Path,
     source: str,
     out: Path,
     choices: Choices,
     tokenizer_name: str | None = None,
     weights: str | None = None,
 ) -> dict[str, Any]:
-    """A foreign file into the folder ``out``. UserError where it has another layout, or a key is left over."""
+    """A foreign file, which ``source`` stands for, into the folder ``out``.
+
+    UserError where it has another layout, or a key is left over.
+    """
     from mmkit.convert.layouts.known import named
-    from mmkit.convert.locate import locate
     from mmkit.convert.pictures.read import beside
     from mmkit.convert.read_file import read_checkpoint
     from mmkit.convert.tables.table import about, read, said_of_dropped
 
-    check_out(out, source, "folder")
     layout = None if layout_name == "auto" else named(layout_name)
     if layout is not None:
         _check_taken(layout, choices)
-    file = read_checkpoint(locate(source), weights)
+    file = read_checkpoint(path, weights)
     layout = _checked(layout, file)
     _check_taken(layout, choices)
     if layout.recipe is None:
@@ -217,16 +228,16 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
 
 
 def _check_reachable(name: str) -> None:
-    """UserError where a tokenizer is on the hub alone and the hub does not answer, without a minute's waiting."""
+    """UserError where a tokenizer is neither here nor to be had from the hub, without a minute's waiting."""
     from mmkit.convert.locate import cached, hub_answers
     from mmkit.data.texts.huggingface.tokenizer import CLIP, FILES
 
-    local = name == CLIP or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if local or cached(name, FILES) is not None or hub_answers():
+    path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if name == CLIP or Path(name).exists() or (not path and (cached(name, FILES) is not None or hub_answers())):
         return
     raise UserError(
-        f"the tokenizer {name} is not on this machine, and the Hugging Face hub cannot be reached: give --tokenizer "
-        "FOLDER, a folder with its tokenizer.json and tokenizer_config.json"
+        f"the tokenizer {name} is not on this machine{'' if path else ', and the Hugging Face hub cannot be reached'}: "
+        "give --tokenizer FOLDER, a folder with its tokenizer.json and tokenizer_config.json"
     )
 
 

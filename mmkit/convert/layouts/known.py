@@ -7,7 +7,6 @@ from mmkit.convert.layouts.family import FAMILY
 from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, from_file, patch_of
 from mmkit.convert.tables import bert, vit
 from mmkit.convert.tables.table import Row
-from mmkit.errors import UserError
 
 __all__ = ["LAYOUTS", "Choices", "Layout", "Recipe", "State", "guess", "named", "patch_of"]
 
@@ -44,10 +43,4 @@ def guess(state: State) -> Layout | None:
 
 def named(name: str) -> Layout:
     """The layout of a name, or of FILE.py:NAME; UserError that lists them."""
-    for layout in LAYOUTS:
-        if layout.name == name:
-            return layout
-    if ".py:" in name:
-        return from_file(name)
-    listed = "; ".join(f"{layout.name} ({layout.what})" for layout in LAYOUTS if layout.recipe or layout.back)
-    raise UserError(f"there is no layout {name!r}; there are {listed}; or FILE.py:NAME, one of your own")
+    return next((layout for layout in LAYOUTS if layout.name == name), None) or from_file(name)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.config.load import import_file
+from mmkit.convert.layouts.names import check_name
 from mmkit.convert.pictures.write import Form
 from mmkit.convert.tables.table import Row
 from mmkit.data.texts.protocol import Framing
@@ -110,10 +111,9 @@ def patch_of(ours: State, tower: str = "model.image") -> tuple[int, int]:
 
 def from_file(spec: str) -> Layout:
     """The layout ``FILE.py:NAME``. It runs that file's code; UserError where there is none."""
+    check_name(spec)
     file, _, name = spec.rpartition(":")
     path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{spec}: there is no file {file}; a layout of your own is given as FILE.py:NAME")
     layouts = {key: value for key, value in vars(import_file(path, "layout")).items() if isinstance(value, Layout)}
     if name not in layouts:
         raise UserError(f"{path}: has no Layout {name!r}; it has {', '.join(layouts) or 'none'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mmkit.data.picture_files import PictureFiles
@@ -58,3 +59,17 @@ class Folder:
         """Every caption."""
         for _, captions in self._rows:
             yield from captions
+
+
+class Pictures(Folder):
+    """All pictures below a folder, sorted, with their names in it as keys; captions where a ``.txt`` lies beside.
+
+    UserError, before any work, for captions in another encoding.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, captions_needed=False)
+
+    def __getitem__(self, index: int) -> Record:
+        record = super().__getitem__(index)
+        return replace(record, key=str(Path(str(record.image)).relative_to(self.path)))

@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mmkit.data.show.words import font
-from mmkit.errors import UserError
 from mmkit.files import save_picture
 
 MOST = 20
@@ -65,13 +64,6 @@ def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "") -> Image.
     _cells(pen, matrix, shown, left, top)
     _pairs(pen, names, matrix, pairs, shown, (left, top), left + side + 2 * GAP)
     return image
-
-
-def check_picture_name(path: Path) -> None:
-    """UserError for a name whose ending says no kind of picture."""
-    kinds = Image.registered_extensions()
-    if kinds.get(path.suffix.lower()) not in Image.SAVE:
-        raise UserError(f"{path}: no picture can be written under this name; give one that ends in .png")
 
 
 def save_confusion(path: Path, names: Sequence[str], matrix: Tensor, by: str = "") -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from mmkit.convert.locate import OPEN_CLIP_CONFIG as CONFIG
 from mmkit.convert.locate import cached
 from mmkit.data.texts.huggingface.folder import from_folder
 from mmkit.errors import UserError
 from mmkit.files import inside, read_json
 from mmkit.hub.fit import no_more_than
 
-CONFIG = "open_clip_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pth")
 TOKENIZER_OPTIONS = {"clean": str, "strip_sep_token": bool, "reduction_mask": str}
 LARGEST = 1_000_000

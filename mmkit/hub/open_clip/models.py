@@ -18,8 +18,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
@@ -32,31 +31,15 @@ from mmkit.encoders.open_clip import OpenClip, OpenClipTokenizer, embed_dim_of
 from mmkit.errors import UserError
 from mmkit.hub.facts import quiet
 from mmkit.hub.files import OPEN_CLIP as PREFIX
-from mmkit.hub.open_clip.config import CONFIG, checked, never_asked, not_endless, of_folder
+from mmkit.hub.open_clip.config import checked, never_asked, not_endless, of_folder
 from mmkit.hub.open_clip.config import options as options_of
 from mmkit.hub.open_clip.config import tokenizer as tokenizer_of
+from mmkit.hub.open_clip.name import FORMS, HUB, LOCAL, OF_A_TAG, Name, parse, tag_of
 from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-HUB, LOCAL = "hf-hub:", "local-dir:"
-FORMS = (
-    "open_clip:ARCH/TAG (see open_clip.list_pretrained()), open_clip:ARCH@FILE, open_clip:ARCH/TAG@FILE, "
-    f"open_clip:FOLDER with {CONFIG}, or open_clip:hf-hub:OWNER/NAME"
-)
 FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ImportError)
-OF_A_TAG = ("mean", "std", "interpolation", "resize_mode")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Name:
-    """What follows ``open_clip:``. Either ``place`` ("local-dir:..." or "hf-hub:...") or ``arch`` with tag or file."""
-
-    spec: str
-    place: str = ""
-    arch: str = ""
-    tag: str = ""
-    file: Path | None = None
 
 
 def load_open_clip(
@@ -78,7 +61,7 @@ def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | t
     options: dict[str, Any] = {} if image_size is None else {"force_image_size": image_size}
     weights = name.file
     if name.arch:
-        tag = _tag_of(name)
+        tag = tag_of(name)
         weights = weights or _fetched(name, tag)
         options |= _options_of(tag, name)
     with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
@@ -98,19 +81,12 @@ def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | t
     return Predictor(model, {}, cast(Tokenizer, tokenizer), transform, tokenizer.context_length, precision=precision)
 
 
-def check_open_clip(spec: str) -> None:
-    """UserError for a name that open_clip does not know, or a file or folder that is not there."""
-    name = parse(spec)
-    if name.tag:
-        _tag_of(name)
-
-
 def describe_open_clip(spec: str) -> dict[str, Any]:
     """The facts of ``mmkit info``, without the weights: they need not be here. UserError for an unknown name."""
     import open_clip
 
     name = parse(spec)
-    tag = _tag_of(name) if name.arch else {}
+    tag = tag_of(name) if name.arch else {}
     options = _options_of(tag, name) if name.arch else {}
     with _as_user_error(spec, None), _at_once_without_network(name):
         own, words = _prepared(name, with_weights=False)
@@ -156,72 +132,6 @@ def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], An
     with never_asked(*named):
         code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         return {}, open_clip.get_tokenizer(name.place or name.arch, **code)
-
-
-def parse(spec: str) -> Name:
-    """``open_clip:...`` taken apart; UserError, with the nearest names, for what open_clip does not know."""
-    import open_clip
-
-    text = spec.removeprefix(PREFIX)
-    if not text.strip():
-        raise UserError(f"{spec}: which model? Give {FORMS}")
-    if text.startswith(HUB):
-        return Name(spec=spec, place=text)
-    arch, at, file = text.partition("@")
-    if not at and Path(text).is_dir():
-        if not (Path(text) / CONFIG).is_file():
-            raise UserError(f"{text}: holds no {CONFIG}; give a folder as open_clip saves it, or {PREFIX}ARCH@FILE")
-        return Name(spec=spec, place=f"{LOCAL}{text}")
-    if not at and (Path(text).is_file() or text.startswith((".", "/", "~"))):
-        what = "is a file" if Path(text).is_file() else "no such folder"
-        raise UserError(f"{text}: {what}. An open_clip model is one of: {FORMS}")
-    known = open_clip.list_models()
-    arch, tag = _split(arch, known)
-    if arch not in known:
-        near = get_close_matches(arch, known, n=3, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise UserError(f"{spec}: open_clip knows no architecture {arch!r}{hint}. Forms: {FORMS}")
-    if at and not Path(file).is_file():
-        raise UserError(f"{file}: no such file; {PREFIX}ARCH@FILE needs the weights of an open_clip model there")
-    if not at and not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
-        raise UserError(f"{spec}: which weights? Write {PREFIX}{arch}/TAG with one of: {tags}; or {PREFIX}{arch}@FILE")
-    return Name(spec=spec, arch=arch, tag=tag, file=Path(file) if at else None)
-
-
-def _split(text: str, known: list[str]) -> tuple[str, str]:
-    """ARCH[/TAG]; open_clip itself also writes "ViT-B/32" for "ViT-B-32"."""
-    whole = text.replace("/", "-")
-    if whole in known:
-        return whole, ""
-    arch, _, tag = text.rpartition("/")
-    return (arch.replace("/", "-"), tag) if arch else (whole, "")
-
-
-def _tag_of(name: Name) -> Mapping[str, Any]:
-    """What open_clip knows of the weights; of a file without a tag what all weights of its architecture share."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name.arch)
-    if name.tag:
-        found: Mapping[str, Any] = open_clip.get_pretrained_cfg(name.arch, name.tag)
-        if not found:
-            raise UserError(
-                f"{name.spec}: no weights {name.tag!r} for {name.arch} in open_clip; it has {', '.join(tags) or 'none'}"
-            )
-        return found
-    keys = (*OF_A_TAG, "quick_gelu")
-    ways = [
-        {key: value for key, value in open_clip.get_pretrained_cfg(name.arch, t).items() if key in keys} for t in tags
-    ]
-    if all(way == ways[0] for way in ways[1:]):
-        return ways[0] if ways else {}
-    log.warning(
-        "%s: a file does not say with which activation and normalisation it was trained, and those of %s differ; "
-        "taken: open_clip's defaults of the architecture. If it is one of %s, write %s%s/TAG@%s",
-        name.spec, name.arch, ", ".join(tags), PREFIX, name.arch, name.file,
-    )  # fmt: skip
-    return {}
 
 
 def _options_of(tag: Mapping[str, Any], name: Name) -> dict[str, Any]:

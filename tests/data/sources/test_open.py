@@ -9,7 +9,7 @@ import pytest
 
 from mmkit.data.records import JsonLines
 from mmkit.data.sources.class_folder import ClassFolder
-from mmkit.data.sources.folder import Folder
+from mmkit.data.sources.folder import Folder, Pictures
 from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import is_data_set, open_records, open_source
@@ -21,7 +21,6 @@ from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFil
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.table import ClassTable, Table
 from mmkit.errors import UserError
-from mmkit.inference.embed_files import Pictures
 from tests.data.conftest import write
 
 

@@ -5,7 +5,6 @@ from PIL import Image, ImageDraw
 from mmkit.errors import UserError
 from mmkit.evals.results.confusion import (
     CELL,
-    check_picture_name,
     confused_pairs,
     draw_confusion,
     save_confusion,
@@ -70,10 +69,3 @@ def test_the_title_says_what_was_confused(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
     save_confusion(tmp_path / "c.png", NAMES, MATRIX, "re-ranked top 3")
     assert said[0].startswith("re-ranked top 3: ")
-
-
-def test_names_are_checked_before_the_work(tmp_path):
-    check_picture_name(tmp_path / "a.PNG")
-    for name in ("picture", "picture.txt", "picture.svg"):
-        with pytest.raises(UserError, match=r"ends in \.png"):
-            check_picture_name(tmp_path / name)

@@ -200,7 +200,7 @@ def test_a_tag_says_how_the_weights_were_trained(folder, tags, caplog):
     assert plain.transform.mean == (0.1, 0.2, 0.3)
     assert quick.transform.mean == open_clip.OPENAI_DATASET_MEAN
     assert not torch.allclose(plain.encode_text(["a dog"]), quick.encode_text(["a dog"]))
-    with caplog.at_level(logging.WARNING, "mmkit.hub.open_clip.models"):
+    with caplog.at_level(logging.WARNING, "mmkit.hub.open_clip.name"):
         logging.getLogger("mmkit").propagate = True
         mmkit.load(f"open_clip:tiny-clip@{folder}/tiny-clip.pt")
     assert "If it is one of plain, quick, write open_clip:tiny-clip/TAG@" in caplog.text

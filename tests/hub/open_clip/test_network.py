@@ -6,7 +6,8 @@ from huggingface_hub import constants
 
 import mmkit
 from mmkit.errors import UserError
-from mmkit.hub.open_clip.models import Name, _at_once_without_network
+from mmkit.hub.open_clip.models import _at_once_without_network
+from mmkit.hub.open_clip.name import Name
 
 
 @pytest.fixture(params=[False, True])
