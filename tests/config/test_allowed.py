@@ -1,10 +1,12 @@
 """What a file may name: the lists, written out a second time; what is on them does nothing but build; own code."""
 
+import colorsys
 import contextlib
 import importlib
 import inspect
 import itertools
 import pkgutil
+import shutil
 import sys
 import warnings
 from functools import partial
@@ -311,6 +313,17 @@ def test_a_file_may_be_allowed_and_runs_once(own, tmp_path):
     modules = checked(str(tmp_path / f"{own}_file.py"))
     assert find(name, MODEL, modules) is find(name, MODEL, checked(modules))
     assert (tmp_path / "ran").read_text() == "x"
+
+
+def test_a_file_stands_for_the_module_of_its_name_where_import_takes_that_very_file(own, tmp_path, monkeypatch):
+    name, (here, there) = f"{own}_alone", (tmp_path / "here", tmp_path / "there")
+    for folder in (here, there):
+        folder.mkdir()
+        shutil.copy(tmp_path / f"{own}_file.py", folder / f"{name}.py")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert checked(str(here / f"{name}.py")) == (f"mmkit_config_file_{name}", name)
+    assert checked(str(there / f"{name}.py")) == (f"mmkit_config_file_{name}",)  # import takes the one above
+    assert "colorsys" not in checked(colorsys.__file__)  # Python's own is for nobody to allow
 
 
 @pytest.mark.parametrize(

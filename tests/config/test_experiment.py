@@ -1,6 +1,6 @@
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,12 @@ class Source:
     path: Path = Path("a/b")
     split: Literal["train", "val"] = "train"
     limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Square:
+    side: int
+    area: int = field(init=False, default=0)
 
 
 def experiment(**changes) -> Experiment:
@@ -268,6 +274,12 @@ def test_dump_and_rebuild():
 
 def test_dump_writes_defaults_out():
     assert dump(experiment())["args"]["model"]["args"]["dropout"] == 0.0
+
+
+def test_what_a_dataclass_makes_itself_is_not_written():
+    data = dump(Square(3))
+    assert data == {"dataclass": "tests.config.test_experiment:Square", "args": {"side": 3}}
+    assert config_json.rebuild(data, EXPERIMENT, "tests") == Square(3)
 
 
 def test_dump_refuses_what_cannot_be_found_again():

@@ -125,6 +125,11 @@ def test_of_several_weights_which_are_taken(tmp_path, caplog):
     assert same(read_checkpoint(tmp_path / "x.pth").state, STATE)
     assert "under model, model_ema: those under model are taken; --weights model_ema" in caplog.text
     assert same(read_checkpoint(tmp_path / "x.pth", "model_ema").state, other)
+    torch.save({"model_ema": {"state_dict": other, "decay": 0.9}, "model": STATE}, tmp_path / "deep.pth")
+    found = read_checkpoint(tmp_path / "deep.pth", "model_ema")
+    assert same(found.state, other)
+    assert (found.wrapper, found.others) == (("model_ema", "state_dict"), ("model",))
+    assert (found.beside.keys(), found.beside["decay"]) == ({"model", "decay"}, 0.9)
     with pytest.raises(UserError, match="--weights ema: there are no such weights; it holds model, model_ema"):
         read_checkpoint(tmp_path / "x.pth", "ema")
     save_file(STATE, tmp_path / "y.safetensors")

@@ -46,6 +46,8 @@ def test_one_id_for_different_pictures_is_refused_with_both_lines(pictures):
 def test_a_given_id_may_not_be_the_name_of_another_picture(pictures):
     with pytest.raises(UserError, match=r"image_id '1.png' is of 1.png here and of 0.png in line 1"):
         lines(pictures, [{"image_id": "1.png"}, {}])
+    with pytest.raises(UserError, match=r"image_id '1.png' is of \./1.png here and of 0.png in line 1"):
+        lines(pictures, [{"image_id": "1.png"}, {}], ["0.png", "./1.png"])
 
 
 def test_equal_bytes_under_two_names_may_have_one_id(pictures):

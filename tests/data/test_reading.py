@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -66,6 +67,27 @@ def test_it_reads_one_batch_ahead_and_no_more():
     before = threading.active_count()
     loop.close()  # whoever stops early leaves no thread behind
     assert threading.active_count() < before
+
+
+def test_what_was_not_begun_when_it_stops_is_not_opened(monkeypatch):
+    stopped, opened = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopped.set()
+            super().shutdown(wait=wait)
+
+    def make(item, number):
+        if item == 0:
+            raise BadImage("bad")
+        opened.append(item)
+        stopped.wait(20)
+
+    monkeypatch.setattr("mmkit.data.reading.ThreadPoolExecutor", Pool)
+    with pytest.raises(BadImage):
+        list(reading(range(8), make, batch_size=4, threads=1))
+    assert opened in ([], [1])
 
 
 def test_several_threads_open_at_the_same_time():

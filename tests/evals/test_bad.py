@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 
@@ -9,11 +10,13 @@ from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
 from mmkit.evals.evaluator import EVERY_PICTURE
 from mmkit.evals.grounding import Grounding
+from mmkit.evals.metrics import Evaluation
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.vqa import VQA
 from mmkit.evals.zeroshot import ZeroShot
 from tests.evals import test_grounding, test_vqa
 from tests.evals.parts import COLOURS, Pictures, predictor
+from tests.evals.test_metrics import Right
 
 
 class Without:
@@ -53,6 +56,10 @@ def cases():
         "answers": (VQA, {"batch_size": 3}, test_vqa.predictor("decoder"), test_vqa.Questions(14, broken=3), (6, 7)),
         "classes": (
             Classification, {"batch_size": 4}, test_vqa.predictor("classes"), test_vqa.Questions(11, broken=2), (4, 5)
+        ),
+        "metrics": (
+            Evaluation, {"head": "label", "batch_size": 4, "metrics": {"right": partial(Right, 3)}},
+            test_vqa.predictor("classes"), test_vqa.Questions(11, broken=2), (4, 5),
         ),
         "grounding": (Grounding, {"batch_size": 3}, joint, Boxes(11), (4, 5)),
     }  # fmt: skip
@@ -101,7 +108,7 @@ def test_each_picture_is_opened_once(monkeypatch):
         kind(source=source, bad=0.4, **options)(model)
         questions = isinstance(source, test_vqa.Questions) and kind is VQA  # one picture may stand in two batches
         assert len(opened) <= len(source) + 3 * questions
-        assert len(opened) == len(set(opened)) or questions or kind is Classification
+        assert len(opened) == len(set(opened)) or questions or kind in (Classification, Evaluation)
 
 
 def test_predictions_are_of_what_was_read_with_its_own_words(tmp_path):
