@@ -58,7 +58,7 @@ def cases():
             Classification, {"batch_size": 4}, test_vqa.predictor("classes"), test_vqa.Questions(11, broken=2), (4, 5)
         ),
         "metrics": (
-            Evaluation, {"head": "label", "batch_size": 4, "metrics": {"right": partial(Right, 3)}},
+            Evaluation, {"head": "label", "batch_size": 2, "metrics": {"right": partial(Right, 3)}},
             test_vqa.predictor("classes"), test_vqa.Questions(11, broken=2), (4, 5),
         ),
         "grounding": (Grounding, {"batch_size": 3}, joint, Boxes(11), (4, 5)),

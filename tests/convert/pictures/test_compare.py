@@ -37,6 +37,9 @@ def test_of_transformers(weights, caplog):
     assert says(weights) == says(weights, Blank(OURS)) == [mean, std]
     half = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     assert says(weights, EvalTransform(size=32, **half)) == []
+    for last in (0.502, 0.498):  # of one colour alone
+        (line,) = says(weights, EvalTransform(size=32, mean=(0.5, 0.5, last), std=(0.5,) * 3))
+        assert line == f"its mean is (0.5, 0.5, 0.5) and the run's (0.5, 0.5, {last})"
     assert says(weights, EvalTransform(size=(32, 40), **half)) == [
         "its pictures are 32 x 32 pixels and the run's 32 x 40"
     ]
