@@ -284,6 +284,14 @@ def test_a_name_that_only_begins_alike_is_not_allowed(own, near):
         find(f"{own}.deep.part:Mine", MODEL, (f"{own}{near}",))
 
 
+def test_a_name_leads_to_no_file_beside_what_is_allowed(own, tmp_path):
+    (tmp_path / "beside.py").write_text("from pathlib import Path\nPath('ran').touch()\nclass Mine: pass\n")
+    for name in (f"{own}.deep/../../beside:Mine", f"{own}./../beside:Mine", f"{own}.deep.part:", f"{own}.deep.part"):
+        with pytest.raises(UserError, match="expected MODULE:NAME"):
+            find(name, MODEL, (own,))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_own_code_merely_imported_is_not_its_own(own):
     for taken in ("nn.Linear", "Path", "nn", "Mine.__init__", "Mine.forward", "nothing"):
         with pytest.raises(UserError, match=r"may not be rebuilt|there is no"):

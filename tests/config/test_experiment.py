@@ -284,6 +284,8 @@ def test_what_a_dataclass_makes_itself_is_not_written():
 
 def test_dump_refuses_what_cannot_be_found_again():
     fails(lambda: dump(experiment(heads={"itc": partial(lambda spec: None)})), "cannot be written")
+    fails(lambda: dump(partial(albef_mini, dropout=object())), "(object) cannot be written")  # nor left out
+    fails(lambda: dump({1: "a"}), "{1: 'a'} (dict) cannot be written")  # JSON would make a text of its key
 
 
 @pytest.mark.parametrize(

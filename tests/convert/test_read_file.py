@@ -154,6 +154,18 @@ def test_weights_in_several_files(tmp_path, kind):
     index.write_text(json.dumps({"weight_map": parts | {"z.w": "none.bin"}}))
     with pytest.raises(UserError, match=r"names none\.bin, which is not beside it"):
         read_checkpoint(tmp_path)
-    index.write_text(json.dumps({"weight_map": {"a": "../x.bin"}}))
-    with pytest.raises(UserError, match=r"x\.bin"):
-        read_checkpoint(tmp_path)
+    for wrong in ({}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"index\.json: has no weight_map"):
+            read_checkpoint(tmp_path)
+
+
+def test_an_index_names_no_file_outside_of_its_folder(tmp_path):
+    theirs, other = tmp_path / "theirs", tmp_path / "x.safetensors"
+    theirs.mkdir()
+    save_file(STATE, other)
+    (theirs / "link.safetensors").symlink_to(other)
+    for name in ("../x.safetensors", str(other), "link.safetensors"):
+        (theirs / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(STATE, name)}))
+        with pytest.raises(UserError, match="leads out of its folder"):
+            read_checkpoint(theirs)

@@ -72,6 +72,20 @@ def test_bad_lines_are_named_before_training(pictures, line, says):
         assert words in message
 
 
+def test_lines_are_counted_with_the_blank_ones_whatever_is_wrong_with_them(pictures):
+    rows = [
+        "",
+        GOOD,
+        " ",
+        {"image": "none.png", "caption": "x"},
+        {"image": "1.png", "caption": "x", "image_id": "0.png"},
+    ]
+    with pytest.raises(UserError, match="2 of 3 lines") as error:
+        JsonLines(write(pictures / "b.jsonl", rows))
+    assert "b.jsonl:4: no picture" in str(error.value)
+    assert "b.jsonl:5: image_id '0.png' is of 1.png here and of 0.png in line 2" in str(error.value)
+
+
 def test_many_bad_lines_are_counted_by_kind(pictures):
     rows = ["{", *[{"image": f"no{i}.png", "caption": "x"} for i in range(9)], GOOD]
     with pytest.raises(UserError, match=r"10 of 11 lines.*9 x missing picture, 1 x malformed JSON") as error:
@@ -87,9 +101,9 @@ def test_not_a_file_empty_or_one_json_list(pictures):
         JsonLines(write(pictures / "b.jsonl", [""]))
     with pytest.raises(UserError, match="is a folder, not a file; expected JSON lines"):
         JsonLines(pictures)
-    for name in ("b.jsonl", "b.json", "b.lines.jsonl", "b"):
+    for name, begin in (("b.jsonl", ""), ("b.json", " "), ("b.lines.jsonl", "\n"), ("b", "\ufeff")):
         with pytest.raises(UserError, match="one JSON list") as error:
-            JsonLines(write(pictures / name, [json.dumps([GOOD])]))
+            JsonLines(write(pictures / name, [begin + json.dumps([GOOD])]))
         advice = str(error.value).partition("jq -c '.[]' ")[2]
         read, written = advice.split(" > ")
         assert read == str(pictures / name)

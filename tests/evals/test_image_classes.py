@@ -1,10 +1,13 @@
 """Classes of pictures by a head: the rates by hand, any batch, and classes matched by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.errors import UserError
+from mmkit.evals.classification import Classification
 from mmkit.evals.image_classes import ImageClasses
 from mmkit.heads.classify import Classify
 from mmkit.heads.image_classify import ImageClassify
@@ -13,6 +16,18 @@ from tests.evals.parts import COLOURS, Pictures, predictor
 from tests.sizes import vision_tiny
 
 CLASSES = tuple(reversed(COLOURS))
+
+
+class Named(Pictures):
+    """The pictures of a source, with other names."""
+
+    def __init__(self, source, name):
+        super().__init__(len(source))
+        self.source, self.name = source, name
+
+    def __getitem__(self, i):
+        record = self.source[i]
+        return replace(record, targets={"label": self.name(record.targets["label"])})
 
 
 def sorting(heads=("class",)) -> Predictor:
@@ -64,3 +79,13 @@ def test_a_head_of_pictures_beside_words_needs_no_captions():
     words = predictor()
     words.heads["class"] = ImageClassify(words.model.spec, CLASSES)
     assert ImageClasses(source=Pictures(5)).evaluate(words).n == 5
+
+
+def test_a_model_without_words_is_measured_by_any_evaluation_of_such_a_head():
+    model, source = sorting(), Pictures(11)
+    found = Classification(source=source, head="class", batch_size=4)(model)
+    assert found["accuracy"] == pytest.approx(ImageClasses(source=source)(model)["top1"])
+    assert found["n"] == 11
+    model.heads["class"].classes = tuple(f"Very_{name.upper()}" for name in CLASSES)  # names compare as elsewhere
+    named = Named(source, lambda name: f"very {name}")
+    assert Classification(source=named, head="class")(model)["accuracy"] == found["accuracy"]

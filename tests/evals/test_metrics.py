@@ -153,6 +153,34 @@ def test_numbers_by_dotted_name():
     }  # fmt: skip
 
 
+class Said(Questions):
+    """Each picture with two captions, or two questions."""
+
+    def __init__(self, n, asks):
+        super().__init__(n)
+        self.asks = asks
+
+    def __getitem__(self, i):
+        record = super().__getitem__(i)
+        targets = {k: v for k, v in record.targets.items() if self.asks or k == "label"}
+        return replace(record, captions=("a box", "a tile"), targets=targets)
+
+
+@pytest.mark.parametrize("kind", ["question", "caption"])
+def test_each_record_is_asked_one_of_its_own_texts_as_what_it_is(kind):
+    made, asked, told = predictor("classes"), [], []
+    sample = made.sample
+    made.sample = lambda *given: asked.append((given[1], given[3])) or sample(*given)
+    made.progress = lambda *said: told.append(said)
+    evaluation = Evaluation(source=Said(20, kind == "question"), head="label", batch_size=8)
+    evaluation(made)
+    assert {text for text, _ in asked} == {"a box", "a tile"}  # drawn for each anew, not the same of all
+    assert {said for _, said in asked} == {kind}
+    assert told == [("records", 8, 20), ("records", 16, 20), ("records", 20, 20)]
+    evaluation(made)
+    assert asked[20:] == asked[:20]
+
+
 def test_torchmetrics_own_are_taken_as_they_are():
     torchmetrics = pytest.importorskip("torchmetrics")
     made, source = predictor("classes"), Questions(11)

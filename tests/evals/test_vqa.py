@@ -206,6 +206,13 @@ def test_labels_outside_the_classes(label, message):
         Classification(source=Classed(5, label), batch_size=2)(predictor("classes"))
 
 
+def test_a_record_without_a_label_is_named_behind_pictures_that_were_left_out():
+    source = Classed(6, lambda i: None if i == 3 else 0)
+    source.broken = 0
+    with pytest.raises(UserError, match=r"^question 3: no 'label', though"):
+        Classification(source=source, batch_size=2, bad=0.5)(predictor("classes"))
+
+
 def test_classes_by_number_float_or_name_are_the_same():
     names = ("no", "Perhaps", "yes")
     made, wanted = predictor("classes"), None

@@ -63,6 +63,13 @@ def test_of_open_clip_and_of_vilt(weights):
     assert says(weights, KeepShape(size=32)) == ["its pictures are 64 x 64 pixels and the run's 32 x 32"]
 
 
+def test_what_is_cut_from_the_middle_is_what_is_seen(weights):
+    said = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 40}, "crop_size": 32}
+    (weights.parent / "preprocessor_config.json").write_text(json.dumps(said))
+    assert says(weights) == []
+    assert says(weights, EvalTransform(size=40)) == ["its pictures are 32 x 32 pixels and the run's 40 x 40"]
+
+
 def test_of_timm(weights):
     cfg = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "input_size": [3, 32, 48]}
     (weights.parent / "config.json").write_text(json.dumps({"architecture": "vit", "pretrained_cfg": cfg}))
