@@ -146,6 +146,16 @@ def test_of_the_projects_only_what_they_list():
     assert runs == {f"projects.nlvr2.{one}" for group in wanted.values() for one in group} | sources
 
 
+def test_a_project_lists_what_it_defines_and_nothing_that_it_imported(monkeypatch):
+    imported = ("albef", "cast", "KeyValues", "torch.load")
+    listed = [f"model:{name}" for name in ("pair_mini", *imported)]
+    monkeypatch.setattr(importlib.import_module("projects.nlvr2"), "LOADABLE", {"model": listed})
+    assert find("projects.nlvr2.model:pair_mini", MODEL)
+    for name in imported:
+        with pytest.raises(UserError, match="not a class or function defined there"):
+            find(f"projects.nlvr2.model:{name}", MODEL)
+
+
 def test_the_heads_that_compare_are_those_that_say_so():
     found = {name for name in HEAD.parts if find(name, HEAD).compares}
     assert found == COMPARING

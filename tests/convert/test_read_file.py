@@ -110,6 +110,8 @@ def test_numbers_beside_tensors_are_no_weights_but_a_temperature_is(tmp_path):
     assert set(found.state) == {"visual.proj", "logit_scale"}
     assert found.state["logit_scale"].item() == 2.5
     assert set(found.beside) == {"step", "lr", "optimizer"}
+    torch.save({"module.visual.proj": torch.ones(2), "module.logit_scale": 2.5, "module.step": 9.0}, tmp_path / "y.pth")
+    assert set(read_checkpoint(tmp_path / "y.pth").state) == {"visual.proj", "logit_scale"}
 
 
 def test_compiled_parts_within_names_and_models_of_our_own(tmp_path):

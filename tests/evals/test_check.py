@@ -10,6 +10,7 @@ from mmkit.evals.grounding import Grounding
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot
 from tests.evals.parts import Pictures, predictor
+from tests.evals.test_vqa import predictor as answering
 from tests.sizes import vilt_tiny
 
 
@@ -30,3 +31,5 @@ def test_what_cannot_be_measured_is_said_before_training(evaluator):
 def test_a_classification_is_checked_before_training():
     with pytest.raises(UserError, match="no head 'label'"):
         Classification(source=partial(Pictures, 5)).check(predictor())
+    with pytest.raises(UserError, match="no records"):
+        Classification(source=partial(Pictures, 0)).check(answering("classes"))

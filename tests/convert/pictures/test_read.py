@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import mmkit
 from mmkit.cli.main import main
-from mmkit.convert.pictures.read import beside, of_open_clip, of_transformers, reading
+from mmkit.convert.pictures.read import Reading, beside, of_open_clip, of_transformers, picture_transform, reading
 from mmkit.data.images.opening import to_rgb
+from mmkit.data.images.variable_size import HALF
 from mmkit.errors import UserError
 from tests.convert.test_family import CLIP_WORDS, random_weights, tower
 from tests.models import family
@@ -145,7 +146,10 @@ def test_each_field_of_open_clip(given):
 def test_pixels_beyond_the_last_whole_patch():
     process = transformers.SiglipImageProcessorPil(size={"height": 38, "width": 38})
     transform = of_transformers({"size": {"height": 38, "width": 38}}, "Siglip").transform(32, 8)
-    same_pixels(transform, lambda picture: process(picture, return_tensors="np").pixel_values[0][:, :32, :32])
+    published = Reading(file="published", fit="squash", mean=HALF, std=HALF)
+    of_config = picture_transform(None, published, 32, 8, (38, 38))  # no file, and the config says 38
+    for made in (transform, of_config):
+        same_pixels(made, lambda picture: process(picture, return_tensors="np").pixel_values[0][:, :32, :32])
 
 
 @pytest.mark.parametrize(
@@ -233,6 +237,11 @@ def test_which_file_counts(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("[1]")
     with pytest.raises(UserError, match=r"preprocessor_config\.json: expected a JSON object"):
         beside(tmp_path / "x.safetensors")
+
+
+def test_what_holds_no_settings_is_named():
+    with pytest.raises(UserError, match=r"image_processor: should hold settings by name, and is 3"):
+        reading({"processor_config.json: image_processor": 3}, "CLIP")
 
 
 def convert(capsys, *arguments):
