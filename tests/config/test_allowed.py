@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import inspect
 import itertools
+import os
 import pkgutil
 import shutil
 import sys
@@ -251,6 +252,24 @@ def test_what_stands_in_a_whole_experiment_is_named_and_not_built(tmp_path):
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"path": "x"}, "may not stand as a path in a model"), ({"float": "nan"}, "nan among the numbers of a model"),
+        ({"float": "-inf"}, "-inf is beyond what a model may hold"), ({"float": "1.5"}, "may not stand as a float"),
+        (-1_000_001, "is beyond what a model may hold"), ({"a": 1_000_001}, "is beyond"), ([[1e9]], "is beyond"),
+        ({"tuple": [1_000_001]}, "is beyond"), ({"tuple": 3}, "may not stand as a tuple"),
+        ({"mapping": {"tuple": 1e9}}, "is beyond"), ({"mapping": [1]}, "may not stand as a mapping"),
+    ],
+)  # fmt: skip
+def test_values_that_no_part_of_a_strangers_has(value, says, own):
+    data = {"target": "mmkit.models.sizes.albef:albef_mini", "args": {"image_size": value}}
+    with pytest.raises(UserError, match=says):
+        rebuild(data, MODEL)
+    if "beyond" in says or "path" in says or "nan" in says:  # own code judges its numbers
+        rebuild({"target": f"{own}.deep.part:make", "args": {"x": value}}, MODEL, own)
+
+
 # ---- own code ----------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +332,18 @@ def test_an_installed_module_comes_before_that_of_the_current_folder(own, tmp_pa
     (tmp_path / "elsewhere" / f"{own}_file.py").write_text("class Mine: installed = True\n")
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     assert find(f"{own}_file:Mine", MODEL, (f"{own}_file",)).installed
+
+
+def test_the_import_path_stays_as_it_was_and_a_file_that_came_just_now_is_found(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before, name = list(sys.path), f"{own}_late"
+    with pytest.raises(UserError, match="cannot import"):
+        find(f"{name}:Mine", MODEL, (name,))
+    times = tmp_path.stat()
+    shutil.copy(tmp_path / f"{own}_file.py", tmp_path / f"{name}.py")
+    os.utime(tmp_path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as on a file system with coarse times
+    assert find(f"{name}:Mine", MODEL, (name,)).__module__ == name
+    assert sys.path == before
 
 
 def test_what_cannot_be_imported_says_where_it_was_looked_for(own, tmp_path):

@@ -121,6 +121,13 @@ def test_compiled_parts_within_names_and_models_of_our_own(tmp_path):
     assert set(read_checkpoint(tmp_path / "y.pth").state) == {"model.image.cls", "model.text.a"}
 
 
+def test_what_only_some_names_begin_with_belongs_to_them(tmp_path):
+    for name in ("module.a", "model.a", "net.a", "state_dict.a", "visual.a"):
+        torch.save({name: torch.ones(2), "head.b": torch.ones(1)}, tmp_path / "x.pth")
+        found = read_checkpoint(tmp_path / "x.pth")
+        assert (set(found.state), found.prefix, found.parallel) == ({name, "head.b"}, "", False)
+
+
 def test_of_several_weights_which_are_taken(tmp_path, caplog):
     other = {name: value + 1 for name, value in STATE.items()}
     torch.save({"model_ema": other, "model": STATE, "epoch": 1}, tmp_path / "x.pth")

@@ -118,6 +118,11 @@ def test_tasks_without_captions(pictures):
     record = JsonLines(path, needs=("label",))[0]
     assert record.captions == ()
     assert record.targets["label"] == 2
+    for nothing in ("", [], float("nan")):
+        JsonLines(write(pictures / "b.jsonl", [{"image": "0.png", "label": 2, "caption": nothing}]), needs=("label",))
+    for row in ({"label": 2, "caption": 3}, {"label": 2, "caption": ["x", " "]}, {"label": float("nan")}):
+        with pytest.raises(UserError, match=r'b.jsonl:1: "(caption" (must|is empty)|label" is NaN)'):
+            JsonLines(write(pictures / "b.jsonl", [{"image": "0.png"} | row]), needs=("label",))
 
 
 def test_check_opens_every_picture(pictures):

@@ -211,6 +211,8 @@ def test_what_a_vilt_cannot_obey(given, says):
         ({"resize_mode": "crop"}, "crop"),
         ({"crop_pct": 0.9}, r"preprocess_cfg.crop_pct = 0.9"),
         ({"fill_color": [1, 2, 3]}, "fill_color"),
+        ({"fill_color": 256}, "fill_color is 256; mmkit knows 0 to 255"),
+        ({"fill_color": -1}, "fill_color is -1"),
     ],
 )
 def test_what_open_clip_may_not_say(given, says):
