@@ -18,10 +18,12 @@ from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import open_source
-from mmkit.data.sources.published.vqa import Joined, VisualGenomeQA, VQAFiles
+from mmkit.data.sources.published.vqa import VisualGenomeQA, VQAFiles
 from mmkit.data.targets import AnswerScores, AnswerTokens
-from mmkit.data.texts.answers.rules import build_answers, read_answers
+from mmkit.data.texts.answers.lists import read_answers
+from mmkit.data.texts.answers.rules import build_answers
 from mmkit.evals.vqa import VQA
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder

@@ -184,7 +184,8 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
-    from mmkit.data.importing import open_format, write_records
+    from mmkit.data.importing import open_format
+    from mmkit.data.writing import write_records
     from mmkit.progress import progress
 
     source = open_format(args.format, args.source, **_given(args))

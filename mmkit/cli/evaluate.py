@@ -162,7 +162,7 @@ def retrieval(args: argparse.Namespace) -> None:
 
 def zeroshot(args: argparse.Namespace) -> None:
     """Measure and show."""
-    from mmkit.data.sources.open import own_classes
+    from mmkit.data.sources.built_in import own_classes
     from mmkit.evals.labels import read_classes
     from mmkit.evals.prompts import templates_named
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _source(args: argparse.Namespace) -> Source:
     from mmkit.data.sources.folder import Pictures
-    from mmkit.data.sources.open import is_data_set, metadata_in
+    from mmkit.data.sources.readers import is_data_set, metadata_in
     from mmkit.errors import UserError
 
     path = Path(args.data)

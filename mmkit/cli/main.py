@@ -162,7 +162,7 @@ def _is_read_in(folder: str | Path, path: Path) -> bool:
     if not path.is_file() or not os.path.isdir(folder) or not path.resolve().is_relative_to(os.path.realpath(folder)):
         return False
     from mmkit.data.images.formats import SUFFIXES
-    from mmkit.data.sources.open import is_data_set
+    from mmkit.data.sources.readers import is_data_set
 
     own = (*SUFFIXES, ".txt", *((".parquet", ".arrow") if is_data_set(str(folder)) else ()))
     return path.stem in PARTS or path.suffix.lower() in own

@@ -157,6 +157,6 @@ def _answers_questions(folder: Path, allow: Sequence[str]) -> bool:
 
 
 def _answers(args: argparse.Namespace) -> list[str] | None:
-    from mmkit.data.texts.answers.rules import read_answers
+    from mmkit.data.texts.answers.lists import read_answers
 
     return None if args.answers is None else read_answers(args.answers)

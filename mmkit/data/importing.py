@@ -15,10 +15,7 @@ from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.forms import FORMATS
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import Options, read_published, read_table
-from mmkit.data.writing import write_records
 from mmkit.errors import UserError
-
-__all__ = ["open_format", "write_records"]
 
 
 def open_format(kind: str, path: str, **options: Any) -> Source:

@@ -18,13 +18,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from mmkit.data.picture_files import CHECK_LIMIT, PictureFiles, is_url, missing
+from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
 from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, is_null, one_text, parse_json
 from mmkit.errors import UserError
-
-__all__ = ["CHECK_LIMIT", "JsonLines", "Problems", "Record", "Source", "captions_of", "described", "rows_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

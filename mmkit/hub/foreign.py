@@ -202,7 +202,7 @@ def _stated(file: Checkpoint) -> dict[str, Any]:
 
 
 def _tokenizer_beside(file: Checkpoint) -> str:
-    from mmkit.data.texts.huggingface.tokenizer import FILES
+    from mmkit.data.texts.huggingface.folder import FILES
 
     here = [name for name in FILES if (file.path.parent / name).is_file()]
     return f"{here[0]} beside the weights" if here else ""

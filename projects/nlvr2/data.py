@@ -19,7 +19,8 @@ import torch
 
 from mmkit.data.images.opening import load_image
 from mmkit.data.loader import Transform
-from mmkit.data.records import Problems, Record, rows_of
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, rows_of
 from mmkit.data.targets import Given
 from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError

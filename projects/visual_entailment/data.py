@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.records import Problems, Record, rows_of
+from mmkit.data.problems import Problems
+from mmkit.data.records import Record, rows_of
 from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError
 

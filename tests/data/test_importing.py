@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.importing import open_format, write_records
+from mmkit.data.importing import open_format
 from mmkit.data.openmoji.pairs import Pairs
 from mmkit.data.openmoji.questions import Questions
 from mmkit.data.records import JsonLines, Record
@@ -18,7 +18,7 @@ from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.table import Table
-from mmkit.data.writing import export_source
+from mmkit.data.writing import export_source, write_records
 from mmkit.errors import UserError
 from tests.data.conftest import write
 

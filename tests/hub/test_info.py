@@ -22,7 +22,7 @@ from mmkit.data.openmoji.questions import Questions
 from mmkit.data.openmoji.scenes import Scenes, Singles
 from mmkit.data.records import JsonLines
 from mmkit.data.sources.easy_vqa import EasyVQA
-from mmkit.data.sources.published.vqa import Joined
+from mmkit.data.sources.joined import Joined
 from mmkit.hub import folder as hub
 from mmkit.hub.files import CONFIG, read_json
 from mmkit.hub.info import describe

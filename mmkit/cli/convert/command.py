@@ -21,7 +21,7 @@ from mmkit.hub.files import CONVERSION, TRAINING_STATE
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
-    from mmkit.convert.layouts.known import Choices, Layout, Recipe
+    from mmkit.convert.layouts.layout import Choices, Layout, Recipe
     from mmkit.convert.read_file import Checkpoint
     from mmkit.convert.tables.table import State
     from mmkit.data.texts.protocol import Tokenizer
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     path = locate(args.source)
     if args.tokenizer is not None:
         _check_reachable(args.tokenizer)
-    from mmkit.convert.layouts.known import Choices
+    from mmkit.convert.layouts.layout import Choices
 
     choices = Choices(
         image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
@@ -106,7 +106,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _answers(file: Path) -> tuple[str, ...]:
-    from mmkit.data.texts.answers.rules import read_answers
+    from mmkit.data.texts.answers.lists import read_answers
 
     return tuple(read_answers(file))
 
@@ -157,7 +157,8 @@ def convert(
 
 def _check_taken(layout: Layout, choices: Choices) -> None:
     """UserError for an option that the layout has no use for."""
-    from mmkit.convert.layouts.known import LAYOUTS, Choices
+    from mmkit.convert.layouts.known import LAYOUTS
+    from mmkit.convert.layouts.layout import Choices
 
     plain = Choices()
     if layout.takes is None:
@@ -199,7 +200,7 @@ def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
 
 def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tokenizer, Recipe]:
     """The tokenizer that was given, lies beside the weights, or belongs to the layout; and what follows from it."""
-    from mmkit.data.texts.huggingface.tokenizer import FILES
+    from mmkit.data.texts.huggingface.folder import FILES
     from mmkit.data.texts.pieces import SP_FILE
     from mmkit.data.texts.tokenizers import from_hub, load_tokenizer
 
@@ -230,7 +231,8 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
 def _check_reachable(name: str) -> None:
     """UserError where a tokenizer is neither here nor to be had from the hub, without a minute's waiting."""
     from mmkit.convert.locate import cached, hub_answers
-    from mmkit.data.texts.huggingface.tokenizer import CLIP, FILES
+    from mmkit.data.texts.huggingface.folder import FILES
+    from mmkit.data.texts.huggingface.tokenizer import CLIP
 
     path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if name == CLIP or Path(name).exists() or (not path and (cached(name, FILES) is not None or hub_answers())):

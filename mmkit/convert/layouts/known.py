@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from mmkit.convert.layouts.albef import ALBEF
 from mmkit.convert.layouts.family import FAMILY
-from mmkit.convert.layouts.layout import Choices, Layout, Recipe, State, from_file, patch_of
+from mmkit.convert.layouts.layout import Layout, State, from_file, patch_of
 from mmkit.convert.tables import bert, vit
 from mmkit.convert.tables.table import Row
-
-__all__ = ["LAYOUTS", "Choices", "Layout", "Recipe", "State", "guess", "named", "patch_of"]
 
 
 def _bert_back(ours: State) -> list[Row]:

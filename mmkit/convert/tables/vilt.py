@@ -20,7 +20,7 @@ from mmkit.convert.grid import picture_size, told_size
 from mmkit.convert.layouts.layout import attention_heads
 from mmkit.convert.tables import bert, vit
 from mmkit.convert.tables.table import Dropped, Entry, Row, depth_of, layer, layers, same, stack, theirs_of
-from mmkit.data.texts.answers.rules import in_order
+from mmkit.data.texts.answers.lists import in_order
 from mmkit.errors import UserError
 
 Names = Literal["official", "transformers"]

@@ -17,26 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.randaugment import RandAugment
 from mmkit.data.images.resizing import RESAMPLE, Resample, resized
 from mmkit.data.images.size import Size, height_width
 from mmkit.data.texts.mirror import swap_left_right
 from mmkit.errors import UserError
-
-__all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "BadImage",
-    "Blank",
-    "BlankTrain",
-    "EvalTransform",
-    "RandAugment",
-    "TrainTransform",
-    "load_image",
-]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmkit.data.images.randaugment import RandAugment
 from mmkit.data.images.resizing import Resample, resized
-from mmkit.data.images.transforms import FACTOR, RandAugment, Triple, check_numbers, to_pixels
+from mmkit.data.images.transforms import FACTOR, Triple, check_numbers, to_pixels
 from mmkit.errors import UserError
 
 HALF: Triple = (0.5, 0.5, 0.5)

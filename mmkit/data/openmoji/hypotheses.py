@@ -27,8 +27,6 @@ from mmkit.data.openmoji.kinds import is_absent, is_vague
 from mmkit.data.openmoji.scenes import Drawn
 from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, find, is_are, relations, the
 
-__all__ = ["CLASSES", "Hypotheses"]
-
 CLASSES = ("contradiction", "neutral", "entailment")
 """What the labels 0, 1 and 2 mean."""
 NEEDED_EMOJI = {"presence": 2, "relation": 3}

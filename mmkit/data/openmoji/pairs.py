@@ -25,8 +25,6 @@ from mmkit.data.openmoji.kinds import is_absent, is_vague
 from mmkit.data.openmoji.scenes import Drawn
 from mmkit.data.openmoji.telling import PLACES, Told, ToldScenes, an, find, relations, the
 
-__all__ = ["CLASSES", "SENTENCES", "Pairs"]
-
 CLASSES = ("False", "True")
 """What the labels 0 and 1 mean."""
 SENTENCES = ("one", "shared", "count", "place", "color", "both")

@@ -24,8 +24,6 @@ from mmkit.data.openmoji.drawing import COLOURS
 from mmkit.data.openmoji.kinds import emoji_name, emoji_names, first_kinds, is_absent, is_vague, people
 from mmkit.data.openmoji.telling import PLACES, WHERE, Told, ToldScenes, an, find, is_are, relations, the
 
-__all__ = ["TYPES", "Questions", "answers"]
-
 TYPES = ("yes/no", "number", "object", "place", "relation", "color")
 NEED_TWO = ("number", "place", "relation")
 

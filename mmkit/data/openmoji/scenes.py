@@ -22,11 +22,9 @@ from PIL import Image
 
 from mmkit.data.openmoji.captions import Scene, caption
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
-from mmkit.data.openmoji.kinds import KINDS, check_language, emoji_name, emoji_names, first_kinds, people
+from mmkit.data.openmoji.kinds import check_language, emoji_name, emoji_names, first_kinds, people
 from mmkit.data.records import Record
 from mmkit.errors import UserError
-
-__all__ = ["ATTRIBUTION", "KINDS", "Scenes", "Singles", "Unseen", "class_names", "unseen_names"]
 
 ATTRIBUTION = (
     "Emoji designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org). "

@@ -19,8 +19,6 @@ from mmkit.data.images.opening import load_image
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
-__all__ = ["COLOURS", "HOLD_OUT", "SHAPES", "EasyVQA", "EasyVQAPairs", "answers"]
-
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 NEGATIONS = frozenset(("no", "not"))

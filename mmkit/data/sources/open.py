@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmkit.data.records import JsonLines, Source
-from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, own_classes, scenes_of
+from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
@@ -21,7 +21,6 @@ from mmkit.data.sources.readers import (
     Options,
     Wants,
     is_data_set,
-    metadata_in,
     read_data_set,
     read_folder,
     read_lines_of,
@@ -31,8 +30,6 @@ from mmkit.data.sources.readers import (
 from mmkit.data.sources.table import Table
 from mmkit.data.sources.walk import TARS, unpack_by
 from mmkit.errors import UserError
-
-__all__ = ["forms", "is_data_set", "metadata_in", "open_all_questions", "open_records", "open_source", "own_classes"]
 
 Want = Literal["caption", "label", "question", "boxes"]
 

@@ -9,8 +9,8 @@ from mmkit.data.openmoji import font as openmoji_font
 from mmkit.data.openmoji import kinds as openmoji_kinds
 from mmkit.data.openmoji.captions import COLOUR_ORDER, PHRASES
 from mmkit.data.openmoji.drawing import COLOURS
-from mmkit.data.openmoji.kinds import LANGUAGES, emoji_name, people
-from mmkit.data.openmoji.scenes import ATTRIBUTION, KINDS, Scenes, Singles, Unseen, class_names, unseen_names
+from mmkit.data.openmoji.kinds import KINDS, LANGUAGES, emoji_name, people
+from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen, class_names, unseen_names
 from mmkit.data.texts.mirror import swap_left_right
 from mmkit.errors import UserError
 

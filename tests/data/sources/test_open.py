@@ -12,13 +12,14 @@ from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.data.sources.folder import Folder, Pictures
 from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.joined import Joined
-from mmkit.data.sources.open import is_data_set, open_records, open_source
+from mmkit.data.sources.open import open_records, open_source
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.published.karpathy import Karpathy
 from mmkit.data.sources.published.refcoco import RefCoco
 from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.questions import Asked
+from mmkit.data.sources.readers import is_data_set
 from mmkit.data.sources.table import ClassTable, Table
 from mmkit.errors import UserError
 from tests.data.conftest import write

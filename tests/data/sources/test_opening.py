@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from mmkit.data.records import JsonLines
+from mmkit.data.sources.built_in import own_classes
 from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.data.sources.delimited import columns_of
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.hugging_face import HuggingFace
-from mmkit.data.sources.open import open_records, open_source, own_classes
+from mmkit.data.sources.open import open_records, open_source
 from mmkit.data.sources.published.karpathy import Karpathy
 from mmkit.data.sources.table import ClassTable
 from mmkit.errors import UserError

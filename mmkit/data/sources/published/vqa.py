@@ -22,13 +22,10 @@ from typing import Any
 
 from mmkit.data.problems import Problems
 from mmkit.data.records import JsonLines
-from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.rows import Row, Rows
 from mmkit.data.sources.questions import Asked, given_in, guess_type, tidy_answers
 from mmkit.data.text_files import id_of, is_absent, read_json
 from mmkit.errors import UserError
-
-__all__ = ["AnswerLists", "GQAQuestions", "Joined", "VQAFiles", "VQALines", "VisualGenomeQA"]
 
 log = logging.getLogger(__name__)
 

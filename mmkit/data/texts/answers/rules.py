@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmkit.data.records import Record, Source
-from mmkit.data.texts.answers.lists import in_order, read_answers
 from mmkit.errors import UserError
-
-__all__ = [
-    "Coverage", "accuracy_of", "answers_in", "build_answers", "check_coverage", "choices", "class_numbers", "coverage",
-    "given_answers", "in_order", "majority_share", "most_given", "normalize", "published", "read_answers", "summary",
-]  # fmt: skip
 
 log = logging.getLogger(__name__)
 

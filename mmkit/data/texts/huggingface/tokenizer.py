@@ -14,15 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmkit.data.texts.cleaning import CAPTION_WORDS, QUESTION_WORDS, clean_caption, clean_question
-from mmkit.data.texts.huggingface.folder import FILES, from_folder, is_folder
+from mmkit.data.texts.huggingface.folder import from_folder, is_folder
 from mmkit.data.texts.huggingface.surfaces import surfaces
 from mmkit.data.texts.protocol import Framing, Kind
 from mmkit.data.texts.sample import valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
 from mmkit.files import read_json, write_text
-
-__all__ = ["CLIP", "FILES", "FRAMING", "HuggingFaceTokenizer"]
 
 FRAMING = "framing.json"
 CLIP = "clip"

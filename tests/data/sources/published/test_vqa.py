@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mmkit.data.records import captions_of
-from mmkit.data.sources.published.vqa import AnswerLists, Joined, VisualGenomeQA, VQAFiles, VQALines
+from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.published.vqa import AnswerLists, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.texts.answers.rules import build_answers
 from mmkit.errors import UserError
 from tests.data.conftest import write
