@@ -329,6 +329,8 @@ def test_rebuild_takes_torch_modules_and_odd_values():
     assert back.keywords == {"a": torch.nn.GELU, "b": {"tuple": 1}}
     odd = {"x": float("inf"), "tuple": (1, [2])}
     assert config_json.rebuild(config_json.dump(odd), EXPERIMENT) == odd
+    for name in ("inf", "-inf", "nan"):  # which JSON has no numbers for
+        assert dump(float(name)) == {"float": name}
 
 
 # ---- small things -------------------------------------------------------------------------------------------------
