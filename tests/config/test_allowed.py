@@ -266,6 +266,9 @@ def test_values_that_no_part_of_a_strangers_has(value, says, own):
     data = {"target": "mmkit.models.sizes.albef:albef_mini", "args": {"image_size": value}}
     with pytest.raises(UserError, match=says):
         rebuild(data, MODEL)
+    for args in ({}, {"args": None}, {"args": [1]}, {"args": "x"}):
+        with pytest.raises(UserError, match="albef_mini lacks its args"):
+            rebuild({"target": data["target"]} | args, MODEL)
     if "beyond" in says or "path" in says or "nan" in says:  # own code judges its numbers
         rebuild({"target": f"{own}.deep.part:make", "args": {"x": value}}, MODEL, own)
 

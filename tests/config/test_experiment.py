@@ -280,6 +280,14 @@ def test_what_a_dataclass_makes_itself_is_not_written():
     data = dump(Square(3))
     assert data == {"dataclass": "tests.config.test_experiment:Square", "args": {"side": 3}}
     assert config_json.rebuild(data, EXPERIMENT, "tests") == Square(3)
+    fails(lambda: config_json.rebuild(data | {"args": {"area": 9}}, EXPERIMENT, "tests"), "Square: ", "another version")
+
+
+def test_rebuild_checks_the_values_of_dataclasses():
+    for values, says in (({"steps": "5"}, "steps = '5': must be int"), ({"step": 5}, "'step'; was it written")):
+        data = dump(experiment())
+        data["args"]["run"]["args"] = values
+        fails(lambda data=data: rebuild(data, ("tests",)), "mmkit.config.experiment:Run", says)
 
 
 def test_dump_refuses_what_cannot_be_found_again():

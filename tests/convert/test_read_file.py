@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def test_safetensors_a_folder_and_its_config(tmp_path):
     found = read_checkpoint(tmp_path)
     assert same(found.state, STATE)
     assert found.config == {"num_attention_heads": 3}
+    save_file(STATE, tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
+    assert read_checkpoint(tmp_path).config == {"num_attention_heads": 3}
+    assert read_checkpoint(tmp_path / "open_clip_model.safetensors").config == {"model_cfg": {}}
+    (tmp_path / "config.json").unlink()
+    assert read_checkpoint(tmp_path).config == {"model_cfg": {}}
 
 
 class Hostile:
@@ -77,15 +84,28 @@ def test_damage_and_absence_are_said(tmp_path):
     torch.save({"epoch": 3, "loss": [1.0]}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"epoch \(int\)"):
         read_checkpoint(tmp_path / "w.pth")
+    torch.save({"generator": STATE, "step": torch.tensor(3)}, tmp_path / "v.pth")  # a step alone is no model
+    with pytest.raises(UserError, match=r"holds no weights, but a mapping of generator \(dict\), step \(Tensor\)"):
+        read_checkpoint(tmp_path / "v.pth")
 
 
+def test_no_message_tells_how_to_run_the_code_of_a_file(tmp_path):
+    """As PyTorch's own does, of the form in which it wrote files before 0.1.12."""
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            file.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UserError, match=r"x\.tar: damaged, or not a file that torch\.save wrote \(RuntimeError\)$"):
+        read_checkpoint(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("wrapper", [("model",), ("model", "state_dict"), ("ema", "model")])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
-def test_written_files_are_read(tmp_path, name):
+def test_written_files_are_read(tmp_path, name, wrapper):
     tied = STATE | {"c": STATE["b"]}
-    write_checkpoint(tmp_path / "new" / name, tied, ("model",))
+    write_checkpoint(tmp_path / "new" / name, tied, wrapper)
     found = read_checkpoint(tmp_path / "new" / name)
     assert same(found.state, tied)
-    assert found.wrapper == (("model",) if name.endswith("pth") else ())
+    assert found.wrapper == (wrapper if name.endswith("pth") else ())
 
 
 PREFIXES = ["_orig_mod.", "module._orig_mod.", "net.", "model.", "module.model._orig_mod."]

@@ -157,6 +157,8 @@ def test_pixels_beyond_the_last_whole_patch():
     [
         ({"do_flip_channel_order": True}, "do_flip_channel_order"),
         ({"crop_pct": 0.9}, "crop_pct = 0.9"),
+        ({"align_long_axis": False}, "align_long_axis = False"),
+        ({"crop_size": {"shortest_edge": 32}}, "crop_size is .*it needs height and width"),
         ({"size": {"longest_edge": 32}}, "longest_edge"),
         ({"size": {"shortest_edge": 32, "longest_edge": 40}}, "longest_edge"),
         ({"size": {"max_height": 32, "max_width": 32}}, "max_height"),
@@ -165,7 +167,7 @@ def test_pixels_beyond_the_last_whole_patch():
         ({"rescale_factor": None}, "rescale_factor is None"),
         ({"size": None}, "size"),
         ({"crop_size": None}, "crop_size"),
-        ({"resample": 7}, "resample is 7"),
+        *(({"resample": code}, f"resample is {code}") for code in (6, 7, -1, True)),
         ({"resample": "cubic"}, "cubic"),
         ({"image_mean": [0.5]}, "image_mean"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
@@ -186,11 +188,19 @@ def test_what_is_not_known_is_refused_by_its_name(given, says):
         of_transformers(CLIP | given, "CLIP").transform(32, 8)
 
 
+@pytest.mark.parametrize("key", ["data_format", "do_flip", "use_square_size", "offset", "rescale_offset", "new"])
+def test_what_is_not_done_and_the_form_that_all_have_are_no_fields_of_their_own(key):
+    values = {"data_format": (None, "channels_first", "FIRST"), "new": (None,)}.get(key, (None, False))
+    for value in values:
+        assert of_transformers(CLIP | {key: value}, "CLIP") == of_transformers(CLIP, "CLIP")
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         ({"do_resize": False}, "resized and not cropped"),
-        ({"size": SQUARE}, "shortest_edge"),
+        ({"size": SQUARE}, "a ViLT keeps the shape of pictures, size.shortest_edge"),
+        ({"size": 32, "default_to_square": True}, "a ViLT keeps the shape"),
         ({"size_divisor": 12}, "12"),
         ({"do_center_crop": True}, "not cropped"),
         ({"size": {"shortest_edge": 32, "longest_edge": 60}}, "longest_edge"),
