@@ -33,8 +33,8 @@ META = Meta(step=7, world=2, product="highest", precision="fp16", threads=1, rec
 
 @pytest.mark.parametrize(("states", "seeds", "taken"), [(["a", "b"], [], ["b"]), (["a"], [40 + 7000 + 1], [])])
 def test_each_process_takes_up_its_own_random_state_or_has_one_of_its_own(tmp_path, monkeypatch, states, seeds, taken):
-    found = {"seeds": [], "taken": []}
-    state = {"rest": {}, "optimizer": {}, "scaler": {"scale": 8.0}, "random": states}
+    found = {"seeds": [], "taken": [], "loaded": []}
+    state = {"rest": {}, "optimizer": {"step": 7}, "scaler": {"scale": 8.0}, "random": states}
     monkeypatch.setattr(saving.resuming, "load_meta", lambda source: META)
     monkeypatch.setattr(saving.checkpoint, "load_state", lambda source: state)
     monkeypatch.setattr(saving.checkpoint, "load_task", lambda *args: None)
@@ -42,10 +42,20 @@ def test_each_process_takes_up_its_own_random_state_or_has_one_of_its_own(tmp_pa
     monkeypatch.setattr(saving, "rank", lambda: 1)
     monkeypatch.setattr(saving, "seed_all", found["seeds"].append)
     monkeypatch.setattr(saving, "set_random_state", found["taken"].append)
-    one = made(tmp_path)
+    one = made(tmp_path, optimizer=SimpleNamespace(load_state_dict=found["loaded"].append))
     assert one.restore(tmp_path) is META
-    assert found == {"seeds": seeds, "taken": taken}
+    assert found == {"seeds": seeds, "taken": taken, "loaded": [{"step": 7}]}
     assert one.scaler.loaded == {"scale": 8.0}
+    assert one.saved == 7
+
+
+def test_after_a_save_the_oldest_go_and_the_model_is_there(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(saving.checkpoint, "save", lambda *args: found.append("state"))
+    monkeypatch.setattr(saving.resuming, "rotate", lambda root, keep: found.append((root, keep)))
+    one = made(tmp_path, save_model=lambda folder, model, experiment: found.append((folder, model)))
+    one.save(META)
+    assert found == ["state", (tmp_path / "checkpoints", 2), (tmp_path, "model")]
     assert one.saved == 7
 
 
