@@ -87,6 +87,11 @@ def _in_the_step(make: Callable[Concatenate[Features, P], R]) -> Callable[Concat
     return made
 
 
+def _view(make: Callable[[Features], R]) -> cached_property[R]:
+    """One that is made once."""
+    return cached_property(_in_the_step(make))
+
+
 # Rows of a batch: None for this rank's own in order, or int64 indices into the rows of all ranks.
 Rows = Tensor | None
 
@@ -141,8 +146,7 @@ class Features:
 
     # ---- views of this rank's samples -------------------------------------------------------------------------
 
-    @cached_property
-    @_in_the_step
+    @_view
     def image(self) -> Tokens:
         """Image tokens (B, P, D)."""
         if self._wanted:
@@ -176,38 +180,32 @@ class Features:
         self._layers |= seen
         return image
 
-    @cached_property
-    @_in_the_step
+    @_view
     def text(self) -> Tokens:
         """Text tokens (B, L, D), before fusion."""
         return self.model.encode_text(self.ids, self.mask)
 
-    @cached_property
-    @_in_the_step
+    @_view
     def image_embed(self) -> Tensor:
         """(B, E) float32, L2-normalised."""
         return self.model.embed_image(self.image)
 
-    @cached_property
-    @_in_the_step
+    @_view
     def text_embed(self) -> Tensor:
         """(B, E) float32, L2-normalised."""
         return self.model.embed_text(self.text)
 
-    @cached_property
-    @_in_the_step
+    @_view
     def context(self) -> Context:
         """The images of this rank ready for fusion; projected once, read by every fusion pass."""
         return self.model.image_context(self.image)
 
-    @cached_property
-    @_in_the_step
+    @_view
     def fused(self) -> Fused:
         """The fused states of each text with its own image."""
         return self.model.fuse(self.text, [self.context])
 
-    @cached_property
-    @_in_the_step
+    @_view
     def fused_first(self) -> Fused:
         """Of each text with its own image the text's first fused state alone (B, 1, D): what classifiers read."""
         if "fused" in self.__dict__:
@@ -235,8 +233,7 @@ class Features:
             raise UserError("this batch has no masked text: give the data section a masking")
         return self.batch.masked
 
-    @cached_property
-    @_in_the_step
+    @_view
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
@@ -311,13 +308,11 @@ class Features:
             raise ValueError(f"each group needs {size} texts, one for each sample of the batch")
         return self.model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_BM)
 
-    @cached_property
-    @_in_the_step
+    @_view
     def _all_text(self) -> Tokens:
         return Tokens(gather_with_grad(self.text.x), gather(self.text.full_mask()))
 
-    @cached_property
-    @_in_the_step
+    @_view
     def all_image(self) -> Tokens:
         """The image tokens (G, P, D) of all ranks, with gradient where there is one."""
         mask = self.image.mask

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmkit.encoders.vit import ViT
 from mmkit.nn.attention import take
+from mmkit.nn.block import run
 from mmkit.nn.positions import MixedGridPositions
 from mmkit.types import Fused, Tokens, grid_of
 
@@ -84,10 +84,7 @@ class JointViT(ViT):
         x_BND, mask_BN = beside(text, contexts)
         for i, block in enumerate(self.blocks):
             keep = keep_BM if i == len(self.blocks) - 1 else None
-            if self.checkpointing and self.training:
-                x_BND = checkpoint(block, x_BND, mask_BN, keep, use_reentrant=False)
-            else:
-                x_BND = block(x_BND, mask_BN, keep)
+            x_BND = run(block, x_BND, mask_BN, keep, again=self.checkpointing and self.training)
         if not self.blocks:
             x_BND = take(x_BND, keep_BM)
         x_BND = self.norm(x_BND)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmkit.errors import UserError
-from mmkit.nn.block import PreNormBlock
+from mmkit.nn.block import PreNormBlock, run
 from mmkit.nn.init import initialise
 from mmkit.types import Tokens
 
@@ -62,8 +61,5 @@ class PreNormText(nn.Module):
             mask_BL = None
         x_BLD = self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
         for block in self.blocks:
-            if self.checkpointing and self.training:
-                x_BLD = checkpoint(block, x_BLD, mask_BL, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, mask_BL)
+            x_BLD = run(block, x_BLD, mask_BL, again=self.checkpointing and self.training)
         return Tokens(self.norm(x_BLD), mask_BL)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmkit.errors import UserError
 from mmkit.nn.attention import KeyValues, take
-from mmkit.nn.block import PostNormBlock
+from mmkit.nn.block import PostNormBlock, run
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
 from mmkit.types import Tokens
@@ -83,10 +82,7 @@ class TextEncoder(nn.Module):
         """Ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
         x_BLD = self.embeddings(ids_BL)
         for block in self.blocks:
-            if self.checkpointing and self.training:
-                x_BLD = checkpoint(block, x_BLD, mask_BL, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, mask_BL)
+            x_BLD = run(block, x_BLD, mask_BL, again=self.checkpointing and self.training)
         return Tokens(x_BLD, mask_BL)
 
 
@@ -121,10 +117,7 @@ class FusionEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             keep = keep_BM if i == len(self.blocks) - 1 else None
             sources = [context.layers[i] for context in contexts]
-            if self.checkpointing and self.training:
-                x_BLD = checkpoint(block, x_BLD, mask_BL, keep, sources, folds, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, mask_BL, keep, sources, folds)
+            x_BLD = run(block, x_BLD, mask_BL, keep, sources, folds, again=self.checkpointing and self.training)
         if not self.blocks:
             x_BLD = take(x_BLD, keep_BM)
         return Tokens(x_BLD, mask_BL if keep_BM is None else None)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmkit.errors import UserError
 from mmkit.nn.attention import take
-from mmkit.nn.block import PreNormBlock
+from mmkit.nn.block import PreNormBlock, run
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
 from mmkit.nn.patch import PatchEmbed
@@ -99,10 +98,7 @@ class ViT(nn.Module):
         if "embed" in names:
             seen["embed"] = Tokens(x_BND)
         for i, block in enumerate(self.blocks):
-            if self.checkpointing and self.training:
-                x_BND = checkpoint(block, x_BND, use_reentrant=False)
-            else:
-                x_BND = block(x_BND)
+            x_BND = run(block, x_BND, again=self.checkpointing and self.training)
             if f"blocks.{i}" in names:
                 seen[f"blocks.{i}"] = Tokens(x_BND)
         return Tokens(self.norm(x_BND)), seen

@@ -6,13 +6,20 @@ Both take the mask of real tokens and, where only some states are wanted of a la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmkit.nn.attention import CrossAttention, KeyValues, SelfAttention, take
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.mlp import MLP
+
+
+def run(block: nn.Module, *inputs: Any, again: bool) -> Tensor:
+    """``block(*inputs)``; with ``again`` its activations are made once more in the backward pass, and not kept."""
+    return checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
 
 
 class DropPath(nn.Module):
