@@ -48,6 +48,15 @@ def font(text: str, size: int, file: str | Path | None = None) -> ImageFont.Free
     return own
 
 
+def cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, or its beginning and an ellipsis where it is wider than so many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
+
+
 @lru_cache(maxsize=1)
 def _warn() -> None:
     """Once is enough."""

@@ -9,7 +9,7 @@ explanations of generated text, and of videos.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -122,15 +122,14 @@ def _explained(
     for numbers in batches(range(len(texts)), batch_size):
         pictures, pixels, image_of = _read(predictor, [images[i] for i in numbers], numbers[0])
         part = [texts[i] for i in numbers]
+        found: Iterable[tuple[TokenMaps, Sequence[float]]]
         if asked.target == "mlm":
-            guesses = _guessed(predictor, asked, pixels, image_of, part, batch_size)
-            for at, text, (found, chances) in zip(image_of, part, guesses, strict=True):
-                yield _explanation(predictor, asked, pictures[at], text, found, words, chances)
+            found = _guessed(predictor, asked, pixels, image_of, part, batch_size)
         else:
             given = [answers[i] for i in numbers] if answers else ()
-            maps = token_maps(predictor, asked, pixels, image_of, part, given)
-            for at, text, found in zip(image_of, part, maps, strict=True):
-                yield _explanation(predictor, asked, pictures[at], text, found, words)
+            found = ((maps, ()) for maps in token_maps(predictor, asked, pixels, image_of, part, given))
+        for at, text, (maps, chances) in zip(image_of, part, found, strict=True):
+            yield _explanation(predictor, asked, pictures[at], text, maps, words, chances)
         done += len(numbers)
         predictor.progress("explained pairs", done, len(texts))
 

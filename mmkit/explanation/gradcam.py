@@ -20,7 +20,6 @@ from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
 from mmkit.explanation.goals import (
-    Goal,
     Target,
     answer_head,
     default_target,
@@ -95,32 +94,34 @@ def token_maps(
     answers: one for each text, where the target is "answer". hidden: the positions that each text hides from the
     model, which guesses what stood there, where the target is "mlm".
     """
-    pixels, mask = stack_pixels(pictures)
+    model, device, similar = predictor.model, predictor.device, asked.target == "itc"
+    # for the similarity each pair has its own pass through the image tower, whose attention is looked at
+    pixels, mask = stack_pixels([pictures[i] for i in image_of] if similar else pictures)
     kind = kind_of(predictor, asked.target)
     rows = [predictor.tokenizer.encode(text, predictor.max_tokens, kind) for text in texts]
-    device = predictor.device
     ids_BL, mask_BL = (part.to(device) for part in _padded(rows, predictor.tokenizer, hidden))
-    images = _Images(
-        pixels.to(device), None if mask is None else mask.to(device), torch.tensor(image_of, device=device)
-    )
     wanted = None
     if asked.target == "mlm":
         wanted = hidden_words(predictor, rows, hidden)
-    elif asked.target != "itc":
+    elif not similar:
         wanted = goal(predictor, asked.target, answers, len(texts))
     with (
         predictor.inference(),
         torch.autocast(device.type, enabled=False),
-        all_patches(predictor.model),
-        watched([asked.attention]) as seen,
+        all_patches(model),
+        watched(asked.attention) as seen,
     ):
-        if wanted is None:
-            value, score = _similarity(predictor, images, ids_BL, mask_BL)
-        else:
-            value, score = _fused(predictor, images, ids_BL, mask_BL, wanted)
-        weights = seen[0].only()
-        cams = _cams(value, weights, asked.head)
-    spec = predictor.model.spec
+        text = model.encode_text(ids_BL, mask_BL)
+        with torch.set_grad_enabled(similar):
+            image: Tokens = model.encode_image(pixels.to(device), *(() if mask is None else (mask.to(device),)))
+        with torch.enable_grad():
+            if wanted is None:
+                value = score = (model.embed_image(image) * model.embed_text(text)).sum(1)
+            else:
+                context = model.image_context(image.rows(torch.tensor(image_of, device=device)))
+                value, score = wanted.of(model.fuse(text, [context]))
+        cams = _cams(value, seen.only(), asked.head)
+    spec = model.spec
     grid = spec.grid(pixels.shape[2:])
     names = ("similarity",) * len(texts) if wanted is None else wanted.names
     found = []
@@ -140,42 +141,6 @@ def _padded(
     for row, places in enumerate(hidden):
         ids_BL[row, list(places)] = check_mask(tokenizer)
     return ids_BL, mask_BL
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The distinct pictures of a batch, (n, 3, h, w), where they are picture, and which one each pair reads."""
-
-    pixels: Tensor
-    mask: Tensor | None
-    of: Tensor
-
-    def encoded(self, predictor: Predictor, chosen: Tensor | None = None) -> Tokens:
-        pixels, mask = self.pixels, self.mask
-        if chosen is not None:
-            pixels, mask = pixels[chosen], None if mask is None else mask[chosen]
-        tokens: Tokens = predictor.model.encode_image(pixels, *(() if mask is None else (mask,)))
-        return tokens
-
-
-def _fused(
-    predictor: Predictor, images: _Images, ids_BL: Tensor, mask_BL: Tensor, wanted: Goal
-) -> tuple[Tensor, Tensor]:
-    """What the target says of each pair (B,), with gradient, and what is shown of it (B,)."""
-    model = predictor.model
-    image = images.encoded(predictor)
-    text = model.encode_text(ids_BL, mask_BL)
-    with torch.enable_grad():
-        return wanted.of(model.fuse(text, [model.image_context(image.rows(images.of))]))
-
-
-def _similarity(predictor: Predictor, images: _Images, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosine of each pair (B,), twice; each pair has its own pass through the image tower."""
-    model = predictor.model
-    text = model.embed_text(model.encode_text(ids_BL, mask_BL))
-    with torch.enable_grad():
-        cosine = (model.embed_image(images.encoded(predictor, images.of)) * text).sum(1)
-        return cosine, cosine
 
 
 def _cams(value: Tensor, weights: Tensor, head: int | None) -> Tensor:

@@ -8,7 +8,7 @@ query of an attention pool does (SigLIP).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -110,14 +110,14 @@ class Watched:
 
 
 @contextmanager
-def watched(layers: Sequence[Attention]) -> Iterator[list[Watched]]:
-    """Keeps the attention weights of ``layers`` while it is open."""
-    with ExitStack() as stack:
-        seen = [Watched() for _ in layers]
-        for layer, keep in zip(layers, seen, strict=True):
-            stack.callback(setattr, layer, "watch", layer.watch)
-            layer.watch = keep
+def watched(layer: Attention) -> Iterator[Watched]:
+    """Keeps the attention weights of the layer while it is open."""
+    before, seen = layer.watch, Watched()
+    layer.watch = seen
+    try:
         yield seen
+    finally:
+        layer.watch = before
 
 
 @contextmanager

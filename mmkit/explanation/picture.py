@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmkit.errors import UserError
 from mmkit.explanation.maps import Evidence, HeatMap, Word
-from mmkit.files import writing
+from mmkit.fonts import cut
 from mmkit.fonts import font as font_for
 
 STOPS = ((255, 247, 160), (254, 204, 92), (253, 141, 60), (227, 26, 28), (128, 0, 38))
@@ -115,12 +115,6 @@ def check_name(path: str | Path) -> None:
         raise UserError(f"{path}: heat maps are written as PNG; name the file ...png")
 
 
-def save(picture: Image.Image, path: str | Path) -> None:
-    """Write a PNG whole or not at all; UserError where it cannot be written."""
-    with writing(path, "wb") as file:
-        picture.save(file, "PNG", optimize=True)
-
-
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int, most: int = 3) -> list[str]:
     """The text in lines that fit ``wide`` pixels, ``most`` at most; a cut text ends in three dots."""
     lines: list[str] = []
@@ -163,12 +157,8 @@ def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int,
     share = "<1%" if 0 < number < 0.005 else f"{number:.0%}"
     small = font_for(share, 13, None)
     room = wide - small.getlength(share) - 8
-    font, text = font_for(word.text, 17, style.font), word.text
-    while len(text) > 1 and font.getlength(text) > room:
-        text = f"{text.rstrip('.')[:-1]}..." if not text.endswith("...") else f"{text[:-4]}..."
-        if text == "...":
-            break
-    pen.text(at, text, INK, font)
+    font = font_for(word.text, 17, style.font)
+    pen.text(at, cut(word.text, font, room), INK, font)
     pen.text((at[0] + wide - small.getlength(share), at[1] + 4), share, PALE, small)
     y = at[1] + 26
     pen.rectangle((at[0], y, at[0] + wide - 1, y + 3), fill=(232, 235, 239))

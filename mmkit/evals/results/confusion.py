@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmkit.data.show.words import font
 from mmkit.files import save_picture
+from mmkit.fonts import cut
 
 MOST = 20
 PAIRS = 10
@@ -73,7 +74,7 @@ def save_confusion(path: Path, names: Sequence[str], matrix: Tensor, by: str = "
 
 def _names(image: Image.Image, pen: ImageDraw.ImageDraw, names: Sequence[str], left: int, top: int) -> None:
     for number, name in enumerate(names):
-        text = _cut(name, NAME - 8)
+        text = cut(name, font(name), NAME - 8)
         at = CELL * number + CELL // 2
         pen.text((left - 8, top + at), text, fill=INK, font=font(text), anchor="rm")
         label = Image.new("RGB", (NAME, LINE), WHITE)
@@ -108,7 +109,8 @@ def _pairs(
         y += LINE
         share = f"{times} of {int(matrix[i].sum())}"
         pen.text((x, y), share, fill=WRONG, font=font(share))
-        text = _cut(f"{names[i]} taken for {names[j]}", 290)
+        text = f"{names[i]} taken for {names[j]}"
+        text = cut(text, font(text), 290)
         pen.text((x + 84, y), text, fill=INK, font=font(text))
         if i in place and j in place:
             cell = left + CELL * place[j], corner[1] + CELL * place[i]
@@ -119,12 +121,3 @@ def _mixed(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
     strength = 0 if share == 0 else 0.12 + 0.88 * min(1.0, share)
     red, green, blue = (round(255 + (c - 255) * strength) for c in colour)
     return red, green, blue
-
-
-def _cut(text: str, width: int) -> str:
-    """The text, or its beginning and an ellipsis where it is wider than so many pixels."""
-    if font(text).getlength(text) <= width:
-        return text
-    while text and font(text).getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
