@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +48,15 @@ class Embedded:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of the result: what each picture is called, its embedding, its captions and theirs."""
+    """Rows of the result: the embeddings of its pictures and of all their captions.
 
-    keys: tuple[str, ...]
-    paths: tuple[str, ...]
-    image_ids: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...]
+    about: lists, with an entry for each picture, of ``keys``, ``paths``, ``image_ids``, ``captions`` (a list each); and
+    ``unreadable``, messages.
+    """
+
+    about: Mapping[str, Any]
     images: Tensor
     texts: Tensor
-    unreadable: tuple[str, ...]
 
 
 def embed_files(
@@ -99,7 +99,7 @@ def embed_files(
             else:
                 resumed += len(records)
                 predictor.progress("pictures", number * size + len(records), total)
-            bad += part.unreadable
+            bad += part.about["unreadable"]
             check_share(bad, total, max_bad_fraction, "max_bad_fraction, --max-bad", few=1)
         parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
         width = predictor.model.spec.embed_dim
@@ -125,21 +125,19 @@ def _made(
         predictor.progress("pictures", done + read.done, total)
     for message in bad:
         log.warning("left out: %s", message)
-    captions = tuple(record.captions if texts else () for record in good)
-    flat = [caption for group in captions for caption in group]
-    return _Part(
-        keys=tuple(record.key for record in good),
-        paths=tuple(str(record.image) if isinstance(record.image, Path) else "" for record in good),
-        image_ids=tuple(record.image_id for record in good), captions=captions, images=torch.cat(images),
-        texts=predictor.encode_text(flat, batch_size), unreadable=tuple(bad),
-    )  # fmt: skip
+    about: dict[str, Any] = {
+        "keys": [record.key for record in good],
+        "paths": [str(record.image) if isinstance(record.image, Path) else "" for record in good],
+        "image_ids": [record.image_id for record in good],
+        "captions": [list(record.captions) if texts else [] for record in good],
+        "unreadable": bad,
+    }
+    flat = [caption for group in about["captions"] for caption in group]
+    return _Part(about, torch.cat(images), predictor.encode_text(flat, batch_size))
 
 
 def _write(path: Path, kind: str, records: Sequence[Record], part: _Part) -> None:
-    about = {
-        "kind": kind, "records": [_mark(record) for record in records], "keys": part.keys, "paths": part.paths,
-        "image_ids": part.image_ids, "captions": part.captions, "unreadable": part.unreadable,
-    }  # fmt: skip
+    about = {"kind": kind, "records": [_mark(record) for record in records], **part.about}
     write_tensors(path, {"images": part.images, "texts": part.texts, "about": _bytes_of(about)})
 
 
@@ -171,11 +169,7 @@ def _mark(record: Record) -> list[Any]:
 
 def _kept(path: Path) -> _Part:
     with safe_open(path, framework="pt") as file:
-        about = _about(file)
-        images, texts = file.get_tensor("images"), file.get_tensor("texts")
-    captions = tuple(tuple(group) for group in about["captions"])
-    keys, paths, image_ids, unreadable = (tuple(about[name]) for name in ("keys", "paths", "image_ids", "unreadable"))
-    return _Part(keys, paths, image_ids, captions, images, texts, unreadable)
+        return _Part(_about(file), file.get_tensor("images"), file.get_tensor("texts"))
 
 
 def _bytes_of(about: dict[str, Any]) -> Tensor:
@@ -208,37 +202,38 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
     pictures = texts = 0
     with beside(out) as half, pq.ParquetWriter(half, schema) as writer:
         for part in parts:
-            counts = [len(group) for group in part.captions]
+            counts = [len(group) for group in part.about["captions"]]
             ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
             columns: list[Any] = [
-                pa.array(map(_utf8, part.keys), pa.string()),
-                pa.array([_utf8(path) or None for path in part.paths], pa.string()),
-                pa.array(map(_utf8, part.image_ids), pa.string()),
+                pa.array(map(_utf8, part.about["keys"]), pa.string()),
+                pa.array([_utf8(path) or None for path in part.about["paths"]], pa.string()),
+                pa.array(map(_utf8, part.about["image_ids"]), pa.string()),
                 pa.FixedSizeListArray.from_arrays(pa.array(part.images.flatten().numpy()), width),
-                pa.array([list(group) for group in part.captions], pa.list_(pa.string())),
+                pa.array(part.about["captions"], pa.list_(pa.string())),
                 pa.ListArray.from_arrays(
                     pa.array(ends.numpy()),
                     pa.FixedSizeListArray.from_arrays(pa.array(part.texts.flatten().numpy()), width),
                 ),
             ]
             writer.write_table(pa.table(columns, schema=schema))
-            pictures, texts = pictures + len(part.keys), texts + sum(counts)
+            pictures, texts = pictures + len(part.images), texts + sum(counts)
     return pictures, texts
 
 
 def _safetensors(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
     found = list(parts)
-    groups = [group for part in found for group in part.captions]
-    rows = [row for row, group in enumerate(groups) for _ in group]
+    told = {
+        name: [entry for part in found for entry in part.about[name]]
+        for name in ("keys", "paths", "image_ids", "captions")
+    }
+    rows = [row for row, group in enumerate(told["captions"]) for _ in group]
     tensors = {
         "image": torch.cat([part.images for part in found]), "text": torch.cat([part.texts for part in found]),
         "text_image": torch.tensor(rows, dtype=torch.int64),
     }  # fmt: skip
     about = {
-        "keys": [key for part in found for key in part.keys],
-        "images": [path for part in found for path in part.paths],
-        "image_ids": [name for part in found for name in part.image_ids],
-        "captions": [caption for group in groups for caption in group],
-    }
+        "keys": told["keys"], "images": told["paths"], "image_ids": told["image_ids"],
+        "captions": [caption for group in told["captions"] for caption in group],
+    }  # fmt: skip
     write_tensors(out, tensors | {"about": _bytes_of(about)})
     return len(tensors["image"]), len(rows)

@@ -30,10 +30,9 @@ from mmkit.data.texts.answers.rules import choices
 from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Answers, Matches, Writes
+from mmkit.heads.base import Answers, Classifies, Matches, Writes, reads_words
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
-from mmkit.inference.sorting import picture_head
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
@@ -149,7 +148,7 @@ class Predictor:
 
         UserError where the model has none, or several and ``head`` names none of them.
         """
-        sorter = picture_head(self.heads, head)
+        sorter = self.sorter(head)
         found: list[list[tuple[str, float]]] = []
         for read in reading(many_pictures(images), self.pixels, batch_size=batch_size, threads=self.threads):
             samples = [Sample(pixels=pixels, image_id=0, key="") for pixels in read.made]
@@ -235,19 +234,19 @@ class Predictor:
 
         Higher is better. score: "log_odds" of the match probability (its sigmoid is ``match``), or "match_logit", the
         logit of the class "match" alone, which the official ALBEF evaluation sorts by, or "logits", both classes':
-        (n, 2), "match" the second. Each image's keys and values are made once for up to ``pair_batch`` texts.
+        (n, 2), "match" the second. Each image's keys and values are made once for the texts of a pass, ``pair_batch``.
         """
         matcher = self.matcher()
         out = torch.empty(len(pairs), 2)
         order = pairs[:, 0].argsort(stable=True)
-        for rows, images, counts in _packed(pairs[order, 0], pair_batch):
-            chosen = order[rows]
+        for chosen in order.split(pair_batch) if len(pairs) else ():
+            images, counts = pairs[chosen, 0].unique_consecutive(return_counts=True)
             text = texts.take(pairs[chosen, 1], self.device)
             with self.inference():
                 context = self.model.image_context(image.rows(images.to(self.device)))
                 contexts = [
                     context.rows(torch.tensor([i], device=self.device)).repeated(count)
-                    for i, count in enumerate(counts)
+                    for i, count in enumerate(counts.tolist())
                 ]
                 keep = torch.zeros(len(chosen), 1, dtype=torch.int64, device=self.device)
                 logits = matcher.match_logits(self.model.fuse(text, contexts, keep).first).float().cpu()
@@ -281,10 +280,26 @@ class Predictor:
         """
         found = next((head for head in self.heads.values() if isinstance(head, can)), None)
         if found is None:
-            has = ", ".join(f"{name} ({type(head).__name__})" for name, head in self.heads.items()) or "none"
             lacks = lacks or f"has no head that {can.__name__.lower()}"
-            raise UserError(f"this model {lacks}; its heads are: {has}. {hint}".rstrip(". "))
+            raise UserError(f"this model {lacks}; its heads are: {self._told_heads()}. {hint}".rstrip(". "))
         return found
+
+    def sorter(self, name: str | None = None) -> Any:
+        """The head of this name, or the only one, that sorts pictures alone; UserError with those that there are."""
+        able = {own: head for own, head in self.heads.items() if isinstance(head, Classifies) and not reads_words(head)}
+        if name is None and len(able) == 1:
+            return next(iter(able.values()))
+        if name in able:
+            return able[name]
+        wanted = "one head that" if name is None else f"a head {name!r} that"
+        raise UserError(
+            f"this needs {wanted} sorts pictures alone into classes; this model's heads are: {self._told_heads()}. "
+            "Train one with configs/pretrain/classify.py; a model that compares pictures with names is measured by "
+            "mmkit zeroshot"
+        )
+
+    def _told_heads(self) -> str:
+        return ", ".join(f"{name} ({type(head).__name__})" for name, head in self.heads.items()) or "none"
 
     def can_match(self) -> bool:
         """Whether ``match`` and re-ranking are possible."""
@@ -351,27 +366,3 @@ class Predictor:
     def pixels(self, image: Picture, number: int = 0) -> Tensor:
         """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
         return self.transform(open_picture(image, number))
-
-
-def _packed(images: Tensor, size: int) -> Iterator[tuple[slice, Tensor, list[int]]]:
-    """Cuts sorted image rows into runs of at most ``size`` pairs, an image's pairs together where they fit.
-
-    Yields (which pairs, the distinct images, how many pairs of each).
-    """
-    distinct, counts = images.unique_consecutive(return_counts=True)
-    start = 0
-    chosen: list[int] = []
-    folds: list[int] = []
-    for image, count in zip(distinct.tolist(), counts.tolist(), strict=True):
-        while count:
-            room = size - sum(folds)
-            if room < count and folds:
-                yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
-                start, chosen, folds = start + sum(folds), [], []
-                continue
-            part = min(count, room)
-            chosen.append(image)
-            folds.append(part)
-            count -= part
-    if folds:
-        yield slice(start, start + sum(folds)), torch.tensor(chosen), folds
