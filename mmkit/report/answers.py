@@ -14,11 +14,11 @@ from PIL import Image
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import answers_of
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import make_source, together
+from mmkit.evals.evaluator import make_source
 from mmkit.explanation.explain import explain_pairs
 from mmkit.files import write_text
 from mmkit.inference.predictor import Predictor
-from mmkit.ranks import rank
+from mmkit.ranks import on_first
 from mmkit.report import run_folder
 from mmkit.report.page import Page, environment, write_report
 
@@ -56,12 +56,7 @@ class AnswersReport:
 
     def __call__(self, predictor: Predictor, folder: str | Path) -> dict[str, float]:
         """To be called by all processes: the first one writes. No numbers of its own."""
-
-        def write() -> None:
-            if rank() == 0:
-                self._write(predictor, Path(folder))
-
-        together(write)
+        on_first(lambda: self._write(predictor, Path(folder)))
         return {}
 
     def _write(self, predictor: Predictor, folder: Path) -> None:

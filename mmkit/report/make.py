@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmkit.data.records import Source
-from mmkit.evals.evaluator import make_source, together
+from mmkit.evals.evaluator import make_source
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.inference.predictor import Predictor
-from mmkit.ranks import rank
-from mmkit.report.collect import Examples, collect_classified, collect_examples
+from mmkit.ranks import on_first, rank
+from mmkit.report.collect import collect_classified, collect_examples
 from mmkit.report.page import Page, ZeroShotSection, write_report
 
 
@@ -50,21 +50,15 @@ class Report:
                 pictures = collect_classified(make_source(evaluator.source), result, shown=self.classified)
                 title = self.titles.get(name, name)
                 sections.append(ZeroShotSection(title=title, result=result, shown=pictures))
-
-        def write() -> None:
-            if rank() == 0:
-                page = Page(
-                    name=self.name, titles=self.titles, examples=self._examples(predictor), zeroshot=sections,
-                    attribution=self.attribution,
-                )  # fmt: skip
-                write_report(folder, page, metrics)
-
-        together(write)
+        on_first(lambda: write_report(folder, self._page(predictor, sections), metrics))
         return metrics
 
-    def _examples(self, predictor: Predictor) -> Examples | None:
-        if self.source is None:
-            return None
-        return collect_examples(
-            predictor, make_source(self.source), shown=self.shown, pool=self.pool, rerank_top=self.rerank_top
+    def _page(self, predictor: Predictor, sections: Sequence[ZeroShotSection]) -> Page:
+        examples = None
+        if self.source is not None:
+            examples = collect_examples(
+                predictor, make_source(self.source), shown=self.shown, pool=self.pool, rerank_top=self.rerank_top
+            )
+        return Page(
+            name=self.name, titles=self.titles, examples=examples, zeroshot=sections, attribution=self.attribution
         )

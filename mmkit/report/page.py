@@ -100,39 +100,24 @@ def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list
     """The headline of each evaluation: R@1 both ways, or top-1."""
     rows = []
     for name, found in run_folder.groups(metrics).items():
-        title = titles.get(name, name)
         if "t2i_r1" in found:
-            size = f"{found['texts']:.0f} texts, {found['images']:.0f} pictures"
-            for way, words, chance in (
-                ("t2i", "text to image", "chance_r1"),
-                ("i2t", "image to text", "chance_i2t_r1"),
-            ):
-                row = Row(
-                    title=title, measure=f"R@1, {words}", value=found[f"{way}_r1"],
-                    chance=found.get(chance, found["chance_r1"]), rerank=found.get(f"rerank.{way}_r1"),
-                    note=size + lowered(found[f"{way}_r1"], found.get(f"rerank.{way}_r1")),
-                )  # fmt: skip
-                rows.append(row)
-        elif "top1" in found:
+            note = f"{found['texts']:.0f} texts, {found['images']:.0f} pictures"
+            chance = found["chance_r1"]
+            rates = {
+                "R@1, text to image": ("t2i_r1", chance),
+                "R@1, image to text": ("i2t_r1", found.get("chance_i2t_r1", chance)),
+            }
+        else:
             note = f"{found['n']:.0f} pictures, {found['classes']:.0f} classes"
             if "interval_low" in found:
                 note += f"; 95 % interval {percent(found['interval_low'])} to {percent(found['interval_high'])}"
-            rows.append(
-                Row(
-                    title=title,
-                    measure="top\u20111",
-                    value=found["top1"],
-                    chance=found["chance"],
-                    rerank=found.get("rerank.top1"),
-                    note=note + lowered(found["top1"], found.get("rerank.top1")),
-                )
-            )
+            rates = {"top\u20111": ("top1", found["chance"])}
+        for measure, (key, chance) in rates.items():
+            value, again = found[key], found.get(f"rerank.{key}")
+            harm = "; re-ranking lowers it" if again is not None and again < value else ""
+            title = titles.get(name, name)
+            rows.append(Row(title=title, measure=measure, value=value, chance=chance, rerank=again, note=note + harm))
     return rows
-
-
-def lowered(value: float, rerank: float | None) -> str:
-    """A word where re-ranking does harm."""
-    return "; re-ranking lowers it" if rerank is not None and rerank < value else ""
 
 
 def percent(value: float) -> str:

@@ -49,18 +49,17 @@ def panels(events: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> li
     """A panel for each loss and each accuracy, with its chance level, and one for the retrieval rates over the run."""
     train = [e for e in events if e["event"] == "train"]
     names = dict.fromkeys(key for event in train for key in event)
-    out = []
-    for key in names:
-        if key.startswith("losses."):
-            head = key.removeprefix("losses.")
-            curves = (curve(train, key, "measured"), curve(train, f"{head}.chance", "chance", dashed=True))
-            out.append(Panel(title=_title(head, titles), unit="loss (nats)", curves=_some(curves)))
-    for key in names:
-        head, _, last = key.rpartition(".")
-        if last == "accuracy":
-            curves = (curve(train, key, "measured"), curve(train, f"{head}.chance_accuracy", "chance", dashed=True))
-            title = f"{_title(head, titles)}: accuracy"
-            out.append(Panel(title=title, unit="share right", curves=_some(curves), percent=True))
+
+    def panel(title: str, unit: str, key: str, chance: str, percent: bool = False) -> Panel:
+        curves = (curve(train, key, "measured"), curve(train, chance, "chance", dashed=True))
+        return Panel(title=title, unit=unit, curves=_some(curves), percent=percent)
+
+    losses = [key.removeprefix("losses.") for key in names if key.startswith("losses.")]
+    rates = [key.removesuffix(".accuracy") for key in names if key.endswith(".accuracy")]
+    out = [panel(_title(head, titles), "loss (nats)", f"losses.{head}", f"{head}.chance") for head in losses]
+    for head in rates:
+        title = f"{_title(head, titles)}: accuracy"
+        out.append(panel(title, "share right", f"{head}.accuracy", f"{head}.chance_accuracy", percent=True))
     return out + _evaluations([e for e in events if e["event"] == "eval"], titles)
 
 
