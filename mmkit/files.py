@@ -140,6 +140,21 @@ def save_picture(picture: Image, path: str | Path) -> None:
             raise UserError(f"{path}: cannot be written as a picture ({error}); end the name in .png") from error
 
 
+def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"rerank.t2i_r1": x}`` as ``{"rerank": {"t2i_r1": x}}``; without what would lie inside a number."""
+    out: dict[str, Any] = {}
+    for name, value in numbers.items():
+        *path, last = name.split(".")
+        place = out
+        for step in path:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                break
+        else:
+            place[last] = value
+    return out
+
+
 def check_new_folder(path: str | Path) -> None:
     """UserError where there is a file, or a folder with anything in it."""
     path = Path(path)

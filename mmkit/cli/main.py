@@ -206,17 +206,7 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
 def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers under their dotted names, and the same as objects within objects."""
-    out: dict[str, Any] = dict(numbers)
-    for name, value in numbers.items():
-        *path, last = name.split(".")
-        inner = out
-        for part in path:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                break
-        else:
-            inner[last] = value
-    return out
+    return files.nested(numbers) | dict(numbers)
 
 
 def show(numbers: Mapping[str, Any]) -> None:

@@ -87,26 +87,21 @@ class Classification(Evaluation):
 
         And for a picture that cannot be read, unless ``bad`` leaves it out.
         """
-        head, source = self.named_head(predictor), self.opened()
+        head, source = self.needs(predictor)
 
         def known(targets: Mapping[str, Any], rows: Sequence[int]) -> Tensor:
             return torch.tensor(self._labels(targets.get(self.label), head.classes, source, rows))
 
-        parts = list(self.predicted(predictor, head, source, known))
-        found = [(part.rows, *part.found) for part in parts if part.rows]
-        rows = [row for numbers, _, _ in found for row in numbers]
-        labels = self._known(torch.cat([labels for _, _, labels in found]), rows, source)
-        metrics = self.made()
-        if labels is not None:
-            for _, logits, own in found:
-                for metric in metrics.values():
-                    metric.update(logits, own)
+        passed, metrics = self.passed(self.predicted(predictor, head, source, known)), self.made()
+        logits, own = (torch.cat(parts) for parts in zip(*passed.found, strict=True))
+        labels = self._known(own, passed.rows, source)
+        for found in passed.found if labels is not None else ():
+            for metric in metrics.values():
+                metric.update(*found)
         result = ClassificationResult(
-            classes=tuple(head.classes), labels=labels, rows=rows, more={} if labels is None else computed(metrics),
-            predicted=torch.cat([logits.argmax(1) for _, logits, _ in found]),
-            hits=torch.cat([hits_at(logits, own.clamp(min=0)) for _, logits, own in found]),
-            scores=torch.cat([logits.softmax(1) for _, logits, _ in found]).double(),
-            left_out=None if self.bad is None else sum(len(part.bad) for part in parts),
+            classes=tuple(head.classes), labels=labels, rows=passed.rows, predicted=logits.argmax(1),
+            hits=hits_at(logits, own.clamp(min=0)), scores=logits.softmax(1).double(),
+            more={} if labels is None else computed(metrics), left_out=passed.left_out,
         )  # fmt: skip
         save_predictions(self.predictions, lambda: result.predictions(source))
         return result

@@ -104,6 +104,14 @@ class Evaluator:
         """The metrics by dotted name, the same on every process."""
         return self.evaluate(predictor).metrics()
 
+    def check(self, predictor: Predictor) -> None:
+        """UserError where this evaluation is sure to fail with this model: what is known before training."""
+        self.needs(predictor)
+
+    def needs(self, predictor: Predictor) -> Any:
+        """What ``evaluate`` works on, such as the source and a head; UserError where something is missing."""
+        return self.opened()
+
     def evaluate(self, predictor: Predictor) -> Any:
         """A ``Result``; UserError for what cannot be measured."""
         raise NotImplementedError
@@ -123,11 +131,26 @@ class Evaluator:
         was read what each process shall see; not called for a unit of which nothing was read. what: the items, for
         messages. shows: an item of the same unit whose picture this one shows; a bad one takes them all with it.
         """
-        shares = self._share(predictor, total, make, work, shows or (lambda row: row))
+
+        def units() -> Iterator[Part[Any]]:
+            """Those of this process."""
+            own = (row for _, items in own_units(total, self.batch_size) for row in items)
+            for read in reading(
+                own, lambda row, _: make(row), batch_size=self.batch_size, threads=predictor.threads,
+                bad="raise" if self.bad is None else "leave out",
+            ):  # fmt: skip
+                bad = dict(zip(read.left, read.bad, strict=True))
+                if shows is not None:
+                    bad |= {row: bad[shows(row)] for row in read.items if shows(row) in bad}
+                good = [(row, made) for row, made in zip(read.items, read.made, strict=True) if row not in bad]
+                rows = tuple(row for row, _ in good)
+                yield Part(rows=rows, found=work(rows, [made for _, made in good]) if rows else None, bad=bad)
+
+        own = units()
         seen: dict[int, str] = {}
         done = 0
         for _ in range(0, -(-total // self.batch_size), world_size()):
-            mine = together(lambda: next(shares, None))
+            mine = together(lambda: next(own, None))
             for part in ranks.gather_objects(mine):
                 if part is None:
                     continue
@@ -143,33 +166,14 @@ class Evaluator:
             shown = "\n  ".join([*seen.values()][:5]) + ("\n  ..." if len(seen) > 5 else "")
             log.warning("left out %d of %d %s for pictures that cannot be read:\n  %s", len(seen), total, what, shown)
 
-    def passed(
-        self, predictor: Predictor, total: int, make: Callable[[int], Made], work: Work[Made, T],
-        what: str = "pictures", shows: Callable[[int], int] | None = None,
-    ) -> Passed[T]:  # fmt: skip
+    def passed(self, parts: Iterator[Part[T]]) -> Passed[T]:
         """All ``parts`` together."""
-        found = list(self.parts(predictor, total, make, work, what, shows))
+        found = list(parts)
         bad = tuple(row for part in found for row in part.bad)
         return Passed(
             rows=tuple(row for part in found for row in part.rows), found=[part.found for part in found if part.rows],
             bad=bad, left_out=None if self.bad is None else len(bad),
         )  # fmt: skip
-
-    def _share(
-        self, predictor: Predictor, total: int, make: Callable[[int], Made], work: Work[Made, T],
-        shows: Callable[[int], int],
-    ) -> Iterator[Part[Any]]:  # fmt: skip
-        """The units of this process."""
-        own = (row for _, items in own_units(total, self.batch_size) for row in items)
-        for read in reading(
-            own, lambda row, _: make(row), batch_size=self.batch_size, threads=predictor.threads,
-            bad="raise" if self.bad is None else "leave out",
-        ):  # fmt: skip
-            bad = dict(zip(read.left, read.bad, strict=True))
-            bad |= {row: bad[shows(row)] for row in read.items if shows(row) in bad}
-            good = [(row, made) for row, made in zip(read.items, read.made, strict=True) if row not in bad]
-            rows = tuple(row for row, _ in good)
-            yield Part(rows=rows, found=work(rows, [made for _, made in good]) if rows else None, bad=bad)
 
 
 def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Tensor]:
@@ -266,15 +270,3 @@ def make_source(source: partial[Any] | Source) -> Source:
     if not len(made):
         raise UserError("the evaluation's source holds no records")
     return made
-
-
-def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"rerank.t2i_r1": x}`` as ``{"rerank": {"t2i_r1": x}}``."""
-    out: dict[str, Any] = {}
-    for name, value in metrics.items():
-        *path, last = name.split(".")
-        place = out
-        for step in path:
-            place = place.setdefault(step, {})
-        place[last] = value
-    return out

@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.records import JsonLines, Record
+from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, area, best_box, detected, named_boxes, overlap, points_at, region_box
-from mmkit.evals.evaluator import Evaluator, counted, finite, nested
+from mmkit.evals.evaluator import Evaluator, counted, finite
 from mmkit.evals.intervals import clustered
 from mmkit.evals.predictions import save_predictions
 from mmkit.explanation.goals import Target, default_target, guesses_words
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
 from mmkit.explanation.words import phrase_in, words_of
+from mmkit.files import nested
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 
@@ -161,15 +162,13 @@ class Grounding(Evaluator):
                 "lie between 0 and 1"
             )
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the source is missing or the model has nothing to explain: what is known before training."""
-        self._asked(predictor)
-        self.opened()
+    def needs(self, predictor: Predictor) -> tuple[dict[str, Asked], Source]:
+        """What the model is asked, and the source; UserError where there is nothing to explain."""
+        return self._asked(predictor), self.opened()
 
     def evaluate(self, predictor: Predictor) -> GroundingResult:
         """Every process calls this and gets the same result. UserError for records without boxes."""
-        asked = self._asked(predictor)
-        source = self.opened()
+        asked, source = self.needs(predictor)
         if isinstance(source, JsonLines):
             self._check(source, predictor, "in captions" in asked)
 
@@ -182,7 +181,7 @@ class Grounding(Evaluator):
             return self._scored(predictor, asked, made)
 
         with predictor.encoder.counting():
-            passed = self.passed(predictor, len(source), opened, work, "grounded pictures")
+            passed = self.passed(self.parts(predictor, len(source), opened, work, "grounded pictures"))
         found = [one for part in passed.found for one in part]
         if not found:
             raise UserError('grounding: no record has "boxes" with at least one name and box')
@@ -214,10 +213,8 @@ class Grounding(Evaluator):
 
     def _scored(self, predictor: Predictor, asked: Mapping[str, Asked], opened: Sequence[Opened]) -> list[Scored]:
         """What was found for each expression, in the order of the records."""
-        names = [
-            [_within(e, one) for e in self._expressions(one.record, predictor, "in captions" in asked)]
-            for one in opened
-        ]
+        by_words = "in captions" in asked
+        names = [[_within(e, one) for e in self._expressions(one.record, predictor, by_words)] for one in opened]
         flat = [(i, expression) for i, own in enumerate(names) for expression in own]
         found: dict[int, Scored] = {}
         for place, which in asked.items():
@@ -227,17 +224,13 @@ class Grounding(Evaluator):
             hidden: list[Sequence[int]] = []
             if which.target == "mlm":
                 hidden = [e.tokens or self._words(e.text, predictor) for e in own.values()]
-            pixels, image_of, texts = (
-                [one.pixels for one in opened],
-                [flat[n][0] for n in own],
-                [e.text for e in own.values()],
-            )
-            maps = token_maps(predictor, which, pixels, image_of, texts, hidden=hidden)
+            image_of, texts = [flat[n][0] for n in own], [e.text for e in own.values()]
+            maps = token_maps(predictor, which, [one.pixels for one in opened], image_of, texts, hidden=hidden)
             for (n, expression), i, heat in zip(own.items(), image_of, maps, strict=True):
                 boxes = detected(opened[i].record)
-                found[n] = self._score(
-                    heat, expression, opened[i], [e.box for e in names[i]] if boxes is None else boxes
-                )
+                if boxes is None:
+                    boxes = [other.box for other in names[i]]
+                found[n] = self._score(heat, expression, opened[i], boxes)
         return [found[n] for n in sorted(found)]
 
     def _words(self, text: str, predictor: Predictor) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from mmkit.evals.predictions import save_predictions
 from mmkit.evals.results.zeroshot import ZeroShotResult
 from mmkit.evals.zeroshot import best_of, found_in, labels_at
 from mmkit.inference.predictor import Predictor
-from mmkit.inference.sorting import picture_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +36,9 @@ class ImageClasses(Evaluator):
     head: str | None = None
     label_key: str = "label"
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the head is missing, or labels are none of its classes: known before training."""
-        self.read(predictor)
-
-    def read(self, predictor: Predictor) -> tuple[Any, Source, Tensor | None]:
+    def needs(self, predictor: Predictor) -> tuple[Any, Source, Tensor | None]:
         """The head, the source, and each record's class. UserError where they do not fit."""
-        head, source = picture_head(predictor.heads, self.head), self.opened()
+        head, source = predictor.sorter(self.head), self.opened()
         if unlabelled(source, self.label_key):
             if self.predictions is None:
                 raise UserError(
@@ -56,7 +51,7 @@ class ImageClasses(Evaluator):
 
     def evaluate(self, predictor: Predictor) -> ZeroShotResult:
         """UserError for a label that is no class, and a picture that cannot be read, unless ``bad`` leaves it out."""
-        head, source, labels = self.read(predictor)
+        head, source, labels = self.needs(predictor)
         k = min(5, len(head.classes))
 
         def work(rows: Sequence[int], made: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -65,7 +60,7 @@ class ImageClasses(Evaluator):
                 logits = finite(head.predict(predictor.features(samples)), "class scores").cpu()
             return best_of(logits.softmax(1), k, labels_at(labels, rows))
 
-        passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
+        passed = self.passed(self.parts(predictor, len(source), pixels_of(predictor, source), work))
         found = found_in(tuple(head.classes), labels, passed, by="classifier")
         save_predictions(self.predictions, lambda: found.predictions(source))
         return found

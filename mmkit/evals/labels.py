@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,10 @@ def label_test(source: Source, classes: str | Path | Sequence[str]) -> Callable[
     def wrong(label: Label) -> str | None:
         shown = own[label] if own is not None and isinstance(label, int) and 0 <= label < len(own) else label
         number = whole(shown)
-        counted = given.ordered and number is not None and 0 <= number < len(given.names)
-        return (
-            None
-            if counted or _comparable(shown) in known
-            else (f"label {shown!r} is none of the {len(given.names)} classes of {where}")
-        )
+        fits = given.ordered and number is not None and 0 <= number < len(given.names)
+        if fits or _comparable(shown) in known:
+            return None
+        return f"label {shown!r} is none of the {len(given.names)} classes of {where}"
 
     return wrong
 
@@ -186,7 +185,6 @@ def _by_number(found: Sequence[Label], given: ClassSet, where: str) -> list[int]
     written = {str(label).partition(".")[0] for label in found}
     if len(written) > len(set(numbers)):
         raise UserError(f"{where}: two labels are one number, as 1 and 01 are: {some(found, SHOWN)}; write it one way")
-    _check_begin(found, given.names, numbers, where)
     _tell_pairs(found, given.names, numbers, where, "labels are numbers")
     return numbers
 
@@ -201,27 +199,25 @@ def _by_order(found: Sequence[Label], given: ClassSet, where: str) -> list[int] 
         others = [label for label in found if not is_numeric(label)]
         what = f"numbers ({some(numeric, 3)}) beside texts ({some(others, 3)})" if others else some(numeric)
         raise UserError(f"{where}: the labels are {what}: not all are whole numbers. Write LABEL<TAB>name for each")
-    order = range(len(found))
-    _check_begin(found, given.names, order, where)
+    order = list(range(len(found)))
     _tell_pairs(found, given.names, order, where, "names in the order of the labels")
-    return list(order)
+    return order
 
 
-def _check_begin(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str) -> None:
-    """UserError where every name begins with its own label ("0,cat", "n01440764 tench"), which no prompt should."""
-    pairs = [(str(label), names[number]) for label, number in zip(found, numbers, strict=True)]
+def _tell_pairs(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str, how: str) -> None:
+    """Which label got which name: all of few, the first and last of many.
+
+    UserError where every name begins with its own label ("0,cat", "n01440764 tench"), which no prompt should.
+    """
+    order = sorted(zip(numbers, found, strict=True), key=itemgetter(0))
+    pairs = [(str(label), names[number]) for number, label in order]
     if all(re.match(rf"{re.escape(label)}[\s,;:.|=)]", name) for label, name in pairs):
         raise UserError(
             f"{where}: each name begins with its label ({pairs[0][1]!r}), which would stand in the prompts; write "
             "LABEL<TAB>name for each"
         )
-
-
-def _tell_pairs(found: Sequence[Label], names: Sequence[str], numbers: Sequence[int], where: str, how: str) -> None:
-    """Which label got which name: all of few, the first and last of many."""
-    order = sorted(zip(numbers, found, strict=True), key=lambda pair: pair[0])
-    pairs = [f"{label} = {names[number]}" for number, label in order]
-    shown = pairs if len(pairs) <= SHOWN else [*pairs[: SHOWN - 2], "...", *pairs[-2:]]
+    told = [f"{label} = {name}" for label, name in pairs]
+    shown = told if len(told) <= SHOWN else [*told[: SHOWN - 2], "...", *told[-2:]]
     if rank() == 0:
         log.info("%s: %s: %s", where, how, ", ".join(shown))
 

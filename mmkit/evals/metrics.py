@@ -13,7 +13,6 @@ from functools import partial
 from random import Random
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from PIL import Image
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
@@ -68,14 +67,13 @@ class Evaluation(Evaluator):
     target: str | None = "label"
     targets: partial[Any] | None = None
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the head or the source is missing: what is known before training."""
-        self.named_head(predictor)
-        self.opened()
+    def needs(self, predictor: Predictor) -> tuple[Any, Source]:
+        """The head and the source."""
+        return self.named_head(predictor), self.opened()
 
     def evaluate(self, predictor: Predictor) -> Any:
         """``Measured``; UserError where a picture cannot be read, or the batch lacks the target."""
-        head, source, metrics = self.named_head(predictor), self.opened(), self.made()
+        (head, source), metrics = self.needs(predictor), self.made()
         n = left = 0
         for part in self.predicted(predictor, head, source, self._target):
             n, left = n + len(part.rows), left + len(part.bad)
@@ -109,7 +107,7 @@ class Evaluation(Evaluator):
         target: called with the batch's targets and the numbers of its records.
         """
         asked, words = reads_words(head), predictor.tokenizer if predictor.reads_words else None
-        given = Given(tokenizer=words, transform=_Plain(predictor.transform))
+        given = Given(tokenizer=words, transform=lambda image, caption, rng: (predictor.transform(image), caption))
         targets = make_targets(self.targets, given)
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
@@ -189,13 +187,3 @@ def reads(predictor: Predictor, source: Source, targets: TargetEncoder, asked: b
         return Opened(record, pixels, caption, encoded(targets, record, rng))
 
     return opened
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """An evaluation transform in the form of a training transform."""
-
-    transform: Any
-
-    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
-        return self.transform(image), caption

@@ -75,17 +75,14 @@ class Retrieval(Evaluator):
         if self.rerank_top is not None and self.rerank_top < 1:
             raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the source is missing or the model lacks what this needs: what is known before training."""
-        self._source(predictor)
-
-    def _source(self, predictor: Predictor) -> Source:
+    def needs(self, predictor: Predictor) -> Source:
+        """The source; UserError where the model cannot do what is asked."""
         needs_of(predictor, self.rerank_top)
         return self.opened()
 
     def evaluate(self, predictor: Predictor) -> RetrievalResult:
         """UserError where a picture cannot be read, or the model lacks what re-ranking needs."""
-        source = self._source(predictor)
+        source = self.needs(predictor)
         pairs = Pairs.read(source)
         with predictor.encoder.counting(pairs.texts):
             return self._evaluate(predictor, source, pairs)
@@ -168,7 +165,7 @@ class Retrieval(Evaluator):
                 held.put(pictures[0], tokens)
             return predictor.embed_image(tokens) if joint else torch.empty(len(pictures), 0)
 
-        passed = self.passed(predictor, len(rows), lambda picture: opens(rows[picture]), work)
+        passed = self.passed(self.parts(predictor, len(rows), lambda picture: opens(rows[picture]), work))
         held.renumber(passed.rows)
         return held, finite(torch.cat(passed.found), "picture embeddings"), passed
 

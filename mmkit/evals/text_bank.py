@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,7 +24,7 @@ from mmkit.evals.evaluator import encode_texts
 from mmkit.files import write_tensors
 from mmkit.inference.fingerprint import fingerprint
 from mmkit.inference.predictor import Predictor
-from mmkit.ranks import gather, rank
+from mmkit.ranks import on_first
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +47,11 @@ def class_bank(
     """
     if folder is None:
         return _made(predictor, names, templates, batch_size)
-    path = Path(folder) / f"{fingerprint(predictor, names, templates)}.safetensors" if rank() == 0 else None
-    found = None if path is None else _read(path, (len(names), predictor.model.spec.embed_dim))
-    here = torch.tensor([found is not None], device=predictor.device)
-    if bool(gather(here)[0]):  # the first process has it: all take it from there
-        blank = torch.zeros(len(names), predictor.model.spec.embed_dim)
-        return gather((blank if found is None else found).to(predictor.device))[: len(names)].cpu()
-    bank = _made(predictor, names, templates, batch_size)
-    if path is not None:
-        _write(path, bank)
+    path = on_first(lambda: Path(folder) / f"{fingerprint(predictor, names, templates)}.safetensors")
+    bank = on_first(lambda: _read(path, (len(names), predictor.model.spec.embed_dim)))
+    if bank is None:
+        made = bank = _made(predictor, names, templates, batch_size)
+        on_first(lambda: _write(path, made))
     return bank
 
 

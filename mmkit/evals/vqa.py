@@ -102,15 +102,13 @@ class VQA(Evaluator):
         if self.bad is not None and self.predictions is not None:
             raise UserError("--max-bad (bad=) leaves questions out; a file of --predictions answers all of them")
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where this evaluation is sure to fail with this model; for before training. Reads few records."""
-        self._answering(predictor, self.opened())
-
-    def _answering(self, predictor: Predictor, source: Source) -> Answering:
+    def needs(self, predictor: Predictor) -> tuple[Answering, Source]:
+        """What answers, from which list, and the source. Reads few records."""
+        source = self.opened()
         answering = predictor.answering(self.answers, self.generate)
         first = source[0]
         if self.predictions is not None and not first.targets.get("answers"):
-            return answering
+            return answering, source
         try:
             given_answers(first)
         except UserError as error:
@@ -119,12 +117,11 @@ class VQA(Evaluator):
             raise UserError(f"{error}. A test split without answers can be answered with --predictions FILE") from error
         if answering.answers:
             check_coverage(source, answering.answers, where="the list of answers to choose from", limit=LOOKED_AT)
-        return answering
+        return answering, source
 
     def evaluate(self, predictor: Predictor) -> VQAResult:
         """UserError where some questions have answers and others do not, and for a picture that cannot be read."""
-        source = self.opened()
-        answering = self._answering(predictor, source)
+        answering, source = self.needs(predictor)
         asked = self._asked(source)
         order = sorted(range(len(asked)), key=lambda i: asked[i].image_id)
         opens = pixels_of(predictor, source)
@@ -146,7 +143,7 @@ class VQA(Evaluator):
             return answers_to(predictor, samples, answering)
 
         with predictor.encoder.counting([one.question for one in asked], "question"):
-            found = self.passed(predictor, len(order), once, work, "questions", shows)
+            found = self.passed(self.parts(predictor, len(order), once, work, "questions", shows))
         best = dict(zip((order[place] for place in found.rows), (b for part in found.found for b in part), strict=True))
         kept = sorted(best)
         scores = None

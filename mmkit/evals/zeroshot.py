@@ -69,10 +69,10 @@ class ZeroShot(Evaluator):
         if self.rerank_top is not None and self.rerank_top < 1:
             raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
-    def check(self, predictor: Predictor) -> None:
-        """UserError where the source or names are missing or the model lacks what this needs: known before training."""
+    def needs(self, predictor: Predictor) -> Task:
+        """What ``read`` gives; UserError also where the model cannot do what is asked."""
         needs_of(predictor, self.rerank_top)
-        self.read()
+        return self.read()
 
     def read(self) -> Task:
         """The source, the names of the classes, and each record's class: what is known without a model.
@@ -145,7 +145,7 @@ class ZeroShot(Evaluator):
             chosen = found["top"][:, : self.rerank_top].sort(1).values
             return found | _again(chosen, _matching(predictor, tokens, prompts, chosen, len(names)), own)
 
-        passed = self.passed(predictor, len(source), pixels_of(predictor, source), work)
+        passed = self.passed(self.parts(predictor, len(source), pixels_of(predictor, source), work))
         by: By = "matching head" if bank is None else "joint space"
         return replace(found_in(names, labels, passed, by), rerank_top=self.rerank_top)
 

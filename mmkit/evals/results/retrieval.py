@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from mmkit.evals.evaluator import counted, nested
+from mmkit.evals.evaluator import counted
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.recall import KS
 from mmkit.evals.results.reranking import Reranking
+from mmkit.files import nested
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mmkit.data.records import Source, described
-from mmkit.evals.evaluator import counted, nested
+from mmkit.evals.evaluator import counted
 from mmkit.evals.intervals import wilson
 from mmkit.evals.results.confusion import confused_pairs
 from mmkit.evals.results.reranking import Reranking
-from mmkit.files import writing
+from mmkit.files import nested, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
