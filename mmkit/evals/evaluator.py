@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -27,7 +28,7 @@ from mmkit.data.records import Source
 from mmkit.errors import UserError
 from mmkit.evals.predictions import check_predictions
 from mmkit.inference.predictor import Predictor
-from mmkit.ranks import gather, rank, world_size
+from mmkit.ranks import rank, world_size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -187,21 +188,16 @@ def own_units(items: int, size: int) -> Iterator[tuple[int, range]]:
         yield unit, range(unit * size, min(items, (unit + 1) * size))
 
 
-def gather_by_index(values: Tensor, index: Tensor, total: int, device: torch.device | str = "cpu") -> Tensor:
-    """Each rank's rows (n, ...) with their numbers (n,) int64 -> all rows (total, ...) in order, on the CPU.
+def joined(own: Sequence[tuple[int, tuple[Tensor, ...]]], total: int) -> tuple[Tensor, ...]:
+    """(unit number, tensors of a row for each of its items, on the CPU) of this rank -> those of all, in order.
 
-    ``device``: where the processes talk (the model's). RuntimeError unless every number came exactly once.
+    RuntimeError unless there are ``total`` rows and every unit came once.
     """
-    if world_size() > 1:
-        most = int(gather(torch.tensor([len(index)], device=device)).max())
-        rows = values.new_zeros(most, *values.shape[1:])
-        numbers = index.new_full((most,), -1)
-        rows[: len(index)], numbers[: len(index)] = values, index
-        rows, numbers = gather(rows.to(device)).cpu(), gather(numbers.to(device)).cpu()
-        values, index = rows[numbers >= 0], numbers[numbers >= 0]
-    if not torch.equal(index.sort().values, torch.arange(total)):
-        raise RuntimeError(f"evaluation lost or repeated items: {len(index)} results for {total} items")
-    return torch.empty_like(values).index_copy_(0, index, values)
+    found = sorted((unit for share in ranks.gather_objects(list(own)) for unit in share), key=itemgetter(0))
+    rows = sum(len(values[0]) for _, values in found)
+    if rows != total or len({number for number, _ in found}) < len(found):
+        raise RuntimeError(f"evaluation lost or repeated items: {rows} results for {total} items")
+    return tuple(torch.cat(parts) for parts in zip(*(values for _, values in found), strict=True))
 
 
 def together(work: Callable[[], T]) -> T:
@@ -224,17 +220,15 @@ def encode_texts(predictor: Predictor, texts: Sequence[str], batch_size: int, wh
     distinct = list(dict.fromkeys(texts))
     row = {text: i for i, text in enumerate(distinct)}
 
-    def share() -> tuple[Tensor, Tensor]:
-        parts = [torch.empty(0, predictor.model.spec.embed_dim)]
-        numbers: list[int] = []
+    def share() -> list[tuple[int, tuple[Tensor]]]:
+        parts: list[tuple[int, tuple[Tensor]]] = []
         for unit, items in own_units(len(distinct), batch_size):
-            parts.append(predictor.encode_text([distinct[i] for i in items], batch_size))
-            numbers += items
+            parts.append((unit, (predictor.encode_text([distinct[i] for i in items], batch_size),)))
             predictor.progress(what, min(len(distinct), (unit + 1) * batch_size), len(distinct))
-        return torch.cat(parts), torch.tensor(numbers, dtype=torch.int64)
+        return parts
 
-    embeddings = finite(gather_by_index(*together(share), len(distinct), predictor.device), "text embeddings")
-    return embeddings[[row[text] for text in texts]]
+    (embeddings,) = joined(together(share), len(distinct))
+    return finite(embeddings, "text embeddings")[[row[text] for text in texts]]
 
 
 def finite(values: Tensor, what: str) -> Tensor:

@@ -94,6 +94,8 @@ def answered(found: Tensor, k: int) -> Tensor:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """(Q, C) -> (Q, min(k, C)) int64: the best candidates in ascending order of index; of equals, the lower indices."""
     k = min(k, scores.shape[1])
+    if not k:
+        return torch.empty(len(scores), 0, dtype=torch.int64, device=scores.device)
     last = scores.topk(k, dim=1).values[:, -1:]
     above, equal = scores > last, scores == last
     chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))

@@ -28,7 +28,7 @@ from mmkit.evals.evaluator import (
     Passed,
     encode_texts,
     finite,
-    gather_by_index,
+    joined,
     needs_of,
     own_units,
     pixels_of,
@@ -42,7 +42,7 @@ from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalResult, rows_of
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
-from mmkit.ranks import gather
+from mmkit.ranks import gather_objects
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]
 
@@ -113,7 +113,7 @@ class Retrieval(Evaluator):
 
         return RetrievalResult(
             images=len(pairs.rows), texts=len(pairs.texts), rerank_top=self.rerank_top, judged=judged,
-            by="joint space" if joint else "matching head", held_bytes=total(held.nbytes, predictor),
+            by="joint space" if joint else "matching head", held_bytes=sum(gather_objects(held.nbytes)),
             rates=of_each(lambda at, _: recall_of(at)), intervals=of_each(lambda at, w: _intervals(at, w, pairs)),
             chance={rule: {w: relevant[w][rule].chance() for w in NAMES} for rule in AGAIN}, left_out=passed.left_out,
         )  # fmt: skip
@@ -171,27 +171,16 @@ class Retrieval(Evaluator):
 
     def _search(self, predictor: Predictor, query: Tensor, candidate: Tensor, relevant: ByRule) -> Found:
         """Where the right candidates of each query stand, and the best ones, as far as these are wanted."""
-        k, shown = min(self.rerank_top or 0, len(candidate)), min(SHOWN, len(candidate)) if self.predictions else 0
-        device = predictor.device
-        candidate = candidate.to(device)
-        rows = [torch.empty(0, 8 + k + shown, dtype=torch.int64)]
-        values = [torch.empty(0, shown)]
-        numbers: list[int] = []
-        for _, items in own_units(len(query), self.chunk):
+        device, candidate = predictor.device, candidate.to(predictor.device)
+        own = []
+        for unit, items in own_units(len(query), self.chunk):
             with torch.autocast(device.type, enabled=False):
                 scores = query[items.start : items.stop].to(device) @ candidate.T
-            row = [places(scores, which.mask(items).to(device)) for which in relevant.values()]
-            row += [top_k(scores, k)] if k else []
-            if shown:
-                row.append(sorted_top(scores, shown))
-                values.append(scores.gather(1, row[-1]).cpu())
-            rows.append(torch.cat(row, 1).cpu())
-            numbers += items
-        index = torch.tensor(numbers, dtype=torch.int64)
-        found = gather_by_index(torch.cat(rows), index, len(query), device)
-        ours, published, top, best = found.split([4, 4, k, shown], 1)
-        scores = gather_by_index(torch.cat(values), index, len(query), device) if shown else torch.empty(len(query), 0)
-        return Found(places={"": ours, "published": published}, best={"": (best, scores)}, top=top)
+            at = [places(scores, which.mask(items).to(device)) for which in relevant.values()]
+            top, best = top_k(scores, self.rerank_top or 0), sorted_top(scores, SHOWN if self.predictions else 0)
+            own.append((unit, tuple(part.cpu() for part in (*at, top, best, scores.gather(1, best)))))
+        *at, top, best, scores = joined(own, len(query))
+        return Found(places=dict(zip(relevant, at, strict=True)), best={"": (best, scores)}, top=top)
 
     def _match(
         self, predictor: Predictor, held: HeldTokens, texts: Sequence[str], tops: Mapping[str, Tensor], images: int
@@ -205,14 +194,15 @@ class Retrieval(Evaluator):
         }
         pairs = torch.cat([key.flatten() for key in keys.values()]).unique()
         image = pairs // len(number)
-        scores, index = together(lambda: self._match_share(predictor, held, list(number), image, pairs % len(number)))
-        found = finite(gather_by_index(scores, index, len(pairs), predictor.device), "matching scores")
-        return {way: found[torch.searchsorted(pairs, key)] for way, key in keys.items()}
+        own = together(lambda: self._match_share(predictor, held, list(number), image, pairs % len(number)))
+        (logits,) = joined(own, len(pairs))
+        finite(logits, "matching scores")
+        return {way: logits[torch.searchsorted(pairs, key)] for way, key in keys.items()}
 
     def _match_share(
         self, predictor: Predictor, held: HeldTokens, words: Sequence[str], image: Tensor, text: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The scores of the pairs whose pictures are this rank's, and their numbers."""
+    ) -> list[tuple[int, tuple[Tensor]]]:
+        """For ``joined``: the scores of the pairs whose pictures this rank holds, by the first picture of a batch."""
         bounds = (torch.searchsorted(image, torch.tensor([first, first + held.pictures(first)])) for first in held)
         own = [torch.arange(int(low), int(high)) for low, high in bounds]
         index = torch.cat([torch.empty(0, dtype=torch.int64), *own])
@@ -221,19 +211,16 @@ class Retrieval(Evaluator):
         needed = [i for unit in units.tolist() for i in range(unit * size, min(len(words), (unit + 1) * size))]
         bank = TokenBank(predictor.text_tokens([words[i] for i in needed], size))
         row = torch.searchsorted(units, text[index] // size) * size + text[index] % size
-        scores, done = [torch.empty(0, 2)], 0
+        scores: list[tuple[int, tuple[Tensor]]] = []
+        done = 0
         for first, part in zip(held, own, strict=True):
             pairs = torch.stack([image[part] - first, row[done : done + len(part)]], 1)
             tokens = held.take(first, predictor.device)
-            scores.append(predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score="logits"))
+            logits = predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score="logits")
+            scores.append((first, (logits,)))
             done += len(part)
             predictor.progress("matching pairs", done, len(index))
-        return torch.cat(scores), index
-
-
-def total(number: int, predictor: Predictor) -> int:
-    """The sum over the processes."""
-    return int(gather(torch.tensor([number], device=predictor.device)).sum())
+        return scores
 
 
 def reranked(found: Tensor, top: Tensor, scores: Tensor, relevance: Relevance) -> Tensor:

@@ -205,16 +205,13 @@ class Predictor:
         )  # fmt: skip
         batch = collate(samples).to(self.device)
         f = Features(self.model, batch)
-        first: dict[int, int] = {}
-        shows = [first.setdefault(id(sample.pixels), row) for row, sample in enumerate(samples)]
-        if len(first) < len(samples):
-            own = list(first.values())
+        number: dict[int, int] = {}
+        shows = [number.setdefault(id(sample.pixels), len(number)) for sample in samples]
+        if len(number) < len(samples):
+            own = [shows.index(picture) for picture in range(len(number))]
             beside = () if batch.pixel_mask is None else (batch.pixel_mask[own],)
-            place = {row: i for i, row in enumerate(own)}
-            f.take_image(
-                self.model.encode_image(batch.pixels[own], *beside),
-                torch.tensor([place[row] for row in shows], device=self.device),
-            )  # fmt: skip
+            image = self.model.encode_image(batch.pixels[own], *beside)
+            f.take_image(image, torch.tensor(shows, device=self.device))
         return f
 
     def embed_image(self, image: Tokens) -> Tensor:
@@ -360,8 +357,7 @@ class Predictor:
         pixels, mask = stack_pixels(rows)
         beside = () if mask is None else (mask.to(self.device),)
         with self.inference():
-            tokens: Tokens = self.model.encode_image(pixels.to(self.device), *beside)
-            return tokens
+            return self.model.encode_image(pixels.to(self.device), *beside)
 
     def pixels(self, image: Picture, number: int = 0) -> Tensor:
         """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""

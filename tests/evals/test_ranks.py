@@ -9,7 +9,7 @@ import torch
 
 from mmkit.errors import UserError
 from mmkit.evals.classification import Classification
-from mmkit.evals.evaluator import gather_by_index, own_units
+from mmkit.evals.evaluator import joined, own_units
 from mmkit.evals.image_classes import ImageClasses
 from mmkit.evals.metrics import Evaluation
 from mmkit.evals.retrieval import Retrieval
@@ -100,7 +100,7 @@ def work(rank, world, folder):
         message = str(error)
     repeated = "no error"
     try:
-        gather_by_index(torch.zeros(2), torch.arange(2), 2 * world)
+        joined([(0, (torch.zeros(2),))], 2 * world)
     except RuntimeError as error:
         repeated = str(error)
     (folder / f"{rank}.json").write_text(json.dumps([found, message, repeated, files]))
@@ -133,6 +133,12 @@ def test_units_cover_everything_once(monkeypatch):
 
 def test_lost_items_are_an_error():
     with pytest.raises(RuntimeError, match="2 results for 3 items"):
-        gather_by_index(torch.zeros(2), torch.tensor([0, 2]), 3)
+        joined([(0, (torch.zeros(1),)), (2, (torch.zeros(1),))], 3)
     with pytest.raises(RuntimeError, match="3 results for 3 items"):
-        gather_by_index(torch.zeros(3), torch.tensor([0, 2, 2]), 3)
+        joined([(0, (torch.zeros(1),)), (1, (torch.zeros(1),)), (1, (torch.zeros(1),))], 3)
+
+
+def test_units_are_joined_in_their_order():
+    first, second = torch.arange(2), torch.tensor([[5.0]])
+    found = joined([(3, (second[0].long(), second)), (1, (first, torch.zeros(2, 1)))], 3)
+    assert [part.tolist() for part in found] == [[0, 1, 5], [[0.0], [0.0], [5.0]]]
