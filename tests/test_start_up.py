@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -82,13 +84,14 @@ def with_one(name: str, parser: argparse.ArgumentParser, dest: str = "", value: 
 
 
 COMMANDS = dict(leaves(make_parser()))
+BROKEN = ("broken.jsonl", "broken.csv", "broken.parquet", "none.parquet")
 CASES = {
     f"{name} {action.dest}={wrong}": with_one(name, parser, action.dest, wrong)
     for name, parser in COMMANDS.items()
     for action in parser._actions
     if action.nargs != 0 and action.type in (None, Path) and not action.choices
     and action.dest not in WRITTEN | WORDS
-    for wrong in (MISSING, *(("broken.jsonl", "broken.csv") if action.dest in ("data", "source") else ()))
+    for wrong in (MISSING, *(BROKEN if action.dest in ("data", "source") else ()))
 }  # fmt: skip
 CASES |= {f"{name} --nosuch": [*with_one(name, parser), "--nosuch"] for name, parser in COMMANDS.items()}
 CASES |= {
@@ -97,12 +100,14 @@ CASES |= {
     "no model": ["classify", "--model", "theirs", "--data", "rows.jsonl"],
     "layout": ["convert", "none/none", "model", "new"],
     "layout of one's own": ["convert", "none/none.py:MINE", "model", "new"],
+    "split": ["data", "check", "paths", "--split", "none"],
     "reverse": ["convert", "albef", "none/none", "new", "--reverse"],
     "config of a batch": ["data", "show", "none/none.py", "--out", "new.png"],
 }
 RIGHT_ONES = {
     "help": ["--help"], "help of one": ["retrieval", "--help"], "JSON lines": ["data", "check", "rows.jsonl"],
     "CSV": ["data", "check", "rows.csv"], "folder": ["data", "check", "pictures"],
+    "Parquet": ["data", "check", "rows.parquet"], "Parquet of paths": ["data", "check", "paths"],
     "info": ["info", "model"], "info of weights": ["info", "model/model.safetensors"],
 }  # fmt: skip
 
@@ -128,6 +133,14 @@ def said(tmp_path_factory):
     (folder / "refs.p").write_bytes(pickle.dumps([{"ref_id": 1, "ann_id": 2, "image_id": 3, "split": "val"}], 0))
     (folder / "boxes.json").write_text(json.dumps({"annotations": [{"id": 2, "bbox": [0, 0, 4, 4]}]}))
     (folder / "broken.jsonl").write_text('{"image": \n')
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    (folder / "paths").mkdir()
+    for name, pictures in (
+        ("rows", [(folder / row["image"]).read_bytes() for row in rows]),
+        ("paths/test-0", [f"../{row['image']}" for row in rows]),
+    ):
+        columns = {"image": pictures, "caption": ["a dog", "a cat"], "image_id": [1, 2]}
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
     (folder / "broken.csv").write_text('image,caption\npictures/0.png,"a\n')
     (folder / "model/tokenizer").mkdir(parents=True)
     saved = json.loads((Path(__file__).parent / "oracles/folders_0_1_0.json").read_text())["wordpiece"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mmkit.data.picture_files import CHECK_LIMIT, MOST_PAIRS, PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, tidy_captions
+from mmkit.data.sources.arrow import BATCH, open_rows
 from mmkit.data.text_files import id_of, is_absent, is_null
 from mmkit.errors import UserError
 
@@ -44,25 +45,21 @@ class HuggingFace:
     ) -> None:
         self.name, self.image, self.caption, self.image_id = str(name), image, caption, image_id
         self.targets = dict(targets or {})
-        self.data = _load(self.name, split, config)
+        self.rows = open_rows(self.name, split, config)
         place = Path(self.name)
         self.root = place if place.is_dir() else place.parent if place.is_file() else None
         self.files = PictureFiles(self.root or Path())
-        self._check_columns()
-        if type(self.data.features[image]).__name__ == "Image":
-            from datasets import Image
-
-            self.data = self.data.cast_column(image, Image(decode=False))
+        self.rows.select(self._check_columns())
         self._check_captions()
         self._check_pictures()
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        row = self.data[index]
+        row = self.rows.row(index)
         key = f"{self.name}[{index}]"
         image = self._image(row[self.image], key)
         return Record(
@@ -70,36 +67,36 @@ class HuggingFace:
             captions=self._captions(row[self.caption], key) if self.caption is not None else (),
             image_id=self._id(row[self.image_id] if self.image_id is not None else None, image),
             key=key,
-            targets={target: row[column] for target, column in self.targets.items() if not is_null(row[column])},
+            targets={
+                target: self._image(row[column], key) if _is_picture(row[column]) else row[column]
+                for target, column in self.targets.items()
+                if not is_null(row[column])
+            },
         )
 
     def captions(self) -> Iterator[str]:
         """Every caption; reads that column alone."""
         if self.caption is not None:
-            for batch in self.data.select_columns([self.caption]).iter(1000):
-                for value in batch[self.caption]:
-                    yield from tidy_captions(value)
+            for value in self._column(self.caption):
+                yield from tidy_captions(value)
 
     def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         """(key, image_id, captions) of every record. Pictures are not decoded; read only where they are the ids."""
         wanted = [column for column in (self.caption, self.image_id) if column is not None]
-        for start, batch in self._batches(wanted if self.image_id is not None else [*wanted, self.image]):
+        for start, batch in self.rows.batches(wanted if self.image_id is not None else [*wanted, self.image]):
             for at in range(batch.num_rows):
                 key, given, image = f"{self.name}[{start + at}]", None, None
                 if self.image_id is not None:
                     given = batch[self.image_id][at].as_py()
-                    image = self._image(self.data[start + at][self.image], key) if is_absent(given) else b""
+                    image = self._image(self.rows.row(start + at)[self.image], key) if is_absent(given) else b""
                 else:
                     image = self._image(batch[self.image][at].as_py(), key)
                 captions = tidy_captions(batch[self.caption][at].as_py()) if self.caption is not None else ()
                 yield key, self._id(given, image), captions
 
-    def _batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
-        """(first row, Arrow table) of the whole, of these columns alone."""
-        data, start = self.data.select_columns(list(dict.fromkeys(columns))).with_format("arrow"), 0
-        for batch in data.iter(size):
-            yield start, batch
-            start += batch.num_rows
+    def _column(self, column: str) -> Iterator[Any]:
+        for _, batch in self.rows.batches([column]):
+            yield from batch[column].to_pylist()
 
     def _id(self, given: Any, image: Path | bytes) -> str:
         """What the column says, or what the picture is: its path, or its bytes."""
@@ -111,17 +108,13 @@ class HuggingFace:
     @property
     def class_names(self) -> list[str] | None:
         """What the numbers in ``targets["label"]`` are called, where the data set knows."""
-        names: list[str] | None = getattr(self.data.features.get(self.targets.get("label")), "names", None)
-        return names
+        column = self.targets.get("label")
+        return None if column is None else self.rows.class_names(column)
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record; reads that column alone."""
         column = self.targets.get(key)
-        if column is None:
-            yield from (None for _ in range(len(self)))
-            return
-        for batch in self.data.select_columns([column]).iter(1000):
-            yield from batch[column]
+        yield from (None for _ in range(len(self))) if column is None else self._column(column)
 
     def _image(self, value: Any, key: str) -> Path | bytes:
         if isinstance(value, dict):
@@ -146,28 +139,29 @@ class HuggingFace:
             raise UserError(f"{key}: {value} is relative, and {self.name} is no folder; download the data set into one")
         return Path(value) if self.root is None else self.files.path(value)
 
-    def _check_columns(self) -> None:
+    def _check_columns(self) -> list[str]:
+        """Those that are read; UserError where one is not there."""
         wanted = [c for c in (self.image, self.caption, self.image_id, *self.targets.values()) if c is not None]
-        unknown = [column for column in wanted if column not in self.data.column_names]
+        unknown = [column for column in wanted if column not in self.rows.names]
         if unknown:
             raise UserError(
-                f"{self.name}: no column {', '.join(unknown)}; it has {', '.join(self.data.column_names)}. "
+                f"{self.name}: no column {', '.join(unknown)}; it has {', '.join(self.rows.names)}. "
                 "Say which column is which with image=, caption=, image_id=, targets= (--columns on the command line)"
             )
+        return list(dict.fromkeys(wanted))
 
     def _check_captions(self) -> None:
         if self.caption is None:
             return
-        problems, rows = Problems(self.name, unit="row"), self.data.select_columns([self.caption])
-        if len(rows) > CHECK_LIMIT:
-            log.info("%s: checked the first %d of %d captions only", self.name, CHECK_LIMIT, len(rows))
-            rows = rows.select(range(CHECK_LIMIT))
-        for number, row in enumerate(rows):
+        problems, rows = Problems(self.name, unit="row"), len(self)
+        if rows > CHECK_LIMIT:
+            log.info("%s: checked the first %d of %d captions only", self.name, CHECK_LIMIT, rows)
+        for number, value in enumerate(islice(self._column(self.caption), CHECK_LIMIT)):
             try:
-                tidy_captions(row[self.caption])
+                tidy_captions(value)
             except ValueError as error:
                 problems.add(number, "bad caption", str(error))
-        problems.raise_if_any(len(rows))
+        problems.raise_if_any(min(rows, CHECK_LIMIT))
 
     def _check_pictures(self) -> None:
         """Rows without a picture, paths of missing ones, and ids of several pictures, told by their sizes."""
@@ -176,7 +170,7 @@ class HuggingFace:
         first: dict[str, tuple[int, int]] = {}
         paths: list[tuple[int | str, str, str | None]] = []
         compared = 0
-        for start, batch in self._batches(columns):
+        for start, batch in self.rows.batches(columns, BATCH):
             sizes, names = _sizes_and_paths(batch[self.image])
             ids = batch[self.image_id].to_pylist() if self.image_id is not None else [None] * batch.num_rows
             for at, (size, name, given) in enumerate(zip(sizes, names, ids, strict=True), start=start):
@@ -200,14 +194,18 @@ class HuggingFace:
         problems.raise_if_any(len(self))
 
     def _same(self, one: int, other: int) -> bool:
-        images = [self._image(self.data[row][self.image], f"{self.name}[{row}]") for row in (one, other)]
+        images = [self._image(self.rows.row(row)[self.image], f"{self.name}[{row}]") for row in (one, other)]
         return images[0] == images[1]
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is a picture as ``datasets`` keeps it."""
+    return isinstance(value, dict) and value.keys() == {"bytes", "path"}
 
 
 def columns_in(name: str | Path, split: str = "train", config: str | None = None) -> list[str]:
     """The names of a data set's columns; UserError where it cannot be loaded."""
-    names: list[str] = _load(str(name), split, config).column_names
-    return names
+    return open_rows(str(name), split, config).names
 
 
 def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
@@ -227,31 +225,3 @@ def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return nothing, column.to_pylist()
     return [1] * len(column), nothing  # of some other form, which is told as it is read
-
-
-def _load(name: str, split: str, config: str | None) -> Any:
-    import datasets
-
-    folder = Path(name)
-    try:
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(name)
-            if not isinstance(loaded, datasets.DatasetDict):
-                return loaded
-            if split not in loaded:
-                raise UserError(f"{name}: no split {split!r}; there are {', '.join(loaded)}")
-            return loaded[split]
-        if folder.is_file():
-            kind = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-            if folder.suffix.lower() not in kind:
-                raise UserError(f"{name}: not one of {', '.join(kind)}")
-            return datasets.load_dataset(kind[folder.suffix.lower()], data_files=name, split="train")
-        return datasets.load_dataset(name, config, split=split)
-    except UserError:
-        raise
-    except (OSError, ValueError, json.JSONDecodeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
-        hint = f" There is no such folder here; where there is a network: {fetch}, then give FOLDER"
-        hint = " Give --split" if "nknown split" in reason else "" if folder.exists() else hint
-        raise UserError(f"data set {name!r}, split {split!r}: cannot be loaded: {reason.rstrip('.')}.{hint}") from error

@@ -1,0 +1,176 @@
+"""Rows of Parquet files where they lie: those that ``datasets`` gives, in order and in none."""
+
+import pickle
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets.data_files import DataFilesDict, get_data_patterns
+
+from mmkit.data.sources import arrow
+from mmkit.data.sources.arrow import Loaded, Parquet, open_rows
+from mmkit.data.sources.hugging_face import HuggingFace
+from mmkit.errors import UserError
+
+FEATURES = datasets.Features({
+    "image": datasets.Image(), "caption": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"]),
+    "boxes": [{"name": datasets.Value("string"), "box": datasets.List(datasets.Value("int32"))}],
+})  # fmt: skip
+
+
+def table(first, n):
+    rows = [
+        {
+            "image": {"bytes": b"%d" % i, "path": f"{i}.png"}, "caption": f"row {i}", "label": i % 2,
+            "boxes": [{"name": "dog", "box": [i, 0]}] * (i % 3),
+        }
+        for i in range(first, first + n)
+    ]  # fmt: skip
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Two files of 40 and 25 rows, in groups of 12 and 10 rows."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(arrow, "BATCH", 5)
+    monkeypatch.setattr(arrow, "FAR", 15)
+    names = [tmp_path / "rows/test-0.parquet", tmp_path / "rows/test-1.parquet"]
+    names[0].parent.mkdir()
+    table(0, 40).to_parquet(str(names[0]), batch_size=12)
+    table(40, 25).to_parquet(str(names[1]), batch_size=10)
+    assert [pq.read_metadata(name).num_row_groups for name in names] == [4, 3]
+    return names
+
+
+def never():
+    raise AssertionError("loaded by datasets")
+
+
+def all_of(rows):
+    return [rows.row(i) for i in range(len(rows))]
+
+
+def test_rows_are_those_that_datasets_gives(files):
+    ours, theirs = Parquet(files, never), Loaded(datasets.concatenate_datasets([table(0, 40), table(40, 25)]))
+    assert (len(ours), ours.names) == (len(theirs), theirs.names) == (65, list(FEATURES))
+    assert all_of(ours) == all_of(theirs)
+    assert ours.row(64)["boxes"] == [{"name": "dog", "box": [64, 0]}]
+    for rows in (ours, theirs):
+        assert [rows.class_names(name) for name in FEATURES] == [None, None, ["a", "b"], None]
+        batches = list(rows.batches(["label", "caption", "label"], 7))
+        assert [start for start, _ in batches] == [sum(b.num_rows for _, b in batches[:k]) for k in range(len(batches))]
+        assert max(batch.num_rows for _, batch in batches) == 7
+        assert [text for _, batch in batches for text in batch["caption"].to_pylist()] == [
+            f"row {i}" for i in range(65)
+        ]
+        assert batches[0][1].schema.names == ["label", "caption"]
+        rows.select(["caption"])
+        assert rows.row(13) == {"caption": "row 13"}
+
+
+@pytest.mark.parametrize("order", [range(0, 65, 4), range(3, 65, 15), [2, 0, 3, 1, 5, 4, 12, 11, 9, 20, 18, 64, 50]])
+def test_rows_that_are_near_are_read_in_passing(files, order):
+    rows = Parquet(files, never)
+    assert [rows.row(i)["caption"] for i in order] == [f"row {i}" for i in order]
+
+
+def test_who_reads_in_no_order_gets_what_datasets_loads(files, monkeypatch):
+    monkeypatch.setattr(arrow, "FAR", 1)
+    made = []
+
+    def copy():
+        made.append(Loaded(datasets.concatenate_datasets([table(0, 40), table(40, 25)])))
+        return made[-1]
+
+    rows = Parquet(files, copy)
+    rows.select(["caption"])
+    order = [60, 2, 55, 3, 62, 1, 50, 8]
+    for copies in (0, 1):
+        assert [rows.row(i) for i in order] == [{"caption": f"row {i}"} for i in order]
+        assert len(made) == copies
+
+
+def test_a_row_far_inside_of_a_group_is_no_reason_to_read_all_before_it(files, monkeypatch):
+    monkeypatch.setattr(arrow, "FAR", 1)
+    loaded = Loaded(table(0, 65))
+    assert Parquet(files, lambda: loaded)._loaded is None
+    rows = Parquet(files, lambda: loaded)
+    rows.row(8)
+    assert rows._loaded is None
+    rows.row(12 + 9)
+    assert rows._loaded is loaded
+
+
+def test_several_threads_read_at_once(files):
+    rows, order = Parquet(files, lambda: Loaded(table(0, 65))), list(range(65)) * 3
+    random.Random(0).shuffle(order)
+    for given in (range(65), order):
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda i: rows.row(i)["caption"], given)) == [f"row {i}" for i in given]
+
+
+def test_a_copy_in_another_process_reads_on(files):
+    source = HuggingFace(files[0].parent, split="test")
+    wanted = [source[i] for i in range(65)]
+    again = pickle.loads(pickle.dumps(source))
+    assert [again[i] for i in range(65)] == wanted
+    assert isinstance(source.rows, Parquet)
+
+
+def test_a_picture_among_the_targets_stays_encoded(files):
+    source = HuggingFace(files[0], targets={"second": "image"})
+    assert source[7].targets == {"second": b"7"} == {"second": source[7].image}
+
+
+@pytest.mark.parametrize("names", [
+    ["a.parquet", "b.parquet"], ["train.parquet", "test.parquet"], ["train-1.parquet", "train-0.parquet", "x.parquet"],
+    ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/odd-00000-of-00001-ab.parquet"],
+    ["train/a.parquet", "val/b.parquet", "test.parquet"], ["my_dev_set/a.parquet", "rest.parquet"],
+    ["training.parquet", "trains.parquet", "2test3.parquet"], ["data/eval.parquet", "data/evals.parquet"],
+    ["contest.parquet", "latest-valid.parquet"], ["test/train.parquet", "train.parquet"], [".a.parquet", "a.parquet"],
+])  # fmt: skip
+def test_files_are_of_the_splits_that_datasets_finds(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [1]}), tmp_path / name)
+    found = DataFilesDict.from_patterns(get_data_patterns(str(tmp_path)), base_path=str(tmp_path))
+    for split, files in found.items():
+        assert list(map(str, arrow._parquet_files(tmp_path, split))) == list(files)
+    with pytest.raises(UserError, match=r"split 'none': cannot be loaded: there are \['.*\]\. Give --split"):
+        open_rows(str(tmp_path), "none", None)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("README.md", b"---\nconfigs:\n- config_name: default\n---"), ("b.csv", b"x\n1\n"), ("_more.parquet", b""),
+    ("_more/b.parquet", b""),
+])  # fmt: skip
+def test_what_only_datasets_can_tell_is_left_to_it(tmp_path, name, content):
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\nThe configs: many")
+    assert arrow._parquet_files(tmp_path, "train") == [tmp_path / "a.parquet"]
+    assert arrow._parquet_files(tmp_path, "train[:1]") is None
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    assert arrow._parquet_files(tmp_path, "train") is None
+
+
+def test_bad_files_are_named(tmp_path, files):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table")
+    for name, said in (
+        ("bad.parquet", "bad.parquet: cannot be loaded, damaged"),
+        ("no.parquet", "no.parquet: no such"),
+    ):
+        with pytest.raises(UserError, match=said):
+            open_rows(str(tmp_path / name), "test", None)
+    pq.write_table(pa.table({"x": [1]}), files[0].with_name("test-2.parquet"))
+    with pytest.raises(UserError, match=r"test-2.parquet: has the columns x; .*test-0.parquet has image, caption"):
+        open_rows(str(files[0].parent), "test", None)
+    rows = Parquet(files, never)
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[:4] + b"\xff" * 400 + content[404:])
+    with pytest.raises(UserError, match=r"test-1.parquet: damaged, or changed meanwhile"):
+        all_of(rows)
