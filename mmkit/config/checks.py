@@ -21,6 +21,7 @@ def validate(exp: Experiment, world: int = 1) -> Experiment:
     _check_run(exp)
     _check_data(exp)
     _check_heads(exp, world)
+    _check_sizes(exp)
     _check_image_size(exp)
     _check_warmup(exp)
     _check_rates(exp)
@@ -126,11 +127,15 @@ def _check_heads(exp: Experiment, world: int) -> None:
             hint = nearest(name, exp.heads)
             raise UserError(f"weights.{name}: there is no such head{hint}; heads are {sorted(exp.heads)}")
         if not isinstance(weight, (int, float)):
-            _positive(f"weights.{name}", weight, ("steps",), or_zero=True)
+            _positive(f"weights.{name}", weight, ("start", "end", "steps"), or_zero=True)
+        elif weight < 0:
+            raise UserError(f"weights.{name} = {weight}: must be positive, or 0")
     side_by_side = exp.data.batch_plan(world).rank_batch * world
     for name, head in exp.heads.items():
         if exp.data.masking is None and getattr(head.func, "needs_masking", False):
             raise UserError(f"heads.{name} learns from hidden words, and data.masking is None; give it a Masking")
+        if getattr(head.func, "needs_masking", False) and arguments_of(exp.data.masking).get("probability") == 0:
+            raise UserError(f"heads.{name} learns from hidden words, and data.masking.probability = 0 hides none")
         if side_by_side < 2 and getattr(head.func, "needs_negatives", False):
             raise UserError(
                 f"heads.{name} learns from the other samples of its batch as negatives, but the batch has "
@@ -138,9 +143,25 @@ def _check_heads(exp: Experiment, world: int) -> None:
             )
 
 
+def _check_sizes(exp: Experiment) -> None:
+    """UserError for a whole number below zero, which no part of mmkit's takes, and for widths and heads of zero."""
+    parts = {"model": exp.model, **{f"heads.{name}": head for name, head in exp.heads.items()}}
+    for path, part in parts.items():
+        if part is None or not part.func.__module__.startswith("mmkit."):
+            continue
+        for name, value in arguments_of(part).items():
+            if type(value) is int and (value < 0 or (value == 0 and name.endswith(("width", "heads")))):
+                least = "positive" if name.endswith(("width", "heads")) else "positive, or 0"
+                raise UserError(f"{path}.{name} = {value}: must be {least}")
+
+
 def _check_image_size(exp: Experiment) -> None:
     size = exp.data.image_size
     sides = height_width(size, "data.image_size")
+    for name in ("transform", "eval_transform"):
+        part = getattr(exp.data, name)
+        if part is not None and height_width(part.keywords.get("size", size), f"data.{name}.size") != sides:
+            raise UserError(f"data.{name}.size = {part.keywords['size']}: is data.image_size = {size}; set that one")
     arguments = {} if exp.model is None else arguments_of(exp.model)
     if "max_tokens" in arguments and arguments["max_tokens"] < exp.data.max_tokens:
         raise UserError(

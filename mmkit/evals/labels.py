@@ -90,6 +90,10 @@ def with_classes(
                 "the names of the classes (--classes FILE, class_names=), one for each number from 0"
             )
         names = [read_as(str(label)) for label in found]
+        if all(re.match(r"\d+[ ._-]+[^\W\d]", name) for name in names) and rank() == 0:
+            log.warning(
+                "the labels begin with numbers (%r), which stand in the prompts; give names by --classes", names[0]
+            )
         _tell_same(names, "the labels")
         return Relabelled(source, _numbers(source, found, range(len(found))), label_key), names
     given = read_classes(classes)

@@ -1,6 +1,6 @@
 import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes.albef import albef_mini
+from mmkit.models.sizes.albef import albef, albef_mini
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +186,11 @@ def changed(*changes, **fields):
     return override(experiment(**fields), changes)
 
 
+def sized(**transform):
+    exp = experiment()
+    return replace(exp, data=replace(exp.data, transform=partial(TrainTransform, **transform)))
+
+
 @pytest.mark.parametrize(
     ("exp", "parts"),
     [
@@ -209,6 +214,18 @@ def changed(*changes, **fields):
         (experiment(heads={"itc": partial(ITC, queue=4)}), ["heads.itc.queue", "'queue_size'"]),
         (experiment(heads={"itc": partial(ITC, queue_size="4")}), ["heads.itc.queue_size", "must be int"]),
         (experiment(teacher=Teacher(momentum=2)), ["teacher.momentum"]),
+        (changed("heads.itc.queue_size=-1"), ["heads.itc.queue_size = -1: must be positive, or 0"]),
+        (changed("heads.itc.queue_size=0"), []),
+        (experiment(model=partial(albef, image_size=96, max_tokens=32, text_depth=-1)), ["model.text_depth = -1"]),
+        (experiment(model=partial(albef, image_size=96, max_tokens=32, image_width=0)), ["image_width = 0: must be"]),
+        (experiment(model=partial(albef, image_size=96, max_tokens=32, fusion_depth=0, patch=12)), []),
+        (experiment(weights={"itc": -1.0}), ["weights.itc = -1.0: must be positive, or 0"]),
+        (experiment(weights={"itc": 0.0, "itm": Ramp(start=0.0, end=1.0, steps=0)}), []),
+        (experiment(weights={"itm": Ramp(start=0.0, end=-0.1, steps=5)}), ["weights.itm.end = -0.1"]),
+        (changed("data.masking.probability=0.0", heads={"mlm": partial(MLM)}), ["heads.mlm", "probability = 0 hides"]),
+        (changed("data.masking.probability=0.0"), []),
+        (sized(size=48), ["data.transform.size = 48", "data.image_size = 96"]),
+        (sized(size=(96, 96)), []),
     ],
 )
 def test_validate(exp, parts):
@@ -219,8 +236,6 @@ def test_validate(exp, parts):
 
 
 def test_validate_finds_the_patch_that_does_not_divide():
-    from mmkit.models.sizes.albef import albef
-
     exp = experiment(model=partial(albef, image_size=100, max_tokens=32, patch=16))
     fails(lambda: validate(override(exp, ["data.image_size=100"])), "data.image_size = 100", "model.patch = 16", "96")
 

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from mmkit.data.records import Record
 from mmkit.errors import UserError
 from mmkit.evals.labels import unlabelled, with_classes
 from tests.evals.parts import Pictures
@@ -205,3 +206,14 @@ def test_whether_there_are_labels():
     assert unlabelled(Names([-1, -1]))
     assert not unlabelled(Names([None, "dog"]))
     assert not unlabelled(Folders(3))
+
+
+@pytest.mark.parametrize(("labels", "warned"), [
+    (("001.Black_footed_Albatross", "002.Laysan_Albatross"), True), (("1 cat", "2-dog"), True),
+    (("001.Albatross", "finch"), False), (("2CV", "911"), False), (("n01 a", "n02 b"), False),
+])  # fmt: skip
+def test_numbers_before_the_labels_are_said(labels, warned, caplog):
+    logging.getLogger("mmkit").propagate = True
+    source = [Record(image=b"", captions=(), image_id=name, key=name, targets={"label": name}) for name in labels]
+    with_classes(source, None)
+    assert ("begin with numbers" in caplog.text) == warned

@@ -63,7 +63,10 @@ def is_data_set(spec: str) -> bool:
 
 def metadata_in(folder: Path) -> Path | None:
     """The file of what ``datasets`` calls an image folder, with file_name and text, or others, for each picture."""
-    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder}: {' and '.join(path.name for path in found)} may say different things; keep one")
+    return found[0] if found else None
 
 
 def read_data_set(name: str, wants: Wants, given: Options) -> Source:

@@ -24,10 +24,13 @@ HIDDEN = frozenset((
 
 @dataclass
 class Walk:
-    """What lies below a folder. pictures: sorted paths; left_out: how many things of which kind were not taken."""
+    """What lies below a folder. pictures: sorted paths; beside: files that may be of these; left_out: how many things
+    of which kind were not taken.
+    """
 
     folder: Path
     pictures: list[Path] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> str:
@@ -46,6 +49,9 @@ def walk(folder: str | Path, beside: Iterable[str] = ()) -> Walk:
     found = Walk(top)
     _into(top, [Path(os.path.realpath(top))], found, frozenset(beside))
     found.pictures.sort()
+    own = {picture.with_suffix("") for picture in found.pictures}
+    alone = [path for path in found.beside if path.with_suffix("") not in own]
+    found.left_out.update(f"{path.suffix.lower()} without its picture" for path in alone)
     return found
 
 
@@ -96,7 +102,9 @@ def _into(folder: Path, above: list[Path], found: Walk, beside: frozenset[str]) 
             found.left_out["link to nothing" if entry.is_symlink() else "no file"] += 1
         elif is_picture(path):
             found.pictures.append(path)
-        elif path.suffix.lower() not in beside:
+        elif path.suffix.lower() in beside:
+            found.beside.append(path)
+        else:
             found.left_out[path.suffix.lower() or "file without an ending"] += 1
 
 

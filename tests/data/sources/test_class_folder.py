@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mmkit.data.sources.class_folder import ClassFolder, is_class_folder
+from mmkit.data.sources.folder import Folder
+from mmkit.data.sources.open import open_source
 from mmkit.data.sources.walk import pictures_in, walk
 from mmkit.errors import UserError
 from mmkit.evals.labels import with_classes
@@ -187,3 +189,21 @@ def test_pictures_are_sorted_by_their_whole_path(tmp_path):
     assert found.pictures == sorted([tmp_path / "a" / "1.png", tmp_path / "a-b.png"])
     assert found.told() == ""
     assert walk(tmp_path).told() == "1 x .txt"
+
+
+def test_captions_without_a_picture_are_counted(tmp_path, told):
+    for name in ("a.png", "b.c.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    for name in ("a.txt", "b.c.txt", "b.txt", "A.txt"):
+        (tmp_path / name).write_text("a dog")
+    assert [Folder(tmp_path)[i].captions for i in range(2)] == [("a dog",)] * 2
+    assert "left out, as they are no pictures: 2 x .txt without its picture" in told.text
+
+
+def test_two_files_of_metadata_are_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\n")
+    assert open_source(tmp_path, {"caption"})[0].captions == ("one",)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "two"}\n')
+    with pytest.raises(UserError, match=r"metadata\.jsonl and metadata\.csv may say different things; keep one"):
+        open_source(tmp_path, {"caption"})
