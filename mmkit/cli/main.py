@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
+    for name, value in vars(args).items():
+        if isinstance(value, str | Path) and str(value).startswith("~/"):  # as in --out=~/run, which no shell expands
+            setattr(args, name, type(value)(os.path.expanduser(value)))
     try:
         live_with_launcher()
         check_output(args.json)

@@ -132,9 +132,10 @@ def _check_heads(exp: Experiment, world: int) -> None:
             raise UserError(f"weights.{name} = {weight}: must be positive, or 0")
     side_by_side = exp.data.batch_plan(world).rank_batch * world
     for name, head in exp.heads.items():
-        if exp.data.masking is None and getattr(head.func, "needs_masking", False):
+        masking = exp.data.masking
+        if masking is None and getattr(head.func, "needs_masking", False):
             raise UserError(f"heads.{name} learns from hidden words, and data.masking is None; give it a Masking")
-        if getattr(head.func, "needs_masking", False) and arguments_of(exp.data.masking).get("probability") == 0:
+        if masking and getattr(head.func, "needs_masking", False) and arguments_of(masking).get("probability") == 0:
             raise UserError(f"heads.{name} learns from hidden words, and data.masking.probability = 0 hides none")
         if side_by_side < 2 and getattr(head.func, "needs_negatives", False):
             raise UserError(

@@ -151,3 +151,14 @@ def test_what_the_system_refuses_is_said_without_a_trace(place, capsys):
     (place / "long.jsonl").write_text(json.dumps({"image": f"{name}.png", "caption": "red"}) + "\n")
     assert main(["data", "check", str(place / "long.jsonl")]) == 2
     assert "1 x missing picture" in capsys.readouterr().err
+
+
+def test_a_tilde_that_no_shell_expanded_is_the_home(place, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.chdir(place / "mine")
+    before = contents(place / "mine")
+    assert main(["data", "check", "~/records.jsonl", "--json=~/found.json"]) == 0
+    assert json.loads((place / "found.json").read_text())["records"] == 3
+    assert contents(place / "mine") == before
+    assert main(["data", "show", "~/records.jsonl", "--out=~/records.jsonl"]) == 2
+    assert "by this command too" in capsys.readouterr().err
