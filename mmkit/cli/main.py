@@ -60,8 +60,15 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 def add_changes(parser: argparse.ArgumentParser) -> None:
     """--set, of every command that runs a config: ``args.changes``, a list."""
     parser.add_argument(
-        "--set", action="extend", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting"
-    )
+        "--set", action="extend", default=[], metavar="path=value", nargs="+", dest="changes", help="change a setting",
+        type=_change,
+    )  # fmt: skip
+
+
+def _change(text: str) -> str:
+    if not text.partition("=")[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected path=value, for example run.steps=100")
+    return text
 
 
 def make_parser() -> argparse.ArgumentParser:

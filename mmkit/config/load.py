@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +28,12 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
     if match is None:
         raise UserError(f"{spec!r}: expected FILE.py or FILE.py:function(name=value)")
     path = config_file(match["file"])
+    name, arguments = _parse_call(spec, match["call"]) if match["call"] else ("", {})
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if name and not re.search(rf"\b{name}\b", text):  # nor does what it imports, in seconds, define it here
+        raise _no_function(path, name, re.findall(r"^def ([^\W_]\w*)", text, re.M))
     module = import_file(path)
     functions = _config_functions(module, returns)
-    name, arguments = _parse_call(spec, match["call"]) if match["call"] else ("", {})
     if name not in functions and callable(getattr(module, name, None)):
         raise UserError(f"{path}: {name} does not say what it returns: write def {name}(...) -> {returns}")
     if not functions:
@@ -38,9 +41,12 @@ def load_function(spec: str, returns: str) -> Callable[[], Any]:
     if not name:
         return functions[_only_function(path, functions)]
     if name not in functions:
-        has = ", ".join(sorted(functions))
-        raise UserError(f"{path}: no function {name!r}{nearest(name, functions)}; it has {has}")
+        raise _no_function(path, name, functions)
     return _bind(f"{path}:{name}", functions[name], arguments)
+
+
+def _no_function(path: Path, name: str, known: Iterable[str]) -> UserError:
+    return UserError(f"{path}: no function {name!r}{nearest(name, known)}; it has {', '.join(sorted(known)) or 'none'}")
 
 
 def config_file(name: str) -> Path:
