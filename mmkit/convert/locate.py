@@ -23,6 +23,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 INDEX = ".index.json"
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+PICTURES = (PROCESSOR, PREPROCESSOR, OPEN_CLIP_CONFIG)
+"""The files beside weights that tell how pictures are read; that which counts comes first."""
 FORMS = 'a file or folder, "timm:NAME" or "hf:OWNER/NAME"'
 
 

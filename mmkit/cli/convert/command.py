@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mmkit.convert")
 
 
-OPTIONS = ("tokenizer", "image_heads", "text_heads", "image_size", "activation", "answers")
+OPTIONS = ("tokenizer", "preprocessor", "image_heads", "text_heads", "image_size", "activation", "answers")
 
 
 def register(commands: Commands) -> None:
@@ -51,6 +51,10 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="the folder or hub name of the tokenizer that belongs to it"
     )
+    parser.add_argument(
+        "--preprocessor", metavar="FILE", type=Path,
+        help="what tells how pictures are read, where it is not beside the weights: a preprocessor_config.json, ...",
+    )  # fmt: skip
     for tower in ("image", "text"):
         parser.add_argument(
             f"--{tower}-heads", type=int, metavar="N", help="attention heads, where not one for each 64"
@@ -70,7 +74,7 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Convert, and say what was done with how many values."""
     from mmkit.convert.layouts.names import check_name
-    from mmkit.convert.locate import locate
+    from mmkit.convert.locate import PICTURES, locate
 
     if args.layout != "auto" or args.reverse:
         check_name(args.layout)
@@ -86,14 +90,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise UserError("--allow: of use with --reverse alone; a file of others brings no code")
     check_out(args.out, args.source, "folder")
     answers = _answers(args.answers) if args.answers else ()
+    if args.preprocessor is not None and not (args.preprocessor.name in PICTURES and args.preprocessor.is_file()):
+        raise UserError(f"--preprocessor {args.preprocessor}: no such file, or not called {' or '.join(PICTURES)}")
     path = locate(args.source)
     if args.tokenizer is not None:
         _check_reachable(args.tokenizer)
     from mmkit.convert.layouts.layout import Choices
+    from mmkit.convert.pictures.read import beside
 
+    files = PICTURES if args.preprocessor is None else (args.preprocessor.name,)
     choices = Choices(
         image_heads=args.image_heads, text_heads=args.text_heads, activation=args.activation,
         image_size=_size(args.image_size) if args.image_size else None, answers=answers,
+        pictures=beside(args.preprocessor or path, files),
     )  # fmt: skip
     return convert(args.layout, path, args.source, args.out, choices, args.tokenizer, args.weights)
 
@@ -125,7 +134,6 @@ def convert(
     UserError where it has another layout, or a key is left over.
     """
     from mmkit.convert.layouts.known import named
-    from mmkit.convert.pictures.read import beside
     from mmkit.convert.read_file import read_checkpoint
     from mmkit.convert.tables.table import about, read, said_of_dropped
 
@@ -138,7 +146,7 @@ def convert(
     if layout.recipe is None:
         raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
     with about(file.path, f", as {layout.name}"):
-        recipe = layout.recipe(file.state, replace(choices, config=file.config, pictures=beside(file.path)))
+        recipe = layout.recipe(file.state, replace(choices, config=file.config))
         state = read(recipe.rows, file.state)
         tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
         rest = _save(out, layout, recipe, state, tokenizer)
@@ -163,7 +171,7 @@ def _check_taken(layout: Layout, choices: Choices) -> None:
     plain = Choices()
     if layout.takes is None:
         return
-    given = [name for name in OPTIONS if name != "tokenizer" and getattr(choices, name) != getattr(plain, name)]
+    given = [name for name in OPTIONS[2:] if getattr(choices, name) != getattr(plain, name)]
     for name in given:
         if name not in layout.takes:
             users = ", ".join(other.name for other in LAYOUTS if other.takes and name in other.takes)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mmkit.convert.locate import OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR
+from mmkit.convert.locate import OPEN_CLIP_CONFIG, PICTURES, PREPROCESSOR, PROCESSOR
 from mmkit.data.images.centre_crop import CentreCrop, Odd
 from mmkit.data.images.resizing import RESAMPLE, Fit, Resample
 from mmkit.data.images.size import Size, height_width
@@ -120,17 +120,14 @@ class Reading:
         )  # fmt: skip
 
 
-def beside(path: Path) -> dict[str, Settings]:
-    """The settings in the folder of a weights file, by the name of their file; that which counts comes first."""
+def beside(path: Path, names: Sequence[str] = PICTURES) -> dict[str, Settings]:
+    """The settings in the folder of a weights file, of these files, by their names; that which counts comes first."""
+    said = {name: read_json(file, strict=True) for name in names if (file := path.parent / name).is_file()}
     found: dict[str, Settings] = {}
-    if (file := path.parent / PROCESSOR).is_file():
-        nested = read_json(file, strict=True)
-        found |= {f"{PROCESSOR}: {key}": nested[key] for key in ("image_processor",) if key in nested}
-    if (file := path.parent / PREPROCESSOR).is_file():
-        found[PREPROCESSOR] = read_json(file, strict=True)
-    if (file := path.parent / OPEN_CLIP_CONFIG).is_file():
-        said = read_json(file, strict=True)
-        found |= {OPEN_CLIP_CONFIG: said["preprocess_cfg"]} if "preprocess_cfg" in said else {}
+    for name, settings in said.items():
+        inner = {PROCESSOR: "image_processor", OPEN_CLIP_CONFIG: "preprocess_cfg"}.get(name)
+        if inner is None or inner in settings:
+            found[f"{name}: {inner}" if name == PROCESSOR else name] = settings if inner is None else settings[inner]
     return found
 
 

@@ -312,6 +312,24 @@ def test_features_of_open_clip_with_its_own_preprocessing(look, tmp_path, capsys
     near(mmkit.load(tmp_path / "ours").encode_image(shown), wanted)
 
 
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_what_lies_elsewhere_counts_alone(file, clip_of_transformers, tmp_path, capsys):
+    clip_of_transformers.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "other").mkdir()
+    for name, mean in (("preprocessor_config.json", 0.25), ("processor_config.json", 0.5)):
+        said = CLIP | {"image_mean": [mean] * 3}
+        inner = {"image_processor": said} if name == "processor_config.json" else said
+        (tmp_path / "other" / name).write_text(json.dumps(inner))
+    asked = ["auto", tmp_path / "theirs/model.safetensors", tmp_path / "ours", "--preprocessor"]
+    convert(capsys, *asked, tmp_path / "other" / file)
+    wanted = 0.25 if file == "preprocessor_config.json" else 0.5
+    assert mmkit.load(tmp_path / "ours").transform.mean == (wanted,) * 3
+    asked[2] = tmp_path / "again"
+    for name in (tmp_path / "other/none.json", tmp_path / "theirs/config.json", tmp_path / "preprocessor_config.json"):
+        assert main(["convert", *map(str, asked), str(name)]) == 2
+        assert f"--preprocessor {name}: no such file, or not called" in " ".join(capsys.readouterr().err.split())
+
+
 def test_without_a_file_what_is_taken_is_said(clip_of_transformers, tmp_path, capsys):
     clip_of_transformers.save_pretrained(tmp_path / "theirs")
     said = convert(capsys, "auto", tmp_path / "theirs", tmp_path / "ours")
