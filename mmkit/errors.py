@@ -1,10 +1,17 @@
 """The error for bad input, shown to people as its message alone, and the end of a run by a signal."""
 
 import signal
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message names the file, line, key or value, and what to do."""
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The first names, for a message, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
 
 
 class Stopped(KeyboardInterrupt):

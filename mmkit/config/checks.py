@@ -78,11 +78,8 @@ def _with_words(exp: Experiment) -> list[str]:
     parts = {f"heads.{name}": part for name, part in exp.heads.items()}
     parts |= {f"evals.{name}": part for name, part in exp.evals.items()}
     parts |= {} if exp.report is None else {"report": exp.report}
-    return [f"{name} ({part.func.__name__})" for name, part in parts.items() if _reads_words(part)]
-
-
-def _reads_words(part: Any) -> bool:
-    return bool(getattr(part.func, "needs_words", False))
+    readers = {name: part.func for name, part in parts.items() if getattr(part.func, "needs_words", False)}
+    return [f"{name} ({reader.__name__})" for name, reader in readers.items()]
 
 
 OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "best"}

@@ -39,14 +39,6 @@ class Ramp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedTeacher:
-    """A ``Teacher`` whose durations are optimizer steps: what ``Task`` takes."""
-
-    momentum: float
-    alpha: Ramp
-
-
-@dataclass(frozen=True, kw_only=True)
 class Teacher:
     """The momentum teacher: EMA factor per optimizer step, and the share of its word in the targets (ALBEF, 3.3)."""
 
@@ -54,10 +46,9 @@ class Teacher:
     alpha: float = 0.4
     alpha_ramp_epochs: float = 1.0
 
-    def resolve(self, steps_per_epoch: int) -> ResolvedTeacher:
-        """The same with the ramp in optimizer steps."""
-        steps = round(self.alpha_ramp_epochs * steps_per_epoch)
-        return ResolvedTeacher(momentum=self.momentum, alpha=Ramp(start=0.0, end=self.alpha, steps=steps))
+    def alpha_ramp(self, steps_per_epoch: int) -> Ramp:
+        """The share of its word by optimizer step."""
+        return Ramp(start=0.0, end=self.alpha, steps=round(self.alpha_ramp_epochs * steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)

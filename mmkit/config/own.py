@@ -23,17 +23,20 @@ log = logging.getLogger(__name__)
 
 def own_parts(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """(dotted path, ``module:name``) of what in dumped values is neither mmkit's, its projects', nor PyTorch's."""
-    if isinstance(data, list):
-        for number, value in enumerate(data):
-            yield from own_parts(value, f"{path}.{number}")
-    if not isinstance(data, Mapping):
+    for place, value in leaves(data, path):
+        above, _, key = place.rpartition(".")
+        is_part = key in FORMS and isinstance(value, str)
+        if is_part and value.split(":")[0].split(".")[0] not in (*FOREIGN, "projects"):
+            yield above, value
+
+
+def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, as ``--set`` names it, value) of all in dumped values that holds no other."""
+    if not isinstance(data, Mapping | list):
+        yield path, data
         return
-    for key, value in data.items():
-        if key in FORMS and isinstance(value, str):
-            if value.split(":")[0].split(".")[0] not in (*FOREIGN, "projects"):
-                yield path.lstrip("."), value
-        else:
-            yield from own_parts(value, path if key in ("args", "mapping", "tuple") else f"{path}.{key}")
+    for key, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+        yield from leaves(value, path if key in ("args", "mapping", "tuple") else f"{path}.{key}".lstrip("."))
 
 
 def modules_of(data: Any) -> list[str]:

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, find_weights
-from mmkit.convert.tables.table import State, shortened
-from mmkit.errors import UserError
+from mmkit.convert.tables.table import State
+from mmkit.errors import UserError, shortened
 from mmkit.files import inside, read_json, write_tensors, writing
 
 log = logging.getLogger(__name__)

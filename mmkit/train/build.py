@@ -175,10 +175,10 @@ def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
     model = exp.model(**{name: value for name, value in given.items() if name in known})
     check_words(exp, model.spec)
     heads = {name: head(model.spec) for name, head in exp.heads.items()}
-    if exp.teacher is None:
-        return Task(model, heads, weights=exp.weights, momentum=None, alpha=0.0, seed=exp.run.seed)
-    teacher = exp.teacher.resolve(steps_per_epoch)
-    return Task(model, heads, weights=exp.weights, momentum=teacher.momentum, alpha=teacher.alpha, seed=exp.run.seed)
+    momentum, alpha = (
+        (None, 0.0) if exp.teacher is None else (exp.teacher.momentum, exp.teacher.alpha_ramp(steps_per_epoch))
+    )
+    return Task(model, heads, weights=exp.weights, momentum=momentum, alpha=alpha, seed=exp.run.seed)
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:

@@ -41,11 +41,7 @@ def save(
         try:
             _fill(part, meta, task, {"optimizer": optimizer, "scaler": scaler, "random": states})
             replace_folder(part, target)
-        except (
-            OSError,
-            SafetensorError,
-            RuntimeError,
-        ) as error:  # torch and safetensors have their own for a full disk
+        except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
             shutil.rmtree(part, ignore_errors=True)
             raise UserError(
                 f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); the checkpoints before it "

@@ -14,7 +14,6 @@ from mmkit.data.texts.answers.rules import class_numbers
 from mmkit.errors import UserError
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.image_classify import ImageClassify
-from mmkit.train.optim import without_gradient
 
 
 def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predictor: Any) -> None:
@@ -64,7 +63,7 @@ def _check_names(name: str, head: ImageClassify, targets: object, source: object
 
 def check_reached(task: nn.Module) -> None:
     """UserError for trainable parameters that the first step's backward left without a gradient."""
-    names = without_gradient(task)
+    names = [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]
     if names:
         parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
         rule = f"Rule(pattern=r'^{re.escape(parts[0])}', freeze=True)"

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
@@ -60,10 +60,9 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
         state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
         raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
     if others := foreign(out, apart):
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         broken = ", ".join(path.name for path in torn(out / "checkpoints"))
         raise UserError(
-            f"{out}: is not empty ({shown}), and no unfinished run of mmkit "
+            f"{out}: is not empty ({shortened(others, 3)}), and no unfinished run of mmkit "
             + (f"(of its checkpoints {broken} not all files are there and whole)" if broken else "that could go on")
             + "; nothing was touched. Give a new folder as --out"
         )

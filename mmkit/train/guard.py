@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 from mmkit.ranks import gather_objects, rank, world_size
 
 FEW = 100
@@ -75,10 +75,8 @@ class Guard:
             copy = flags.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        pending, self._pending = (
-            self._pending,
-            _Watched(step, names, flags, copy, ready, list(keys), per_micro, tuple(wrong)),
-        )
+        pending = self._pending
+        self._pending = _Watched(step, names, flags, copy, ready, list(keys), per_micro, tuple(wrong))
         if self.device.type != "cuda":
             self.check()
         elif pending is not None:
@@ -122,10 +120,9 @@ class Guard:
             if flags.any() or not any(found[:-1]):
                 own += [f"{key} (rank {rank()})" if world_size() > 1 else key for key in keys]
         samples = [name for part in gather_objects(own) for name in part]
-        shown = ", ".join(samples[:64]) + (f" and {len(samples) - 64} more" if len(samples) > 64 else "")
         titles = {"loss": "the weighted loss", "gradient": "the gradient"}
         what = ", ".join(titles.get(name, f"loss {name!r}") for name in names)
         return (
-            f"step {watched.step}: {what} is not finite; nothing was saved after it. Samples: {shown}. "
-            "Try a lower optim.lr, a longer warm-up, or run.precision=no"
+            f"step {watched.step}: {what} is not finite; nothing was saved after it. Samples: "
+            f"{shortened(samples, 64)}. Try a lower optim.lr, a longer warm-up, or run.precision=no"
         )

@@ -274,7 +274,8 @@ class Trainer:
             outputs.append(replace(output, loss=output.loss.detach()))
             before += len(batch) * world_size()
         if not self._reached:
-            self._check_gradients()
+            check_reached(task)
+            self._reached = True
         norm = self._clip()
         self._watch(outputs, norm, step_batches, counts)
         self._rate = set_learning_rate(
@@ -300,10 +301,6 @@ class Trainer:
         if self.exp.optim.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.exp.optim.clip_norm, norm)
         return norm
-
-    def _check_gradients(self) -> None:
-        self._reached = True
-        check_reached(self.parts.task)
 
     def _watch(
         self, outputs: Sequence[TaskOutput], norm: Tensor, batches: Sequence[Batch], counts: StepCounts | None
@@ -341,9 +338,7 @@ class Trainer:
         if not self.evaluators or self.evaluated == self.step:
             return
         self.guard.check()
-        with undisturbed(), self.clock.paused(), self.stop.at_once():
-            predictor = self.parts.predictor()
-            self.stop.watch(predictor)
+        with undisturbed(), self.clock.paused(), self.stop.at_once(self.parts.predictor()) as predictor:
             found = {
                 f"{name}.{metric}": value
                 for name, evaluator in self.evaluators.items()
@@ -362,9 +357,7 @@ class Trainer:
     def _report_run(self) -> None:
         if self.exp.report is not None:
             self.log.flush()
-            with self.stop.at_once():
-                predictor = self.parts.predictor()
-                self.stop.watch(predictor)
+            with self.stop.at_once(self.parts.predictor()) as predictor:
                 self.metrics |= self.exp.report()(predictor, self.out)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from mmkit.config import Optim, Rule
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 from mmkit.train.schedule import learning_rate
 
 FUSED_ON = ("cuda", "cpu", "xpu")
@@ -42,13 +42,13 @@ def sort_parameters(module: nn.Module, rules: Sequence[Rule]) -> list[Group]:
         (left if index is None else taken[index]).append(name)
     if left:
         raise UserError(
-            f"optim.rules: no rule takes {_some(left)}; end the rules with one that takes all, Rule(pattern='')"
+            f"optim.rules: no rule takes {shortened(left)}; end the rules with one that takes all, Rule(pattern='')"
         )
     for index, (rule, names) in enumerate(zip(rules, taken, strict=True)):
         if not names and not rule.optional:
             raise UserError(
                 f"optim.rules.{index}: pattern {rule.pattern!r} takes no parameter; remove it, correct it, or mark it "
-                f"optional=True (parameters are named like {_some([n for n, _ in module.named_parameters()])})"
+                f"optional=True (parameters are named like {shortened([n for n, _ in module.named_parameters()])})"
             )
     return [Group(rule=rule, names=tuple(names)) for rule, names in zip(rules, taken, strict=True) if names]
 
@@ -93,13 +93,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int,
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate
-
-
-def without_gradient(module: nn.Module) -> list[str]:
-    """Names of the trainable parameters that the last backward pass did not reach."""
-    return [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.moved import with_present_names
+from mmkit.config.own import leaves
 from mmkit.errors import UserError
 from mmkit.files import read_json, remove_folder
 
@@ -158,7 +159,7 @@ def check_same(
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of two dumped experiments what differs: (path, "path: old -> new")."""
-    one, other = flatten(old), flatten(new)
+    one, other = dict(leaves(old)), dict(leaves(new))
     return [
         (path, f"{path}: {one.get(path, 'absent')} -> {other.get(path, 'absent')}")
         for path in sorted(one.keys() | other.keys())
@@ -171,16 +172,3 @@ _ABSENT = object()
 
 def _free(path: str, names: Sequence[str]) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in names)
-
-
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """A dumped experiment as dotted path -> value, named as ``--set`` names them."""
-    if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
-        for key, inner in value.items():
-            silent = key in ("args", "mapping", "tuple")
-            found |= flatten(inner, path if silent else f"{path}.{key}".lstrip("."))
-        return found
-    if isinstance(value, list):
-        return {k: v for i, inner in enumerate(value) for k, v in flatten(inner, f"{path}.{i}".lstrip(".")).items()}
-    return {path: value}

@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 
 from mmkit.config import Run
 from mmkit.errors import Stopped, UserError
-from mmkit.inference.predictor import Predictor
+from mmkit.inference.predictor import Predictor, Progress
 from mmkit.parent import live_with_launcher, told_to_stop
 from mmkit.ranks import gather_objects, world_size
 
@@ -97,16 +97,19 @@ class StopSignal:
             yield
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside, ``Stopped`` is raised as soon as may be, as nothing is lost by it.
+    def at_once(self, predictor: Any) -> Iterator[Any]:
+        """Inside, ``Stopped`` is raised as soon as may be, as nothing is lost by it. Gives the predictor.
 
-        That is when the signal comes, or with several processes where the others learn of it: in their ``together``.
+        That is when the signal comes, or with several processes where the others learn of it: in their ``together``,
+        or where the predictor tells of its progress.
         """
+        if isinstance(predictor, Predictor):
+            predictor.progress = self._stopping(predictor.progress)
         self._at_once = world_size() == 1
         try:
             if self._at_once:
-                self.raise_if_asked()
-            yield
+                self._raise_if_asked()
+            yield predictor
         finally:
             self._at_once = False
         if world_size() > 1:
@@ -114,20 +117,16 @@ class StopSignal:
             if number:
                 raise Stopped(number)
 
-    def watch(self, predictor: Any) -> None:
-        """Let the predictor's work stop when this process was asked to, where it tells of its progress."""
-        if not isinstance(predictor, Predictor):
-            return
-        tell = predictor.progress
+    def _stopping(self, tell: Progress) -> Progress:
+        """The same progress, which stops the work when this process was asked to."""
 
         def progress(what: str, done: int, total: int) -> None:
-            self.raise_if_asked()
+            self._raise_if_asked()
             tell(what, done, total)
 
-        predictor.progress = progress
+        return progress
 
-    def raise_if_asked(self) -> None:
-        """``Stopped``, where a signal came."""
+    def _raise_if_asked(self) -> None:
         if self.asked:
             raise Stopped(self.asked)
 

@@ -371,7 +371,7 @@ def test_ramp():
     ramp = Ramp(start=1, end=3, steps=4)
     assert [ramp(s) for s in (0, 2, 4, 9)] == [1, 2, 3, 3]
     assert Ramp(start=1, end=3, steps=0)(0) == 3
-    assert Teacher(alpha=0.4, alpha_ramp_epochs=0.5).resolve(10).alpha == Ramp(start=0.0, end=0.4, steps=5)
+    assert Teacher(alpha=0.4, alpha_ramp_epochs=0.5).alpha_ramp(10) == Ramp(start=0.0, end=0.4, steps=5)
 
 
 def test_an_experiment_cannot_be_changed_and_pickles():

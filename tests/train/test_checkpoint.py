@@ -11,6 +11,7 @@ from torch import nn
 from mmkit import files
 from mmkit.config import dump
 from mmkit.config.experiment import BatchPlan
+from mmkit.config.own import leaves
 from mmkit.errors import UserError
 from mmkit.train import checkpoint, resuming, rng
 from mmkit.train.precision import choose_precision, choose_product
@@ -235,8 +236,8 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
 ])  # fmt: skip
 def test_what_enters_the_numbers_is_not_free_to_change(tmp_path, path):
     old = dump(tiny(init={"model": "a"}, weights={"itc": 1.0}, optim=dict(clip_norm=1.0)))
-    found = [name for name in resuming.flatten(old) if name == path or name.startswith(f"{path}.")]
-    assert found, sorted(resuming.flatten(old))
+    found = [name for name in dict(leaves(old)) if name == path or name.startswith(f"{path}.")]
+    assert found, sorted(dict(leaves(old)))
     for name in found:
         assert not resuming._free(name, resuming.FREE_TO_CHANGE)
 
@@ -252,7 +253,7 @@ def test_a_setting_that_is_free_frees_its_own_and_no_other(tmp_path):
 
 def test_a_dumped_experiment_is_named_as_set_names_it():
     value = {"args": {"a": {"tuple": [1, {"mapping": {"b": None}}]}, "c": {"args": {"args": 2}}, "d": []}}
-    assert resuming.flatten(value) == {"a.0": 1, "a.1.b": None, "c": 2}
+    assert dict(leaves(value)) == {"a.0": 1, "a.1.b": None, "c": 2}
     assert resuming.changes({"a": None}, {}) == [("a", "a: None -> absent")]
     assert resuming.changes({"a": [1, 2]}, {"a": [1]}) == [("a.1", "a.1: 2 -> absent")]
 

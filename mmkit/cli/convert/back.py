@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.convert.paths import check_out
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 from mmkit.files import read_json
 from mmkit.hub.files import CONVERSION, PREPROCESSING, TRAINING_STATE, WEIGHTS
 
@@ -130,7 +130,7 @@ def _rows(layout: Layout, state: State, folder: Path) -> list[Row]:
 
 def _attempt(layout: Layout, state: State) -> tuple[list[Row], str]:
     """The rows, or why this state has none in this layout."""
-    from mmkit.convert.tables.table import lacking, ours_of, shortened
+    from mmkit.convert.tables.table import lacking, ours_of
 
     assert layout.back is not None
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.convert.paths import check_out
 from mmkit.cli.main import add_allow, add_command
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 from mmkit.hub.files import CONVERSION, TRAINING_STATE
 
 if TYPE_CHECKING:
@@ -184,7 +184,6 @@ def _checked(layout: Layout | None, file: Checkpoint) -> Layout:
     """The layout of a file, guessed where none is given; UserError that says what it looks like where none fits."""
     from mmkit.convert.layouts.known import LAYOUTS, guess
     from mmkit.convert.tables import vit
-    from mmkit.convert.tables.table import shortened
 
     found = guess(file.state)
     if layout is None and found is not None:
@@ -279,7 +278,6 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
 
 
 def _check_shapes(prefix: str, found: State, expected: State) -> None:
-    from mmkit.convert.tables.table import shortened
 
     if odd := sorted(found.keys() ^ expected.keys()):
         raise UserError(f"{prefix}: the model of this layout and its table disagree on {shortened(odd)}")

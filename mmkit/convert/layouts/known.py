@@ -14,16 +14,12 @@ def _bert_back(ours: State) -> list[Row]:
     return bert.table_of_ours(ours, text="model.text", fusion="model.fusion", mlm=mlm)
 
 
-def _is_bert(state: State) -> bool:
-    return bert.prefix_of(state) is not None
-
-
 LAYOUTS = (
     *ALBEF,
     *FAMILY,
     Layout(
-        name="bert", what="BERT in the names of transformers", fits=_is_bert, back=_bert_back,
-        use='init={{"text": {path!r}}} in a config',
+        name="bert", what="BERT in the names of transformers", back=_bert_back,
+        fits=lambda state: bert.prefix_of(state) is not None, use='init={{"text": {path!r}}} in a config',
     ),
     Layout(
         name="vit", what="ViT in timm's names (timm, DeiT, MAE)", fits=vit.fits,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmkit.errors import UserError
+from mmkit.errors import UserError, shortened
 
 State = dict[str, Tensor]
 
@@ -194,12 +194,6 @@ def listed(most: int = 8, *, missing: Sequence[str] = (), unknown: Sequence[str]
     """Names for a message: "missing a, b and 3 more; unknown c"."""
     return "; ".join(f"{what} {shortened(names, most)}" for what, names in
                      (("missing", missing), ("unknown", unknown)) if names)  # fmt: skip
-
-
-def shortened(names: Sequence[str], most: int = 8) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{rest}"
 
 
 def said_of_dropped(rows: Iterable[Row]) -> list[str]:

@@ -136,22 +136,13 @@ class Blank:
 
     transform: Any
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB picture -> what the transform makes of a grey one."""
-        pixels: Tensor = self.transform(blank(image))
-        return pixels
+    def __call__(self, image: Image.Image, *further: Any) -> Any:
+        """RGB picture -> what the transform makes of a grey one; what else it takes stays as it is."""
+        return self.transform(blank(image), *further)
 
 
-@dataclass(frozen=True)
-class BlankTrain:
-    """The same for training."""
-
-    transform: Any
-
-    def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
-        """(RGB picture, caption, Random) -> what the transform makes of a grey one."""
-        found: tuple[Tensor, str] = self.transform(blank(image), caption, rng)
-        return found
+class BlankTrain(Blank):
+    """The same for training: (RGB picture, caption, Random)."""
 
 
 def blank(image: Image.Image) -> Image.Image:
