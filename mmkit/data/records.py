@@ -75,6 +75,16 @@ def described(source: Source) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield record.key, record.image_id, record.captions
 
 
+def targets_of(source: Source, key: str) -> Iterator[Any]:
+    """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
+    quick = getattr(source, "target", None)
+    if callable(quick):
+        yield from quick(key)
+        return
+    for row in range(len(source)):
+        yield source[row].targets.get(key)
+
+
 def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems) -> dict[str, Any] | None:
     """The JSON object of one line, or None with the problem noted. needs: the keys that it must have."""
     try:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from mmkit.data.labels import Label, label_in, some, tidy
-from mmkit.data.records import Source, described
+from mmkit.data.records import Source, described, targets_of
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import counted
 from mmkit.evals.intervals import wilson
-from mmkit.evals.labels import targets_of
 from mmkit.evals.metrics import Evaluation, computed
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.recall import hits_at

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.labels import Label, is_numeric, label_in, own_names, read_as, same_names, some, tidy, whole
-from mmkit.data.records import Record, Source
-from mmkit.data.sources.classes import labels_in, targets_of
+from mmkit.data.records import Record, Source, targets_of
+from mmkit.data.sources.classes import labels_in
 from mmkit.errors import UserError
 from mmkit.evals.prompts import CLASS_SETS, ClassSet, built_in_classes, read_lines
 from mmkit.ranks import rank

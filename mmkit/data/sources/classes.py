@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmkit.data.labels import Label, is_numeric, label_in, natural, own_names, some
-from mmkit.data.records import Source
+from mmkit.data.records import Source, targets_of
 from mmkit.data.sources.open import open_source
 from mmkit.errors import UserError
 
@@ -22,16 +20,6 @@ def class_names(path: str | Path) -> tuple[str, ...]:
     if own_names(source) is None and all(map(is_numeric, found)):
         raise UserError(f"{path}: the labels are numbers ({some(found, 3)}); write the names of the classes")
     return tuple(map(str, found))
-
-
-def targets_of(source: Source, key: str) -> Iterator[Any]:
-    """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
-    quick = getattr(source, "target", None)
-    if callable(quick):
-        yield from quick(key)
-        return
-    for row in range(len(source)):
-        yield source[row].targets.get(key)
 
 
 def labels_in(source: Source, key: str = "label") -> list[Label]:

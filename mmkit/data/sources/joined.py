@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mmkit.data.labels import Label, own_names
 from mmkit.data.picture_files import PictureFiles, several
-from mmkit.data.records import Record, Source, captions_of, described
+from mmkit.data.records import Record, Source, captions_of, described, targets_of
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class Joined:
     """Several sources as one, one after the other. parts: sources, or partials that make them.
 
     Two parts may each have a ``1.jpg`` or an image_id 1 of their own. So where an id is the picture's name, its whole
-    path stands in; and where another id is of different pictures in different parts, too, and that is said.
+    path stands in; and where another id is of different pictures in different parts, too, and that is said. So it is
+    with labels: numbers of ``class_names`` stay where all parts have the same, else their names stand in.
     """
 
     def __init__(self, parts: Sequence[Source | partial[Any]]) -> None:
@@ -33,6 +35,9 @@ class Joined:
             raise UserError("Joined: no parts; give at least one source")
         self.parts: list[Source] = [part() if isinstance(part, partial) else part for part in parts]
         self._ends = list(accumulate(map(len, self.parts)))
+        names = [own_names(part) for part in self.parts]
+        self.class_names = names[0] if all(other == names[0] for other in names) else None
+        self._names = names if self.class_names is None else [None] * len(names)
         self._ambiguous = self._look()
 
     def __len__(self) -> int:
@@ -42,12 +47,21 @@ class Joined:
         if not 0 <= index < len(self):
             raise IndexError(index)
         at = bisect_right(self._ends, index)
-        return self._own(self.parts[at][index - (self._ends[at - 1] if at else 0)])
+        record, names = self.parts[at][index - (self._ends[at - 1] if at else 0)], self._names[at]
+        if names is not None and "label" in record.targets:
+            record = replace(record, targets={**record.targets, "label": _named(record.targets["label"], names)})
+        return self._own(record)
 
     def captions(self) -> Iterator[str]:
         """Every part's."""
         for part in self.parts:
             yield from captions_of(part)
+
+    def target(self, key: str) -> Iterator[Any]:
+        """One target of every record, without opening pictures where the parts know how."""
+        for part, names in zip(self.parts, self._names, strict=True):
+            for value in targets_of(part, key):
+                yield value if names is None or key != "label" else _named(value, names)
 
     def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         """(key, image_id, captions) of every record, as ``described`` gives them."""
@@ -86,6 +100,11 @@ class Joined:
                 len(found), some,
             )  # fmt: skip
         return frozenset(found)
+
+
+def _named(label: Any, names: Sequence[Label]) -> Any:
+    """What a number is called; everything else as it is."""
+    return names[label] if type(label) is int and 0 <= label < len(names) else label
 
 
 def _files(part: Source) -> PictureFiles | None:
