@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mmkit.cli.evaluate import add_source_options
 from mmkit.cli.main import add_changes, add_command, check_output, write_json
 from mmkit.cli.main import show as show_numbers
+from mmkit.errors import UserError
+from mmkit.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,8 +163,6 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
     from functools import partial
 
     from mmkit.data.check import check_named
-    from mmkit.errors import UserError
-    from mmkit.progress import progress
 
     known = None
     if args.classes is not None:
@@ -186,7 +186,6 @@ def import_(args: argparse.Namespace) -> Mapping[str, Any]:
     """Read one of the formats, write JSON lines."""
     from mmkit.data.importing import open_format
     from mmkit.data.writing import write_records
-    from mmkit.progress import progress
 
     source = open_format(args.format, args.source, **_given(args))
     with progress() as report:
@@ -198,9 +197,7 @@ def export(args: argparse.Namespace) -> Mapping[str, Any]:
     """Write the records of each stage that has the split."""
     from mmkit.config import load_experiment, override
     from mmkit.data.writing import export_source
-    from mmkit.errors import UserError
     from mmkit.files import check_new_folder
-    from mmkit.progress import progress
 
     check_new_folder(args.out)
     experiment = override(load_experiment(args.experiment), args.changes)
@@ -233,7 +230,6 @@ def build(args: argparse.Namespace) -> Mapping[str, Any]:
     """Count, choose, write the list; how many questions it answers."""
     from mmkit.data.sources.open import open_all_questions
     from mmkit.data.texts.answers.rules import build_answers, coverage
-    from mmkit.errors import UserError
     from mmkit.files import write_text
 
     if args.min_count is not None and args.top is not None:

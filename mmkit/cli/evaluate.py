@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.main import add_allow, add_command, check_output, write_json
+from mmkit.errors import UserError
+from mmkit.progress import progress
+from mmkit.ranks import rank
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -212,8 +215,6 @@ def measure(args: argparse.Namespace, evaluator: Evaluator, *read: Any) -> Any:
     """The result, after it was shown and written. read: what the evaluator read of its source before, if anything."""
     from rich.console import Console
 
-    from mmkit.ranks import rank
-
     with make_predictor(args) as predictor:
         result = evaluator.evaluate(predictor, *read)
     if rank() == 0:
@@ -233,7 +234,6 @@ def _check_class_files(args: argparse.Namespace) -> None:
 
 def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None:
     from mmkit.evals.results.confusion import save_confusion
-    from mmkit.ranks import rank
 
     if rank() == 0 and args.confusion is not None:
         again = result.reranked is not None
@@ -248,8 +248,6 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     from accelerate import PartialState
 
     import mmkit
-    from mmkit.errors import UserError
-    from mmkit.progress import progress
 
     state = PartialState(cpu=args.device == "cpu")
     try:

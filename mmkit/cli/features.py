@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.evaluate import add_model_arguments, add_source_options, make_predictor, open_data
 from mmkit.cli.main import add_command
+from mmkit.errors import UserError
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -35,7 +36,6 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
-    from mmkit.errors import UserError
     from mmkit.ranks import world_size
 
     if not 0 <= args.max_bad <= 1:
@@ -57,14 +57,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
+    from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.folder import Pictures
-    from mmkit.data.sources.readers import is_data_set, metadata_in
-    from mmkit.errors import UserError
+    from mmkit.data.sources.readers import Options, is_data_set, metadata_in
 
     path = Path(args.data)
     if path.is_dir() and not is_data_set(args.data) and metadata_in(path) is None:
-        for name in ("columns", "split", "images"):
-            if getattr(args, name):
-                raise UserError(f"--{name}: has no meaning for {args.data}")
+        Options(columns=columns_of(args.columns), split=args.split, images=args.images).refuse(args.data)
         return Pictures(path)
     return open_data(args, (), ("image", "caption", "image_id"))

@@ -1,13 +1,12 @@
 """What is explained: a number for each pair that the heat maps are the gradient of.
 
-A target takes the fused states of B pairs and returns (B,) float; ``Goal`` adds a name and the score that
-people are shown. Any function will do; the matching head and answers are made here.
+A target takes the fused states of B pairs and returns (B,) float; a ``Goal`` also gives the score that people are
+shown. Any function will do; the matching head and answers are made here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -30,30 +29,31 @@ WHAT: dict[TargetName, str] = {
     "itc": "a joint space of image and text",
 }  # fmt: skip
 
-Pair = Callable[[Fused], tuple[Tensor, Tensor]]
+Goal = Callable[[Fused], tuple[Tensor, Tensor]]
+"""Fused states -> ((B,) to differentiate, (B,) to show)."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """``of(fused)`` -> ((B,) to differentiate, (B,) to show); names: what was explained, one for each pair."""
-
-    of: Pair
-    names: tuple[str, ...]
-
-
-def goal(predictor: Predictor, target: Target, answers: Sequence[str], pairs: int) -> Goal:
+def goal(predictor: Predictor, target: Target, answers: Sequence[str]) -> Goal:
     """For the pairs of one batch. answers: one for each, where the target is "answer"."""
     if target == "answer":
-        return _answer(predictor, answers)
+        head = answer_head(predictor)
+        return _written(predictor, head, answers) if isinstance(head, Writes) else _chosen(head, answers)
     if callable(target):
-        return Goal(_twice(target), ("target",) * pairs)
+        return _twice(target)
     matcher = predictor.matcher()
 
     def match(fused: Fused) -> tuple[Tensor, Tensor]:
         logits = matcher.match_logits(fused.first).float()
         return logits[:, 1], logits.softmax(1)[:, 1]
 
-    return Goal(match, ("match",) * pairs)
+    return match
+
+
+def named(target: Target, answer: str = "") -> str:
+    """What is explained, as people are told."""
+    if callable(target):
+        return "target"
+    return {"itm": "match", "itc": "similarity", "mlm": "words", "answer": f"answer: {answer}"}[target]
 
 
 def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Sequence[Sequence[int]]) -> Goal:
@@ -73,7 +73,7 @@ def hidden_words(predictor: Predictor, ids: Sequence[Sequence[int]], hidden: Seq
         total = torch.zeros(len(ids), device=device).index_add(0, rows.to(device), each)
         return total, total.exp()
 
-    return Goal(guessed, ("words",) * len(ids))
+    return guessed
 
 
 def word_head(predictor: Predictor) -> Any:
@@ -148,13 +148,7 @@ def _names(head: Any) -> tuple[str, ...]:
     return tuple(head.classes if isinstance(head, Classifies) else head.answers)
 
 
-def _answer(predictor: Predictor, answers: Sequence[str]) -> Goal:
-    head = answer_head(predictor)
-    of = _written(predictor, head, answers) if isinstance(head, Writes) else _chosen(head, answers)
-    return Goal(of, tuple(f"answer: {answer}" for answer in answers))
-
-
-def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Pair:
+def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Goal:
     """The log-probability of writing each row's answer; shown as the probability."""
     words = candidates_of(head, predictor.tokenizer, answers)
     real = words.mask[:, 1:]
@@ -172,7 +166,7 @@ def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Pair:
     return of
 
 
-def _chosen(head: Any, answers: Sequence[str]) -> Pair:
+def _chosen(head: Any, answers: Sequence[str]) -> Goal:
     """The logit of each row's answer; shown as its probability, by itself where several answers can be right."""
     names = _names(head)
     unknown = sorted({answer for answer in answers if answer not in names})
@@ -190,7 +184,7 @@ def _chosen(head: Any, answers: Sequence[str]) -> Pair:
     return of
 
 
-def _twice(target: Callable[[Fused], Tensor]) -> Pair:
+def _twice(target: Callable[[Fused], Tensor]) -> Goal:
     def of(fused: Fused) -> tuple[Tensor, Tensor]:
         value = target(fused)
         if value.shape != fused.text.x.shape[:1]:

@@ -19,15 +19,7 @@ from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
-from mmkit.explanation.goals import (
-    Target,
-    answer_head,
-    default_target,
-    goal,
-    hidden_words,
-    kind_of,
-    word_head,
-)
+from mmkit.explanation.goals import Target, answer_head, default_target, goal, hidden_words, kind_of, named, word_head
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Tokens
@@ -104,12 +96,12 @@ def token_maps(
     if asked.target == "mlm":
         wanted = hidden_words(predictor, rows, hidden)
     elif not similar:
-        wanted = goal(predictor, asked.target, answers, len(texts))
+        wanted = goal(predictor, asked.target, answers)
     with (
         predictor.inference(),
         torch.autocast(device.type, enabled=False),
         all_patches(model),
-        watched(asked.attention) as seen,
+        watched(asked.attention) as calls,
     ):
         text = model.encode_text(ids_BL, mask_BL)
         with torch.set_grad_enabled(similar):
@@ -119,17 +111,18 @@ def token_maps(
                 value = score = (model.embed_image(image) * model.embed_text(text)).sum(1)
             else:
                 context = model.image_context(image.rows(torch.tensor(image_of, device=device)))
-                value, score = wanted.of(model.fuse(text, [context]))
-        cams = _cams(value, seen.only(), asked.head)
+                value, score = wanted(model.fuse(text, [context]))
+        if len(calls) != 1:
+            raise UserError(f"this layer was run {len(calls)} times for one pair; choose another layer")
+        cams = _cams(value, calls[0], asked.head)
     spec = model.spec
     grid = spec.grid(pixels.shape[2:])
-    names = ("similarity",) * len(texts) if wanted is None else wanted.names
     found = []
     for i, row in enumerate(rows):
         tall, wide = spec.grid(pictures[image_of[i]].shape[1:])
-        length = 1 if wanted is None else len(row)
+        length, name = 1 if similar else len(row), named(asked.target, answers[i] if answers else "")
         maps = cams[i, :length, -math.prod(grid) :].unflatten(-1, grid)[:, :tall, :wide]
-        found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), names[i]))
+        found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), name))
     return found
 
 

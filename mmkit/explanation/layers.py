@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -90,32 +90,19 @@ def vit_of(model: Any) -> ViT:
     return tower
 
 
-@dataclass
-class Watched:
-    """The attention weights (B, H, N, N) of a layer's calls, in their place in the computation."""
+@contextmanager
+def watched(layer: Attention) -> Iterator[list[Tensor]]:
+    """The attention weights (B, H, N, N) of each call of the layer while it is open, in the computation."""
+    before, calls = layer.watch, list[Tensor]()
 
-    calls: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, weights: Tensor) -> None:
-        """For ``watch`` of an attention layer."""
+    def keep(weights: Tensor) -> None:
         if not weights.requires_grad and torch.is_grad_enabled():
             weights.requires_grad_()  # nothing before it is trained: a frozen model
-        self.calls.append(weights)
+        calls.append(weights)
 
-    def only(self) -> Tensor:
-        """Those of the one call."""
-        if len(self.calls) != 1:
-            raise UserError(f"this layer was run {len(self.calls)} times for one pair; choose another layer")
-        return self.calls[0]
-
-
-@contextmanager
-def watched(layer: Attention) -> Iterator[Watched]:
-    """Keeps the attention weights of the layer while it is open."""
-    before, seen = layer.watch, Watched()
-    layer.watch = seen
+    layer.watch = keep
     try:
-        yield seen
+        yield calls
     finally:
         layer.watch = before
 

@@ -56,9 +56,9 @@ def panels(events: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> li
 
     losses = [key.removeprefix("losses.") for key in names if key.startswith("losses.")]
     rates = [key.removesuffix(".accuracy") for key in names if key.endswith(".accuracy")]
-    out = [panel(_title(head, titles), "loss (nats)", f"losses.{head}", f"{head}.chance") for head in losses]
+    out = [panel(titles.get(head, head), "loss (nats)", f"losses.{head}", f"{head}.chance") for head in losses]
     for head in rates:
-        title = f"{_title(head, titles)}: accuracy"
+        title = f"{titles.get(head, head)}: accuracy"
         out.append(panel(title, "share right", f"{head}.accuracy", f"{head}.chance_accuracy", percent=True))
     return out + _evaluations([e for e in events if e["event"] == "eval"], titles)
 
@@ -81,7 +81,7 @@ def _evaluations(events: Sequence[Mapping[str, Any]], titles: Mapping[str, str])
         curves = [curve(events, f"{name}.{key}", label, dashed=label == "chance") for key, label in pairs]
         kind = "R@1" if f"{name}.t2i_r1" in events[-1] else "top-1"
         out.append(
-            Panel(title=f"{_title(name, titles)}: {kind}", unit="share right", curves=_some(curves), percent=True)
+            Panel(title=f"{titles.get(name, name)}: {kind}", unit="share right", curves=_some(curves), percent=True)
         )
     return out
 
@@ -140,10 +140,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _some(curves: Sequence[Curve]) -> tuple[Curve, ...]:
     return tuple(c for c in curves if c.points)
-
-
-def _title(name: str, titles: Mapping[str, str]) -> str:
-    return titles.get(name, name)
 
 
 def _clock(seconds: float) -> str:
