@@ -159,6 +159,8 @@ class ModelSpec:
 
 Count = int | float | Tensor
 """How many items a mean is over: a number, or a float32 scalar tensor where only the device knows."""
+Log = Tensor | float | tuple[Tensor | float, Count]
+"""A number to report, a mean over what the loss is over; or (mean, count) where it is over something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ class HeadOutput:
     loss: Tensor = None  # type: ignore[assignment]  # never None in the end
     count: Count | None = None
     parts: Mapping[str, tuple[Tensor, Count]] = field(default_factory=dict)
-    logs: Mapping[str, Tensor | float | tuple[Tensor | float, Count]] = field(default_factory=dict)
+    logs: Mapping[str, Log] = field(default_factory=dict)
     carry: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

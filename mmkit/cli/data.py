@@ -111,7 +111,7 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
 
     check_output(args.out, "--out")
     check_seed(args.seed, "--seed")
-    if _is_config(args.source):
+    if Path(args.source.partition(":")[0]).suffix == ".py":
         return _show_config(args)
     source = open_source(args.source, **_given(args), answers_needed=False)
     from mmkit.data.show.batch import grid, sample_batch
@@ -124,10 +124,6 @@ def show(args: argparse.Namespace) -> Mapping[str, Any]:
         picture, n = grid(batch, tokenizer), len(batch)
     save_picture(picture, args.out)
     return {"samples": n, "picture": str(args.out)}
-
-
-def _is_config(name: str) -> bool:
-    return Path(name.partition(":")[0]).suffix == ".py"
 
 
 def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:

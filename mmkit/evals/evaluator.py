@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -177,6 +177,34 @@ class Evaluator:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reranks(Evaluator):
+    """One in which the matching head may put the best ``rerank_top`` in order again; None = it does not."""
+
+    needs_words: ClassVar[bool] = True
+
+    rerank_top: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rerank_top is not None and self.rerank_top < 1:
+            raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
+
+    def check_model(self, predictor: Predictor) -> None:
+        """UserError for a model that can neither compare nor match, or not re-rank.
+
+        There is nothing to re-rank without a joint space, as the matching head judges everything in the first place.
+        """
+        joint = predictor.model.spec.embed_dim
+        if self.rerank_top is not None or not joint:
+            predictor.matcher()
+        if self.rerank_top is not None and not joint:
+            raise UserError(
+                "re-ranking (--rerank, rerank_top) has no meaning for this model: it has no joint space of image and "
+                "text, and its matching head judges every pair as it is; leave it out"
+            )
+
+
 def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Tensor]:
     """Opens the picture of a record, by its number, as the model sees it: (3, h, w) float32."""
     return lambda row: predictor.transform(load_image(source[row]))
@@ -236,21 +264,6 @@ def finite(values: Tensor, what: str) -> Tensor:
     if not values.isfinite().all():
         raise UserError(f"the {what} hold values that are not finite; this model is broken, see where its loss left")
     return values
-
-
-def needs_of(predictor: Predictor, rerank_top: int | None) -> None:
-    """UserError for a model that can neither compare nor match, or not re-rank.
-
-    There is nothing to re-rank without a joint space, as the matching head judges everything in the first place.
-    """
-    joint = predictor.model.spec.embed_dim
-    if rerank_top is not None or not joint:
-        predictor.matcher()
-    if rerank_top is not None and not joint:
-        raise UserError(
-            "re-ranking (--rerank, rerank_top) has no meaning for this model: it has no joint space of image and text, "
-            "and its matching head judges every pair as it is; leave it out"
-        )
 
 
 def counted(left_out: int | None) -> dict[str, float]:

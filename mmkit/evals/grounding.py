@@ -187,10 +187,11 @@ class Grounding(Evaluator):
             raise UserError('grounding: no record has "boxes" with at least one name and box')
         _tell_clipped([one.told["record"] for one in found if one.clipped])
         save_predictions(self.predictions, lambda: [one.told for one in found])
+        told = {place: which.target if isinstance(which.target, str) else "target" for place, which in asked.items()}
         splits = {name: [one for one in found if one.split == name] for name in getattr(source, "splits", ())}
         return GroundingResult(
             rates=_means(found), by_split={name: _means(own) for name, own in splits.items() if own},
-            asked={place: (_called(which.target), which.layer) for place, which in asked.items()}, head=self.head,
+            asked={place: (told[place], which.layer) for place, which in asked.items()}, head=self.head,
             left_out=passed.left_out,
         )  # fmt: skip
 
@@ -302,10 +303,6 @@ def _tell_clipped(records: Sequence[str]) -> None:
             "%d boxes reach outside of their pictures, the first in %s; their parts inside were taken. A box is left, "
             "top, right, bottom in pixels of the picture as it is stored", len(records), records[0],
         )  # fmt: skip
-
-
-def _called(target: Target) -> str:
-    return target if isinstance(target, str) else "target"
 
 
 def _means(found: Sequence[Scored]) -> dict[str, float]:

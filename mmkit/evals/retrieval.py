@@ -16,24 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmkit.data.records import Source
-from mmkit.errors import UserError
-from mmkit.evals.evaluator import (
-    Evaluator,
-    Passed,
-    encode_texts,
-    finite,
-    joined,
-    needs_of,
-    own_units,
-    pixels_of,
-    together,
-)
+from mmkit.evals.evaluator import Passed, Reranks, encode_texts, finite, joined, own_units, pixels_of, together
 from mmkit.evals.intervals import clustered
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.predictions import save_predictions
@@ -51,7 +40,7 @@ ByRule = Mapping[str, Relevance]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Evaluator):
+class Retrieval(Reranks):
     """Evaluates retrieval over the records of ``source``.
 
     rerank_top: how many candidates of each query the matching head re-orders (published: 128 on Flickr30k, 256 on
@@ -62,22 +51,14 @@ class Retrieval(Evaluator):
     of a picture that cannot be read are left out with it.
     """
 
-    needs_words: ClassVar[bool] = True
-
-    rerank_top: int | None = None
     pair_batch: int = 256
     chunk: int = 512
     score: Literal["log_odds", "match_logit"] = "log_odds"
     hold: Hold = "auto"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rerank_top is not None and self.rerank_top < 1:
-            raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
-
     def needs(self, predictor: Predictor) -> Source:
         """The source; UserError where the model cannot do what is asked."""
-        needs_of(predictor, self.rerank_top)
+        self.check_model(predictor)
         return self.opened()
 
     def evaluate(self, predictor: Predictor) -> RetrievalResult:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from mmkit.data.labels import own_names
 from mmkit.data.records import Source
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, Passed, finite, needs_of, pixels_of
+from mmkit.evals.evaluator import Passed, Reranks, finite, pixels_of
 from mmkit.evals.labels import read_classes, unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.prompts import check_templates, default_templates
@@ -40,7 +40,7 @@ Task = tuple[Source, tuple[str, ...], Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot(Evaluator):
+class ZeroShot(Reranks):
     """Classifies the pictures of ``source`` among ``class_names``, by name alone.
 
     source: a Source, or a partial that makes one; each record's target ``label_key`` is its class, as ``with_classes``
@@ -53,11 +53,8 @@ class ZeroShot(Evaluator):
     for, see ``ZeroShotResult.rows``.
     """
 
-    needs_words: ClassVar[bool] = True
-
     class_names: Sequence[str] | str | Path | partial[Any] | None = None
     templates: Sequence[str] | None = None
-    rerank_top: int | None = None
     rerank_templates: int = 1
     bank_folder: str | Path | None = None
     label_key: str = "label"
@@ -66,12 +63,10 @@ class ZeroShot(Evaluator):
         super().__post_init__()
         if self.templates is not None:
             check_templates(self.templates, "templates")
-        if self.rerank_top is not None and self.rerank_top < 1:
-            raise UserError(f"rerank_top={self.rerank_top}: must be at least 1, or None for no re-ranking")
 
     def needs(self, predictor: Predictor) -> Task:
         """What ``read`` gives; UserError also where the model cannot do what is asked."""
-        needs_of(predictor, self.rerank_top)
+        self.check_model(predictor)
         return self.read()
 
     def read(self) -> Task:
@@ -107,7 +102,7 @@ class ZeroShot(Evaluator):
 
         task: what ``read`` gave, where that was called before.
         """
-        needs_of(predictor, self.rerank_top)
+        self.check_model(predictor)
         source, names, labels = task or self.read()
         found = self._classify(predictor, source, names, labels)
         shared = int(((found.hits[:, 0] > 0) & (found.hits[:, 0] < 1)).sum())

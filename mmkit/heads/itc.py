@@ -20,7 +20,7 @@ from mmkit.features import Features, alike, same_pair
 from mmkit.heads.base import EachSample
 from mmkit.losses import soft_cross_entropy
 from mmkit.nn.queue import FeatureQueue
-from mmkit.types import HeadOutput, ModelSpec
+from mmkit.types import HeadOutput, Log, ModelSpec
 
 
 class ITC(EachSample):
@@ -67,23 +67,11 @@ class ITC(EachSample):
                 best_B1 = logits_BN.detach().argmax(1, keepdim=True)
                 hits.append(hard_BN.gather(1, best_B1).mean())
         candidates = hard_BN.shape[1]
-        return HeadOutput(
-            loss=(losses[0] + losses[1]) / 2,
-            count=self.counts(f),
-            logs={
-                "chance": math.log(candidates),
-                "candidates": candidates,
-                "temperature": f.temperature.detach(),
-                "i2t_accuracy": hits[0],
-                "t2i_accuracy": hits[1],
-            },
-            carry={
-                "image": image_G.detach(),
-                "text": text_G.detach(),
-                "image_id": f.all_image_id,
-                "caption_id": f.all_caption_id,
-            },
-        )
+        logs: dict[str, Log] = {"chance": math.log(candidates), "candidates": candidates}
+        logs |= {"temperature": f.temperature.detach(), "i2t_accuracy": hits[0], "t2i_accuracy": hits[1]}
+        carry = {"image": image_G.detach(), "text": text_G.detach()}
+        carry |= {"image_id": f.all_image_id, "caption_id": f.all_caption_id}
+        return HeadOutput(loss=(losses[0] + losses[1]) / 2, count=self.counts(f), logs=logs, carry=carry)
 
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Pushes the features of every micro-batch, in order."""

@@ -22,7 +22,7 @@ from mmkit.heads.base import Head
 from mmkit.heads.pairs import mixed
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
-from mmkit.types import HeadOutput, ModelSpec
+from mmkit.types import HeadOutput, Log, ModelSpec
 
 # From log-weights (draws, B, G) and noise of that shape to one choice in each row, (draws, B) int64.
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -103,11 +103,8 @@ class ITM(Head):
         valid_N = torch.cat([torch.ones_like(valid_B), valid_B, valid_B])
         loss_N = F.cross_entropy(logits_N2, labels_N, reduction="none")
         hits_N = (logits_N2.detach().argmax(1) == labels_N).float()
-        return HeadOutput(
-            loss=masked_mean(loss_N, valid_N),
-            count=self.counts(f),
-            logs={"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3},
-        )
+        logs: dict[str, Log] = {"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3}
+        return HeadOutput(loss=masked_mean(loss_N, valid_N), count=self.counts(f), logs=logs)
 
     def counts(self, f: Features) -> int | Tensor:
         """The pairs judged: each sample's own, and two for each sample that has a negative."""
@@ -118,15 +115,9 @@ class ITM(Head):
         pairs = mixed(f)
         labels_B = pairs.match_B.long()
         logits_B2 = self.match_logits(pairs.fused.first).float()
-        return HeadOutput(
-            loss=F.cross_entropy(logits_B2, labels_B),
-            count=self.counts(f),
-            logs={
-                "chance": math.log(2),
-                "accuracy": (logits_B2.detach().argmax(1) == labels_B).float().mean(),
-                "chance_accuracy": 1 / 2,
-            },
-        )
+        accuracy = (logits_B2.detach().argmax(1) == labels_B).float().mean()
+        logs: dict[str, Log] = {"chance": math.log(2), "accuracy": accuracy, "chance_accuracy": 1 / 2}
+        return HeadOutput(loss=F.cross_entropy(logits_B2, labels_B), count=self.counts(f), logs=logs)
 
     def _choose(self, f: Features) -> tuple[Tensor, Tensor, Tensor]:
         """For each text an image, for each image a text, as rows of all ranks; whether there is one. Each (B,)."""

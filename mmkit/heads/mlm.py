@@ -16,7 +16,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
-from mmkit.types import HeadOutput, ModelSpec
+from mmkit.types import HeadOutput, Log, ModelSpec
 
 
 class MLM(Head, VocabularyHead):
@@ -44,16 +44,11 @@ class MLM(Head, VocabularyHead):
         """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""
         masked = f.masked_text
         logits_NV = self.predict(f)
-        teacher_NV = None
-        if f.teacher is not None and f.alpha:
-            teacher_NV = f.twin(self).predict(f.teacher)
+        teacher_NV = f.twin(self).predict(f.teacher) if f.teacher is not None and f.alpha else None
         loss_N = distilled_cross_entropy(logits_NV, masked.labels, teacher_NV, f.alpha)
         hits_N = (logits_NV.detach().argmax(-1) == masked.labels).float()
-        return HeadOutput(
-            loss=mean_or_zero(loss_N),
-            count=self.counts(f),
-            logs={"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)},
-        )
+        logs: dict[str, Log] = {"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)}
+        return HeadOutput(loss=mean_or_zero(loss_N), count=self.counts(f), logs=logs)
 
     def counts(self, f: Features) -> int:
         """The hidden positions."""

@@ -17,7 +17,7 @@ from torch import nn
 from mmkit.errors import UserError
 from mmkit.features import Features, alike
 from mmkit.heads.base import EachSample
-from mmkit.types import HeadOutput, ModelSpec
+from mmkit.types import HeadOutput, Log, ModelSpec
 
 
 class Sigmoid(EachSample):
@@ -47,18 +47,10 @@ class Sigmoid(EachSample):
         candidates = logits_BG.shape[1]
         positive_BG = alike(f, self.positives)
         loss = -F.logsigmoid(torch.where(positive_BG, logits_BG, -logits_BG)).sum() / len(f.batch)
-        best_B1 = logits_BG.detach().argmax(1, keepdim=True)
-        return HeadOutput(
-            loss=loss,
-            count=self.counts(f),
-            logs={
-                "chance": _chance(candidates),
-                "candidates": candidates,
-                "temperature": f.temperature.detach(),
-                "bias": self.bias.detach(),
-                "i2t_accuracy": positive_BG.gather(1, best_B1).float().mean(),
-            },
-        )
+        found = positive_BG.gather(1, logits_BG.detach().argmax(1, keepdim=True)).float().mean()
+        logs: dict[str, Log] = {"chance": _chance(candidates), "candidates": candidates, "i2t_accuracy": found}
+        logs |= {"temperature": f.temperature.detach(), "bias": self.bias.detach()}
+        return HeadOutput(loss=loss, count=self.counts(f), logs=logs)
 
 
 def _chance(candidates: int) -> float:

@@ -65,12 +65,9 @@ class WPA(EachSample):
             distance_B = transport_distance(cost_BLP, words_BL, patches_BP, self.beta, self.iterations)
         match_B = pairs.match_B
         kinds = {"matching": match_B, "other": ~match_B}
-        return HeadOutput(
-            loss=mean_or_zero(torch.where(match_B, distance_B, -distance_B)),
-            count=self.counts(f),
-            logs={"chance": 0.0}
-            | {name: (masked_mean(distance_B.detach(), of_B), of_B.sum().float()) for name, of_B in kinds.items()},
-        )
+        means = {name: (masked_mean(distance_B.detach(), of_B), of_B.sum().float()) for name, of_B in kinds.items()}
+        loss = mean_or_zero(torch.where(match_B, distance_B, -distance_B))
+        return HeadOutput(loss=loss, count=self.counts(f), logs={"chance": 0.0, **means})
 
 
 def cosine_cost(x_BND: Tensor, y_BND: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class HeldTokens:
     def put(self, first: int, tokens: Tokens) -> None:
         """Keep a batch's tokens (b, P, D)."""
         x = tokens.x
-        if x.dtype == torch.float32 and self._halve(x[0].nbytes):
+        half = self.hold == "half" or (self.hold == "auto" and self.total * x[0].nbytes > FLOAT32_BYTES)
+        if x.dtype == torch.float32 and half:
             largest = float(x.abs().max()) if self.half == torch.float16 else 0.0
             if largest > HALF_MAX:
                 log.info("image tokens as large as %.3g: held in bfloat16", largest)
@@ -102,6 +103,3 @@ class HeldTokens:
         """A batch's tokens on a device, in the precision in which they came."""
         x, mask, dtype = self._held[first]
         return Tokens(x.to(device).to(dtype), None if mask is None else mask.to(device))
-
-    def _halve(self, picture_bytes: int) -> bool:
-        return self.hold == "half" or (self.hold == "auto" and self.total * picture_bytes > FLOAT32_BYTES)

@@ -18,7 +18,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Candidates, Head
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
-from mmkit.types import Fused, HeadOutput, ModelSpec
+from mmkit.types import Fused, HeadOutput, Log, ModelSpec
 
 
 class AnswerClassifier(Head):
@@ -74,11 +74,8 @@ class AnswerClassifier(Head):
             soft_BC = (1 - f.alpha) * scores_BC + f.alpha * teacher_BC.sigmoid()
         loss_B = F.binary_cross_entropy_with_logits(logits_BC, soft_BC, reduction="none").sum(1)
         hits_B = scores_BC.gather(1, logits_BC.detach().argmax(1, keepdim=True))[:, 0]
-        return HeadOutput(
-            loss=masked_mean(loss_B, known_B),
-            count=self.counts(f),
-            logs={"chance": len(self.answers) * log(2), "accuracy": masked_mean(hits_B, known_B)},
-        )
+        logs: dict[str, Log] = {"chance": len(self.answers) * log(2), "accuracy": masked_mean(hits_B, known_B)}
+        return HeadOutput(loss=masked_mean(loss_B, known_B), count=self.counts(f), logs=logs)
 
     def counts(self, f: Features) -> Tensor:
         """The questions with a known answer."""

@@ -19,7 +19,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Candidates, EachSample
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
-from mmkit.types import Fused, HeadOutput, ModelSpec
+from mmkit.types import Fused, HeadOutput, Log, ModelSpec
 
 
 class AnswerDecoder(EachSample):
@@ -89,14 +89,9 @@ class AnswerDecoder(EachSample):
         loss_N = distilled_cross_entropy(logits_NV, labels_N, teacher_NV, f.alpha)
         size = self.counts(f)
         hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
-        return HeadOutput(
-            loss=(loss_N * weight_N).sum() / size,
-            count=size,
-            logs={
-                "chance": log(logits_NV.shape[-1]) * weight_N.sum() / size,
-                "accuracy": (mean_or_zero(hits_N), len(labels_N)),
-            },
-        )
+        chance = log(logits_NV.shape[-1]) * weight_N.sum() / size
+        logs: dict[str, Log] = {"chance": chance, "accuracy": (mean_or_zero(hits_N), len(labels_N))}
+        return HeadOutput(loss=(loss_N * weight_N).sum() / size, count=size, logs=logs)
 
     # ---- answering ---------------------------------------------------------------------------------------------
 
