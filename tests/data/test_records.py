@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from mmkit.data.check import check
-from mmkit.data.records import JsonLines, Source, captions_of
+from mmkit.data.problems import Problems
+from mmkit.data.records import JsonLines, Source, captions_of, rows_of
 from mmkit.errors import UserError
 from tests.data.conftest import write
 
@@ -84,6 +85,15 @@ def test_lines_are_counted_with_the_blank_ones_whatever_is_wrong_with_them(pictu
         JsonLines(write(pictures / "b.jsonl", rows))
     assert "b.jsonl:4: no picture" in str(error.value)
     assert "b.jsonl:5: image_id '0.png' is of 1.png here and of 0.png in line 2" in str(error.value)
+
+
+def test_lines_of_another_form_are_read_with_their_numbers_and_counted(tmp_path):
+    path = write(tmp_path / "c.jsonl", ["", {"a": 1, "b": 2}, "{", {"b": 3}, " ", {"a": None}])
+    problems = Problems(path)
+    assert list(rows_of(path, ("a",), problems)) == [(2, {"a": 1, "b": 2}), (6, {"a": None})]
+    with pytest.raises(UserError, match=r"2 of 4 lines .*1 x malformed JSON, 1 x missing key") as error:
+        problems.raise_if_any()
+    assert 'c.jsonl:4: no key "a"; the line has "b"' in str(error.value)
 
 
 def test_many_bad_lines_are_counted_by_kind(pictures):
