@@ -273,6 +273,22 @@ def test_values_that_no_part_of_a_strangers_has(value, says, own):
         rebuild({"target": f"{own}.deep.part:make", "args": {"x": value}}, MODEL, own)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "argument", "most"),
+    [
+        (MODEL, "models.sizes.albef:albef_mini", "max_tokens", 1_000_000),
+        (HEAD, "heads.itc:ITC", "queue_size", 1_000_000),
+        (TRANSFORM, "data.images.transforms:EvalTransform", "size", 8192),
+    ],
+)  # fmt: skip
+def test_the_largest_number_of_each_kind(kind, name, argument, most):
+    data = {kind.form: f"mmkit.{name}", "args": {argument: most}}
+    assert rebuild(data, kind)
+    for beyond in (most + 1, -most - 1):
+        with pytest.raises(UserError, match=f"{beyond} is beyond what a {kind.name} may hold, {most:,}"):
+            rebuild(data | {"args": {argument: beyond}}, kind)
+
+
 # ---- own code ----------------------------------------------------------------------------------------------------
 
 
