@@ -188,6 +188,12 @@ def test_what_is_not_known_is_refused_by_its_name(given, says):
         of_transformers(CLIP | given, "CLIP").transform(32, 8)
 
 
+def test_what_has_no_effect_on_the_pixels_is_not_kept():
+    made = of_transformers(CLIP | {"do_resize": False}, "CLIP").transform(32, 8)
+    assert (made.fit, made.to) == ("none", None)
+    assert of_open_clip({"size": 32, "fill_color": 128}).transform(32, 8).fill == (0, 0, 0)  # it is covered
+
+
 @pytest.mark.parametrize("key", ["data_format", "do_flip", "use_square_size", "offset", "rescale_offset", "new"])
 def test_what_is_not_done_and_the_form_that_all_have_are_no_fields_of_their_own(key):
     values = {"data_format": (None, "channels_first", "FIRST"), "new": (None,)}.get(key, (None, False))
