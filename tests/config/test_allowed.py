@@ -289,6 +289,15 @@ def test_the_largest_number_of_each_kind(kind, name, argument, most):
             rebuild(data | {"args": {argument: beyond}}, kind)
 
 
+@pytest.mark.parametrize("inner", [lambda value: [value], lambda value: {"a": value}, lambda value: {"tuple": [value]}])
+def test_what_is_nested_too_deeply_is_damaged(inner):
+    value = 1
+    for _ in range(20_000):
+        value = inner(value)
+    with pytest.raises(UserError, match="config: nested too deeply; it is damaged"):
+        rebuild({"target": "mmkit.models.sizes.albef:albef_mini", "args": {"image_size": value}}, MODEL)
+
+
 # ---- own code ----------------------------------------------------------------------------------------------------
 
 

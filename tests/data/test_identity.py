@@ -72,6 +72,16 @@ def test_spellings_of_one_path_are_one_picture(pictures):
     assert {source[i].image for i in range(6)} == {pictures / "0.png"}
 
 
+def test_a_path_has_one_name_though_nobody_looks_whether_it_is_there(pictures):
+    (pictures / "sub").mkdir()
+    files = PictureFiles(pictures)
+    for image in ("sub/none.png", "./sub/none.png", "sub/./none.png", "sub//none.png", "sub\\none.png"):
+        assert files.name(image) == "sub/none.png"
+    (pictures / "sub" / "a.png").touch()
+    assert files.name("sub/../sub/a.png") == "sub/a.png"
+    assert files.name("a b/c...png") == "a b/c...png"
+
+
 def test_links_to_one_file_are_one_picture(pictures):
     (pictures / "link.png").symlink_to("0.png")
     (pictures / "folder").symlink_to(".")

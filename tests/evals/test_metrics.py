@@ -181,6 +181,16 @@ def test_each_record_is_asked_one_of_its_own_texts_as_what_it_is(kind):
     assert asked[20:] == asked[:20]
 
 
+def test_texts_that_are_cut_are_counted_over_the_whole(caplog):
+    class Long(Questions):
+        def __getitem__(self, i):
+            return replace(super().__getitem__(i), captions=(f"a {'red ' * 20}box {i}" if i % 3 else "a box",))
+
+    Evaluation(source=Long(9), head="label", batch_size=2)(predictor("classes"))
+    (said,) = [message for message in caplog.messages if "longer than" in message]
+    assert said.startswith("6 of 7 texts")  # "a box", three times
+
+
 def test_torchmetrics_own_are_taken_as_they_are():
     torchmetrics = pytest.importorskip("torchmetrics")
     made, source = predictor("classes"), Questions(11)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmkit.data.images.formats import FORMATS, SUFFIXES
+from mmkit.data.images.formats import FORMATS, SUFFIXES, suffix_of
 from mmkit.data.images.opening import BadImage, load_image, upright
 from mmkit.data.records import Record
 from mmkit.errors import UserError
@@ -171,6 +171,27 @@ def test_formats_on_the_list_are_read(tmp_path, kind):
             photograph().save(tmp_path / f"a{suffix}", kind)
             assert load_image(tmp_path / f"a{suffix}").size == (24, 16)
     assert {".jpg", ".jfif", ".png", ".webp", ".ppm", ".tif"} <= SUFFIXES
+
+
+def test_the_ending_of_a_picture_is_told_by_its_first_bytes():
+    usual = {
+        "JPEG": ".jpg",
+        "PNG": ".png",
+        "WEBP": ".webp",
+        "GIF": ".gif",
+        "BMP": ".bmp",
+        "TIFF": ".tif",
+        "PPM": ".ppm",
+    }
+    for kind, suffix in usual.items():
+        file = io.BytesIO()
+        photograph().save(file, kind)
+        assert suffix_of(file.getvalue()[:16]) == suffix
+    for start, suffix in {
+        b"MM\0*": ".tif", b"GIF87a": ".gif", b"P1\n": ".ppm", b"Pf\t": ".ppm", b"\0\0\0\x1cftypavis": ".avif",
+        b"\0\0\0\x18ftypheic": None, b"RIFF\0\0\0\0WAVEfmt ": None, b"P6x": None, b"P7\n": None, b"": None,
+    }.items():  # fmt: skip
+        assert suffix_of(start) == suffix, start
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,9 @@ def test_another_size_shows_the_same_share():
 @pytest.mark.parametrize(("options", "says"), [
     ({"resample": "cubic"}, "resample='cubic': there are nearest"), ({"factor": 0.0}, "factor=0.0"),
     ({"std": (1.0, 0.0, 1.0)}, "std has no 0"), ({"mean": (0.5,)}, "three finite numbers"), ({"fit": "crop"}, "'crop'"),
-    ({"window": 16}, "the size is a part of the window"), ({"fill": (0, 0, 256)}, "from 0 to 255"),
+    ({"window": 16}, "the size is a part of the window"), ({"window": (32, 31)}, "the size is a part of the window"),
+    ({"window": (31, 40)}, "the size is a part"), ({"to": (0, 8)}, "image size ="), ({"to": (8, -1)}, "image size ="),
+    ({"fill": (0, 0, 256)}, "from 0 to 255"),
     ({"odd": "up"}, "up"),
 ])  # fmt: skip
 def test_fields_without_a_meaning_are_refused(options, says):
