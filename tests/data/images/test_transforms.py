@@ -209,10 +209,14 @@ def test_erasing_puts_the_mean_colour_in_one_rectangle(image):
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": 0}, {"size": 8, "scale": (0.5, 1.5)}, {"size": 8, "scale": (0.9, 0.5)}, {"size": 8, "flip": 2.0}],
-)
+    [
+        {"size": 0}, {"size": (8, 0)}, {"size": 8, "scale": (0.5, 1.5)}, {"size": 8, "scale": (0.9, 0.5)},
+        {"size": 8, "scale": (0.0, 0.5)}, {"size": 8, "flip": 2.0}, {"size": 8, "flip": -0.1},
+        {"size": 8, "erase": 1.1}, {"size": 8, "erase": -0.1},
+    ],
+)  # fmt: skip
 def test_impossible_transforms(options):
-    with pytest.raises(UserError, match=r"size|scale|flip"):
+    with pytest.raises(UserError, match=r"size|scale|flip|erase"):
         TrainTransform(**options)
 
 

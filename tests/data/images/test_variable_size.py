@@ -40,6 +40,16 @@ def test_the_transform_keeps_the_shape_and_scales_to_plus_minus_one():
         KeepShape(size=(64, 48))
 
 
+@pytest.mark.parametrize("kind", [KeepShape, KeepShapeTrain])
+def test_sides_that_hold_no_picture_are_refused(kind):
+    assert kind(size=32, longest=32).canvas == (32, 32)
+    for options in ({"size": 64, "longest": 63}, {"size": 31}, {"size": 40, "multiple": 41}, {"size": (64, 64)}):
+        with pytest.raises(UserError, match="at least a multiple and at most longest"):
+            kind(**options)
+    train = KeepShapeTrain(size=64, longest=70, multiple=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert vars(train.for_eval()).items() >= {k: v for k, v in vars(train).items() if k != "randaugment"}.items()
+
+
 def test_unequal_pictures_share_a_canvas():
     pictures = [torch.ones(3, 16, 32), torch.ones(3, 24, 8)]
     pixels, mask = stack_pixels(pictures)
