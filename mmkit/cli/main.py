@@ -174,7 +174,9 @@ def _is_read_in(folder: str | Path, path: Path) -> bool:
     from mmkit.data.images.formats import SUFFIXES
     from mmkit.data.sources.readers import is_data_set
 
-    own = (*SUFFIXES, ".txt", *((".parquet", ".arrow") if is_data_set(str(folder)) else ()))
+    if path.suffix.lower() == ".txt":  # the caption of a picture beside it
+        return any(one.stem == path.stem and one.suffix.lower() in SUFFIXES for one in path.parent.iterdir())
+    own = (*SUFFIXES, *((".parquet", ".arrow") if is_data_set(str(folder)) else ()))
     return path.stem in PARTS or path.suffix.lower() in own
 
 
