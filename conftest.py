@@ -1,5 +1,7 @@
 """Settings of every test, and ``pytest --parity-table FILE``: what the comparisons with other code measured.
 
+``pytest -m gpu`` runs what needs a GPU, and that alone; all other tests compute on the CPU wherever they run.
+
 One thread for each process, as tests run in two processes at a time; said before anything imports torch.
 
 A file's tests run in one worker, so that what they share is made once.
@@ -32,12 +34,30 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "parity(layout, against): what it measures goes into docs/parity.md")
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items):
     """Files with a slow test come first, so that in the end no worker is left alone with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a test computes. A run that it starts computes there by itself, see ``pytest_configure``."""
+    import torch
+
+    return torch.device(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,13 @@
 """How long one ALBEF pre-training step takes, part by part: seconds, samples per second, peak memory.
 
     python benchmarks/train_step.py --setting cpu-small
-    python benchmarks/train_step.py --setting paper --device cuda --precision bf16 --compile
+    python benchmarks/train_step.py --setting paper --device cuda --precision bf16 --compile --peak-tflops 989
 
 Variants run in turns within one process, so that a noisy machine disturbs all of them alike; ratios are to the first
 variant, over the medians of paired steps. Weights and data are random: speed does not depend on what they mean.
+
+To time a part of a step, a GPU must have nothing left to do at its ends, and then waits for what comes next. So steps
+are taken a second time without looking inside; their median is the step, which the parts may exceed together.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from operator import truediv
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -73,10 +78,11 @@ def random_batch(s: Setting, seed: int = 0) -> Batch:
 
 
 class Clock:
-    """Seconds by name since the last ``reset``; on a GPU after waiting for the device."""
+    """Seconds by name since ``parts`` was emptied, while ``looking``; on a GPU after waiting for the device."""
 
     def __init__(self, device: str) -> None:
         self.device = device
+        self.looking = True
         self.parts: dict[str, float] = {}
 
     def now(self) -> float:
@@ -87,6 +93,9 @@ class Clock:
 
     def time(self, name: str, what: Callable[[], object]) -> None:
         """Runs something and adds its seconds to a part."""
+        if not self.looking:
+            what()
+            return
         start = self.now()
         what()
         self.parts[name] = self.parts.get(name, 0.0) + self.now() - start
@@ -94,11 +103,16 @@ class Clock:
     def watch(self, name: str, module: nn.Module) -> None:
         """Adds the seconds of each forward pass of a module to a part."""
         started: list[float] = []
-        module.register_forward_pre_hook(lambda *_: started.append(self.now()))
+
+        def begin(*_: object) -> None:
+            if self.looking:
+                started.append(self.now())
 
         def stop(*_: object) -> None:
-            self.parts[name] = self.parts.get(name, 0.0) + self.now() - started.pop()
+            if self.looking:
+                self.parts[name] = self.parts.get(name, 0.0) + self.now() - started.pop()
 
+        module.register_forward_pre_hook(begin)
         module.register_forward_hook(stop)
 
 
@@ -146,24 +160,57 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
 
 
-def measure(s: Setting, device: str, precisions: list[str], compiled: bool, steps: int) -> dict[str, dict[str, float]]:
-    """Median seconds of every part for each precision, steps taken in turns; the first two of each are not counted."""
-    variants = {precision: Step(s, device, precision, compiled) for precision in precisions}
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
-    for i in range(steps + 2):
-        batch = random_batch(s, seed=i).to(device)
-        for name, step in variants.items():
-            parts = step(batch)
-            if i >= 2:
-                seen[name].append(parts)
-    return {
-        name: {part: statistics.median(p[part] for p in parts) for part in parts[0]} for name, parts in seen.items()
-    } | {
-        "ratios": {
-            n: statistics.median(a["step"] / b["step"] for a, b in zip(seen[precisions[0]], seen[n], strict=True))
-            for n in seen
-        }
-    }
+@dataclass(frozen=True)
+class Measured:
+    """Median seconds of every part for each variant, ratios to the first, and operations of a step."""
+
+    seconds: dict[str, dict[str, float]]
+    ratios: dict[str, float]
+    flops: int
+
+
+def count_flops(step: Step, batch: Batch) -> int:
+    """Floating-point operations of the products of one step: towers, teacher, heads, and the way back."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        step(batch)
+    return counter.get_total_flops()
+
+
+def measure(variants: dict[str, Step], s: Setting, steps: int, warmup: int) -> Measured:
+    """Steps taken in turns; the first ``warmup`` of each are not counted."""
+    device = next(iter(variants.values())).device
+    flops = max(count_flops(step, random_batch(s).to(device)) for step in variants.values())
+    taken: dict[bool, dict[str, list[dict[str, float]]]] = {}
+    for looking in (True, False) if device == "cuda" else (True,):
+        taken[looking] = {name: [] for name in variants}
+        for i in range(steps + warmup):
+            batch = random_batch(s, seed=i).to(device)
+            for name, step in variants.items():
+                step.clock.looking = looking
+                parts = step(batch)
+                if i >= warmup:
+                    taken[looking][name].append(parts)
+    whole = {name: [parts["step"] for parts in found] for name, found in taken[min(taken)].items()}
+    first = whole[next(iter(variants))]
+    return Measured(
+        seconds={
+            name: {part: statistics.median(parts[part] for parts in found) for part in found[0]}
+            | {"step": statistics.median(whole[name])}
+            for name, found in taken[True].items()
+        },
+        ratios={name: statistics.median(map(truediv, first, seconds)) for name, seconds in whole.items()},
+        flops=flops,
+    )
+
+
+def profile(step: Step, batch: Batch, rows: int) -> str:
+    """Where three steps spend the time of the device, by its operations, and that of the host."""
+    step.clock.looking = False
+    with torch.profiler.profile() as seen:
+        for _ in range(3):
+            step(batch)
+    sort = "self_device_time_total" if step.device == "cuda" else "self_cpu_time_total"
+    return seen.key_averages().table(sort_by=sort, row_limit=rows, max_name_column_width=70)
 
 
 def main() -> None:
@@ -174,33 +221,42 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "float32-medium", "bf16"])
     parser.add_argument("--compile", action="store_true", help="compile the transformer blocks")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2, help="steps before those that count")
+    parser.add_argument("--peak-tflops", type=float, help="of the machine in this precision: gives the share of it")
+    parser.add_argument("--profile", type=int, metavar="ROWS", help="also profile the first precision")
     parser.add_argument("--batch", type=int, help="instead of the setting's")
     parser.add_argument("--json", help="write the numbers to this file")
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     if args.batch:
         setting = replace(setting, batch=args.batch)
-    found = measure(setting, args.device, args.precision, args.compile, args.steps)
-    ratios = found.pop("ratios")
-    print(
-        f"{args.setting}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"compile {args.compile}"
-    )
-    for name, parts in found.items():
-        print(
-            f"\n{name}: {parts['step'] * 1000:.0f} ms a step, {setting.batch / parts['step']:.1f} samples/s, "
-            f"{ratios[name]:.2f} x the speed of {args.precision[0]}"
-        )
-        for part, seconds in parts.items():
-            if part != "step":
-                print(f"  {part:<22}{seconds * 1000:8.1f} ms {seconds / parts['step']:6.1%}")
+    variants = {name: Step(setting, args.device, name, args.compile) for name in args.precision}
+    found = measure(variants, setting, args.steps, args.warmup)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{args.setting}, {args.device}, {where}, torch {torch.__version__}, compile {args.compile}")
+    print(f"batch {setting.batch}, {found.flops / setting.batch / 1e9:.1f} GFLOP a sample in products")
+    for name, parts in found.seconds.items():
+        show(name, parts, found, setting, args)
     print(f"\npeak memory {peak_memory(args.device):.2f} GiB")
     if args.json:
+        facts = {"setting": args.setting, "batch": setting.batch, "peak_gib": peak_memory(args.device)}
         with open(args.json, "w") as file:
-            json.dump(
-                {"setting": args.setting, "seconds": found, "ratios": ratios, "peak_gib": peak_memory(args.device)},
-                file,
-            )
+            json.dump(facts | asdict(found), file)
+    if args.profile:
+        print(profile(variants[args.precision[0]], random_batch(setting).to(args.device), args.profile))
+
+
+def show(name: str, parts: dict[str, float], found: Measured, setting: Setting, args: argparse.Namespace) -> None:
+    """One variant."""
+    rate = found.flops / parts["step"] / 1e12
+    print(
+        f"\n{name}: {parts['step'] * 1000:.0f} ms a step, {setting.batch / parts['step']:.1f} samples/s, "
+        f"{found.ratios[name]:.2f} x the speed of {args.precision[0]}; {rate:.2f} TFLOP/s"
+        + (f", {rate / args.peak_tflops:.1%} of {args.peak_tflops:g}" if args.peak_tflops else "")
+    )
+    for part, seconds in parts.items():
+        if part != "step":
+            print(f"  {part:<22}{seconds * 1000:8.1f} ms {seconds / parts['step']:6.1%}")
 
 
 if __name__ == "__main__":

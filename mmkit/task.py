@@ -187,12 +187,14 @@ class Task(nn.Module):
 
         torch keeps compiled code on disk and finds it again by its settings. ``ATEN_CPU_CAPABILITY`` is none of them,
         so that code made for vectors of another width would be taken, and write beyond its arrays or leave parts of
-        them unwritten: the width becomes a setting here.
+        them unwritten: the width becomes a setting here. On a GPU torch 2.11 fails at an analysis of fused reductions
+        whose shapes vary, which is not meant for them: it is left out.
         """
         from torch._inductor import config
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
         config.cpp.simdlen = pick_vec_isa().bit_width()
+        config.triton.coalesce_tiling_analysis = False
         for module in self.modules():
             if isinstance(module, PreNormBlock | PostNormBlock):
                 module.compile(dynamic=True)
@@ -239,9 +241,9 @@ def _joined(head: str, part: str) -> str:
 
 
 def _stacked(values: Sequence[Count], device: torch.device) -> Tensor:
-    """(N,) float32 of numbers and scalars on the device; numbers travel together."""
+    """(N,) float32 of numbers and scalars on the device; numbers travel together, and nothing waits for the device."""
     if not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
     return torch.stack(
         [
             value.detach().to(device, torch.float32)

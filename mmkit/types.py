@@ -15,7 +15,7 @@ lets attention take its fastest path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -83,7 +83,11 @@ class MaskedText:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskedText:
         """The same on another device."""
-        return MaskedText(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return self.each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> MaskedText:
+        """With every tensor changed."""
+        return MaskedText(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +121,18 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on another device."""
-        move: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), (Tensor, MaskedText))
-        }
-        targets = {
-            k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in self.targets.items()
-        }
-        return replace(self, **move, targets=targets)
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from by itself, so that nobody waits; torch's loader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
+        masked = self.masked and self.masked.each(change)
+        targets = {name: change(value) if isinstance(value, Tensor) else value for name, value in self.targets.items()}
+        return replace(self, **changed, masked=masked, targets=targets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def rows(b: Batch, start: int, stop: int) -> Batch:
 def step_of(t: Task, micro: list[Batch]) -> tuple[dict[str, torch.Tensor], list]:
     """The gradients of one step, as the loop takes it, and its outputs."""
     t.zero_grad(set_to_none=True)
-    counts = t.count(micro, 3, CPU) if len(micro) > 1 else None
+    counts = t.count(micro, 3, micro[0].pixels.device) if len(micro) > 1 else None
     outputs, before = [], 0
     for b in micro:
         out = t(b, 3, before, counts.totals if counts else None)
@@ -178,8 +178,8 @@ CUTS = {"even": (3,), "thirds": (2, 4), "uneven": (1,), "one by one": (1, 2, 3, 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["mlm", "mlm_untied", "wpa", *OWN])
-def test_micro_batches_give_the_gradients_of_the_joined_batch(name, cut):
-    t, b = made(name)
+def test_micro_batches_give_the_gradients_of_the_joined_batch(name, cut, device):
+    t, b = (one.to(device) for one in made(name))
     edges = (0, *CUTS[cut], SIZE)
     joined, (whole,) = step_of(t, [b])
     parts, outputs = step_of(t, [rows(b, *edges[i : i + 2]) for i in range(len(edges) - 1)])
@@ -188,12 +188,12 @@ def test_micro_batches_give_the_gradients_of_the_joined_batch(name, cut):
         torch.testing.assert_close(sum(out.losses[key] for out in outputs), loss, rtol=1e-5, atol=1e-6)
 
 
-def test_several_heads_have_several_totals():
+def test_several_heads_have_several_totals(device):
     torch.manual_seed(0)
     model = albef_tiny(VOCAB)
     heads = {name: OWN[name](model.spec) for name in ("scores", "classes", "two", "short")}
-    t = Task(model, heads, weights={"scores": 0.3, "two": lambda step: 2.0 * step}, alpha=0.4)
-    b = replace(made("scores")[1])
+    t = Task(model, heads, weights={"scores": 0.3, "two": lambda step: 2.0 * step}, alpha=0.4).to(device)
+    b = made("scores")[1].to(device)
     joined, _ = step_of(t, [b])
     parts, _ = step_of(t, [rows(b, 0, 1), rows(b, 1, 3), rows(b, 3, 6)])  # none of the scores is known in the second
     assert difference(parts, joined) < 1e-6

@@ -34,8 +34,8 @@ ROWS = torch.arange(200)
     ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
      (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
 ])  # fmt: skip
-def test_the_known_answers_of_its_authors(counter, key, expected):
-    words = philox(tuple(torch.tensor([word]) for word in counter), key)
+def test_the_known_answers_of_its_authors(counter, key, expected, device):
+    words = philox(tuple(torch.tensor([word], device=device) for word in counter), key)
     assert tuple(word.item() for word in words) == expected
 
 
@@ -50,15 +50,15 @@ def test_each_number_depends_on_its_row_and_place_alone():
     assert Draws((1, 2, "a"), ROWS).words(0).shape == (200, 0)
 
 
-def test_they_stay_what_they_are():
+def test_they_stay_what_they_are(device):
     """Of this version and of all later ones: a run that goes on after an update draws what it would have drawn."""
-    draws = Draws((7, 3, "mine"), torch.tensor([0, 5]))
+    draws = Draws((7, 3, "mine"), torch.tensor([0, 5], device=device))
     assert draws.words(5).tolist() == [
         [2459335842, 2496216087, 2177876748, 2909791135, 1321468619],
         [241438692, 4167434290, 2862876373, 2562661834, 622547800],
     ]
     assert draws.words().tolist() == [453316262, 4053891623]
-    near = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+    near = partial(torch.testing.assert_close, rtol=0, atol=1e-6, check_device=False)
     near(draws.uniform(2), torch.tensor([[0.22248411178588867, 0.7096026539802551], [0.63595444, 0.45209593]]))
     assert draws.integers(1000, 2).tolist() == [[177, 291], [790, 363]]
     near(draws.gumbel(2), torch.tensor([[0.40195623, 0.19754052], [0.54405773, 1.98588717]]))
@@ -195,6 +195,24 @@ def test_ranks_and_micro_batches_together_draw_the_rows_of_the_joined_batch(monk
     monkeypatch.undo()
     assert torch.equal(torch.cat(found), numbers(size * world * micro, 0))
     assert torch.equal(torch.cat(everyone[::world]), numbers(size * world * micro, 0))
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_on_every_device_they_are_the_same(device, everyone):
+    """Words, uniform numbers and integers to the bit; the others as near as logarithm and cosine are."""
+    here, there = (
+        Features(Eight(), b, 3, seed=5, before=2**31).random("mine", everyone)
+        for b in (batch(64), batch(64).to(device))
+    )  # fmt: skip
+    for draw in (
+        lambda of: of.words(501), lambda of: of.words(2, 3), lambda of: of.uniform(5, 101),
+        lambda of: of.integers(2**31, 500), lambda of: of.integers(7), lambda of: of.uniform(),
+    ):  # fmt: skip
+        found = draw(there)
+        assert found.device.type == device.type
+        assert torch.equal(found.cpu(), draw(here))
+    for draw in (lambda of: of.gumbel(4, 500), lambda of: of.normal(4, 500)):
+        torch.testing.assert_close(draw(there).cpu(), draw(here), rtol=1e-6, atol=1e-6)
 
 
 def test_a_stream_is_its_own_and_begins_anew():

@@ -144,12 +144,12 @@ def test_the_width_of_vectors_is_a_setting_by_which_compiled_code_is_found_again
 
 
 @pytest.mark.slow
-def test_compiled_blocks_equal_eager():
+def test_compiled_blocks_equal_eager(device):
     """In a process of its own: after a compiled backward pass, forks of a process have none."""
-    mp.start_processes(compare_compiled, nprocs=1, start_method="spawn")
+    mp.start_processes(compare_compiled, (device,), nprocs=1, start_method="spawn")
 
 
-def compare_compiled(rank):
+def compare_compiled(rank, device):
     """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
 
     def one_of_each(vocab_size):
@@ -158,10 +158,11 @@ def compare_compiled(rank):
             image_width=32, image_heads=2, text_width=32, text_heads=2, embed_dim=16, dropout=0.0,
         )  # fmt: skip
 
-    eager, compiled = (task(["mlm"], model=one_of_each, momentum=None) for _ in range(2))
+    heads = ["mlm"] if device.type == "cpu" else ["itc", "itm", "mlm"]
+    eager, compiled = (task(heads, model=one_of_each, momentum=None).to(device) for _ in range(2))
     compiled.compile_blocks()
     for t in (eager, compiled):
-        t(batch(), 3).loss.backward()
+        t(batch().to(device), 3).loss.backward()
     for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None), name
         if p.grad is not None:

@@ -179,12 +179,12 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def make_loader(
-    dataset: PairDataset, sampler: StepSampler, *, workers: int = 0, prefetch: int = 4
+    dataset: PairDataset, sampler: StepSampler, *, workers: int = 0, prefetch: int = 4, pinned: bool = False
 ) -> DataLoader[Batch]:
     """One pass over the micro-batches of the sampler.
 
     Does not touch the global random state. Texts are padded to ``max_tokens``, and unequal pictures to one canvas, when
-    there are several ranks.
+    there are several ranks. pinned: in memory that a GPU copies from by itself.
     """
     transform, several = dataset.transform, sampler.world > 1
     collator = Collator(
@@ -201,5 +201,6 @@ def make_loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         worker_init_fn=end_with_rank,
+        pin_memory=pinned,
         generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
     )

@@ -101,7 +101,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             len(dataset), rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
             world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps,
         )  # fmt: skip
-        return make_loader(dataset, sampler, workers=exp.data.workers)
+        return make_loader(dataset, sampler, workers=exp.data.workers, pinned=next(task.parameters()).is_cuda)
 
     def predictor() -> Any:
         from mmkit.inference.predictor import Predictor

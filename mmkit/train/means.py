@@ -41,7 +41,9 @@ class Means:
     def _add(self, name: str, value: Count, count: Count) -> None:
         """A mean over no items adds nothing, whatever it is."""
         if isinstance(value, Tensor) or isinstance(count, Tensor):
-            value = torch.as_tensor(value, device=self._device).detach().to(self._dtype)
+            if not isinstance(value, Tensor):  # made on the device: a copy would wait for it
+                value = torch.full((), value, device=self._device)
+            value = value.detach().to(self._device, self._dtype)
             if isinstance(count, Tensor):
                 count = count.detach().to(self._device, self._dtype)
                 value = torch.where(count > 0, value * count, 0.0)

@@ -1,7 +1,7 @@
 """The loader: what a sample depends on, who gets which records, resuming, broken pictures, and collation."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from mmkit.data.targets import collate_targets
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
+from tests.examples import batch
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,33 @@ def same(one, other):
         assert torch.equal(a.masked.ids, b.masked.ids)
         assert torch.equal(a.masked.positions, b.masked.positions)
     return True
+
+
+def test_every_tensor_of_a_batch_is_pinned_for_a_gpu_and_nothing_else(monkeypatch):
+    pin = lambda x: x.clone().as_subclass(Pinned)  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    b = replace(batch(3), pixel_mask=torch.ones(3, 32, 32) > 0, targets={"label": torch.arange(3), "words": ["a"] * 3})
+    pinned = b.pin_memory()
+    for one, other in ((b, pinned), (b.masked, pinned.masked)):
+        for field in fields(one):
+            before, after = getattr(one, field.name), getattr(other, field.name)
+            assert isinstance(after, Pinned) == isinstance(before, torch.Tensor)
+            assert torch.equal(before, after) if isinstance(before, torch.Tensor) else field.name in (
+                "masked", "targets", "keys", "skipped",
+            )  # fmt: skip
+    assert isinstance(pinned.targets["label"], Pinned)
+    assert pinned.targets["words"] == ["a"] * 3
+    assert pinned.keys == b.keys
+    assert replace(b, masked=None, ids=None).pin_memory().masked is None
+
+
+class Pinned(torch.Tensor):
+    """A tensor that was pinned."""
+
+
+def test_pages_are_pinned_where_that_is_asked_for(words):
+    sampler = StepSampler(50, rank_batch=8, steps=2)
+    assert [make_loader(dataset(words), sampler, pinned=pinned).pin_memory for pinned in (True, False)] == [True, False]
 
 
 def test_workers_change_nothing(words):

@@ -60,8 +60,8 @@ def brute_force(model, source, rerank_top=None, published=False):
 
 
 @pytest.mark.parametrize(("rerank_top", "seed"), [(None, 0), (4, 0), (4, 1), (100, 2)])
-def test_equals_brute_force(rerank_top, seed):
-    model, source = predictor(seed), Pictures(17)
+def test_equals_brute_force(rerank_top, seed, device):
+    model, source = predictor(seed).to(device), Pictures(17)
     found = Retrieval(source=source, rerank_top=rerank_top, batch_size=2, chunk=4, pair_batch=7)(model)
     for name, value in brute_force(model, source).items():
         assert found[name] == pytest.approx(value), name

@@ -16,8 +16,8 @@ from tests.evals.parts import COLOURS, Pictures, predictor
 TEMPLATES = ("a {} box", "{}", "the {} square here")
 
 
-def test_equals_the_definition():
-    model, source = predictor(), Pictures(26)
+def test_equals_the_definition(device):
+    model, source = predictor().to(device), Pictures(26)
     result = ZeroShot(source=source, templates=TEMPLATES, batch_size=7).evaluate(model)
     bank = torch.stack(
         [F.normalize(model.encode_text([t.replace("{}", c) for t in TEMPLATES]).mean(0), dim=0) for c in COLOURS]

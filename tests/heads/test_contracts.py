@@ -28,6 +28,21 @@ def test_every_parameter_of_the_head_gets_a_gradient(name):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in t.heads[name].parameters())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("micro", [1, 2])
+def test_it_never_waits_for_the_device(name, micro):
+    t, batches = task([name]).cuda(), [batch(seed=seed).to("cuda") for seed in range(micro)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        totals = t.count(batches, 0, torch.device("cuda")).totals if micro > 1 else None
+        outputs = [t(b, 0, 6 * i, totals) for i, b in enumerate(batches)]
+        for out in outputs:
+            out.loss.backward()
+        t.after_step([out.carry for out in outputs])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_forward_changes_no_state(name):
     t = task([name])
     before = copy.deepcopy(t.state_dict())

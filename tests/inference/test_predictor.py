@@ -43,6 +43,21 @@ def test_every_form_of_a_picture_gives_the_same_embedding(model, tmp_path):
     torch.testing.assert_close(model.encode_image(torch.stack([array, array])), out[:2], atol=1e-6, rtol=0)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_numbers_of_the_cpu(model):
+    images, texts = pictures(7), [caption(i) for i in range(7)]
+    there = predictor().to("cuda")
+    assert there.device.type == "cuda"
+    for of in (
+        lambda p: p.encode_image(images, 3), lambda p: p.encode_text(texts, 4), lambda p: p.match(images, texts),
+    ):  # fmt: skip
+        assert of(there).device.type == "cpu"
+        torch.testing.assert_close(of(there), of(model), atol=1e-5, rtol=0)
+    low = Predictor(there.model, there.heads, there.tokenizer, there.transform, 12, precision="bf16")
+    assert not torch.equal(low.encode_image(images), there.encode_image(images))
+    torch.testing.assert_close(low.encode_image(images), model.encode_image(images), atol=0.05, rtol=0)
+
+
 def test_batches_and_padding_change_nothing(model):
     images, texts = pictures(), ["red", caption(3), "a red square and a very long brown box"]
     torch.testing.assert_close(model.encode_image(images, 3), model.encode_image(images, 64), atol=1e-6, rtol=0)
