@@ -7,6 +7,12 @@ from typing import Any
 
 _MODULES = {
     "config": "config.experiment",
+    "data.text_ops": "data.texts.cleaning",
+    "data.image_io": "data.images.opening",
+    "embed_files": "inference.embed_files",
+    "export": "inference.export",
+    "hub_pretrained": "hub.pretrained",
+    "predictor": "inference.predictor",
     "data.centre_crop": "data.images.centre_crop",
     "data.easy_vqa": "data.sources.easy_vqa",
     "data.image_ops": "data.images.transforms",
@@ -49,14 +55,6 @@ _ARGUMENTS: dict[str, dict[str, str | None]] = {
     "mmkit.evals.zeroshot:ZeroShot": {"seed": None},
 }
 """Of a part by its present name, what its arguments are called now; None = it has none of that meaning any more."""
-_OTHER_MODULES = {
-    "data.text_ops": "data.texts.cleaning",
-    "data.image_io": "data.images.opening",
-    "embed_files": "inference.embed_files",
-    "export": "inference.export",
-    "hub_pretrained": "hub.pretrained",
-    "predictor": "inference.predictor",
-}
 FORMS = ("target", "dataclass", "reference")
 """The keys under which JSON names a part."""
 
@@ -89,5 +87,5 @@ def with_present_names(data: Any) -> Any:
 def where_now(module: str | None) -> str:
     """The end of a message about a module that cannot be imported: its present name, where an earlier one is known."""
     name = (module or "").removeprefix("mmkit.")
-    new = (_MODULES | _OTHER_MODULES).get(name) or ("data.texts.tokenizers" if name == "data.tokenizer" else None)
+    new = _MODULES.get(name) or ("data.texts.tokenizers" if name == "data.tokenizer" else None)
     return "" if new is None else f"; it is mmkit.{new} now"

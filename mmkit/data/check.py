@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ def check_named(
 
     progress: called with (done, total); classes: see ``check``. UserError where it cannot be opened at all.
     """
-    heard = _Heard()
+    heard = BufferingHandler(sys.maxsize)
+    heard.setLevel(logging.WARNING)
     logger = logging.getLogger("mmkit.data")
     logger.addHandler(heard)
     try:
@@ -88,7 +91,7 @@ def check_named(
     summary = check(source, None if progress is None else lambda done: progress(done, total), found, classes)
     for message in summary.warnings:
         log.warning("%s", message)
-    summary.warnings = heard.messages + summary.warnings
+    summary.warnings = [record.getMessage() for record in heard.buffer] + summary.warnings
     return summary
 
 
@@ -171,17 +174,6 @@ def _opened(what: Record | Picture | str, name: str, image: Picture) -> _Opened:
     except BadImage as error:
         gone = isinstance(image, Path) and not os.path.exists(image)
         return _Opened(trouble="missing picture" if gone else "unreadable picture", message=str(error))
-
-
-class _Heard(logging.Handler):
-    """Keeps warnings."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
 
 
 class _Look:

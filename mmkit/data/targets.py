@@ -98,7 +98,7 @@ def plain(answer: str) -> str:
     return normalize(answer) or answer.strip().lower()
 
 
-class ClassLabels:
+class ClassLabels(RawTargets):
     """Names of classes as their numbers among ``classes``: ``label`` (B,) int64.
 
     The labels of a source with ``class_names`` may be numbers of these. Names are compared without regard to case,
@@ -124,10 +124,6 @@ class ClassLabels:
         if found is None:
             raise UserError(f"{self.label} {label!r} is none of the {len(self.classes)} classes: {some(self.classes)}")
         return {self.label: found}
-
-    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """See the class."""
-        return collate_targets(encoded)
 
 
 class AnswerTokens:

@@ -205,10 +205,6 @@ def id_of(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         return value.strip()
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or (isinstance(value, float) and math.isinf(value))
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == math.inf:
         raise ValueError(f"must be a string or a number, not {json.dumps(value, default=str)[:80]}")
     return str(int(value)) if value == int(value) else str(value)

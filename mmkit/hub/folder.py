@@ -52,7 +52,6 @@ from mmkit.hub.files import (
     shapes_in,
 )
 from mmkit.hub.fit import check_plan, check_shapes, state_of_all
-from mmkit.hub.open_clip.models import load_open_clip
 from mmkit.hub.place import FORMAT, config_of
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
@@ -119,6 +118,8 @@ def load(
     UserError names the file that is missing, damaged or does not fit, and what to do.
     """
     if str(path).startswith(OPEN_CLIP):
+        from mmkit.hub.open_clip.models import load_open_clip
+
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
     folder, config = config_of(path)
     preprocessing = read_json(needed(folder, PREPROCESSING))

@@ -11,19 +11,16 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import UserError
 from mmkit.files import write_text
 from mmkit.progress import progress
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 logger = logging.getLogger("mmkit.train")
-
-
-class _Scalars(Protocol):
-    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class RunLog:
@@ -35,7 +32,7 @@ class RunLog:
     def __init__(self, folder: Path, *, writes: bool, start_step: int = 0, tensorboard: bool = True) -> None:
         self.path = folder / "metrics.jsonl"
         self.writes = writes
-        self._scalars: _Scalars | None = None
+        self._scalars: SummaryWriter | None = None
         if not writes:
             return
         keep_until(self.path, start_step)

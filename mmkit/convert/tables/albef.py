@@ -176,12 +176,8 @@ def table(parts: Parts) -> list[Row]:
         # theirs has but one temperature, so ours, written last, is the one
         rows.append(same(f"{TEACHER}.model.temperature.value", "temp"))
     rows += [same("model.temperature.value", "temp"), *layer("heads.itm.classify", "itm_head")]
-    return rows + (_queues(parts) if parts.queue else _no_queues(parts))
-
-
-def _no_queues(parts: Parts) -> list[Row]:
-    """A file that was trained without a queue may hold one of no columns."""
-    return [Dropped(name, "a queue of 0 entries") for name in parts.empty_queue]
+    # a file that was trained without a queue may hold one of no columns
+    return rows + (_queues(parts) if parts.queue else [Dropped(q, "a queue of 0 entries") for q in parts.empty_queue])
 
 
 def _queues(parts: Parts) -> list[Row]:

@@ -98,7 +98,8 @@ def _rgb(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> Imag
     with _opened(image, name) as opened:
         if not (opened.width and opened.height):
             raise BadImage(f"{name}: {opened.width} x {opened.height} pixels; there is nothing to see")
-        _check_size(opened, name)
+        if opened.width * opened.height > max_megapixels() * 1e6:
+            raise BadImage(f"{name}: {opened.width} x {opened.height} pixels are too many; {_larger()}")
         opened.load()
         return to_rgb(upright(opened), name)
 
@@ -200,11 +201,6 @@ def _check_file(path: Path | str, name: str) -> None:
         raise BadImage(f"{name}: a folder, no picture")
     if not stat.S_ISREG(mode):
         raise BadImage(f"{name}: no plain file, but a pipe or a device")
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > max_megapixels() * 1e6:
-        raise BadImage(f"{name}: {image.width} x {image.height} pixels are too many; {_larger()}")
 
 
 def _larger() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 
 from mmkit.errors import UserError
 
@@ -70,13 +71,12 @@ KINDS = _alternate()
 
 def people(*, held_out: bool) -> tuple[str, ...]:
     """Women and men of 16 professions in 5 skin tones: the 120 of training, or the 40 that it never shows."""
-    cells = []
-    for p, profession in enumerate(PROFESSIONS):
-        for g, person in enumerate(PERSONS):
-            for t, tone in enumerate(SKIN_TONES):
-                if ((p + 2 * g + t) % 4 == 0) == held_out:
-                    cells.append(f"{person}{tone}\u200d{profession}")
-    return tuple(cells)
+    cells = product(enumerate(PROFESSIONS), enumerate(PERSONS), enumerate(SKIN_TONES))
+    return tuple(
+        f"{person}{tone}\u200d{profession}"
+        for (p, profession), (g, person), (t, tone) in cells
+        if ((p + 2 * g + t) % 4 == 0) == held_out
+    )
 
 
 def first_kinds(kinds: int) -> tuple[str, ...]:

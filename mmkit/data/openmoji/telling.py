@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
@@ -93,13 +94,9 @@ class ToldScenes(Scenes, Generic[ToldT]):
 
 def relations(drawn: Drawn) -> dict[tuple[int, int], str]:
     """{(i, j): where emoji i is, seen from j}, of those pairs that are clearly beside or above one another."""
-    found = {}
-    for i, a in enumerate(drawn.boxes):
-        for j, b in enumerate(drawn.boxes):
-            where = relation(a, b) if i != j else None
-            if where is not None:
-                found[i, j] = where
-    return found
+    pairs = permutations(range(len(drawn.boxes)), 2)
+    places = {(i, j): relation(drawn.boxes[i], drawn.boxes[j]) for i, j in pairs}
+    return {pair: where for pair, where in places.items() if where is not None}
 
 
 def find(attempt: Callable[[], Found | None], kinds: int, split: str) -> Found:

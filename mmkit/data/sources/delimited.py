@@ -50,13 +50,13 @@ class TableFile:
 
     def __getitem__(self, index: int) -> dict[str, str]:
         """{field: text} of a row, without cells that are empty."""
-        return self._named(self._cells(decode(self.rows[index])))
+        return self._named(_split(decode(self.rows[index]), self.separator))
 
     def scan(self, problems: Problems) -> Iterator[dict[str, str]]:
         """Every row in order, each noted for ``[]`` as it is given; what cannot be read is noted in ``problems``."""
         for number, start, size, text in self._records(problems):
             try:
-                cells = self._cells(text)
+                cells = _split(text, self.separator)
             except (csv.Error, StopIteration) as error:
                 problems.add(number, "broken row", self._reason(text, error))
                 continue
@@ -161,9 +161,6 @@ class TableFile:
             pending = []
         if pending:
             yield first, begun, size, "".join(pending)
-
-    def _cells(self, text: str) -> list[str]:
-        return _split(text, self.separator)
 
     def _swallows(self, text: str) -> bool:
         lines = text.rstrip("\r\n").split("\n")[1:]

@@ -56,23 +56,18 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """[CLS] and the tokens, at most ``max_tokens`` in all; None = the whole text, uncut."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, without special tokens."""
-        ...
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as people write them, one per id."""
-        ...
 
     def starts_word(self, ids: Sequence[int]) -> list[bool]:
         """For each id, whether a new word begins there."""
-        ...
 
     def save(self, folder: str | Path) -> None:
         """Write everything that ``load_tokenizer`` needs."""
-        ...
 
 
 def is_cjk(char: str) -> bool:

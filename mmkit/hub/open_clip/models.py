@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
+import open_clip
 import torch
 
 from mmkit.convert.grid import compact
@@ -56,14 +57,9 @@ def load_open_clip(
 
 
 def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | tuple[int, int] | None) -> Predictor:
-    import open_clip
-
-    options: dict[str, Any] = {} if image_size is None else {"force_image_size": image_size}
-    weights = name.file
-    if name.arch:
-        tag = tag_of(name)
-        weights = weights or _fetched(name, tag)
-        options |= _options_of(tag, name)
+    tag, options = _told(name)
+    options |= {} if image_size is None else {"force_image_size": image_size}
+    weights = name.file or (_fetched(name, tag) if name.arch else None)
     with _as_user_error(name.spec, weights), torch.random.fork_rng(devices=[]):
         own, words = _prepared(name)
         with not_endless(name.spec):
@@ -83,11 +79,8 @@ def _load(name: Name, precision: Literal["float32", "bf16"], image_size: int | t
 
 def describe_open_clip(spec: str) -> dict[str, Any]:
     """The facts of ``mmkit info``, without the weights: they need not be here. UserError for an unknown name."""
-    import open_clip
-
     name = parse(spec)
-    tag = tag_of(name) if name.arch else {}
-    options = _options_of(tag, name) if name.arch else {}
+    tag, options = _told(name)
     with _as_user_error(spec, None), _at_once_without_network(name):
         own, words = _prepared(name, with_weights=False)
         with torch.device("meta"), not_endless(spec), quiet():  # it warns that nothing was loaded
@@ -119,8 +112,6 @@ def describe_open_clip(spec: str) -> dict[str, Any]:
 
 def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], Any]:
     """Further options for ``open_clip.create_model``, and the tokenizer; of a config that was looked through."""
-    import open_clip
-
     if name.place.startswith(LOCAL):
         folder = Path(name.place.removeprefix(LOCAL))
         model = of_folder(folder, name.spec, with_weights)
@@ -134,23 +125,21 @@ def _prepared(name: Name, with_weights: bool = True) -> tuple[dict[str, Any], An
         return {}, open_clip.get_tokenizer(name.place or name.arch, **code)
 
 
-def _options_of(tag: Mapping[str, Any], name: Name) -> dict[str, Any]:
-    """For ``open_clip.create_model``: preprocessing and activation as the weights were trained."""
-    import open_clip
-
+def _told(name: Name) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """What the tag says of its weights, and of it for ``open_clip.create_model``: preprocessing and activation."""
+    if not name.arch:
+        return {}, {}
+    tag = tag_of(name)
     wants, has = bool(tag.get("quick_gelu")), bool(open_clip.get_model_config(name.arch).get("quick_gelu"))
     if wants and not has:
         log.info("%s: QuickGELU, as these weights were trained", name.spec)
-    return {
-        "force_quick_gelu": wants,
-        "force_preprocess_cfg": {key: tag[key] for key in OF_A_TAG if tag.get(key) is not None},
-    }
+    pictures = {key: tag[key] for key in OF_A_TAG if tag.get(key) is not None}
+    return tag, {"force_quick_gelu": wants, "force_preprocess_cfg": pictures}
 
 
 @contextmanager
 def _at_once_without_network(name: Name) -> Iterator[None]:
     """Where the hub does not answer now, look in its cache alone: its client asks each address six times, for 12 s."""
-    import open_clip
     from huggingface_hub import constants
 
     from mmkit.convert.locate import hub_answers
@@ -167,7 +156,6 @@ def _at_once_without_network(name: Name) -> Iterator[None]:
 
 def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
     """The file of a tag, from open_clip's cache or the network."""
-    import open_clip
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
-from mmkit.data.records import Record
+from mmkit.data.sources.published.rows import Row, Rows
 from mmkit.data.text_files import read_json
 from mmkit.data.texts.cleaning import clean_caption
 from mmkit.errors import UserError
@@ -28,7 +28,7 @@ SPLITS = ("val", "testA", "testB")
 Box = tuple[float, float, float, float]
 
 
-class RefCoco:
+class RefCoco(Rows):
     """One record for each expression; ``image_id`` is the picture's file name, so that its expressions share it.
 
     Args:
@@ -55,11 +55,11 @@ class RefCoco:
         self.splits: tuple[str, ...] = tuple(splits) if refs is not None else ()
         files = [expressions] if isinstance(expressions, str | Path) else list(expressions)
         boxes = _References(refs, instances, detections) if refs is not None and instances is not None else None
-        self._rows: list[tuple[str, str, str, Mapping[str, Any]]] = []
+        self.rows: list[Row] = []
         self.files = PictureFiles(self.images)
         for path in files:
             self._read(path, boxes)
-        if not self._rows:
+        if not self.rows:
             found = ", ".join(str(path) for path in files)
             raise UserError(f"{found}: no expression of the splits {', '.join(self.splits)}")
         if boxes is not None and detections is not None and boxes.without:
@@ -74,32 +74,20 @@ class RefCoco:
             if not isinstance(row, Mapping) or not isinstance(row.get("image"), str) or not _text(row):
                 problems.add(number, "bad row", f'needs "image" and "text", found {str(row)[:80]}')
                 continue
-            targets = {} if boxes is None else boxes.targets(row, number, problems)
+            image, text = row["image"], clean_caption(_text(row)) if self.clean else _text(row)
+            targets = {} if boxes is None else boxes.targets(row, text, number, problems)
             if targets is None or (self.splits and targets["split"] not in self.splits):
                 continue
-            image = row["image"]
             found.append((number, image, _id(image)))
-            self._rows.append((image, self._clean(_text(row)), f"{path}:{number}", targets))
+            self.rows.append(
+                Row(image=image, captions=(text,), at=f"{path}:{number}", image_id=_id(image), targets=targets)
+            )
         PictureFiles(self.images).check_rows(found, problems)
         problems.raise_if_any(len(rows))
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Record:
-        image, text, key, targets = self._rows[index]
-        found = dict(targets)
-        if "box" in found:
-            found["boxes"] = [{"name": text, "box": found.pop("box")}]
-        return Record(image=self.files.path(image), captions=(text,), image_id=_id(image), key=key, targets=found)
-
-    def captions(self) -> Iterator[str]:
-        """Every expression, without opening pictures."""
-        for _, text, _, _ in self._rows:
-            yield text
-
-    def _clean(self, text: str) -> str:
-        return clean_caption(text) if self.clean else text.strip()
+    def key(self, row: Row) -> str:
+        """The file of the expression and its number there."""
+        return str(row.at)
 
 
 class _References:
@@ -116,12 +104,13 @@ class _References:
         self.detections = None if detections is None else read_json(detections, "detected boxes by image")
         self.without: set[str] = set()
 
-    def targets(self, row: Mapping[str, Any], number: int, problems: Problems) -> Mapping[str, Any] | None:
+    def targets(self, row: Mapping[str, Any], text: str, number: int, problems: Problems) -> Mapping[str, Any] | None:
         ref = self.refs.get(row.get("ref_id"))
         if ref is None or ref["ann_id"] not in self.boxes:
             problems.add(number, "unknown reference", f"ref_id {row.get('ref_id')!r} is not in the refs and instances")
             return None
-        targets: dict[str, Any] = {"box": self.boxes[ref["ann_id"]], "split": ref["split"]}
+        boxes = [{"name": text, "box": self.boxes[ref["ann_id"]]}]
+        targets: dict[str, Any] = {"boxes": boxes, "split": ref["split"]}
         if self.detections is not None:
             image = str(ref["image_id"])
             found = self.detections.get(image, [])

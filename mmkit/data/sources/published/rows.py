@@ -49,8 +49,12 @@ class Rows:
         image = self.files.name(row.image)
         return Record(
             image=self.images / image, captions=row.captions, image_id=row.image_id or image,
-            key=f"{self.path}[{row.at}]", targets=dict(row.targets),
+            key=self.key(row), targets=dict(row.targets),
         )  # fmt: skip
+
+    def key(self, row: Row) -> str:
+        """A name for messages: the file, and the place there."""
+        return f"{self.path}[{row.at}]"
 
     def captions(self) -> Iterator[str]:
         """Every caption, without opening pictures."""

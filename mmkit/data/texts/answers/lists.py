@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.text_files import check_not_numbered, parse_json, read_text
+from mmkit.data.text_files import check_not_numbered, parse_json, read_text, split_lines
 from mmkit.errors import UserError
 
 NUMBERED = ("id2label", "label2ans", "label2id", "ans2label")
@@ -49,7 +49,7 @@ def _placed(path: Path, text: str) -> list[tuple[str, str]]:
                 raise UserError(f"{path}: cannot be read as JSON ({error}); give {FORMS}") from error
         else:
             return [(f"[{i}]", answer) for i, answer in enumerate(_from_json(whole, path))]
-    lines = [(str(number), line.strip()) for number, line in enumerate(_lines(text), start=1)]
+    lines = [(str(number), line.strip()) for number, line in enumerate(split_lines(text), start=1)]
     check_not_numbered([answer for _, answer in lines if answer], path)
     return [(number, answer) for number, answer in lines if answer]
 
@@ -78,7 +78,7 @@ def _malformed(error: ValueError) -> bool:
 def _json_lines(text: str, path: Path) -> list[tuple[str, Any]] | None:
     """(line number, value) of JSON lines; None where a line is no JSON. UserError for JSON that says two things."""
     found = []
-    for number, line in enumerate(_lines(text), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         try:
             found += [(str(number), parse_json(line.encode()))] if line.strip() else []
         except ValueError as error:
@@ -93,11 +93,6 @@ def _text(item: Any, path: Path, place: str) -> str:
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"{path}:{place}: {json.dumps(item, ensure_ascii=False)[:60]} is no answer; each is some words")
     return answer.strip()
-
-
-def _lines(text: str) -> list[str]:
-    """Line feeds end a line, alone or after a carriage return; nothing else does."""
-    return text.replace("\r\n", "\n").split("\n")
 
 
 def _called(place: str) -> str:

@@ -104,9 +104,7 @@ def _token(value: Any) -> Any:
 
     if not isinstance(value, Mapping):
         return AddedToken(value, special=True) if isinstance(value, str) else None
-    flags = {
-        key: bool(value[key]) for key in ("lstrip", "rstrip", "single_word", "normalized", "special") if key in value
-    }
+    flags = {key: bool(value[key]) for key in FLAGS if key in value}
     return (
         AddedToken(value["content"], **({"special": True} | flags)) if isinstance(value.get("content"), str) else None
     )
