@@ -4,13 +4,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import nn
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.records import Record
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.tokenizers import train_sentencepiece
+from mmkit.heads.base import Head, HeadOutput
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -46,8 +49,6 @@ class Count:
     value: float = 1.0
 
     def __call__(self, predictor: object) -> dict[str, float]:
-        import torch
-
         torch.randn(5)
         return {"value": self.value}
 
@@ -57,6 +58,18 @@ class Report:
 
     def __call__(self, predictor: object, out: Path) -> dict[str, float]:
         return {"events": float(len((out / "metrics.jsonl").read_text().splitlines()))}
+
+
+class Drawn(Head):
+    """A loss by random numbers of each sample's own."""
+
+    def __init__(self, spec) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, f):
+        drawn_BE = f.random("drawn").normal(f.image_embed.shape[1])
+        return HeadOutput(loss=self.scale * (drawn_BE * f.image_embed).sum(1).mean(), count=len(f.batch))
 
 
 def tiny(**changes) -> Experiment:
@@ -107,6 +120,12 @@ def words_alone(**data) -> Experiment:
     unused = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)", freeze=True)
     exp = change(plain(4), heads={"mlm": partial(MLM)}, data=data, run=dict(log_every_steps=1))
     return change(exp, optim=dict(rules=(unused, *mmkit_rules()), clip_norm=0.05))
+
+
+def drawing(**data) -> Experiment:
+    """``words_alone``, with pictures that are erased at random, and a loss by numbers of each sample's own."""
+    exp = change(words_alone(**data), data=dict(transform=partial(TrainTransform, scale=(0.5, 1.0), erase=0.8)))
+    return change(exp, heads=dict(exp.heads) | {"drawn": partial(Drawn)})
 
 
 def plain(steps: int) -> Experiment:

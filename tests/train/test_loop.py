@@ -28,7 +28,7 @@ from mmkit.train.loop import train
 from mmkit.train.precision import ProductChoice
 from mmkit.train.schedule import learning_rate
 from mmkit.types import HeadOutput
-from tests.train.fakes import Count, Report, Squares, change, tiny, weights, words_alone
+from tests.train.fakes import Count, Report, Squares, change, drawing, tiny, weights, words_alone
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,19 +136,20 @@ def test_a_step_never_waits_for_the_device(rank_batch, heads, tmp_path, monkeypa
 
 @pytest.mark.parametrize("rank_batch", [4, 2, 1])
 def test_accumulation_counts_optimizer_steps(tmp_path, rank_batch, device):
-    train(words_alone(rank_batch=rank_batch), tmp_path / "a")
-    train(words_alone(), tmp_path / "b")
+    train(drawing(rank_batch=rank_batch), tmp_path / "a")
+    train(drawing(), tmp_path / "b")
     one, other = (events(tmp_path / name, "train") for name in "ab")
     assert [e["samples"] for e in one] == [8, 16, 24, 32]
     assert_close_runs(tmp_path / "a", tmp_path / "b")
-    assert other[0]["losses.mlm"] == other[0]["loss"]
+    assert other[0]["losses.mlm"] + other[0]["losses.drawn"] == pytest.approx(other[0]["loss"], rel=1e-6)
+    assert abs(other[0]["losses.drawn"]) > 0.01
 
 
 def assert_close_runs(one, other):
     """The same steps: rates, losses, norms of the gradients, and the weights that came of them."""
     for a, b in zip(events(one, "train"), events(other, "train"), strict=True):
         assert a["lr"] == b["lr"]
-        for name in ("loss", "losses.mlm", "grad_norm", "mlm.accuracy", "mlm.chance"):
+        for name in ("loss", "losses.mlm", "losses.drawn", "grad_norm", "mlm.accuracy", "mlm.chance"):
             assert a[name] == pytest.approx(b[name], rel=1e-4 if a["step"] > 1 else 1e-6), (name, a["step"])
     left, right = weights(one), weights(other)
     assert left.keys() == right.keys()

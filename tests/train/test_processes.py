@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmkit.train.loop import train
-from tests.train.fakes import plain, weights, words_alone
+from tests.train.fakes import drawing, plain, weights
 from tests.train.test_loop import assert_close_runs
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def launch(*command, processes=2):
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
                 "--num_processes", str(processes)]  # fmt: skip
     return subprocess.run(
-        [*launcher, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [*launcher, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
     )
 
 
@@ -47,7 +47,7 @@ def test_two_processes_run_as_one(two, tmp_path):
 
 def test_micro_batches_on_two_processes_take_the_steps_of_the_joined_batch(two, tmp_path):
     out, _ = two
-    train(words_alone(), tmp_path)
+    train(drawing(), tmp_path)
     assert_close_runs(out / "accumulated", tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank, together
 from mmkit.train.loop import train
-from tests.train.fakes import Squares, plain, tiny, words_alone
+from tests.train.fakes import Squares, drawing, plain, tiny
 from tests.train.test_loop import Sick
 
 
@@ -66,7 +66,7 @@ def mistakes():
 def main() -> None:
     out = Path(sys.argv[1])
     numbers = train(plain(4), out / "plain")
-    train(words_alone(rank_batch=2), out / "accumulated")
+    train(drawing(rank_batch=2), out / "accumulated")
     train(tiny(run=dict(steps=6)), out / "whole")
     train(tiny(run=dict(steps=6, stop_after_steps=2)), out / "parts")
     train(tiny(run=dict(steps=6)), out / "parts", resume=True)

@@ -9,7 +9,7 @@ from mmkit.config import dump, load_experiment, override, rebuild, validate
 from mmkit.hub import folder as hub
 from mmkit.train.loop import train
 
-FILE = Path(__file__).parents[2] / "configs" / "finetune" / "retrieval.py"
+FILE = Path(__file__).parents[3] / "configs" / "finetune" / "retrieval.py"
 SMALL = [
     "data.global_batch=4", "run.steps=2", "run.tensorboard=false", "data.train.n=12", "evals.retrieval.source.n=6",
 ]  # fmt: skip
