@@ -167,9 +167,11 @@ class VisualGenomeQA(_Questions):
                 problems.add(at, "missing key", 'expected an object with "id" and "qas", one for each picture')
                 continue
             for one in asked:
-                if _has(one, ("question", "answer", "qa_id"), at, problems):
+                if _has(one, ("question", "answer", "qa_id"), at, problems) and (
+                    number := _id(entry.get("id") if is_absent(own := one.get("image_id")) else own, at, problems)
+                ):
                     answer = str(one["answer"]).strip().rstrip(".").lower()
-                    name = name_of(str(one.get("image_id", entry.get("id"))))
+                    name = name_of(number)
                     unanswered += not answer
                     rows += [_asked(name, one["question"], one["qa_id"], at, [answer], weight=weight)] if answer else []
                 at += 1
@@ -187,9 +189,10 @@ class GQAQuestions(_Questions):
         for number, entry in (whole if isinstance(whole, Mapping) else {}).items():
             if not _has(entry, ("imageId", "question"), number, problems):
                 continue
-            answer = _text(entry.get("answer"))
-            name, answers = f"{entry['imageId']}.jpg", [] if answer is None else [answer]
-            rows.append(_asked(name, entry["question"], number, number, answers))
+            answer, image = _text(entry.get("answer")), _id(entry["imageId"], number, problems)
+            if image is not None:
+                answers = [] if answer is None else [answer]
+                rows.append(_asked(f"{image}.jpg", entry["question"], number, number, answers))
         super().__init__(path, images, rows, problems)
 
 
@@ -267,6 +270,17 @@ def _annotations(path: Path) -> dict[str | None, tuple[str | None, dict[str, Any
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
+
+
+def _id(value: Any, at: int | str, problems: Problems) -> str | None:
+    """The id of a picture; None, and noted, where it is none."""
+    try:
+        if (found := id_of(value)) is not None:
+            return found
+        problems.add(at, "bad id", "has no id of a picture")
+    except ValueError as error:
+        problems.add(at, "bad id", f"the id of its picture {error}")
+    return None
 
 
 def _vg_name(images: Path, number: str) -> str:

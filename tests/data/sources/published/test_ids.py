@@ -10,7 +10,7 @@ from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.karpathy import Karpathy
-from mmkit.data.sources.published.vqa import AnswerLists, VQAFiles
+from mmkit.data.sources.published.vqa import AnswerLists, GQAQuestions, VisualGenomeQA, VQAFiles
 from mmkit.data.sources.table import Table
 from mmkit.errors import UserError
 from tests.data.conftest import write
@@ -181,3 +181,28 @@ def test_gqas_questions(pictures):
     broken = dumped(pictures / "b.json", {"5": asked, "6": {"imageId": "2375"}, "7": asked | {"imageId": "9"}})
     with pytest.raises(UserError, match=r"b.json:6: no \"question\".*\n.*b.json:7: no picture .*9.jpg"):
         open_source(broken, {"question"}, answers_needed=False)
+
+
+@pytest.mark.parametrize(("own", "of_all", "name"), [
+    (1, 0, "1"), ("1", 0, "1"), (1.0, 0, "1"), (0, 1, "0"), (None, 2, "2"), ("", 2.0, "2"), (float("nan"), "2", "2"),
+    (" 2 ", 0, "2"),
+])  # fmt: skip
+def test_visual_genomes_question_says_its_picture_or_its_entry_does(pictures, own, of_all, name):
+    for i in range(3):
+        (pictures / f"{i}.png").rename(pictures / f"{i}.jpg")
+    asked = {"qa_id": 7, "question": "what?", "answer": "a dog"}
+    entries = [{"id": of_all, "qas": [asked | {"image_id": own}]}, {"id": 0, "qas": [asked | {"qa_id": 8}]}]
+    source = VisualGenomeQA(dumped(pictures / "vg.json", entries), images=pictures)
+    assert [source[i].image.name for i in range(2)] == [f"{name}.jpg", "0.jpg"] == ids(source)
+    gqa = {"7": {"imageId": of_all if own in (None, "") or own != own else own, "question": "what?", "answer": "a dog"}}
+    assert GQAQuestions(dumped(pictures / "gqa.json", gqa), images=pictures)[0].image.name == f"{name}.jpg"
+
+
+@pytest.mark.parametrize(("given", "says"), [(True, "must be a string or a number, not true"), (None, "has no id")])
+def test_what_is_no_id_of_a_picture_is_refused(pictures, given, says):
+    asked = {"qa_id": 7, "question": "what?", "answer": "a dog", "image_id": given}
+    with pytest.raises(UserError, match=rf"vg.json:0: .*{says}"):
+        VisualGenomeQA(dumped(pictures / "vg.json", [{"qas": [asked]}]), images=pictures)
+    gqa = {"7": {"imageId": given, "question": "what?", "answer": "a dog"}}
+    with pytest.raises(UserError, match=rf'gqa.json:7: (.*{says}|no "imageId")'):
+        GQAQuestions(dumped(pictures / "gqa.json", gqa), images=pictures)
