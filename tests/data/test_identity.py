@@ -146,6 +146,9 @@ def test_several_finds_each_further_value_once():
     assert several([], []) == []
     files = PictureFiles("x")
     assert len(files) == 0
+    files.note("a.png", "1")
+    assert [len(found) for found in files.hashes()] == [1, 1]
+    assert len(pickle.loads(pickle.dumps(files))) == 0  # hashes are of this process alone
 
 
 def test_keys_may_be_called_otherwise_and_null_is_absent(pictures):

@@ -156,7 +156,9 @@ def test_another_size_shows_the_same_share():
     ({"window": 16}, "the size is a part of the window"), ({"window": (32, 31)}, "the size is a part of the window"),
     ({"window": (31, 40)}, "the size is a part"), ({"to": (0, 8)}, "image size ="), ({"to": (8, -1)}, "image size ="),
     ({"fill": (0, 0, 256)}, "from 0 to 255"),
-    ({"odd": "up"}, "up"),
+    ({"odd": "up"}, "up"), ({"mean": (0.5, float("nan"), 0.5)}, "three finite"), ({"factor": -1.0}, "factor=-1"),
+    ({"factor": float("inf")}, "factor=inf"),
+    ({"std": (float("inf"), 1.0, 1.0)}, "three finite"), ({"std": (0.5, 0.5, 0.5, 0.5)}, "three finite"),
 ])  # fmt: skip
 def test_fields_without_a_meaning_are_refused(options, says):
     with pytest.raises(UserError, match=says):

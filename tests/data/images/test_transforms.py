@@ -277,6 +277,13 @@ def test_rotation_is_21_degrees(image):
     assert (apply("rotate", image)[0, 0] == 128).all()
 
 
+def test_numbers_that_no_augmentation_has_are_refused(image):
+    assert RandAugment(0, 10)(image, Random(0)) is image
+    for number, magnitude in ((-1, 5), (2, 10.5), (2, -1)):
+        with pytest.raises(UserError, match=r"number >= 0 and magnitude in 0\.\.10"):
+            RandAugment(number, magnitude)
+
+
 def test_half_of_the_draws_do_nothing(image, monkeypatch):
     calls = []
     fake = {name: lambda image, level, sign, name=name: calls.append((name, level, sign)) or image for name in NAMES}

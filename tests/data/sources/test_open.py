@@ -134,6 +134,22 @@ def test_training_records_from_every_kind_of_table(everything):
         JsonLines(everything / "t.parquet")
 
 
+def test_a_config_trains_on_train_and_a_command_measures_on_test(everything):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [str(everything / f"{i}.png") for i in range(5)], "caption": ["c"] * 5}
+    whole = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": whole.select(range(3)), "test": whole.select(range(3, 5))}).save_to_disk(
+        str(everything / "parts")
+    )
+    assert len(open_records(everything / "parts")) == 3
+    assert len(open_source(everything / "parts", {"caption"})) == 2
+    assert len(open_source(everything / "parts", {"caption"}, split="train")) == 3
+    with pytest.raises(UserError, match="no split 'val'; there are train, test"):
+        open_source(everything / "parts", {"caption"}, split="val")
+    with pytest.raises(UserError, match="root has no meaning for it; its paths begin at the file"):
+        open_records(everything / "parts", root=everything)
+
+
 def test_pictures_win_over_tables_and_archives_beside_them(everything):
     shutil.copy(everything / "t.parquet", everything / "pairs" / "f.parquet")
     (everything / "pairs" / "0.tar").write_bytes(b"")
