@@ -110,7 +110,12 @@ def test_a_picture_with_several_ids_is_warned_of(pictures, caplog):
     assert "several image_ids (1 times)" in caplog.text
     assert "./0.png is 1 in line 1, 2 in line 2" in caplog.text
     caplog.clear()
+    lines(pictures, [{"image_id": i} for i in (1, 2)], ["0.png", str(pictures / "0.png")])
+    assert "several image_ids (1 times)" in caplog.text
+    caplog.clear()
     lines(pictures, [{"image_id": 1}, {"image_id": 1}, {}], ["0.png", "./0.png", "1.png"])
+    (pictures / "link.png").symlink_to("0.png")
+    lines(pictures, [{}, {}, {"image_id": "0.png"}], ["0.png", "link.png", "link.png"])  # of one file, by its one name
     assert not caplog.text
 
 

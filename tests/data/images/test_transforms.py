@@ -12,7 +12,16 @@ from torchvision.transforms.v2 import functional as F
 
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.randaugment import NAMES, OPERATIONS, RandAugment
-from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, EvalTransform, TrainTransform, erase_box
+from mmkit.data.images.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Blank,
+    BlankTrain,
+    EvalTransform,
+    TrainTransform,
+    blank,
+    erase_box,
+)  # fmt: skip
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
@@ -50,6 +59,8 @@ def test_modes_become_rgb():
     palette = Image.new("RGB", (4, 4), red).quantize(4)
     assert load_image(encoded(palette)).getpixel((1, 1)) == red
     assert load_image(encoded(palette, transparency=0)).getpixel((1, 1)) == (255, 255, 255)
+    seen_through = encoded(Image.new("RGB", (4, 4), red), transparency=red)
+    assert load_image(seen_through).getpixel((1, 1)) == (255, 255, 255)
     deep = Image.fromarray(np.full((4, 4), 0x8080, np.uint16))
     assert load_image(encoded(deep)).getpixel((1, 1)) == (128, 128, 128)
     assert load_image(encoded(Image.new("1", (4, 4), 1))).getpixel((1, 1)) == (255, 255, 255)
@@ -139,6 +150,24 @@ def test_randomness_is_only_what_is_passed_in(image):
     two = [pixels_of(transform, image, "left", seed) for seed in range(8)]
     assert all(torch.equal(a, b) and x == y for (a, x), (b, y) in zip(one, two, strict=True))
     assert any(not torch.equal(one[0][0], other) for other, _ in one[1:])
+
+
+def test_a_blank_picture_shows_nothing_but_its_size(image):
+    grey = Image.new("RGB", image.size, (128, 128, 128))
+    transform, train = EvalTransform(size=20), TrainTransform(size=20)
+    assert torch.equal(Blank(transform)(image), transform(grey))
+    found, caption = BlankTrain(train)(image, "on the left", Random(3))
+    assert torch.equal(found, train(grey, "on the left", Random(3))[0])
+    assert caption == train(grey, "on the left", Random(3))[1]
+    assert blank(image).size == image.size
+
+
+def test_a_picture_of_the_wanted_size_is_cropped_too(image):
+    transform = TrainTransform(size=(60, 80), scale=(0.2, 0.3), flip=0.0, randaugment=None)
+    assert image.size == (80, 60)
+    plain = pixels_of(whole((60, 80)), image)[0]
+    assert torch.equal(plain, EvalTransform(size=(60, 80))(image))
+    assert all((pixels_of(transform, image, seed=seed)[0] - plain).abs().max() > 0.5 for seed in range(4))
 
 
 def test_crops_cover_the_asked_share(image):

@@ -59,6 +59,8 @@ def test_unequal_pictures_share_a_canvas():
     assert stack_pixels(pictures, (32, 48))[0].shape == (2, 3, 32, 48)
     assert stack_pixels([pictures[0]] * 2)[1] is None
     assert stack_pixels([pictures[0]] * 2, (32, 48))[1].shape == (2, 32, 48)
+    with pytest.raises(UserError, match=r"unequal shapes \[\(3, 2, 8, 8\), \(3, 8, 8\)\] cannot share a batch"):
+        stack_pixels([torch.ones(3, 8, 8), torch.ones(3, 2, 8, 8)])
     with pytest.raises(ValueError, match="canvas"):
         stack_pixels(pictures, (16, 32))
 

@@ -12,7 +12,7 @@ from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.data.sources.folder import Folder, Pictures
 from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.joined import Joined
-from mmkit.data.sources.open import open_records, open_source
+from mmkit.data.sources.open import open_all_questions, open_records, open_source
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.published.karpathy import Karpathy
@@ -150,6 +150,42 @@ def test_a_config_trains_on_train_and_a_command_measures_on_test(everything):
         open_records(everything / "parts", root=everything)
 
 
+def test_a_data_set_of_questions_without_answers_and_with_ids(everything):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data = [(everything / f"{i}.png").read_bytes() for i in (0, 0, 1)]
+    path = everything / "asked.parquet"
+    pq.write_table(pa.table({"image": data, "question": ["a?"] * 3, "image_id": [7, 7, 8]}), path)
+    source = open_source(path, {"question"}, answers_needed=False)
+    assert [source[i].captions for i in range(3)] == [("a?",)] * 3
+    assert [source[i].image_id for i in range(3)] == [f"{path}:{i}" for i in (7, 7, 8)]
+    assert "answers" not in source[0].targets
+    assert open_source(path)[0].captions == ("a?",)
+    with pytest.raises(UserError, match='no key "answers"'):
+        open_source(path, {"question"})
+    assert len(open_source(path, {"label"}, answers_needed=False)) == 3  # pictures alone, to be sorted
+
+
+def test_several_files_of_questions_have_their_own_answers_and_pictures(everything):
+    for name in ("one", "two"):
+        (everything / name).mkdir()
+        shutil.copy(everything / f"{len(name)}.png", everything / name / "x.png")
+        write(everything / f"{name}.jsonl", [{"image": "x.png", "question": f"{name}?", "answers": ["a"]}])
+    lines, vqa = [str(everything / f"{name}.jsonl") for name in ("one", "two")], str(everything / "vqa.json")
+    folders = [everything / "one", everything / "two"]
+    source = open_all_questions(lines, images=folders)
+    assert [source[i].image for i in range(2)] == [folder / "x.png" for folder in folders]
+    assert [open_all_questions(lines, images=folders[:1])[i].image for i in range(2)] == [folders[0] / "x.png"] * 2
+    mixed = open_all_questions(
+        [lines[0], vqa], annotations=[str(everything / "vqa-a.json")], images=[folders[0], everything]
+    )
+    assert [mixed[i].targets["answers"] for i in (0, 1)] == [["a"], ["b"]]
+    with pytest.raises(UserError, match="2 --images for 3 --data; give one for all, or one for each"):
+        open_all_questions([*lines, vqa], annotations=["x"], images=folders)
+    for data, annotations in (([vqa, vqa], ["x"]), (lines, ["x"]), ([vqa], ["x", "y"])):
+        with pytest.raises(UserError, match=rf"{len(annotations)} --annotations for {data.count(vqa)} files of VQA's"):
+            open_all_questions(data, annotations=annotations)
+
+
 def test_pictures_win_over_tables_and_archives_beside_them(everything):
     shutil.copy(everything / "t.parquet", everything / "pairs" / "f.parquet")
     (everything / "pairs" / "0.tar").write_bytes(b"")
@@ -233,6 +269,10 @@ def test_a_table_of_pictures_alone(everything):
     (everything / "p.csv").write_text("path\n0.png\n1.png\n")
     source = open_source(everything / "p.csv")
     assert [(source[i].image.name, source[i].captions) for i in range(2)] == [("0.png", ()), ("1.png", ())]
+    blind = open_source(everything / "p.csv", {"label"}, answers_needed=False)
+    assert [(blind[i].image.name, dict(blind[i].targets)) for i in range(2)] == [("0.png", {}), ("1.png", {})]
+    (everything / "c.csv").write_text("path,label,caption\n0.png,a,a dog\n")
+    assert (open_source(everything / "c.csv")[0].captions, len(open_source(everything / "c.csv"))) == (("a dog",), 1)
     with pytest.raises(UserError, match=r"p.csv:1: no column label or class; the header has path \(one column\)"):
         open_source(everything / "p.csv", {"label"})
     (everything / "p.csv").write_text("path,capt\n0.png,a\n")  # what is it?

@@ -144,12 +144,27 @@ def test_whole_floats_are_the_ids_that_they_were(pictures, rows):
     assert source[1].image_id == f"{source.name}:2"
 
 
+def test_what_is_no_id_is_refused_by_its_row(pictures, rows):
+    data = (pictures / "0.png").read_bytes()
+    with pytest.raises(
+        UserError, match=r"2 x bad image_id\):\n.*t.parquet:0: column 'id' must be a string or a number"
+    ):
+        rows({"image": [data, data, data], "id": [True, False, None]}, image_id="id")
+
+
 @pytest.mark.parametrize("second", ["other", "flipped"])
 def test_one_id_for_different_bytes_is_refused(pictures, rows, second):
     data = (pictures / "0.png").read_bytes()
     other = (pictures / "1.png").read_bytes() if second == "other" else data[:-1] + bytes([data[-1] ^ 1])
     with pytest.raises(UserError, match=r"t.parquet:2: image_id '7' is of another picture in row 0"):
         rows({"image": [data, data, other], "id": [7, 7, 7]}, image_id="id")
+
+
+def test_sizes_tell_where_too_many_ids_stand_twice_to_compare_them(pictures, rows, monkeypatch):
+    monkeypatch.setattr("mmkit.data.sources.hugging_face.MOST_PAIRS", 0)
+    data = [(pictures / f"{i}.png").read_bytes() for i in (0, 0, 1)]
+    with pytest.raises(UserError, match=r"t.parquet:2: image_id '7' is of another picture in row 0"):
+        rows({"image": data, "id": [7, 7, 7]}, image_id="id")
 
 
 def test_relative_paths_begin_at_the_file(pictures, rows, monkeypatch, tmp_path):
@@ -161,6 +176,17 @@ def test_relative_paths_begin_at_the_file(pictures, rows, monkeypatch, tmp_path)
     assert source[0].image_id == source[1].image_id
     with pytest.raises(UserError, match=r"t.parquet:1: no picture .*none.png"):
         rows({"image": ["0.png", "none.png"]})
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [("https://a/b.png", "must be downloaded first"), ("a.png", "a.png is relative, and owner/x is no")],
+)
+def test_paths_of_a_data_set_that_is_no_folder_here(image, says):
+    source = object.__new__(HuggingFace)
+    source.name, source.root, source.image = "owner/x", None, "image"
+    with pytest.raises(UserError, match=rf"owner/x\[0\]: .*{says}"):
+        source._image(image, "owner/x[0]")
 
 
 def test_rows_without_a_picture_and_targets_that_are_null(pictures, rows):
