@@ -148,6 +148,7 @@ def test_a_folder_is_no_picture(pictures):
 
 def test_several_finds_each_further_value_once():
     assert several([5, 5, 7, 5, 7, 5], [1, 2, 3, 1, 3, 9]) == [(1, 3), (1, 5)]
+    assert several([9, 9, 1, 1, 9], [2, 1, 4, 3, 0]) == [(0, 1), (1, 4), (2, 3)]  # by row
     assert several([], []) == []
     files = PictureFiles("x")
     assert len(files) == 0
