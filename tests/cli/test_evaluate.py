@@ -349,6 +349,7 @@ def test_predictions_of_pictures_with_labels_and_without(folder, tmp_path, caplo
 @pytest.mark.parametrize(
     ("name", "text", "columns"),
     [
+        ("other.csv", "image,by,note\n{0},ann,x\n{1},bob,y\n", ()),
         ("p.csv", "path\n{0}\n{1}\n", ()), ("i.tsv", "image\n{0}\n{1}\n", ()),
         ("empty.csv", "path,label\n{0},\n{1},\n", ()), ("more.csv", "photo,note\n{0},x\n{1},y\n", ("image=photo",)),
         ("l.jsonl", '{{"image": "{0}"}}\n{{"image": "{1}"}}\n', ()),
@@ -373,6 +374,27 @@ def test_pictures_of_a_table_without_labels_are_classified_for_a_file(folder, tm
     assert [row["label"] for row in rows] == [None, None]
     wanted = ZeroShot(source=Pictures(2), class_names=COLOURS).evaluate(make()[0])
     assert [COLOURS.index(row["predicted"]) for row in rows] == wanted.top[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("name", "rows"), [
+    ("metadata.csv", "file_name,photographer\n0.png,ann\n1.png,bob\n"),
+    ("metadata.csv", "file_name,label\n0.png,\n1.png,\n"),
+    ("metadata.jsonl", '{"file_name": "0.png", "by": "ann"}\n{"file_name": "1.png"}\n'),
+])  # fmt: skip
+def test_pictures_beside_metadata_without_labels_are_classified_for_a_file(folder, tmp_path, name, rows):
+    (tmp_path / "pictures").mkdir()
+    for i in range(2):
+        shutil.copy(folder / "classes" / COLOURS[i] / f"{i}.png", tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / name).write_text(rows)
+    (tmp_path / "names.txt").write_text("\n".join(COLOURS))
+    arguments = ["zeroshot", "--model", folder / "model", "--device", "cpu", "--no-text-bank"]
+    arguments += ["--data", tmp_path / "pictures", "--classes", tmp_path / "names.txt"]
+    with pytest.raises(UserError, match="label"):
+        run(*arguments)
+    run(*arguments, "--predictions", tmp_path / "p.json")
+    wanted = ZeroShot(source=Pictures(2), class_names=COLOURS).evaluate(make()[0])
+    found = [COLOURS.index(row["predicted"]) for row in json.loads((tmp_path / "p.json").read_text())]
+    assert found == wanted.top[:, 0].tolist()
 
 
 def test_a_label_that_is_wrong_is_no_label_that_is_missing(folder, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def read_folder(name: str, wants: Wants, given: Options) -> Source:
     path = Path(name)
     own = metadata_in(path)
     if own is not None and not ("label" in wants and is_class_folder(path)):
-        return _metadata(own, wants if given.answers_needed else wants - {"label"})
+        return _metadata(own, wants, given)
     below = sorted(p for p in path.iterdir() if p.is_dir() and p.name.casefold() in SPLITS and metadata_in(p))
     if below:
         raise UserError(
@@ -207,14 +207,14 @@ def read_folder(name: str, wants: Wants, given: Options) -> Source:
     return Folder(path)
 
 
-def _metadata(file: Path, wants: Wants) -> Source:
+def _metadata(file: Path, wants: Wants, given: Options) -> Source:
     """A folder by its file of metadata."""
     if file.suffix == ".parquet":
-        return read_data_set(str(file), wants, Options(columns={"image": "file_name"}))
+        return read_data_set(str(file), wants, replace(given, columns={"image": "file_name"}))
     if file.suffix == ".csv":
-        return read_table(str(file), wants, Options())
+        return read_table(str(file), wants, given)
     keys = _first_row(str(file))
     fields = {field for field in NAMES if field in wants or not wants} - {"image"}
     columns = {field: next(own for own in NAMES[field] if own in keys) for field in fields if {*NAMES[field]} & {*keys}}
     columns["image"] = next((own for own in ("file_name", *NAMES["image"]) if own in keys), "image")
-    return read_lines_of(str(file), wants, Options(columns=columns))
+    return read_lines_of(str(file), wants, replace(given, columns=columns))
