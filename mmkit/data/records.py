@@ -21,7 +21,7 @@ from PIL import Image
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
-from mmkit.data.text_files import NotText, convert_advice, id_of, is_absent, is_null, one_text, parse_json
+from mmkit.data.text_files import NotText, id_of, is_absent, is_null, not_utf8, one_text, parse_json
 from mmkit.errors import UserError
 
 
@@ -52,6 +52,21 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+class ByNumber:
+    """A source that makes each record (``_at``) when it is asked for; IndexError for a number that it has not."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._at(index)
+
+    def _at(self, index: int) -> Record:
+        raise NotImplementedError
 
 
 def captions_of(source: Source) -> Iterator[str]:
@@ -90,10 +105,7 @@ def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems
     try:
         row = parse_json(line.strip(), first=number == 1)
     except NotText as error:
-        advice = convert_advice(problems.where, line)
-        problems.add(
-            number, "not UTF-8", f"not UTF-8 ({error}, byte {error.at + 1} of the line); save as UTF-8, {advice}"
-        )
+        problems.add(number, "not UTF-8", not_utf8(error, problems.where, line))
         return None
     except ValueError as error:
         kind = "malformed JSON" if str(error).startswith("malformed JSON") else "unclear JSON"

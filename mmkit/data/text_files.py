@@ -68,6 +68,12 @@ def convert_advice(path: str | Path, data: bytes) -> str:
     return f"if it is {kind}: iconv -f {kind} -t UTF-8 {quote(str(path))} > {quote(str(other))}"
 
 
+def not_utf8(error: NotText, path: str | Path, data: bytes, begin: int = 0) -> str:
+    """What to say of a line that begins at the byte ``begin`` of ``data``, and how to convert the file."""
+    where = f"{error}, byte {error.at - begin + 1} of the line"
+    return f"not UTF-8 ({where}); save it as UTF-8, {convert_advice(path, data)}"
+
+
 def read_bytes(path: str | Path, what: str) -> bytes:
     """All of a file; UserError where it is missing or cannot be read. what: what it should be, for the message."""
     path = Path(path)
@@ -92,10 +98,7 @@ def read_text(path: str | Path, what: str = "text") -> str:
     except NotText as error:
         line = data.count(b"\n", 0, error.at) + 1
         begin = data.rfind(b"\n", 0, error.at) + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8 ({error}, byte {error.at - begin + 1} of the line); save it as UTF-8, "
-            f"{convert_advice(path, data)}"
-        ) from error
+        raise UserError(f"{path}:{line}: {not_utf8(error, path, data, begin)}") from error
 
 
 def split_lines(text: str) -> list[str]:

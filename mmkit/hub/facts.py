@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mmkit.config.as_json import dump
-
 EMPTY: dict[str, Any] = {"dataclass": "", "target": "", "args": {}}
 
 
@@ -21,11 +19,6 @@ def preprocessing(image: Any, max_tokens: int) -> dict[str, Any]:
     for name, value in form["args"].items():
         found["image_size" if name == "size" else f"preprocessing.{name}"] = plain(value)
     return found
-
-
-def of_transform(transform: Any, max_tokens: int) -> dict[str, Any]:
-    """The same of a transform itself."""
-    return preprocessing(dump(transform), max_tokens)
 
 
 def plain(value: Any) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmkit.config.as_json import dump
 from mmkit.config.projects import clone
 from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, SUFFIXES, WEIGHTS, check_is_weights, locate
 from mmkit.errors import UserError
-from mmkit.hub.facts import of_transform, quiet
+from mmkit.hub.facts import preprocessing, quiet
 from mmkit.hub.files import read_json
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _reads(layout: Layout, file: Checkpoint) -> dict[str, Any]:
     except (KeyError, IndexError, RuntimeError) as error:
         return _stated(file) | {"first": f"the file is damaged or incomplete ({type(error).__name__}: {error})"}
     found = {"model": recipe.model.func.__name__, "heads": ", ".join(recipe.heads) or "none"}
-    found |= of_transform(recipe.transform, recipe.max_tokens) | {"vocab_size": recipe.vocab_size}
+    found |= preprocessing(dump(recipe.transform), recipe.max_tokens) | {"vocab_size": recipe.vocab_size}
     words = _tokenizer_beside(file) or f"{recipe.tokenizer}, or another by --tokenizer"
     return found | {"tokenizer": f"{words}; {recipe.vocab_size} words"}
 

@@ -125,7 +125,7 @@ def _make_trainer(
     return Trainer(
         exp=exp, out=out, parts=parts, batch=batch, accelerator=accelerator, wrapped=wrapped, optimizer=optimizer,
         guard=guard, saving=saving, evaluators={name: make() for name, make in exp.evals.items()},
-        clock=Clock(exp.run.minutes),
+        clock=Clock(exp.run.minutes), means=Means(accelerator.device),
     )  # fmt: skip
 
 
@@ -143,6 +143,7 @@ class Trainer:
     guard: Guard
     saving: Saving
     clock: Clock
+    means: Means
     evaluators: Mapping[str, Callable[[Any], Mapping[str, float]]]
     plan: Plan = field(init=False)
     step: int = 0
@@ -150,10 +151,6 @@ class Trainer:
     evaluated: int = -1
     stop: StopSignal = field(default_factory=StopSignal)
     meter: Meter = field(default_factory=Meter)
-    means: Means = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.means = Means(self.accelerator.device)
 
     # ---- the run ----------------------------------------------------------------------------------------------
 

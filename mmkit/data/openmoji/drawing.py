@@ -108,11 +108,10 @@ def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int
 
 def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random) -> list[Box]:
     """A tight box for each emoji. Neighbours in the list are clearly beside or clearly above one another."""
-    shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
     for attempt in range(400):
         # After many failures the drawings shrink; three large ones may not fit otherwise.
-        if attempt and attempt % 50 == 0:
-            shares = [0.9 * share for share in shares]
+        if attempt % 50 == 0:
+            shares = [0.9 * share for share in shares] if attempt else shares
             shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
         boxes: list[Box] = []
         for width, height in shapes:

@@ -23,7 +23,7 @@ from PIL import Image
 from mmkit.data.openmoji.captions import Scene, caption
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
 from mmkit.data.openmoji.kinds import check_language, emoji_name, emoji_names, first_kinds, people
-from mmkit.data.records import Record
+from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
 
 ATTRIBUTION = (
@@ -45,7 +45,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Openmoji:
+class _Openmoji(ByNumber):
     """What the sources share: painting, and captions in one or several languages.
 
     plain: emoji of similar size on white, and captions that list what is there; a small model learns these in minutes.
@@ -63,14 +63,6 @@ class _Openmoji:
         if self.size < 32:
             raise UserError(f"openmoji: size={self.size}; scenes need at least 32 pixels")
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._at(index)
-
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
         for index in range(len(self)):
@@ -81,9 +73,6 @@ class _Openmoji:
         return (self.language,) if isinstance(self.language, str) else tuple(self.language)
 
     def _compose(self, index: int) -> Drawn:
-        raise NotImplementedError
-
-    def _at(self, index: int) -> Record:
         raise NotImplementedError
 
     def _record(

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
 from mmkit.data.sources.walk import SUFFIXES
-from mmkit.data.text_files import NotText, convert_advice, decode
+from mmkit.data.text_files import NotText, decode, not_utf8
 from mmkit.errors import UserError
 
 TABLES = (".csv", ".tsv")
@@ -82,10 +82,7 @@ class TableFile:
             try:
                 text = decode(line, first=number == 1)
             except NotText as error:
-                raise UserError(
-                    f"{self.path}:{number}: not UTF-8 ({error}, byte {error.at + 1} of the line); save it as UTF-8, "
-                    f"{convert_advice(self.path, line)}"
-                ) from error
+                raise UserError(f"{self.path}:{number}: {not_utf8(error, self.path, line)}") from error
             if not text.strip() or re.fullmatch(r"sep=.\s*", text):
                 continue
             if "\r" in text.rstrip("\r\n"):
@@ -145,9 +142,7 @@ class TableFile:
             try:
                 text = decode(line)
             except NotText as error:
-                advice = convert_advice(self.path, line)
-                what = f"not UTF-8 ({error}, byte {error.at + 1} of the line); save the file as UTF-8, {advice}"
-                problems.add(number, "not UTF-8", what)
+                problems.add(number, "not UTF-8", not_utf8(error, self.path, line))
                 pending = []
                 continue
             if not pending:

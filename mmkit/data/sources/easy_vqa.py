@@ -16,7 +16,7 @@ from typing import Literal
 from PIL import Image
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.records import Record
+from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -85,7 +85,7 @@ def answer_type(answer: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EasyVQA:
+class EasyVQA(ByNumber):
     """The questions of a split, one record each; the question is the record's one caption.
 
     n: so many of them, evenly spread; None = all (38,575 for training, 9,673 for testing). ``targets``: ``question``,
@@ -103,9 +103,7 @@ class EasyVQA:
     def __len__(self) -> int:
         return len(read(self.split)) if self.n is None else self.n
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         number = index * len(read(self.split)) // len(self)
         row = read(self.split)[number]
         return Record(
@@ -128,7 +126,7 @@ class EasyVQA:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EasyVQAPairs:
+class EasyVQAPairs(ByNumber):
     """The pictures of a split with captions that tell colour and shape; also the classes for zero-shot.
 
     Colour and shape come from the questions and their answers; the tenth of the pictures whose questions do not tell
@@ -163,9 +161,7 @@ class EasyVQAPairs:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         path, colour, shape = self._rows[index]
         return Record(
             image=picture(path),

@@ -16,13 +16,13 @@ import numpy as np
 
 from mmkit.data.labels import Label, own_names
 from mmkit.data.picture_files import PictureFiles, several
-from mmkit.data.records import Record, Source, captions_of, described, targets_of
+from mmkit.data.records import ByNumber, Record, Source, captions_of, described, targets_of
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class Joined:
+class Joined(ByNumber):
     """Several sources as one, one after the other. parts: sources, or partials that make them.
 
     Two parts may each have a ``1.jpg`` or an image_id 1 of their own. So where an id is the picture's name, its whole
@@ -43,9 +43,7 @@ class Joined:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         at = bisect_right(self._ends, index)
         record, names = self.parts[at][index - (self._ends[at - 1] if at else 0)], self._names[at]
         if names is not None and "label" in record.targets:

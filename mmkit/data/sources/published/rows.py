@@ -9,7 +9,7 @@ from typing import Any
 
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
-from mmkit.data.records import Record
+from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
 
 
@@ -24,7 +24,7 @@ class Row:
     targets: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Rows:
+class Rows(ByNumber):
     """The rows of one file, in order. images: the folder that their pictures' names start from.
 
     problems: what is wrong with the file so far; missing pictures are added, and all is raised, as of ``total`` rows.
@@ -42,9 +42,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Record:
         row = self.rows[index]
         image = self.files.name(row.image)
         return Record(
