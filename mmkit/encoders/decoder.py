@@ -73,13 +73,9 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def greedy(
-        self,
-        context: ImageContext,
-        first_B: Tensor,
-        last: int,
-        max_tokens: int,
+        self, context: ImageContext, first_B: Tensor, last: int, max_tokens: int,
         logits: Callable[[Tensor, Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Write the likeliest word again and again -> ids (B, n) int64 without ``first_B``, log-probability (B,).
 
         A row ends with ``last``, which then fills it up. ``logits``: called with the states (B, D) and the words.

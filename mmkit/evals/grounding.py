@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MEANS = ("pointing", "chance", "iou", "iou50", "choice", "choice_chance", "in_caption")
-"""What is measured of each expression, of which the means are told."""
 RATES = ("pointing", "iou50", "choice")
-"""Those of them that are right or wrong, and so have intervals."""
+"""What is right or wrong of each expression, and so has an interval."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What came of one expression. values: in the order of ``MEANS``; told: its row of ``predictions``."""
+    """What came of one expression. values: what is measured, by name; told: its row of ``predictions``."""
 
-    values: tuple[float, ...]
+    values: Mapping[str, float]
     told: Mapping[str, Any]
     split: str | None
     clipped: bool
@@ -84,7 +82,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingResult:
-    """rates: ``n``, and by name the means of ``MEANS``; by_split: the same for each split.
+    """rates: ``n``, and by name the means over the expressions; by_split: the same for each split.
 
     asked: (what was explained, the layer) for names in captions and alone. head: which was asked; None = the mean.
     """
@@ -266,15 +264,12 @@ class Grounding(Evaluator):
         iou = overlap(region, expression.box)
         fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
         chosen = best_box(heat.spread(size), boxes)
-        values = (
-            float(raw.max() > 0 and points_at(heat.peak, expression.box)),
-            area(expression.box) / (size[0] * size[1]),
-            iou,
-            float(iou >= 0.5),
-            float(chosen is not None and fits[chosen]),
-            sum(fits) / max(1, len(fits)),
-            float(expression.tokens is not None),
-        )
+        values = {
+            "pointing": float(raw.max() > 0 and points_at(heat.peak, expression.box)),
+            "chance": area(expression.box) / (size[0] * size[1]), "iou": iou, "iou50": float(iou >= 0.5),
+            "choice": float(chosen is not None and fits[chosen]), "choice_chance": sum(fits) / max(1, len(fits)),
+            "in_caption": float(expression.tokens is not None),
+        }  # fmt: skip
         told = {
             "record": opened.record.key, "image": opened.record.image_id, "text": expression.text,
             "in_caption": expression.tokens is not None, "box": list(expression.box), "peak": list(heat.peak),
@@ -307,10 +302,12 @@ def _tell_clipped(records: Sequence[str]) -> None:
 
 def _means(found: Sequence[Scored]) -> dict[str, float]:
     """``n``, the means, and the intervals of ``RATES``, for which the expressions of one picture are a group."""
-    values = torch.tensor([one.values for one in found], dtype=torch.float64)
     number: dict[str, int] = {}
     group = torch.tensor([number.setdefault(one.told["image"], len(number)) for one in found])
-    out = {"n": float(len(found)), **dict(zip(MEANS, values.mean(0).tolist(), strict=True))}
-    for name in RATES:
-        out[f"{name}_low"], out[f"{name}_high"] = clustered(values[:, MEANS.index(name)], group)
+    out = {"n": float(len(found))}
+    for name in found[0].values:
+        values = torch.tensor([one.values[name] for one in found], dtype=torch.float64)
+        out[name] = values.mean().item()
+        if name in RATES:
+            out[f"{name}_low"], out[f"{name}_high"] = clustered(values, group)
     return out

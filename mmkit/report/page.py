@@ -70,17 +70,10 @@ def write_report(folder: str | Path, page: Page, metrics: Mapping[str, float] | 
     events = run_folder.read_events(folder)
     last = run_folder.last_metrics(events) | dict(metrics or {})
     curves = run_folder.panels(events, page.titles)
-    text = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            page=page,
-            rows=result_rows(last, page.titles),
-            charts=[(panel, Markup(chart.line_chart(panel)), chart.legend(panel)) for panel in curves],
-            facts=run_folder.facts(folder, events),
-            meaning=MEANING,
-        )
-    )
+    text = environment().get_template("report.html.j2").render(
+        page=page, rows=result_rows(last, page.titles), facts=run_folder.facts(folder, events), meaning=MEANING,
+        charts=[(panel, Markup(chart.line_chart(panel)), chart.legend(panel)) for panel in curves],
+    )  # fmt: skip
     path = folder / "report.html"
     write_text(path, text)
     return path

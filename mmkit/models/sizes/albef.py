@@ -56,13 +56,9 @@ def albef_small(
 
 
 def albef_mini(
-    vocab_size: int,
-    *,
-    image_size: int | tuple[int, int] = 96,
-    max_tokens: int = 32,
-    patch: int = 12,
+    vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12,
     dropout: float = 0.0,
-) -> ALBEF:
+) -> ALBEF:  # fmt: skip
     """What two CPU cores pre-train in minutes: ViT 4 x 128 and 2 + 2 layers of 128; the quickstart's size."""
     return albef(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
