@@ -18,7 +18,7 @@ from torch import Tensor
 from mmkit.data.images.opening import load_image
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
-from mmkit.data.targets import Given, TargetEncoder, make_targets
+from mmkit.data.targets import Given, make_targets
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, Part, counted, finite
 from mmkit.heads.base import Predicts, reads_words
@@ -44,11 +44,11 @@ class Shares(Protocol):
 
 
 class Opened(NamedTuple):
-    """A record whose picture was read. caption: the one that is asked about; targets: as its encoder made them."""
+    """A record whose picture was read. caption: what is asked, if anything; targets: as their encoder made them."""
 
     record: Record
     pixels: Tensor
-    caption: str
+    caption: str | None
     targets: Mapping[str, Any]
 
 
@@ -110,20 +110,26 @@ class Evaluation(Evaluator):
         given = Given(tokenizer=words, transform=lambda image, caption, rng: (predictor.transform(image), caption))
         targets = make_targets(self.targets, given)
 
+        def opened(row: int) -> Opened:
+            record = source[row]
+            if asked and not record.captions:
+                raise UserError(f"{record.key}: no caption, and this head reads picture and text")
+            rng = Random(f"0 0 {row}")
+            caption = rng.choice(record.captions) if asked else None
+            pixels = predictor.transform(load_image(record))
+            return Opened(record, pixels, caption, encoded(targets, record, rng))
+
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
             samples = [
-                predictor.sample(
-                    one.pixels, one.caption if asked else None, one.record, kind_of(one.record), one.targets
-                )
-                for one in made
-            ]  # fmt: skip
+                predictor.sample(one.pixels, one.caption, one.record, kind_of(one.record), one.targets) for one in made
+            ]
             with predictor.inference():
                 f = predictor.features(samples, targets)
                 prediction = on_cpu(head.predict(f), f"predictions of head {self.head!r}")
             return prediction, target(f.batch.targets, rows)
 
         with predictor.encoder.counting():
-            yield from self.parts(predictor, len(source), reads(predictor, source, targets, asked), work, "records")
+            yield from self.parts(predictor, len(source), opened, work, "records")
 
     def _target(self, targets: Mapping[str, Any], rows: Sequence[int]) -> Any:
         found = on_cpu(targets, "targets")
@@ -172,18 +178,3 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield f"{name}.{number}", float(inner)
     else:
         yield name, float(value)
-
-
-def reads(predictor: Predictor, source: Source, targets: TargetEncoder, asked: bool = True) -> Callable[[int], Opened]:
-    """Opens the picture of a record, by its number, and those among its targets; for threads. asked: with a text."""
-
-    def opened(row: int) -> Opened:
-        record = source[row]
-        if asked and not record.captions:
-            raise UserError(f"{record.key}: no caption, and this head reads picture and text")
-        rng = Random(f"0 0 {row}")
-        caption = rng.choice(record.captions) if asked else ""
-        pixels = predictor.transform(load_image(record))
-        return Opened(record, pixels, caption, encoded(targets, record, rng))
-
-    return opened

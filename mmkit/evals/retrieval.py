@@ -184,23 +184,23 @@ class Retrieval(Reranks):
         self, predictor: Predictor, held: HeldTokens, words: Sequence[str], image: Tensor, text: Tensor
     ) -> list[tuple[int, tuple[Tensor]]]:
         """For ``joined``: the scores of the pairs whose pictures this rank holds, by the first picture of a batch."""
-        bounds = (torch.searchsorted(image, torch.tensor([first, first + held.pictures(first)])) for first in held)
-        own = [torch.arange(int(low), int(high)) for low, high in bounds]
-        index = torch.cat([torch.empty(0, dtype=torch.int64), *own])
+        bounds = [torch.tensor([first, first + held.pictures(first)]) for first in held]
+        spans = [torch.searchsorted(image, ends).tolist() for ends in bounds]
+        own = torch.cat([text[:0], *(text[low:high] for low, high in spans)])
         size = 4 * self.batch_size  # whole batches of texts, so that each is encoded in the same company on any rank
-        units = (text[index] // size).unique()
-        needed = [i for unit in units.tolist() for i in range(unit * size, min(len(words), (unit + 1) * size))]
+        units, unit = (own // size).unique(return_inverse=True)
+        needed = [i for u in units.tolist() for i in range(u * size, min(len(words), (u + 1) * size))]
         bank = TokenBank(predictor.text_tokens([words[i] for i in needed], size))
-        row = torch.searchsorted(units, text[index] // size) * size + text[index] % size
+        rows = (unit * size + own % size).split([high - low for low, high in spans])
         scores: list[tuple[int, tuple[Tensor]]] = []
         done = 0
-        for first, part in zip(held, own, strict=True):
-            pairs = torch.stack([image[part] - first, row[done : done + len(part)]], 1)
+        for first, (low, high), row in zip(held, spans, rows, strict=True):
+            pairs = torch.stack([image[low:high] - first, row], 1)
             tokens = held.take(first, predictor.device)
             logits = predictor.match_pairs(tokens, bank, pairs, pair_batch=self.pair_batch, score="logits")
             scores.append((first, (logits,)))
-            done += len(part)
-            predictor.progress("matching pairs", done, len(index))
+            done += len(pairs)
+            predictor.progress("matching pairs", done, len(own))
         return scores
 
 
