@@ -91,6 +91,15 @@ def test_links_to_one_file_are_one_picture(pictures):
     assert [source[i].image_id for i in range(5)] == ["0.png"] * 4 + ["1.png"]
 
 
+def test_an_id_is_compared_as_it_was_given_and_one_fault_is_said_once(pictures, caplog):
+    (pictures / "link.png").symlink_to("0.png")
+    source = lines(pictures, [{}, {}, {"image_id": "link.png"}], ["0.png", "link.png", "1.png"])
+    assert [source[i].image_id for i in range(3)] == ["0.png", "0.png", "link.png"]
+    with pytest.raises(UserError, match="1 x one id for different pictures"):
+        lines(pictures, [{"image_id": i} for i in (1, 1, 2)], ["0.png", "1.png", "1.png"])
+    assert "several image_ids" not in caplog.text
+
+
 def test_two_dots_behind_a_link_are_the_links_own_folder(pictures, tmp_path):
     (pictures / "real" / "deep").mkdir(parents=True)
     shutil.copy(pictures / "1.png", pictures / "real" / "0.png")

@@ -80,6 +80,32 @@ def test_every_form_of_a_turned_picture_is_the_same(tmp_path, orientation):
         assert np.array_equal(np.asarray(open_picture(form)), wanted), name
 
 
+def test_a_turned_tiff_is_the_same_in_every_form_and_stays_what_it_is(tmp_path):
+    """Pillow would map such a file into memory, with width and height confused."""
+    path = tmp_path / "a.tif"
+    photograph().save(path, tiffinfo={0x0112: 6})
+    wanted = np.asarray(photograph().transpose(Image.Transpose.ROTATE_270))
+    for name, form in forms(path).items():
+        assert np.array_equal(np.asarray(load_image(form)), wanted), name
+    opened = Image.open(path)
+    load_image(opened)
+    assert opened.filename == str(path)
+
+
+def test_a_stream_that_cannot_go_back_is_read_from_where_it_is(tmp_path):
+    class Stream(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *args):
+            raise io.UnsupportedOperation("seek")
+
+    assert load_image(Stream(phone(tmp_path / "a.jpg").read_bytes())).size == (16, 24)
+    file = io.BytesIO((tmp_path / "a.jpg").read_bytes())
+    file.read(100)
+    assert load_image(file).size == (16, 24)  # from its beginning where it can
+
+
 def test_what_was_turned_already_is_not_turned_again(tmp_path):
     turned = ImageOps.exif_transpose(Image.open(phone(tmp_path / "phone.jpg")))
     assert load_image(turned).size == (16, 24)

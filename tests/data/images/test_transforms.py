@@ -20,6 +20,7 @@ from mmkit.data.images.transforms import (
     EvalTransform,
     TrainTransform,
     blank,
+    crop_box,
     erase_box,
 )  # fmt: skip
 from mmkit.data.records import Record
@@ -139,6 +140,11 @@ def test_eval_squashes_and_normalises(image):
     torch.testing.assert_close(pixels, expected)
     torch.testing.assert_close(pixels_of(whole((20, 32)), image)[0], pixels)
     assert whole((20, 32)).for_eval() == transform
+    other = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    assert whole((20, 32), **other).for_eval() == EvalTransform(size=(20, 32), **other)
+    torch.testing.assert_close(
+        pixels_of(whole((20, 32), **other), image)[0], EvalTransform(size=(20, 32), **other)(image)
+    )
 
 
 def test_randomness_is_only_what_is_passed_in(image):
@@ -171,8 +177,6 @@ def test_a_picture_of_the_wanted_size_is_cropped_too(image):
 
 
 def test_crops_cover_the_asked_share(image):
-    from mmkit.data.images.transforms import crop_box
-
     rng = Random(0)
     shares, sides = [], []
     for _ in range(2000):
@@ -213,6 +217,27 @@ class Said(Random):
     def randint(self, a, b):
         self.asked.append((a, b))
         return next(self.ints)
+
+
+def test_a_crop_is_torchvisions():
+    """RandomResizedCrop.get_params: width = sqrt(area * ratio), height = sqrt(area / ratio), a whole side at most."""
+    rng = Said([0.32, math.log(2)], [3, 5])
+    assert crop_box(100, 50, (0.2, 1.0), (0.5, 2.0), rng) == (3, 5, 3 + 57, 5 + 28)  # area 1600: 56.57 by 28.28
+    assert rng.asked == [(0, 100 - 57), (0, 50 - 28)]
+    assert crop_box(100, 50, (0.2, 1.0), (0.5, 2.0), Said([1.0, math.log(2)])) == (0, 0, 100, 50)
+    assert crop_box(100, 50, (0.2, 1.0), (0.5, 2.0), Said([1.0, 0.0, 0.02, 0.0], [1, 2])) == (
+        1,
+        2,
+        11,
+        12,
+    )  # 71 is high
+    assert crop_box(100, 50, (1.0, 1.0), (0.5, 2.0), Said([])) == (0, 0, 100, 50)
+
+
+def test_erasing_happens_as_often_as_it_says():
+    dark = Image.new("RGB", (8, 8), (9, 9, 9))
+    times = sum(bool((pixels_of(whole(8, erase=0.3), dark, seed=seed)[0] == 0).any()) for seed in range(200))
+    assert 30 < times < 90
 
 
 def test_a_rectangle_to_erase_is_torchvisions():

@@ -50,6 +50,14 @@ def test_sides_that_hold_no_picture_are_refused(kind):
     assert vars(train.for_eval()).items() >= {k: v for k, v in vars(train).items() if k != "randaugment"}.items()
 
 
+def test_training_augments_and_measuring_does_not():
+    image = Image.effect_mandelbrot((80, 60), (-3, -2.5, 2, 2.5), 100).convert("RGB")
+    keep = KeepShape(size=32)(image)
+    assert torch.equal(KeepShapeTrain(size=32)(image, "", Random(0))[0], keep)
+    train = KeepShapeTrain(size=32, randaugment=(2, 9))
+    assert sum(not torch.equal(train(image, "", Random(seed))[0], keep) for seed in range(12)) > 4
+
+
 def test_unequal_pictures_share_a_canvas():
     pictures = [torch.ones(3, 16, 32), torch.ones(3, 24, 8)]
     pixels, mask = stack_pixels(pictures)

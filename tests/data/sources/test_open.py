@@ -280,6 +280,17 @@ def test_a_table_of_pictures_alone(everything):
         open_source(everything / "p.csv")
 
 
+def test_what_a_table_holds_where_nothing_is_wanted(everything):
+    labelled, asked = open_source(everything / "l.csv"), open_source(everything / "q.csv")
+    assert [labelled[i].targets["label"] for i in (0, 5)] == ["x0", "x5"]
+    assert [(asked[i].captions, asked[i].targets["answers"]) for i in (0, 5)] == [(("a?",), ["a0"]), (("a?",), ["a5"])]
+    (everything / "r.csv").write_text("path,label,votes\n0.png,a,3\n1.png,b,4\n")
+    source = open_source(everything / "r.csv", {"label"}, columns={"image": "path", "label": "label", "votes": "votes"})
+    assert [source[i].targets for i in range(2)] == [{"label": "a", "votes": "3"}, {"label": "b", "votes": "4"}]
+    with pytest.raises(UserError, match=r"--split: has no meaning for .*coco\.json"):
+        open_source(everything / "coco.json", {"caption"}, split="test")
+
+
 def test_keys_that_are_named_decide_what_lines_hold(everything):
     path = write(everything / "n.jsonl", [{"image": "0.png", "q": "what?", "a": "x"}])
     asked = open_source(path, columns={"question": "q", "answers": "a"})

@@ -189,11 +189,18 @@ def test_paths_of_a_data_set_that_is_no_folder_here(image, says):
         source._image(image, "owner/x[0]")
 
 
+def test_rows_are_counted_over_batches(pictures, rows, monkeypatch):
+    monkeypatch.setattr("mmkit.data.sources.hugging_face.BATCH", 2)
+    with pytest.raises(UserError, match=r"t.parquet:4: column 'image' is empty"):
+        rows({"image": [(pictures / "0.png").read_bytes()] * 4 + [None]})
+
+
 def test_rows_without_a_picture_and_targets_that_are_null(pictures, rows):
     data = (pictures / "0.png").read_bytes()
     with pytest.raises(UserError, match=r"1 of 2 rows .*\n.*t.parquet:1: column 'image' is empty"):
         rows({"image": [data, None]})
     source = rows({"image": [data] * 3, "x": [1.0, None, float("nan")]}, targets={"label": "x"})
+    assert list(source.target("boxes")) == [None] * 3
     assert [source[i].targets for i in range(3)] == [{"label": 1.0}, {}, {}]
 
 
