@@ -231,8 +231,9 @@ def test_a_folder_with_metadata_and_one_with_a_caption_missing(everything):
     source = open_source(everything / "meta", {"caption"})
     assert (source[1].image, source[1].captions) == (everything / "meta" / "1.png", ("caption 1",))
     (everything / "pairs" / "2.txt").unlink()
-    with pytest.raises(UserError, match=r"1 of 6 pictures.*\n.*2.png: no 2.txt beside it"):
-        open_source(everything / "pairs", {"caption"})
+    for want in ({"caption"}, ()):
+        with pytest.raises(UserError, match=r"1 of 6 pictures.*\n.*2.png: no 2.txt beside it"):
+            open_source(everything / "pairs", want)
 
 
 @pytest.mark.parametrize("key", ["label", "class"])
@@ -246,6 +247,23 @@ def test_labels_in_a_file_of_metadata(everything, key):
     (meta / "metadata.jsonl").unlink()
     (meta / "metadata.csv").write_text(f"file_name,{key}\n0.png,x\n1.png,y\n")
     assert [open_source(meta, {"label"})[i].targets["label"] for i in range(2)] == ["x", "y"]
+
+
+def test_pictures_without_labels_may_be_sorted_from_lines_and_metadata(everything):
+    path = write(everything / "blind.jsonl", [{"image": "0.png", "x": 1}, {"image": "1.png"}])
+    for source in (
+        open_source(path, {"label"}, answers_needed=False),
+        open_source(everything / "meta", {"label"}, answers_needed=False),
+    ):
+        assert [source[i].image.name for i in range(2)] == ["0.png", "1.png"]
+        assert not any("label" in source[i].targets for i in range(2))
+    with pytest.raises(UserError, match='no key "label"'):
+        open_source(path, {"label"})
+    rows = [{"file_name": f"{i}.png", "image": "a word for it", "text": "c"} for i in range(2)]
+    write(everything / "meta" / "metadata.jsonl", rows)  # file_name is what such a file is known by
+    assert [open_source(everything / "meta")[i].image.name for i in range(2)] == ["0.png", "1.png"]
+    write(everything / "meta" / "metadata.jsonl", [{"path": "0.png", "text": "c"}])
+    assert open_source(everything / "meta")[0].image.name == "0.png"
 
 
 def test_folders_decide_about_labels_beside_metadata(everything):
