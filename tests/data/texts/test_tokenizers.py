@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
+from mmkit.data.texts.protocol import Framing
 from mmkit.data.texts.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -120,6 +121,25 @@ def test_missing_special_tokens_are_added(byte_level):
     words = [p for p, s in zip(tokenizer.pieces(ids), tokenizer.starts_word(ids), strict=True) if s]
     assert words[0] == "[CLS]"
     assert len(words) >= 3
+
+
+def test_what_may_not_grow_has_its_own_tokens_alone(byte_level):
+    with pytest.raises(UserError, match="has no unk token and nothing that could stand in; let it grow"):
+        HuggingFaceTokenizer(byte_level, Framing(grows=False))
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(byte_level)
+    made.add_special_tokens({"bos_token": "<a>", "eos_token": "<z>"})
+    made.save_pretrained(byte_level)
+    size, (first, last) = len(made), (made.bos_token_id, made.eos_token_id)
+    found = HuggingFaceTokenizer(byte_level, Framing(grows=False, last=True))
+    assert (found.vocab_size, found.cls_id, found.sep_id, found.pad_id, found.unk_id) == (size, first, last, last, last)
+    assert found.mask_id is None
+    ids = found.encode("the dog sees another dog", 4)
+    assert (len(ids), ids[0], ids[-1]) == (4, first, last)
+    assert found.special_ids == {first, last}
+    grown = HuggingFaceTokenizer(byte_level, Framing(last=True))
+    assert (grown.vocab_size, grown.cls_id, grown.sep_id) == (size + 3, first, last)  # [PAD], [UNK], [MASK]
 
 
 def test_unknown_tokenizers_say_what_to_do(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Where words begin in every script, from the places of the pieces; by tokenizers of each kind."""
 
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mmkit.data.texts.huggingface.surfaces import _alphabet, surfaces
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.data.texts.protocol import Framing
@@ -54,7 +56,47 @@ def test_pieces_begin_words_by_their_place():
     half, other = "狗".encode()[:2], "狗".encode()[2:]
     assert word_starts([None, "猫".encode(), half, other, "车".encode()]) == [True, True, True, False, True]
     assert word_starts([None, "猫".encode(), half]) == [True, True, True]  # what was cut in the middle of a letter
+    assert word_starts([b"\n", b"dog", None, "\u3000".encode(), "猫".encode()]) == [True] * 5  # the first always
     assert word_starts([]) == []
+
+
+def backend(model, pre_tokenizer=None, decoder=None, added=()):
+    made = Tokenizer(model)
+    if pre_tokenizer is not None:
+        made.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        made.decoder = decoder
+    made.add_tokens(list(added))
+    return made
+
+
+def test_what_the_pieces_of_each_kind_spell():
+    def spelt(made, special=()):
+        pieces = [made.id_to_token(i) for i in range(made.get_vocab_size())]
+        return dict(zip(pieces, surfaces(made, pieces, special), strict=True))
+
+    def vocab(*pieces):
+        return {piece: number for number, piece in enumerate(pieces)}
+
+    added = ["<obj>", AddedToken("<end>", special=True)]
+    word = models.WordPiece(vocab("[UNK]", "fire", "##man"), unk_token="[UNK]")
+    assert spelt(backend(word, added=added), special={0}) == {
+        "[UNK]": None, "fire": b" fire", "##man": b"man", "<obj>": b" <obj> ", "<end>": None,
+    }  # fmt: skip
+    signs = models.BPE(vocab("\u0120dog", "\u00c3", "\u00a4"), [])
+    wanted = {"\u0120dog": b" dog", "\u00c3": b"\xc3", "\u00a4": b"\xa4"}
+    for place in ({"pre_tokenizer": pre_tokenizers.ByteLevel()}, {"decoder": decoders.ByteLevel()}):
+        assert spelt(backend(signs, **place)) == wanted
+    ends = models.BPE(vocab("do", "dog</w>"), [], end_of_word_suffix="</w>")
+    assert spelt(backend(ends)) == {"do": b"do", "dog</w>": b"dog "}
+    assert spelt(backend(ends, pre_tokenizers.ByteLevel())) == {"do": b"do", "dog</w>": b"dog "}
+    spaced = models.Unigram([("\u2581dog", -1.0), ("s", -1.0), ("<0xE4>", -1.0), ("<0xe4>", -1.0)])
+    assert list(spelt(backend(spaced)).values()) == [b" dog", b"s", b"\xe4", b"<0xe4>"]
+    assert spelt(backend(models.WordLevel(vocab("dog", "cat")))) == {"dog": b" dog", "cat": b" cat"}
+
+
+def test_the_letters_of_bytes_are_those_of_gpt_2():
+    assert {byte: letter for letter, byte in _alphabet().items()} == bytes_to_unicode()
 
 
 @pytest.fixture(scope="module")

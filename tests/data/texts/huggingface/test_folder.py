@@ -11,7 +11,7 @@ import sentencepiece
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
-from mmkit.data.texts.huggingface.folder import CLASSES, from_folder
+from mmkit.data.texts.huggingface.folder import CLASSES, from_folder, is_folder
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
@@ -100,6 +100,24 @@ def test_tokens_that_only_the_settings_add_are_there(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     same(tmp_path)
     assert len(from_folder(tmp_path)) == len(WORDS) + 1
+
+
+def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not any(is_folder(name) for name in ("bert-base-uncased", "owner/name"))
+    assert all(is_folder(name) for name in ("./x", "../x", "/x/y", "~/x", "a/b/c", str(tmp_path)))
+    (tmp_path / "owner").mkdir()
+    assert is_folder("owner")
+
+
+def test_the_settings_come_before_the_older_file_of_special_tokens(tmp_path):
+    bert(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
+    said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"unk_token": "cat", "sep_token": "dogs"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in said.items() if k != "sep_token"}))
+    found = from_folder(tmp_path)
+    assert (found.unk_token, found.sep_token) == ("[UNK]", "dogs")
 
 
 # ---- what a stranger may write ------------------------------------------------------------------------------------
