@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
 
 
 def _content(path: Path) -> Any:
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" and not _is_safetensors(path):
         return _unpickled(path)
     try:
         return load_file(path)
@@ -204,6 +204,13 @@ def _unpickled(path: Path) -> Any:
         said = (str(error).splitlines() or [""])[0]
         reason = said if said and not any(word in said for word in ADVICE) else type(error).__name__
         raise UserError(f"{path}: damaged, or not a file that torch.save wrote ({reason})") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By how it begins, whatever it is called: the length of a JSON object, and that."""
+    with path.open("rb") as file:
+        size, brace = file.read(8), file.read(1)
+    return brace == b"{" and int.from_bytes(size, "little") < path.stat().st_size
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """``mmkit convert`` of the relatives, from picture and words to numbers, against what they were published with."""
 
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import mmkit
 from mmkit.cli.main import main
+from mmkit.convert.read_file import read_checkpoint
 from mmkit.convert.tables import vilt as vilt_table
 from mmkit.convert.tables.table import read, write
 from tests.models import family
@@ -238,3 +240,50 @@ def test_a_config_that_mmkit_does_not_know_is_an_error(tmp_path, capsys):
     (source / "open_clip_config.json").write_text(json.dumps(config))
     assert main(["convert", "clip", str(source), str(tmp_path / "ours")]) == 2
     assert "pool_type = 'last' is not known to mmkit, only argmax" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory):
+    """The state and the config of a CLIP of transformers."""
+    text = tower(vocab_size=CLIP_WORDS, max_position_embeddings=12, eos_token_id=CLIP_WORDS - 1)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=tower(image_size=32, patch_size=8), projection_dim=24
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    random_weights(transformers.CLIPModel(config)).save_pretrained(folder)
+    return load_file(folder / "model.safetensors"), (folder / "config.json").read_text()
+
+
+PROJ, FIRST = "visual_projection.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"
+UNSOUND = {
+    "a cut file": (lambda s: {k: v for k, v in s.items() if ".layers.1." not in k}, r"config says 2 layers .*have 1"),
+    "no first layer": (lambda s: {k: v for k, v in s.items() if k != FIRST}, f"incomplete .KeyError: '{FIRST}'"),
+    "no projection": (lambda s: {k: v for k, v in s.items() if k != PROJ}, f"incomplete .KeyError: '{PROJ}'"),
+    "int8": (lambda s: s | {FIRST: s[FIRST].to(torch.int8)}, rf"{FIRST} holds torch\.int8, no plain weights"),
+    "int32": (lambda s: s | {PROJ: s[PROJ].to(torch.int32)}, rf"{PROJ} holds torch\.int32, no plain weights"),
+    "complex": (lambda s: s | {PROJ: s[PROJ].to(torch.complex64)}, rf"{PROJ} holds torch\.complex64, no plain"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_weights_that_are_not_whole_or_not_plain_are_refused(name, small_clip, tmp_path, capsys):
+    state, config = small_clip
+    (tmp_path / "in").mkdir()
+    change, says = UNSOUND[name]
+    (tmp_path / "in" / "config.json").write_text(config)
+    torch.save(change(state), tmp_path / "in" / "pytorch_model.bin")
+    assert main(["convert", "auto", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_safetensors_are_read_whatever_they_are_called(small_clip, tmp_path, capsys):
+    state, config = small_clip
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "config.json").write_text(config)
+    save_file(state, tmp_path / "in" / "pytorch_model.bin")
+    convert("auto", tmp_path / "in", tmp_path / "out")
+    assert_same(read_checkpoint(tmp_path / "in" / "pytorch_model.bin").state, state)
+    (tmp_path / "in" / "pytorch_model.bin").write_bytes((tmp_path / "in" / "pytorch_model.bin").read_bytes()[:40])
+    assert main(["convert", "auto", str(tmp_path / "in"), str(tmp_path / "other")]) == 2
+    assert "damaged" in capsys.readouterr().err

@@ -134,6 +134,7 @@ def convert(
     UserError where it has another layout, or a key is left over.
     """
     from mmkit.convert.layouts.known import named
+    from mmkit.convert.layouts.layout import check_depth
     from mmkit.convert.read_file import read_checkpoint
     from mmkit.convert.tables.table import about, read, said_of_dropped
 
@@ -146,7 +147,11 @@ def convert(
     if layout.recipe is None:
         raise UserError(f"{file.path}: {layout.what} is no whole model. Use it so: {layout.use.format(path=source)}")
     with about(file.path, f", as {layout.name}"):
-        recipe = layout.recipe(file.state, replace(choices, config=file.config))
+        try:
+            recipe = layout.recipe(file.state, replace(choices, config=file.config))
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise UserError(f"the file is damaged or incomplete ({type(error).__name__}: {error})") from error
+        check_depth(recipe, file.config)
         state = read(recipe.rows, file.state)
         tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
         rest = _save(out, layout, recipe, state, tokenizer)

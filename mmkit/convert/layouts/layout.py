@@ -98,6 +98,21 @@ def attention_heads(tower: str, width: int, given: int | None) -> int:
     return width // HEAD_WIDTH
 
 
+def check_depth(recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """UserError where a config, of transformers or open_clip, says other numbers of layers than the weights have."""
+    model = given.get("model_cfg") or given
+
+    def layers(tower: str) -> Any:
+        theirs = model.get(f"{tower}_config") or model.get(f"{tower}_cfg") or {}
+        return theirs.get("num_hidden_layers") or theirs.get("layers")
+
+    said = {"depth": given.get("num_hidden_layers"), "image_depth": layers("vision"), "text_depth": layers("text")}
+    for name, told in said.items():
+        found = recipe.model.keywords.get(name)
+        if isinstance(told, int) and found is not None and told != found:
+            raise UserError(f"its config says {told} layers ({name}), and the weights have {found}: is the file whole?")
+
+
 def patch_of(ours: State, tower: str = "model.image") -> tuple[int, int]:
     """The square patch of one of our image towers; UserError where there is none."""
     name = f"{tower}.patch.proj.weight"

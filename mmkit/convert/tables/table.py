@@ -124,6 +124,11 @@ def read(table: Iterable[Row], theirs: Mapping[str, Tensor], ignored: Iterable[s
         raise UserError(f"the checkpoint does not have this layout: {listed(missing=missing, unknown=unused)}")
     ours: State = {}
     for row in table:
+        for name in names_of(row) if any("queue" not in ours for ours in ours_of(row)) else ():
+            if not theirs[name].is_floating_point():  # a queue counts, and knows ids
+                raise UserError(
+                    f"{name} holds {theirs[name].dtype}, no plain weights; give them as float32, not quantised"
+                )
         if isinstance(row, Entry):
             ours[row.ours] = _read_entry(row, theirs)
         elif isinstance(row, Split):
