@@ -88,11 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
-    for name, value in vars(args).items():
-        if isinstance(value, str | Path) and str(value).startswith("~/"):  # as in --out=~/run, which no shell expands
-            setattr(args, name, type(value)(os.path.expanduser(value)))
     try:
         live_with_launcher()
+        expand_home(args)
         check_output(args.json)
         check_outputs(args)
         check_texts(args)
@@ -117,12 +115,26 @@ def execute(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # who read the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.stderr.write(f"mmkit: error: {process_label()}{str(error.filename)[:300]}: {error.strerror}\n")
+    except (OSError, SystemExit) as error:
+        sys.stderr.write(f"mmkit: error: {process_label()}{_told(error)}\n")
         return 2
     return 0
+
+
+def _told(error: OSError | SystemExit) -> str:
+    """What the system refused, or that somebody's code ended Python as if all was done; raises what is neither."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)[:300]}: {error.strerror}"
+    if isinstance(error, SystemExit) and not error.code:
+        return "code of your own ended Python, by sys.exit(); take that out of it"
+    raise error
+
+
+def expand_home(args: argparse.Namespace) -> None:
+    """Write out the home where an argument begins with "~/", as in --out=~/run, which no shell expands."""
+    for name, value in vars(args).items():
+        if isinstance(value, str | Path) and str(value).startswith("~/"):
+            setattr(args, name, type(value)(os.path.expanduser(value)))
 
 
 def process_label() -> str:

@@ -83,8 +83,6 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
         raise UserError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
     except ImportError as error:
         raise UserError(f"{path}: cannot be imported ({error}){where_now(error.name)}") from error
-    except SystemExit as error:
-        raise UserError(f"{path}: ends Python when it is imported (sys.exit); take that out of it") from error
     return module
 
 

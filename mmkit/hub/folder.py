@@ -259,7 +259,10 @@ def load_weights(predictor: Predictor, path: Path) -> None:
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():
             for name, value in wanted.items():
-                value.copy_(file.get_tensor(name))
+                found = file.get_tensor(name)
+                if found.is_floating_point() != value.is_floating_point():
+                    raise UserError(f"{path}: {name} holds {found.dtype}, wanted {value.dtype}; save the model again")
+                value.copy_(found)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}); copy or save it again") from error
 

@@ -160,3 +160,15 @@ def test_a_copy_of_the_run_says_what_it_lacks(user, capsys):
     assert f"cannot import '{name}'" in told
     config = json.loads((Path("../run") / "config.json").read_text())
     assert config["own"][name] == str(exp / f"{name}.py")
+
+
+@pytest.mark.parametrize(("code", "gives"), [("0", 2), ("", 2), ("3", 3)])
+def test_code_of_ones_own_that_ends_python_is_no_success(code, gives, tmp_path, capsys):
+    (tmp_path / "ends.py").write_text(f"import sys\nsys.exit({code})\n")
+    command = ["train", str(tmp_path / "ends.py"), "--out", str(tmp_path / "out")]
+    try:
+        found = main(command)
+    except SystemExit as error:
+        found = error.code
+    assert found == gives
+    assert gives != 2 or "ended Python" in capsys.readouterr().err

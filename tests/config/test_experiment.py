@@ -123,12 +123,6 @@ def test_load_says_where_a_file_is_malformed(tmp_path):
     fails(lambda: load_experiment(str(tmp_path / "caller_of_bad.py")), "/bad.py, line 2")
 
 
-def test_a_config_that_ends_python_is_named(tmp_path):
-    path = tmp_path / "ends.py"
-    path.write_text("import sys\nsys.exit(0)\n")
-    fails(lambda: load_experiment(str(path)), "ends.py", "sys.exit")
-
-
 # ---- overriding ---------------------------------------------------------------------------------------------------
 
 

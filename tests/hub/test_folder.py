@@ -143,6 +143,13 @@ DAMAGES = {
         lambda f: damage_weights(f, lambda w: w.update({"model.text_proj.bias": torch.zeros(3)})),
         r"another shape: model\.text_proj\.bias \[3\], wanted \[16\]",
     ),
+    "whole numbers": (
+        lambda f: damage_weights(f, lambda w: w.update({"model.text_proj.bias": torch.ones(16, dtype=torch.int32)})),
+        r"safetensors: model\.text_proj\.bias holds torch\.int32, wanted torch\.float32",
+    ),
+    "vocabulary file": (
+        lambda f: (f / "tokenizer/sentencepiece.model").write_bytes(b"x"), r"sentencepiece\.model: not a sentencepiece"
+    ),
     "vocabulary": (
         lambda f: damage_config(f, lambda c: c["resolved"].update(vocab_size=7)), "not the tokenizer that it was"
     ),

@@ -72,6 +72,8 @@ def metadata_in(folder: Path) -> Path | None:
 def read_data_set(name: str, wants: Wants, given: Options) -> Source:
     """A data set of ``datasets``, by its columns; those that are wanted, or all that are known."""
     columns, name, split = dict(given.columns or {}), name.removeprefix(HUB), given.split or "test"
+    if not name.strip():
+        raise UserError(f"{HUB}{name}: names no data set; give {HUB}OWNER/NAME, or a folder")
     there = columns_in(name, split)
     targets = {field: columns[field] for field in columns if field not in ("image", "caption", "image_id")}
     known = ("label", "question", "answers", "boxes")

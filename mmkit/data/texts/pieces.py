@@ -83,8 +83,11 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, path: str | Path) -> SentencePieceTokenizer:
         """From a model file, or the folder that holds it."""
-        path = Path(path)
-        return cls((path / SP_FILE if path.is_dir() else path).read_bytes())
+        path = Path(path) / SP_FILE if Path(path).is_dir() else Path(path)
+        try:
+            return cls(path.read_bytes())
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""

@@ -340,3 +340,9 @@ def test_forms_of_json(everything, tmp_path):
     assert form_of(everything / "a.json") == "lines"
     assert isinstance(open_source(everything / "a.json", {"label"}), JsonLines)
     assert form_of(tmp_path / "none.json") == "unknown"
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf: "])
+def test_a_data_set_has_a_name(name):
+    with pytest.raises(UserError, match="names no data set; give hf:OWNER/NAME"):
+        open_source(name, {"caption"})
