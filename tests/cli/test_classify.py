@@ -91,6 +91,25 @@ def test_predictions_with_and_without_labels(run, tmp_path, capsys):
     classify(run, tmp_path / "none.csv", tmp_path, code=2)
 
 
+def test_what_else_it_takes(run, tmp_path, capsys):
+    test = paint(tmp_path / "test", n=1)
+    classify(
+        run, test, tmp_path, "--per-class", tmp_path / "c.csv", "--confusion", tmp_path / "c.png", "--head", "class"
+    )
+    assert len(list(csv.DictReader((tmp_path / "c.csv").open()))) == 3
+    assert Image.open(tmp_path / "c.png").width > 36
+    (tmp_path / "list.csv").write_text("file,kind\nred/0.png,red\nwhite/0.png,white\n")
+    found = classify(run, tmp_path / "list.csv", tmp_path, "--images", test, "--columns", "image=file,label=kind")
+    assert (found["n"], found["top1"]) == (2, 1.0)
+    capsys.readouterr()
+    for option, value, says in (
+        ("--head", "nope", "'nope'"), ("--per-class", test, "test"), ("--confusion", tmp_path / "c.txt", "c.txt"),
+        ("--split", "val", "--split: has no meaning"),
+    ):  # fmt: skip
+        classify(run, test, tmp_path, option, value, code=2)
+        assert says in capsys.readouterr().err
+
+
 def test_bad_pictures(run, tmp_path, capsys):
     test = paint(tmp_path / "test", n=2)
     (test / "red" / "1.png").write_bytes(b"no picture")
