@@ -140,6 +140,7 @@ def test_what_may_not_grow_has_its_own_tokens_alone(byte_level):
     assert found.special_ids == {first, last}
     grown = HuggingFaceTokenizer(byte_level, Framing(last=True))
     assert (grown.vocab_size, grown.cls_id, grown.sep_id) == (size + 3, first, last)  # [PAD], [UNK], [MASK]
+    assert grown.special_ids == {first, last, *range(size, size + 3)}
 
 
 def test_unknown_tokenizers_say_what_to_do(tmp_path, monkeypatch):
