@@ -124,6 +124,8 @@ def test_examples_are_the_best_and_the_right_are_marked():
         for answer in query.answers[:3]:
             wanted = model.match([query.image], [answer.text]).item()
             assert answer.probability == pytest.approx(wanted, abs=1e-5)
+            cosine = (model.encode_image([query.image]) @ model.encode_text([answer.text]).T).item()
+            assert answer.similarity == pytest.approx(cosine, abs=1e-5)
         assert {a.text for a in query.answers if a.right} <= set(texts)
         assert own
 

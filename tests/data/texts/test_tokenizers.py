@@ -138,9 +138,14 @@ def test_what_may_not_grow_has_its_own_tokens_alone(byte_level):
     ids = found.encode("the dog sees another dog", 4)
     assert (len(ids), ids[0], ids[-1]) == (4, first, last)
     assert found.special_ids == {first, last}
+    made.add_special_tokens({"unk_token": "<u>"})
+    made.save_pretrained(byte_level)
+    found = HuggingFaceTokenizer(byte_level, Framing(grows=False))
+    assert (found.unk_id, found.pad_id, found.sep_id) == (size, last, last)  # the end before the unknown
+    size += 1
     grown = HuggingFaceTokenizer(byte_level, Framing(last=True))
-    assert (grown.vocab_size, grown.cls_id, grown.sep_id) == (size + 3, first, last)  # [PAD], [UNK], [MASK]
-    assert grown.special_ids == {first, last, *range(size, size + 3)}
+    assert (grown.vocab_size, grown.cls_id, grown.sep_id) == (size + 2, first, last)  # [PAD], [MASK]
+    assert grown.special_ids == {first, last, *range(size - 1, size + 2)}
 
 
 def test_unknown_tokenizers_say_what_to_do(tmp_path, monkeypatch):
