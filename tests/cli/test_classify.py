@@ -103,10 +103,12 @@ def test_what_else_it_takes(run, tmp_path, capsys):
     assert (found["n"], found["top1"]) == (2, 1.0)
     capsys.readouterr()
     for option, value, says in (
-        ("--head", "nope", "'nope'"), ("--per-class", test, "test"), ("--confusion", tmp_path / "c.txt", "c.txt"),
-        ("--split", "val", "--split: has no meaning"),
+        ("--head", "nope", "'nope'"), ("--split", "val", "--split: has no meaning"),
+        ("--per-class", test, "--per-class"), ("--confusion", test, "--confusion"),
+        ("--confusion", tmp_path / "c.txt", "c.txt"),
     ):  # fmt: skip
-        classify(run, test, tmp_path, option, value, code=2)
+        data = tmp_path / "nowhere" if "c" in option else test  # what cannot be written is said before data are read
+        classify(run, data, tmp_path, option, value, code=2)
         assert says in capsys.readouterr().err
 
 
