@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mmkit.data.images.formats import kind_of, suffix_of
 from mmkit.errors import UserError
@@ -87,10 +88,19 @@ def check_is_weights(path: Path) -> None:
     )
 
 
+def known_to_timm(source: str) -> Any:
+    """What timm says of the weights "timm:NAME"; None of a name that it does not know, and of other sources."""
+    if not source.startswith("timm:"):
+        return None
+    import timm
+
+    return timm.get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
+
+
 def _timm_repository(name: str) -> str:
     import timm
 
-    found = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    found = known_to_timm(f"timm:{name}")
     if found is None or not found.hf_hub_id:
         near = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), 3)
         raise UserError(f"timm:{name}: timm has no such model with weights{f'; did you mean {near}?' if near else ''}")

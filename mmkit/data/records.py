@@ -1,8 +1,8 @@
 """One record schema for every data set, and the JSON-lines file that holds it.
 
 A record is a picture, the captions that describe it, and whatever else a task needs beside. A ``Source`` is anything
-with a length that yields records by index; ``JsonLines`` is the native file form, others live in ``sources.py`` and
-``openmoji.py``. Everything that can be known without opening a picture is checked when the source is built, before any
+with a length that yields records by index; ``JsonLines`` is the native file form, others live in ``sources`` and
+``openmoji``. Everything that can be known without opening a picture is checked when the source is built, before any
 training. Left out: writing (any program can write JSON lines), and pictures behind URLs (download them first).
 """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit.config.as_json import dump
 from mmkit.config.projects import clone
-from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, SUFFIXES, WEIGHTS, check_is_weights, locate
+from mmkit.convert.locate import INDEX, OPEN_CLIP_CONFIG, SUFFIXES, WEIGHTS, check_is_weights, known_to_timm, locate
 from mmkit.errors import UserError
 from mmkit.hub.facts import preprocessing, quiet
 from mmkit.hub.files import read_json
@@ -211,12 +211,9 @@ def _tokenizer_beside(file: Checkpoint) -> str:
 
 def _licence(source: str, file: Checkpoint, layout: Layout | None) -> str:
     """As the model card beside it says, its config, timm for its own, or the layout."""
-    if source.startswith("timm:"):
-        import timm
-
-        known = timm.get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
-        if known is not None and known.license:
-            return f"{known.license} (timm)"
+    known = known_to_timm(source)
+    if known is not None and known.license:
+        return f"{known.license} (timm)"
     card = file.path.parent / "README.md"
     if file.config and card.is_file():
         said = re.search(r"\A---\n(?:.*\n)*?license:[ \t]*(\S+)", card.read_text(encoding="utf-8", errors="replace"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.config.allowed import ANYTHING, SOURCES
+from mmkit.convert.locate import known_to_timm
 from mmkit.errors import UserError
 from mmkit.files import inside
 from mmkit.hub.files import CONFIG, CONVERSION, is_ours, read_json
@@ -136,13 +137,9 @@ def _of_source(source: str, folder: Path) -> dict[str, Any]:
 
 def _of_weights(source: str) -> list[list[str]]:
     """Of weights that others made; timm knows those of its own."""
-    kind, _, name = source.partition(":")
-    if kind == "timm" and name:
-        import timm
-
-        known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        if known is not None and known.license:
-            return [[source, known.license, known.license]]
+    known = known_to_timm(source)
+    if known is not None and known.license:
+        return [[source, known.license, known.license]]
     return [[source, UNKNOWN, ""]]
 
 

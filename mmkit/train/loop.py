@@ -171,12 +171,7 @@ class Trainer:
                     self.evaluate()
                     self._report_run()
                     self._leave_if_asked()
-            if (
-                self._done()
-                and self.exp.run.minutes is not None
-                and self.step <= self.plan.warmup_steps
-                and rank() == 0
-            ):
+            if rank() == 0 and self._done() and self.plan.minutes is not None and self.step <= self.plan.warmup_steps:
                 logger.warning(
                     "the warm-up of %d steps did not end before the time did: give optim.warmup_frac",
                     self.plan.warmup_steps,

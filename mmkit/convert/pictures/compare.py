@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmkit.convert.locate import known_to_timm
 from mmkit.convert.pictures.read import Reading, beside, reading
 from mmkit.convert.read_file import Checkpoint
 from mmkit.data.images.size import height_width
@@ -57,11 +58,8 @@ def _of_timm(file: Checkpoint, source: str) -> Reading | None:
     """What timm's config beside the weights says, or timm itself of its own names."""
     settings = file.config
     given: Any = settings.get("pretrained_cfg")
-    if given is None and source.startswith("timm:"):
-        import timm
-
-        known = timm.get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
-        given = known.to_dict() if known is not None else None
+    if given is None and (known := known_to_timm(source)) is not None:
+        given = known.to_dict()
     if not isinstance(given, Mapping) or not all(isinstance(given.get(key), Sequence) for key in ("mean", "std")):
         return None
     size = given.get("input_size")

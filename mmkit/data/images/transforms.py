@@ -150,15 +150,13 @@ def blank(image: Image.Image) -> Image.Image:
     return Image.new("RGB", image.size, (128, 128, 128))
 
 
-def erase_box(
-    width: int, height: int, rng: Random, scale: tuple[float, float] = (0.02, 0.33),
-    ratio: tuple[float, float] = (0.3, 3.3),
-) -> tuple[int, int, int, int]:  # fmt: skip
-    """(left, top, right, bottom) of a random rectangle to erase, drawn like torchvision's RandomErasing.
+def erase_box(width: int, height: int, rng: Random) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random rectangle to erase, drawn like torchvision's RandomErasing by default.
 
-    ratio: height by width. It never covers a whole side; where none of ten fits it is empty, and nothing is erased.
+    Its area is 2 to 33 % of the picture's, its height 0.3 to 3.3 times its width. It never covers a whole side; where
+    none of ten fits it is empty, and nothing is erased.
     """
-    for h, w in _drawn_sides(width * height, scale, ratio, rng):
+    for h, w in _drawn_sides(width * height, (0.02, 0.33), (0.3, 3.3), rng):
         if w < width and h < height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h

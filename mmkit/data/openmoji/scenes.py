@@ -4,8 +4,8 @@ Every picture follows from (seed, split, index) and is drawn when asked for, in 
 never share a scene: which split a combination of emoji belongs to is a property of the combination. Emoji of people
 are split a second time, by emoji: ``Unseen`` holds those whose parts all occur in training, but never together.
 
-Questions, pairs with statements, and hypotheses about such scenes: ``openmoji_questions``, ``openmoji_pairs``,
-``openmoji_hypotheses``. Drawings: OpenMoji, see ``ATTRIBUTION``. Left out for now: video.
+Questions, pairs with statements, and hypotheses about such scenes have modules beside this one. Drawings: OpenMoji, see
+``ATTRIBUTION``. Left out for now: video.
 """
 
 from __future__ import annotations

@@ -23,9 +23,7 @@ from mmkit.types import Batch
 GAP = 14
 
 
-def sample_batch(
-    source: Source, *, n: int = 16, size: int = 128, max_tokens: int = 40, masking: Masking | None = None, seed: int = 0
-) -> tuple[Batch, Tokenizer]:
+def sample_batch(source: Source, *, n: int = 16, size: int = 128, seed: int = 0) -> tuple[Batch, Tokenizer]:
     """A training batch of a source, with a small tokenizer made for the occasion."""
     captions = [caption for _, caption in zip(range(20_000), captions_of(source), strict=False)]
     tokenizer = SentencePieceTokenizer.train(captions, vocab_size=2000)
@@ -33,8 +31,8 @@ def sample_batch(
         source=source,
         transform=TrainTransform(size=size, scale=(0.5, 1.0)),
         tokenizer=tokenizer,
-        max_tokens=max_tokens,
-        masking=masking or Masking(whole_word=True),
+        max_tokens=40,
+        masking=Masking(whole_word=True),
         seed=seed,
     )
     return batch_of(dataset, n, seed), tokenizer
