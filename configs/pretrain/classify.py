@@ -42,7 +42,7 @@ def openmoji(steps: int = 2400, size: int = 96, kinds: int = 200, start: str | N
         "classify-openmoji",
         train=partial(source, variations=50),
         test=partial(source, variations=5, seed=HELD_OUT),
-        classes=tuple(source().class_names), steps=steps, size=size, start=start,
+        classes=tuple(source().class_names), steps=steps, size=size, start=start, batch=64,
     )  # fmt: skip
 
 
@@ -51,12 +51,13 @@ def folder(
 ) -> Experiment:
     """On pictures in a folder for each class, or a table or JSON lines with image and label; on two CPU cores.
 
-    test: more of them, kept out of training. size: pixels, a multiple of the patch (12 from scratch).
+    test: more of them, kept out of training. size: pixels, a multiple of the patch (12 from scratch). Steps are of 64
+    pictures, or of all where there are fewer.
     """
     labelled = partial(open_source, wants=("label",))
     return _small(
         "classify", train=partial(labelled, spec=train), test=None if test is None else partial(labelled, spec=test),
-        classes=class_names(train), steps=steps, size=size, start=start,
+        classes=class_names(train), steps=steps, size=size, start=start, batch=min(64, len(labelled(train))),
     )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def base(train: str, test: str, epochs: float = 300, res: int = 224) -> Experime
 
 def _small(
     name: str, *, train: partial[Any], test: partial[Any] | None, classes: tuple[str, ...], steps: int, size: int,
-    start: str | None,
+    start: str | None, batch: int,
 ) -> Experiment:  # fmt: skip
     model = partial(vision_mini, image_size=size) if start is None else image_tower(start, size)
     return Experiment(
@@ -98,7 +99,7 @@ def _small(
             image_size=size,
             transform=partial(TrainTransform, scale=(0.5, 1.0), randaugment=None, erase=0.25),
             targets=partial(ClassLabels, classes=classes),
-            global_batch=64,
+            global_batch=batch,
         ),
         optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, weight_decay=0.05),
         run=Run(steps=steps, save_every_steps=500, log_every_steps=50),

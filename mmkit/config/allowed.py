@@ -185,7 +185,8 @@ def find(name: Any, kind: Kind, allow: Sequence[str] = (), inner: bool = False) 
 
 
 def _refusal(name: str, kind: Kind, listed: frozenset[str], inner: bool) -> str:
-    place = f"in the arguments of a {kind.name}" if inner else f"as {'an' if kind is EXPERIMENT else 'a'} {kind.name}"
+    one = f"{'an' if kind is EXPERIMENT else 'a'} {kind.name}"
+    place = f"in the arguments of {one}" if inner else f"as {one}"
     module = name.partition(":")[0]
     if module.split(".")[0] in FOREIGN:
         return f"config: {name!r} may not be rebuilt {place}: it is not on mmkit's list{nearest(name, listed)}"
@@ -194,9 +195,10 @@ def _refusal(name: str, kind: Kind, listed: frozenset[str], inner: bool) -> str:
         file = f"{project.replace('.', '/')}/__init__.py"
         return f"config: {name!r} may not be rebuilt {place}: it is not among those that LOADABLE in {file} lists"
     if module.startswith(OF_FILES):
+        file = f"{module.removeprefix(OF_FILES)}.py"
         return (
             f"config: {name!r} may not be rebuilt {place}: it was defined in a config file; where you trust that file, "
-            "--allow FILE.py, or allow=('FILE.py',) in Python"
+            f"--allow {file}, with the folder that it lies in, or allow=({file!r},) in Python"
         )
     return (
         f"config: {name!r} may not be rebuilt {place}: it is no part of mmkit. Where it is code of yours, or of "

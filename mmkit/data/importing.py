@@ -1,11 +1,13 @@
 """From published forms to mmkit's own: one JSON object per line, pictures by path; and sources by their short names.
 
 For ``mmkit data import``. Records keep what they hold: captions, image ids, and all targets that JSON can say. Pictures
-that are files stay where they are, named relative to the new file; those made in memory are saved beside it.
+that are files stay where they are, named relative to the new file; those made in memory are saved beside it. Of a
+table's columns those go along that are known or named; the others are said.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +16,12 @@ from mmkit.data.sources.built_in import split_of
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.forms import FORMATS
 from mmkit.data.sources.published.json_form import form_of
+from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.readers import Options, read_published, read_table
+from mmkit.data.sources.table import Table
 from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def open_format(kind: str, path: str, **options: Any) -> Source:
@@ -30,9 +36,20 @@ def open_format(kind: str, path: str, **options: Any) -> Source:
         return split_of(path)
     if kind == "csv":
         given.refuse(path, but=("columns", "images"))
-        return read_table(path, frozenset(), given)
+        source = read_table(path, frozenset(), given)
+        _tell_left(path, source.source if isinstance(source, Asked) else source)
+        return source
     form = form_of(path)
     own = "karpathy" if form == "albef" else form
     if own in FORMATS and own != kind:
         raise UserError(f"{path}: seems to be of another form: mmkit data import {own}")
     return read_published(path, frozenset(), given, kind)
+
+
+def _tell_left(path: str, source: Source) -> None:
+    if isinstance(source, Table):
+        taken = source.table.columns.values()
+        left = [name for at, name in enumerate(source.table.header) if at not in taken and name.strip()]
+        if left:
+            more = ",".join(f"{name}={name}" for name in left)
+            log.warning("%s: columns that are left out: %s; to keep them: --columns %s", path, ", ".join(left), more)

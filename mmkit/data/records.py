@@ -280,7 +280,8 @@ class JsonLines(FileRecords):
         lacking = [self.columns.get(key, key) for key in self.needs if key not in row]
         if lacking:
             names, has = (", ".join(f'"{key}"' for key in keys) for keys in (lacking, row))
-            say = f"; say which is which: --columns {lacking[0]}=KEY" if row and lacking[0] in self.needs else ""
+            how = f"; rename it, or say which is which: --columns {lacking[0]}=KEY (for training: of mmkit data import)"
+            say = how if row and lacking[0] in self.needs else ""
             problems.add(number, "missing key", f"no key {names}; the line has {has or 'nothing'}{say}")
             return None
         image, caption = row.get("image"), row.get("caption")

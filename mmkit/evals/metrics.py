@@ -54,7 +54,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Evaluator):
-    """Runs ``predict`` of the head named ``head`` over ``source``, and feeds ``metrics`` (by name, or partials).
+    """Runs ``predict`` of the head named ``head`` over ``source``, and feeds ``metrics`` (by name; or what makes them).
 
     target: what metrics get beside the prediction, by its name in the batch; None = all targets, by name. targets: as
     ``Data.targets`` of the run, where the head or the metrics need more than records say.
@@ -63,7 +63,7 @@ class Evaluation(Evaluator):
     can: ClassVar[Any] = Predicts
 
     head: str
-    metrics: Mapping[str, Metric | partial[Any]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric | partial[Any] | type[Any]] = field(default_factory=dict)
     target: str | None = "label"
     targets: partial[Any] | None = None
 
@@ -84,7 +84,7 @@ class Evaluation(Evaluator):
 
     def made(self) -> dict[str, Metric]:
         """The metrics, without samples. They get the batches of all processes, so they must gather none."""
-        found = {name: m() if isinstance(m, partial) else deepcopy(m) for name, m in self.metrics.items()}
+        found = {name: m() if isinstance(m, partial | type) else deepcopy(m) for name, m in self.metrics.items()}
         for metric in found.values():
             if world_size() > 1 and isinstance(metric, Shares):
                 metric.sync_on_compute = False

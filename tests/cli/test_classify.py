@@ -35,6 +35,11 @@ def run(tmp_path_factory):
     return root / "run"
 
 
+@pytest.mark.parametrize(("n", "batch"), [(1, 3), (21, 63), (22, 64)])
+def test_a_step_has_64_pictures_or_all_that_there_are(tmp_path, n, batch):
+    assert load_experiment(CONFIG.format(paint(tmp_path / "few", n=n))).data.global_batch == batch
+
+
 def classify(run, data, tmp_path, *more, code=0):
     file = tmp_path / "found.json"
     assert main(["classify", "--model", str(run), "--data", str(data), "--json", str(file), *map(str, more)]) == code

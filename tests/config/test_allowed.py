@@ -385,7 +385,8 @@ def test_what_cannot_be_imported_says_where_it_was_looked_for(own, tmp_path):
 def test_a_file_may_be_allowed_and_runs_once(own, tmp_path):
     (tmp_path / f"{own}_file.py").write_text("with open('ran', 'a') as file:\n    file.write('x')\nclass Mine: pass\n")
     name = f"mmkit_config_file_{own}_file:Mine"
-    with pytest.raises(UserError, match=r"was defined in a config file; where you trust that file, --allow FILE\.py"):
+    said = rf"as a model: it was defined in a config file; where you trust that file, --allow {own}_file\.py, with the"
+    with pytest.raises(UserError, match=said):
         find(name, MODEL)
     modules = checked(str(tmp_path / f"{own}_file.py"))
     assert find(name, MODEL, modules) is find(name, MODEL, checked(modules))
@@ -428,6 +429,8 @@ def test_arguments_of_own_code_are_under_the_lists_too(own):
             for value in (form, [form], {"a": form}, {"tuple": [form]}, {"mapping": {"tuple": form}}):
                 with pytest.raises(UserError, match="in the arguments of a model"):
                     rebuild({"target": part, "args": {"x": value}}, MODEL, own)
+    with pytest.raises(UserError, match="in the arguments of an experiment"):
+        rebuild({"target": part, "args": {"x": {"reference": "os:system"}}}, EXPERIMENT, own)
     assert rebuild({"target": part, "args": {"x": 10**12}}, MODEL, own).keywords == {"x": 10**12}
     assert rebuild({"target": part, "args": {"x": {"path": "a"}}}, MODEL, own).keywords == {"x": Path("a")}
 

@@ -205,3 +205,21 @@ def test_sheets_of_tasks(pictures):
     drawn = np.asarray(task_grid(pairs, n=1))
     assert ((drawn == (208, 58, 44)).all(2)).sum() > 20  # the answer, in red
     assert not np.array_equal(drawn, np.asarray(task_grid(pairs, n=1, seed=1)))
+
+
+def test_columns_that_an_import_leaves_out_are_said(pictures, caplog):
+    """What a head of one's own reads, such as a rating, would be gone without a word."""
+    path = pictures / "rated.csv"
+    path.write_text("image,caption,rating,by whom\n0.png,a dog,4.5,me\n")
+    assert open_format("csv", str(path))[0].targets == {}
+    assert "columns that are left out: rating, by whom; to keep them: --columns rating=rating,by whom=by" in caplog.text
+    caplog.clear()
+    kept = open_format("csv", str(path), columns={"rating": "rating", "by": "by whom"})[0]
+    assert (kept.captions, kept.targets) == (("a dog",), {"rating": "4.5", "by": "me"})
+    path.write_text("image,question,answers,level\n0.png,what?,a dog,3\n")
+    assert open_format("csv", str(path))[0].targets["question"] == "what?"
+    assert "left out: level;" in caplog.text
+    caplog.clear()
+    path.write_text("image,caption\n0.png,a dog\n")
+    open_format("csv", str(path))
+    assert not caplog.records

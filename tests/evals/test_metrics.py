@@ -72,6 +72,9 @@ def test_a_head_and_metrics_and_nothing_else():
     assert metric.labels == []  # what was given stays as it is
     partly = Evaluation(source=source, head="label", metrics={"right": partial(Right, classes=2)})
     assert len(partly(made)) == 5
+    assert Evaluation(source=source, head="label", metrics={"right": Right})(made) == {  # what makes one
+        key: value for key, value in found.items() if key != "order"
+    }
 
 
 def test_classification_takes_further_metrics_where_there_are_labels(tmp_path):

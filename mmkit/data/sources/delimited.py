@@ -117,8 +117,8 @@ class TableFile:
             cut = f"separated by {SEPARATORS[self.separator]}" if len(self.header) > 1 else "one column"
             raise UserError(
                 f"{self.path}:{self._body}: no column {', '.join(lacking)}; the header has {', '.join(self.header)} "
-                f"({cut}). {hint}Say which is which with --columns "
-                f"{','.join(f'{field}=COLUMN' for field in needs)}"
+                f"({cut}). {hint}Rename the columns, or say which is which with --columns "
+                f"{','.join(f'{field}=COLUMN' for field in needs)} (for training: of mmkit data import)"
             )
         return columns
 

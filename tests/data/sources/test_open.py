@@ -316,7 +316,9 @@ def test_keys_that_are_named_decide_what_lines_hold(everything):
     write(path, [{"image": "0.png", "text": "a"}, {"image": "1.png"}])
     with pytest.raises(UserError, match=r'n.jsonl:2: no key "text"'):
         open_source(path, columns={"caption": "text"})
-    with pytest.raises(UserError, match=r'n.jsonl:1: no key "label".*which is which: --columns label=KEY'):
+    with pytest.raises(
+        UserError, match=r'n.jsonl:1: no key "label".*which is which: --columns label=KEY .*data import'
+    ):
         open_source(path, {"label"})
 
 

@@ -122,6 +122,8 @@ def test_columns_of_one_name_are_refused_only_where_they_matter(pictures):
 def test_a_table_without_header_says_so(pictures):
     with pytest.raises(UserError, match=r"t.csv:1: no column .*The first line must name the columns.*--columns"):
         table(pictures, "0.png,a dog\n1.png,a cat\n")
+    with pytest.raises(UserError, match=r"Rename the columns, .*\(for training: of mmkit data import\)"):  # has none
+        table(pictures, "file,said\n0.png,a dog\n")
     with pytest.raises(UserError, match="the file is empty"):
         table(pictures, "\n\n")
     with pytest.raises(UserError, match="the table has no rows"):
