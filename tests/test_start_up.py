@@ -101,6 +101,7 @@ CASES |= {
     "no model": ["classify", "--model", "theirs", "--data", "rows.jsonl"],
     "layout": ["convert", "none/none", "model", "new"],
     "layout of one's own": ["convert", "none/none.py:MINE", "model", "new"],
+    "data set of the hub": ["data", "check", "hf:none/none"],
     "split": ["data", "check", "paths", "--split", "none"],
     "reverse": ["convert", "albef", "none/none", "new", "--reverse"],
     "function of a config": ["train", "config.py:none_such"],

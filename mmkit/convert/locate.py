@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmkit import network
 from mmkit.data.images.formats import kind_of, suffix_of
 from mmkit.errors import UserError
 
@@ -107,19 +108,6 @@ def _timm_repository(name: str) -> str:
     return str(found.hf_hub_id)
 
 
-def hub_answers() -> bool:
-    """Whether the Hugging Face hub can be reached, found out in seconds; its own downloads try for a minute each."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # noqa: BLE001  its kind changes with the library that the hub's client is made of
-        return False
-    return True
-
-
 def cached(repository: str, names: Iterable[str]) -> Path | None:
     """The first of these files of a repository that is in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
@@ -133,7 +121,7 @@ def cached(repository: str, names: Iterable[str]) -> Path | None:
 
 
 def _from_hub(source: str, repository: str) -> Path:
-    found = _fetch(repository) if hub_answers() else "it cannot be reached"
+    found = _fetch(repository) if network.hub_answers() else "it cannot be reached"
     if isinstance(found, Path):
         return found
     here = cached(repository, WEIGHTS)

@@ -181,7 +181,7 @@ def test_what_is_dropped_is_printed(tokenizer, tmp_path, capsys):
 
 
 def test_a_hub_that_does_not_answer_costs_no_minute(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mmkit.convert.locate.hub_answers", lambda: False)
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: False)
     begun = time.monotonic()
     said = says(capsys, "albef", source[0], tmp_path / "out", "--image-heads", 2, "--text-heads", 2)
     assert "as albef: the tokenizer google-bert/bert-base-uncased is not on this machine" in said
@@ -194,7 +194,7 @@ def test_a_hub_that_does_not_answer_costs_no_minute(source, tmp_path, capsys, mo
 
 
 def test_a_hub_that_does_not_answer_is_found_out_at_once(monkeypatch):
-    from mmkit.convert.locate import hub_answers
+    from mmkit.network import hub_answers
 
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     begun = time.monotonic()

@@ -242,9 +242,10 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
 
 def _check_reachable(name: str) -> None:
     """UserError where a tokenizer is neither here nor to be had from the hub, without a minute's waiting."""
-    from mmkit.convert.locate import cached, hub_answers
+    from mmkit.convert.locate import cached
     from mmkit.data.texts.huggingface.folder import FILES
     from mmkit.data.texts.huggingface.tokenizer import CLIP
+    from mmkit.network import hub_answers
 
     path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if name == CLIP or Path(name).exists() or (not path and (cached(name, FILES) is not None or hub_answers())):

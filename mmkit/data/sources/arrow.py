@@ -8,6 +8,7 @@ told as ``datasets`` tells it; what only it can tell (names on the hub, other fi
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from bisect import bisect_right
@@ -18,6 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmkit import network
 from mmkit.errors import UserError
 
 CARD = "README.md"
@@ -56,6 +58,8 @@ def open_rows(name: str, split: str, config: str | None) -> Rows:
     if ours and not place.exists():
         raise UserError(f"{name}: no such file or folder; the data set cannot be loaded")
     files = None if config is not None else _parquet_files(place, split)
+    if files is None and not place.exists():
+        _check_reachable(name, split)
     return load() if files is None else Parquet(files, load)
 
 
@@ -63,10 +67,16 @@ class Parquet:
     """Parquet files, one after the other, read in order. copy: loads the same rows for who reads them in no order."""
 
     def __init__(self, files: Sequence[Path], copy: Callable[[], Rows]) -> None:
-        self.copy, self.groups = copy, list(_groups(files))
-        self._ends = list(accumulate(rows for *_, rows in self.groups))
-        self._schema = _schema(files)
-        self.names: list[str] = self._schema.names
+        told = list(map(_told, files))
+        self.names: list[str] = told[0].schema.to_arrow_schema().names
+        for file, other in zip(files, told, strict=True):
+            if {*(there := other.schema.to_arrow_schema().names)} != {*self.names}:
+                raise UserError(f"{file}: has the columns {', '.join(there)}; {files[0]} has {', '.join(self.names)}")
+        said = json.loads((told[0].metadata or {}).get(b"huggingface", b"{}"))
+        self.features: dict[str, Any] = said.get("info", {}).get("features", {})
+        self.groups = [(file, n) for file, about in zip(files, told, strict=True) for n in range(about.num_row_groups)]
+        rows = (about.row_group(n).num_rows for about in told for n in range(about.num_row_groups))
+        self.copy, self._ends = copy, list(accumulate(rows))
         self.select(self.names)
 
     def __len__(self) -> int:
@@ -126,7 +136,7 @@ class Parquet:
         import pyarrow.parquet as pq
 
         at = self._ends[group - 1] if group else 0
-        for file, number, _ in self.groups[group:]:
+        for file, number in self.groups[group:]:
             try:
                 with pq.ParquetFile(file, buffer_size=1 << 20) as opened:
                     for batch in opened.iter_batches(size, row_groups=[number], columns=columns, use_threads=False):
@@ -139,8 +149,7 @@ class Parquet:
 
     def class_names(self, column: str) -> list[str] | None:
         """See ``Rows``: as ``datasets`` leaves them in the file."""
-        said = json.loads((self._schema.metadata or {}).get(b"huggingface", b"{}"))
-        names: list[str] | None = said.get("info", {}).get("features", {}).get(column, {}).get("names")
+        names: list[str] | None = self.features.get(column, {}).get("names")
         return names
 
 
@@ -177,29 +186,14 @@ class Loaded:
         return names
 
 
-def _groups(files: Sequence[Path]) -> Iterator[tuple[Path, int, int]]:
-    """(file, number, rows) of every group of rows."""
+def _told(file: Path) -> Any:
+    """What a Parquet file says of its columns and groups of rows."""
     import pyarrow.parquet as pq
 
-    for file in files:
-        try:
-            about = pq.read_metadata(file)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be loaded, damaged or no Parquet ({error}); copy it again") from error
-        yield from ((file, number, about.row_group(number).num_rows) for number in range(about.num_row_groups))
-
-
-def _schema(files: Sequence[Path]) -> Any:
-    """That of the first file; UserError where another has other columns."""
-    import pyarrow.parquet as pq
-
-    first, *others = map(pq.read_schema, files)
-    for file, other in zip(files[1:], others, strict=True):
-        if set(other.names) != set(first.names):
-            raise UserError(
-                f"{file}: has the columns {', '.join(other.names)}; {files[0]} has {', '.join(first.names)}"
-            )
-    return first
+    try:
+        return pq.read_metadata(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be loaded, damaged or no Parquet ({error}); copy it again") from error
 
 
 def _parquet_files(place: Path, split: str) -> list[Path] | None:
@@ -235,6 +229,23 @@ def _splits(names: Sequence[str]) -> dict[str, list[str]]:
     return found or {"train": list(names)}
 
 
+def _check_reachable(name: str, split: str) -> None:
+    """UserError where ``datasets`` has no copy, and the hub does not answer: it would ask for a minute."""
+    from huggingface_hub import constants
+
+    own = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")
+    copies = Path(own, name.replace("/", "___")), Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
+    if not any(copy.exists() for copy in copies) and not network.hub_answers():
+        raise UserError(_unloaded(name, split, "the Hugging Face hub cannot be reached"))
+
+
+def _unloaded(name: str, split: str, reason: str) -> str:
+    fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
+    hint = f" There is no such folder here; where there is a network: {fetch}, then give FOLDER"
+    hint = " Give --split" if "nknown split" in reason else "" if Path(name).exists() else hint
+    return f"data set {name!r}, split {split!r}: cannot be loaded: {reason.rstrip('.')}.{hint}"
+
+
 def _load(name: str, split: str, config: str | None) -> Loaded:
     import datasets
 
@@ -257,7 +268,4 @@ def _load(name: str, split: str, config: str | None) -> Loaded:
         raise
     except (OSError, ValueError, json.JSONDecodeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
-        hint = f" There is no such folder here; where there is a network: {fetch}, then give FOLDER"
-        hint = " Give --split" if "nknown split" in reason else "" if folder.exists() else hint
-        raise UserError(f"data set {name!r}, split {split!r}: cannot be loaded: {reason.rstrip('.')}.{hint}") from error
+        raise UserError(_unloaded(name, split, reason)) from error

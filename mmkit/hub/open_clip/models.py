@@ -142,7 +142,7 @@ def _at_once_without_network(name: Name) -> Iterator[None]:
     """Where the hub does not answer now, look in its cache alone: its client asks each address six times, for 12 s."""
     from huggingface_hub import constants
 
-    from mmkit.convert.locate import hub_answers
+    from mmkit.network import hub_answers
 
     text = {} if not name.arch else (open_clip.get_model_config(name.arch) or {}).get("text_cfg", {})
     needed = name.place.startswith(HUB) or (name.arch and name.file is None) or "hf_tokenizer_name" in text

@@ -158,6 +158,25 @@ def test_what_only_datasets_can_tell_is_left_to_it(tmp_path, name, content):
     assert arrow._parquet_files(tmp_path, "train") is None
 
 
+@pytest.mark.parametrize(("copy", "asked"), [
+    (None, 1), ("sets/me___mine", 0), ("hub/datasets--me--mine", 0), ("sets/me___other", 1), ("sets/mine", 1),
+])  # fmt: skip
+def test_the_hub_is_asked_in_vain_for_seconds_alone(tmp_path, monkeypatch, copy, asked):
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: False)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "sets"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(arrow, "_load", lambda name, split, config: f"loaded {name}")
+    if copy is not None:
+        (tmp_path / copy).mkdir(parents=True)
+    if asked:
+        with pytest.raises(
+            UserError, match=r"'me/mine', split 'test': .* cannot be reached\. .*hf download .* me/mine "
+        ):
+            open_rows("me/mine", "test", None)
+    else:
+        assert open_rows("me/mine", "test", None) == "loaded me/mine"
+
+
 def test_bad_files_are_named(tmp_path, files):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table")
     for name, said in (

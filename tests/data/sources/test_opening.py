@@ -140,6 +140,7 @@ def test_a_data_set_of_the_hub_without_a_network(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: True)
     with pytest.raises(UserError, match=r"hf download --repo-type dataset cifar10 --local-dir FOLDER"):
         open_source("hf:cifar10", {"label"})
 

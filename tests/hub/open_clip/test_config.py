@@ -145,7 +145,7 @@ def test_a_repository_of_the_hub_runs_no_code_either(key, monkeypatch, tmp_path)
         checked(text_cfg(None, tokenizer_kwargs={"trust_remote_code": True}), "x")
     model = text_cfg(None, **{key: "lab/here"})
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: model)
-    monkeypatch.setattr("mmkit.convert.locate.hub_answers", lambda: True)
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: True)
     asked = []
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name, **given: asked.append(given) or 1 / 0)
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ def answers(request, monkeypatch):
     """Whether the hub answers; how often it was asked."""
     asked = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("mmkit.convert.locate.hub_answers", lambda: asked.append(1) or request.param)
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: asked.append(1) or request.param)
     return request.param, asked
 
 
