@@ -18,7 +18,6 @@ import torch
 from mmkit.config import Experiment
 from mmkit.config.allowed import MODEL, checked
 from mmkit.config.as_json import rebuild
-from mmkit.config.moved import with_present_names
 from mmkit.config.override import parameters_of
 from mmkit.config.own import make_findable, own_files
 from mmkit.data.texts.tokenizers import reuse
@@ -96,7 +95,7 @@ def _saved(start: str, own: Path, allow: Sequence[str]) -> partial[Any]:
         raise UserError(f"{file}: describes no model; `mmkit info {file.parent}` says what it is")
     make_findable(own_files(found), checked(allow), file.parent)
     try:
-        model: partial[Any] = rebuild(with_present_names(parts["model"]), MODEL, allow)
+        model: partial[Any] = rebuild(parts["model"], MODEL, allow)
     except UserError as error:
         raise UserError(f"init.model = {start}: {error}") from error
     return model
@@ -104,6 +103,6 @@ def _saved(start: str, own: Path, allow: Sequence[str]) -> partial[Any]:
 
 def _sized(model: partial[Any], exp: Experiment) -> partial[Any]:
     """The same at the image size of the run; positions are resized when the weights are read."""
-    if "image_size" not in parameters_of(model) or model.keywords.get("image_size") == exp.data.image_size:
+    if "image_size" not in parameters_of(model):
         return model
     return partial(model.func, *model.args, **{**model.keywords, "image_size": exp.data.image_size})

@@ -77,6 +77,8 @@ def test_one_that_is_here_comes_first(code, tmp_path):
     make_findable({name: str(place / name / "__init__.py")}, (name,), tmp_path / "run")
     (tmp_path / "here" / f"{name}_file.py").write_text("")
     make_findable({f"{name}_file": str(place / f"{name}_file.py")}, (f"{name}_file",), tmp_path / "run")
+    kept = f"mmkit_config_file_{name}_file"  # a config file is named itself, not looked for
+    make_findable({kept: str(place / f"{name}_file.py")}, (kept,), tmp_path / "run")
     make_findable({"json": str(place / f"{name}_file.py")}, ("json",), tmp_path / "run")
     assert sys.path == before
 

@@ -26,7 +26,7 @@ class Part(nn.Module):
         self.queue_size = nn.Parameter(torch.zeros(1))
 
     def get_extra_state(self):
-        return {"pushed": 3}
+        return torch.tensor(3)
 
     def set_extra_state(self, state):
         pass
@@ -68,10 +68,12 @@ def test_tensors_are_counted_as_they_are_made_and_no_longer():
         nn.Linear(2, 2), nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"^too many$"), no_more_than(1, "too many"):
         nn.BatchNorm1d(2, affine=False)  # buffers count too
-    with no_more_than(0, "too many"):
-        other = threading.Thread(target=nn.Linear, args=(2, 2))  # somebody else's model is none of this
-        other.start()
-        other.join()
+    with no_more_than(2, "too many"):
+        for make in (partial(nn.Linear, 2, 2), partial(nn.BatchNorm1d, 2)):  # somebody else's models are none of this
+            other = threading.Thread(target=make)
+            other.start()
+            other.join()
+        nn.Linear(2, 2)
     nn.Linear(2, 2)
 
 

@@ -130,6 +130,12 @@ def test_examples_are_the_best_and_the_right_are_marked():
         assert own
 
 
+def test_the_best_are_sought_among_the_first_records():
+    found = collect_examples(predictor(1), Pictures(13), shown=20, pool=5, top=99)
+    assert (found.images, len(found.by_picture), len(found.by_picture[0].answers)) == (5, 5, found.texts)
+    assert collect_examples(predictor(1), Pictures(3), shown=1).images == 3
+
+
 def test_a_model_that_cannot_match_shows_cosines(folder):
     found = collect_examples(predictor(heads=("itc",)), Pictures(13), shown=2)
     assert found.rerank_top is None
@@ -152,6 +158,13 @@ def test_classified_pictures_are_those_of_the_result():
     found = collect_classified(Pictures(13), result.evaluate(predictor()), shown=13)
     assert [c.label for c in found][:3] == ["red", "green", "blue"]
     assert sum(c.right for c in found) / 13 == pytest.approx(result(predictor())["top1"])
+    assert {len(c.best) for c in found} == {3}
+    source = Pictures(13, broken=4)
+    result = ZeroShot(source=source, bad=0.2).evaluate(predictor())
+    left = [i for i in range(13) if i != 4]
+    found = collect_classified(source, result, shown=13)
+    assert [c.image.size for c in found] == [source[i].image.size for i in left]
+    assert [c.label for c in found] == [source[i].targets["label"] for i in left]
 
 
 def test_panels_have_their_chance_levels(folder):

@@ -1,13 +1,18 @@
 """A model and a tokenizer that come from ``init`` or ``first`` without being spelled again."""
 
+import json
 import shutil
+from functools import partial
 
 import pytest
+from torch import nn
 
 from mmkit.config import validate
 from mmkit.config.override import arguments_of
+from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.hub import folder as hub
+from mmkit.train import inherit
 from mmkit.train.inherit import inherited
 from mmkit.train.loop import train
 from mmkit.train.stages import train_stages
@@ -62,6 +67,68 @@ def test_the_model_of_the_run_before(tmp_path):
 def test_what_is_spelled_stays(start, tmp_path):
     exp = change(tiny(), init={"model": str(start)})
     assert inherited(exp, tmp_path) is exp
+
+
+def test_the_words_of_a_start_are_told_by_it_or_where_it_is_gone_by_the_run(tmp_path):
+    start, own = tmp_path / "start", tmp_path / "own"
+    for folder in (start, own):
+        folder.mkdir()
+    assert inherit._reads_words(str(start), own)  # nothing is known; that it is no model is said later
+    for tokenizer in (None, {"target": "x", "args": {}}):
+        (own / inherit.EXPERIMENT).write_text(json.dumps({"args": {"tokenizer": tokenizer}}))
+        assert inherit._reads_words(str(start), own) == (tokenizer is not None)
+    (start / "config.json").touch()
+    assert not inherit._reads_words(str(start), own)
+    (start / "tokenizer").mkdir()
+    assert inherit._reads_words(str(start), own)
+
+
+def test_a_model_without_a_size_of_pictures_keeps_its_arguments():
+    def sizeless(width, vocab_size=0):
+        pass
+
+    def sized(width, image_size=32):
+        pass
+
+    exp = tiny(data=dict(image_size=48))
+    found = [inherit._sized(partial(make, 3), exp) for make in (sizeless, sized)]
+    assert [(part.func, part.args, part.keywords) for part in found] == [
+        (sizeless, (3,), {}), (sized, (3,), {"image_size": 48})
+    ]  # fmt: skip
+
+
+def test_a_model_is_rebuilt_by_its_present_name(start, tmp_path):
+    old = shutil.copytree(start, tmp_path / "old")
+    said = json.loads((old / "config.json").read_text())
+    name = said["model"]["target"]
+    assert name == "mmkit.models.sizes.albef:albef"
+    said["model"]["target"] = "mmkit.models.sizes:albef"
+    (old / "config.json").write_text(json.dumps(said))
+    found = inherited(following(old), tmp_path)
+    assert arguments_of(found.model) == arguments_of(tiny().model)
+
+
+class Sight(nn.Module):
+    """A model whose image tower is what it is told."""
+
+    def __init__(self, tower):
+        super().__init__()
+        self.image = tower
+
+
+def test_a_tower_that_no_other_model_can_take_over_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"resolved": {}}')
+    size = {"depth": 1, "width": 8, "heads": 2}
+    for tower, fine in (
+        (ViT(image_size=(16, 16), patch=(8, 8), **size), True), (nn.Linear(2, 2), False),
+        (ViT(image_size=(2, 16, 16), patch=(2, 8, 8), **size), False),
+    ):  # fmt: skip
+        monkeypatch.setattr(inherit, "_saved", lambda start, own, allow, tower=tower: partial(Sight, tower))
+        if fine:
+            assert inherit.image_tower(tmp_path, 24).keywords["image_size"] == 24
+            continue
+        with pytest.raises(UserError, match="its image tower is no ViT of mmkit over pictures"):
+            inherit.image_tower(tmp_path, 24)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "."])

@@ -120,6 +120,16 @@ def test_the_settings_come_before_the_older_file_of_special_tokens(tmp_path):
     assert (found.unk_token, found.sep_token) == ("[UNK]", "dogs")
 
 
+def test_of_an_unknown_class_the_model_tells_which_it_is(tmp_path):
+    bert(tmp_path)
+    wanted = [from_folder(tmp_path)(text).input_ids for text in TEXTS]
+    bert(tmp_path, tokenizer_class="OfTheirOwnTokenizer")
+    with pytest.raises(UserError, match=r"of the class OfTheirOwnTokenizer, and without a tokenizer\.json"):
+        from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert [from_folder(tmp_path)(text).input_ids for text in TEXTS] == wanted
+
+
 # ---- what a stranger may write ------------------------------------------------------------------------------------
 
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\nclass Evil:\n    pass\n"
