@@ -67,12 +67,9 @@ def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ())
     write_checkpoint(out, theirs, tuple(record["wrapper"]))
     beside = write_beside(out, transform, layout.pictures, model) if pictures else None
     return {
-        "layout": layout.name,
-        "file": str(out),
-        "tensors": len(theirs),
-        "values": sum(v.numel() for v in theirs.values()),
-        **({"pictures": str(beside)} if beside else {}),
-    }
+        "layout": layout.name, "file": str(out), "tensors": len(theirs),
+        "values": sum(v.numel() for v in theirs.values()), **({"pictures": str(beside)} if beside else {}),
+    }  # fmt: skip
 
 
 def _of_open_clip(folder: Path, allow: Sequence[str]) -> dict[str, Any]:

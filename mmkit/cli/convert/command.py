@@ -75,21 +75,21 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Convert, and say what was done with how many values."""
     from mmkit.convert.layouts.names import check_name
     from mmkit.convert.locate import PICTURES, locate
+    from mmkit.data.texts.answers.lists import read_answers
 
     if args.layout != "auto" or args.reverse:
         check_name(args.layout)
     if args.reverse:
-        if args.weights is not None:
-            raise UserError("--weights: of no use with --reverse")
         from mmkit.cli.convert.back import export
 
-        if given := [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]:
+        names = [name for name in ("weights", *OPTIONS) if getattr(args, name) is not None]
+        if given := [f"--{name.replace('_', '-')}" for name in names]:
             raise UserError(f"{', '.join(given)}: of no use with --reverse, where the model folder says it all")
         return export(args.layout, Path(args.source).expanduser(), args.out, args.allow)
     if args.allow:
         raise UserError("--allow: of use with --reverse alone; a file of others brings no code")
     check_out(args.out, args.source, "folder")
-    answers = _answers(args.answers) if args.answers else ()
+    answers = tuple(read_answers(args.answers)) if args.answers else ()
     if args.preprocessor is not None and not (args.preprocessor.name in PICTURES and args.preprocessor.is_file()):
         raise UserError(f"--preprocessor {args.preprocessor}: no such file, or not called {' or '.join(PICTURES)}")
     path = locate(args.source)
@@ -114,21 +114,10 @@ def _size(text: str) -> tuple[int, int]:
     return height_width(sides if len(sides) > 1 else sides[0], f"--image-size {text}")
 
 
-def _answers(file: Path) -> tuple[str, ...]:
-    from mmkit.data.texts.answers.lists import read_answers
-
-    return tuple(read_answers(file))
-
-
 def convert(
-    layout_name: str,
-    path: Path,
-    source: str,
-    out: Path,
-    choices: Choices,
-    tokenizer_name: str | None = None,
+    layout_name: str, path: Path, source: str, out: Path, choices: Choices, tokenizer_name: str | None = None,
     weights: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """A foreign file, which ``source`` stands for, into the folder ``out``.
 
     UserError where it has another layout, or a key is left over.
@@ -158,14 +147,10 @@ def convert(
     for line in said_of_dropped(recipe.rows):
         log.info("%s", line)
     _write_record(out, layout, file, recipe, state, rest)
-    values = sum(value.numel() for value in state.values())
     return {
-        "layout": layout.name,
-        "folder": str(out),
-        "tensors": len(state),
-        "values": values,
-        "kept for the way back": len(rest),
-    }
+        "layout": layout.name, "folder": str(out), "tensors": len(state),
+        "values": sum(value.numel() for value in state.values()), "kept for the way back": len(rest),
+    }  # fmt: skip
 
 
 def _check_taken(layout: Layout, choices: Choices) -> None:
