@@ -83,6 +83,10 @@ class ZeroShot(Reranks):
         labelled, names = with_classes(source, given, self.label_key)
         return source, tuple(names), torch.tensor(list(labelled.target(self.label_key)))
 
+    def _templates(self) -> Sequence[str]:
+        named = self.class_names if isinstance(self.class_names, str | Path) else None
+        return self.templates or default_templates(named)
+
     def _names_alone(self, given: Any) -> tuple[str, ...]:
         if given is None or self.predictions is None:
             raise UserError(
@@ -115,8 +119,7 @@ class ZeroShot(Reranks):
         self, predictor: Predictor, source: Source, names: tuple[str, ...], labels: Tensor | None
     ) -> ZeroShotResult:
         """By the joint space, and the first few again by the matching head; without a joint space by that alone."""
-        named = self.class_names if isinstance(self.class_names, str | Path) else None
-        templates, bank, prompts = self.templates or default_templates(named), None, TokenBank(())
+        templates, bank, prompts = self._templates(), None, TokenBank(())
         if predictor.model.spec.embed_dim:
             bank = class_bank(predictor, names, templates, 4 * self.batch_size, self.bank_folder)
         if bank is None or self.rerank_top is not None:
