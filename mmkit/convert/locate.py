@@ -56,12 +56,9 @@ def find_weights(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    for name in WEIGHTS:
+    for name in (*WEIGHTS, *(f"{name}{INDEX}" for name in WEIGHTS)):
         if (path / name).is_file():
             return path / name
-    for name in WEIGHTS:
-        if (path / f"{name}{INDEX}").is_file():
-            return path / f"{name}{INDEX}"
     found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     if len(found) == 1:
         return found[0]

@@ -6,7 +6,6 @@ run is sure to start.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
@@ -24,6 +23,7 @@ from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
 from mmkit.train.resuming import check_version, latest, torn
+from mmkit.train.runlog import events_in
 
 PACKAGES = (
     "mmkit", "torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "sentencepiece", "transformers",
@@ -189,11 +189,4 @@ def read_numbers(out: Path) -> dict[str, float] | None:
 
 def evaluated(out: Path, step: int) -> bool:
     """Whether the events tell of an evaluation at this step."""
-    path = out / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        with suppress(json.JSONDecodeError):
-            event = json.loads(line)
-            if (event["event"], event["step"]) == ("eval", step):
-                return True
-    return False
+    return any((event["event"], event["step"]) == ("eval", step) for _, event in events_in(out / "metrics.jsonl"))

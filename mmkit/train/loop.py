@@ -76,9 +76,10 @@ def train(
         start = on_first(lambda: folder.look(out, resume, apart))
         meta = on_first(lambda: resuming.load_meta(start)) if start is not None else None
         precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
-        product = on_first(lambda: choose_product(experiment.run.float32_matmul, state.device))
-        if meta is not None:
-            product = ProductChoice(name=meta.product, reason="as when the run began")
+        product = (
+            ProductChoice(name=meta.product, reason="as when the run began") if meta is not None
+            else on_first(lambda: choose_product(experiment.run.float32_matmul, state.device))
+        )  # fmt: skip
         threads = threads_for(experiment.data.workers, max(1, state.num_processes))
         with numeric_settings(product.name, threads), folder.place_to_start(out, fresh=start is None) as place:
             parts = build_parts(experiment, place, batch)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,17 +75,15 @@ class RunLog:
 
 def keep_until(path: Path, step: int) -> None:
     """Drop the events after ``step`` from a metrics file, and a last line that was cut off."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if event["step"] <= step:
-            kept.append(line)
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    if path.is_file():
+        write_text(path, "".join(f"{line}\n" for line, event in events_in(path) if event["step"] <= step))
+
+
+def events_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(line, event) of a metrics file that may not be there, without a line that was cut off."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            yield line, json.loads(line)
 
 
 class Display:
