@@ -34,26 +34,7 @@ def explain(
     predictor: Predictor, image: Picture, text: str, *, answer: str | None = None, target: Target | None = None,
     layer: int | None = None, head: int | None = None, words: bool = True,
 ) -> Explanation:  # fmt: skip
-    """Heat maps of one picture and one text.
-
-    Args:
-        predictor: the model in use, from ``mmkit.load``.
-        text: a caption, or the question that has an answer.
-        image: a path, encoded bytes, a PIL image, a Record, or a tensor as in ``Predictor.encode_image``.
-        answer: explain why this is the answer to the question ``text``, for a model with a head that answers.
-        target: "mlm" each word by itself, as the model guesses it from the picture and the other words when it is
-            hidden (the sentence's map is the mean of the words'), "itm" the match, "answer" the given answer or else
-            the model's own, "itc" the similarity, or a function from fused tokens (B, N, D) to (B,). Default: an
-            answer where one is given, else the first of these that the model has, in this order.
-        layer: which of the layers that look at the picture, from 0; negative from the end. Default: half way up (the
-            third of ALBEF's six), for the similarity and for hidden words the last. In the last layer before the
-            matching head no word but [CLS] has a say, so that the words' maps are empty there.
-        head: which attention head; None = the mean of all.
-        words: whether to make a map for each word.
-
-    UserError: the model cannot be asked this, layer or head out of range, a text without words; BadImage: a picture
-    that cannot be read.
-    """
+    """Heat maps of one picture and one text: see ``mmkit.explain``."""
     return next(
         explain_pairs(
             predictor, [image], [text], answers=None if answer is None else [answer], target=target, layer=layer,

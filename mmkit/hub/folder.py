@@ -107,16 +107,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     allow: str | Sequence[str] = (),
 ) -> Predictor:
-    """The model in a folder, in evaluation mode; or one of open_clip's, see ``mmkit/hub/open_clip/models.py``.
-
-    device: where it goes. precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
-    image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, and a
-        log line says so.
-    allow: modules of your own, or of somebody whom you trust, whose classes may be built too: MODULE itself and what is
-        below it, installed or in the current folder; or FILE.py, which is run. It holds for this call alone.
-
-    UserError names the file that is missing, damaged or does not fit, and what to do.
-    """
+    """The model in a folder: see ``mmkit.load``; or one of open_clip's, see ``mmkit/hub/open_clip/models.py``."""
     if str(path).startswith(OPEN_CLIP):
         from mmkit.hub.open_clip.models import load_open_clip
 

@@ -45,8 +45,14 @@ Progress = Callable[[str, int, int], None]
 
 
 class Predictor:
-    """See the module. ``transform``: PIL RGB -> pixels (3, h, w) float32; ``max_tokens``: longer texts are cut.
+    """A model in use, with its heads, tokenizer and preprocessing: what ``mmkit.load`` gives, and evaluators work on.
 
+    For search, compare ``encode_image @ encode_text.T`` (cosine, -1 to 1; its absolute value means little) between
+    candidates; ``match`` (probability, 0 to 1) reads a picture and a text together, is more exact, and costs one pass
+    for each pair. ``answer`` asks the head that learned to answer questions, where there is one, ``classify`` that
+    which sorts pictures.
+
+    transform: PIL RGB -> pixels (3, h, w) float32. max_tokens: longer texts are cut.
     tokenizer: None for a model that reads pictures alone; what needs words then is a UserError.
     precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
     How many texts were longer than ``max_tokens`` is logged once.
