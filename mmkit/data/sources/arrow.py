@@ -130,7 +130,7 @@ class Parquet:
 
     def batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
         """See ``Rows``."""
-        return self._batches(list(dict.fromkeys(columns)), size, 0)
+        return self._batches(columns, size, 0)
 
     def _batches(self, columns: Sequence[str], size: int, group: int) -> Iterator[tuple[int, Any]]:
         import pyarrow.parquet as pq

@@ -78,6 +78,19 @@ def test_rows_that_are_near_are_read_in_passing(files, order):
     assert [rows.row(i)["caption"] for i in order] == [f"row {i}" for i in order]
 
 
+def test_what_was_read_is_kept_for_a_while(files):
+    rows = Parquet(files, never)
+    for i in [*[0, 14] * 20, *[29, 17] * 20]:  # four batches of at most five, none over the end of a group
+        assert rows.row(i)["caption"] == f"row {i}"
+
+
+def test_what_is_far_is_jumped_to(files):
+    for index, jumps in ((14, 0), (15, 1)):
+        rows = Parquet(files, never)
+        rows.row(index)
+        assert rows._jumps == jumps
+
+
 def test_who_reads_in_no_order_gets_what_datasets_loads(files, monkeypatch):
     monkeypatch.setattr(arrow, "FAR", 1)
     made = []
@@ -103,6 +116,8 @@ def test_a_row_far_inside_of_a_group_is_no_reason_to_read_all_before_it(files, m
     assert rows._loaded is None
     rows.row(12 + 9)
     assert rows._loaded is loaded
+    rows = Parquet(files, never)
+    rows.row(12 + 8)
 
 
 def test_several_threads_read_at_once(files):
@@ -131,13 +146,16 @@ def test_a_picture_among_the_targets_stays_encoded(files):
     ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/odd-00000-of-00001-ab.parquet"],
     ["train/a.parquet", "val/b.parquet", "test.parquet"], ["my_dev_set/a.parquet", "rest.parquet"],
     ["training.parquet", "trains.parquet", "2test3.parquet"], ["data/eval.parquet", "data/evals.parquet"],
-    ["contest.parquet", "latest-valid.parquet"], ["test/train.parquet", "train.parquet"], [".a.parquet", "a.parquet"],
+    ["contest.parquet", "latest-valid.parquet"],
+    ["data/train-00000-of-00001.parquet", "test.parquet"],
+    ["test/train.parquet", "train.parquet"], [".a.parquet", "a.parquet"],
 ])  # fmt: skip
 def test_files_are_of_the_splits_that_datasets_finds(tmp_path, names):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"x": [1]}), tmp_path / name)
     found = DataFilesDict.from_patterns(get_data_patterns(str(tmp_path)), base_path=str(tmp_path))
+    assert set(arrow._splits([name for name in names if name[0] != "."])) == set(found)
     for split, files in found.items():
         assert list(map(str, arrow._parquet_files(tmp_path, split))) == list(files)
     with pytest.raises(UserError, match=r"split 'none': cannot be loaded: there are \['.*\]\. Give --split"):
@@ -175,6 +193,14 @@ def test_the_hub_is_asked_in_vain_for_seconds_alone(tmp_path, monkeypatch, copy,
             open_rows("me/mine", "test", None)
     else:
         assert open_rows("me/mine", "test", None) == "loaded me/mine"
+
+
+def test_what_is_here_is_not_asked_for(tmp_path, files, monkeypatch):
+    monkeypatch.setattr("mmkit.network.hub_answers", never)
+    monkeypatch.setattr(arrow, "_load", lambda name, split, config: (split, config))
+    assert open_rows(str(files[0].parent), "test", "mine") == ("test", "mine")
+    (tmp_path / "rows/more.csv").write_text("x")
+    assert open_rows(str(files[0].parent), "test", None) == ("test", None)
 
 
 def test_bad_files_are_named(tmp_path, files):
