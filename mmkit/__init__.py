@@ -29,12 +29,14 @@ def load(
 ) -> Predictor:
     """The model in a folder, in evaluation mode; or one of open_clip's, as ``open_clip:ARCH/PRETRAINED``.
 
-    path: the folder of a run, its ``best``, or what ``mmkit convert`` wrote. device: where it goes. precision: see
-    ``Predictor``; float32 gives the same embeddings as the process that saved.
-    image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized, which is
-        logged.
-    allow: modules of your own, or of somebody whom you trust, whose classes may be built too: MODULE itself and what is
-        below it, installed or in the current folder; or FILE.py, which is run. It holds for this call alone.
+    Args:
+        path: the folder of a run, its ``best``, or what ``mmkit convert`` wrote.
+        device: where it goes.
+        precision: see ``Predictor``; float32 gives the same embeddings as the process that saved.
+        image_size: pixels, one side or (height, width), other than it was trained with; its positions are resized,
+            which is logged.
+        allow: modules of your own, or of somebody whom you trust, whose classes may be built too: MODULE itself and
+            what is below it, installed or in the current folder; or FILE.py, which is run. For this call alone.
 
     UserError names the file that is missing, damaged or does not fit, and what to do.
     """

@@ -176,8 +176,9 @@ def _reads(name: str) -> bool:
 
 
 def _described(part: Mapping[str, Any]) -> str:
-    """The source's name, with the path or name that it reads."""
+    """What is read, a path or a name, and the source that reads it; of what opens any form, what is read alone."""
     arguments = part["args"]
-    places = [arguments[name] for name in ("path", "name", "questions", "expressions") if name in arguments]
+    places = [arguments[name] for name in ("path", "name", "spec", "questions", "expressions") if name in arguments]
     shown = [str(place["path"] if isinstance(place, Mapping) and "path" in place else place) for place in places]
-    return " ".join([part["target"], *shown])
+    opened = shown and part["target"].startswith("mmkit.data.sources.open:")
+    return " ".join(shown if opened else [part["target"], *shown])

@@ -23,6 +23,7 @@ from mmkit.data.openmoji.scenes import Scenes, Singles
 from mmkit.data.records import JsonLines
 from mmkit.data.sources.easy_vqa import EasyVQA
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.open import open_records, open_source
 from mmkit.hub import folder as hub
 from mmkit.hub.files import CONFIG, read_json
 from mmkit.hub.info import describe
@@ -136,6 +137,11 @@ DATA = {
     "hypotheses": (partial(Hypotheses, split="train", n=9), OPENMOJI),
     "easy-VQA": (partial(EasyVQA, split="train"), "easy-VQA: MIT"),
     "records": (COCO, UNKNOWN),
+    "opened": (partial(open_records, path="coco.jsonl"), "coco.jsonl: unknown: set it"),
+    "of any form": (
+        partial(Joined, parts=tuple(partial(open_source, spec=name, wants=("label",)) for name in ("a.csv", "b.csv"))),
+        "a.csv: unknown: set it; b.csv: unknown: set it",
+    ),
     "of one's own": (partial(Joined, parts=(partial(Questions), partial(Squares))), f"{OPENMOJI}; {SQUARES}"),
     "joined": (partial(Joined, parts=(partial(Questions, split="train", n=9), COCO)), f"{OPENMOJI}; {UNKNOWN}"),
 }
