@@ -51,13 +51,16 @@ class Rows(Protocol):
         """What the numbers in a column are called, where the data set knows."""
 
 
-def open_rows(name: str, split: str, config: str | None) -> Rows:
-    """A folder or file of Parquet, of Arrow, or a name on the hub. UserError where it cannot be loaded."""
+def open_rows(name: str, split: str, config: str | None, in_order: bool = True) -> Rows:
+    """A folder or file of Parquet, of Arrow, or a name on the hub. UserError where it cannot be loaded.
+
+    in_order: they are read so, but for some; else ``datasets`` loads them now, before a loader's workers do so each.
+    """
     place, load = Path(name), partial(_load, name, split, config)
     ours = place.suffix.lower() in (".parquet", ".arrow") or name.startswith((".", "/", "~")) or name.count("/") > 1
     if ours and not place.exists():
         raise UserError(f"{name}: no such file or folder; the data set cannot be loaded")
-    files = None if config is not None else _parquet_files(place, split)
+    files = None if config is not None or not in_order else _parquet_files(place, split)
     if files is None and not place.exists():
         _check_reachable(name, split)
     return load() if files is None else Parquet(files, load)

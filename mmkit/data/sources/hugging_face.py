@@ -30,6 +30,7 @@ class HuggingFace:
             ``image_id`` is None, or says nothing, the picture stands in: equal bytes or equal paths are one. Relative
             paths begin at the folder, or at that of the file. Pictures stay encoded until they are needed.
         targets: further columns, {name in Record.targets: column}.
+        in_order: most rows will be read one after the other, as evaluation does, and training does not.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class HuggingFace:
         caption: str | None = "caption",
         image_id: str | None = None,
         targets: Mapping[str, str] | None = None,
+        in_order: bool = False,
     ) -> None:
         self.name, self.image, self.caption, self.image_id = str(name), image, caption, image_id
         self.targets = dict(targets or {})
-        self.rows = open_rows(self.name, split, config)
+        self.rows = open_rows(self.name, split, config, in_order)
         place = Path(self.name)
         self.root = place if place.is_dir() else place.parent if place.is_file() else None
         self.files = PictureFiles(self.root or Path())

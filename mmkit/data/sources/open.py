@@ -103,7 +103,7 @@ def open_records(
     if is_data_set(name):
         if root is not None:
             raise UserError(f"{name}: root has no meaning for it; its paths begin at the file")
-        return read_data_set(name, frozenset(needs), Options(columns=columns, split="train"))
+        return read_data_set(name, frozenset(needs), Options(columns=columns, split="train"), in_order=False)
     if Path(name).suffix.lower() in TABLES:
         return Table(name, columns=columns, images=root, needs=needs)
     if Path(name).is_dir() and root is None and columns is None:

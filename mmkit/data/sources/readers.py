@@ -69,7 +69,7 @@ def metadata_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_data_set(name: str, wants: Wants, given: Options) -> Source:
+def read_data_set(name: str, wants: Wants, given: Options, in_order: bool = True) -> Source:
     """A data set of ``datasets``, by its columns; those that are wanted, or all that are known."""
     columns, name, split = dict(given.columns or {}), name.removeprefix(HUB), given.split or "test"
     if not name.strip():
@@ -91,7 +91,7 @@ def read_data_set(name: str, wants: Wants, given: Options) -> Source:
     image_id = columns.get("image_id", "image_id" if "image_id" in there else None)
     source = HuggingFace(
         name, split=split, image=columns.get("image", "image"), caption=caption if is_wanted else None,
-        image_id=image_id, targets=targets,
+        image_id=image_id, targets=targets, in_order=in_order,
     )  # fmt: skip
     if "question" not in wants and ("question" not in targets or source.caption is not None):
         return source

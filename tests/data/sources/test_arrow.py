@@ -13,6 +13,7 @@ from datasets.data_files import DataFilesDict, get_data_patterns
 from mmkit.data.sources import arrow
 from mmkit.data.sources.arrow import Loaded, Parquet, open_rows
 from mmkit.data.sources.hugging_face import HuggingFace
+from mmkit.data.sources.open import open_records, open_source
 from mmkit.errors import UserError
 
 FEATURES = datasets.Features({
@@ -129,16 +130,24 @@ def test_several_threads_read_at_once(files):
 
 
 def test_a_copy_in_another_process_reads_on(files):
-    source = HuggingFace(files[0].parent, split="test")
+    source = HuggingFace(files[0].parent, split="test", in_order=True)
     wanted = [source[i] for i in range(65)]
     again = pickle.loads(pickle.dumps(source))
     assert [again[i] for i in range(65)] == wanted
     assert isinstance(source.rows, Parquet)
 
 
+def test_what_is_trained_on_is_loaded_before_it_is_read(files):
+    names = {"image": "image", "caption": "caption", "label": "label"}
+    trained, measured = open_records(files[0], columns=names), open_source(files[0], {"caption"}, columns=names)
+    assert (type(trained.rows), type(measured.rows)) == (Loaded, Parquet)
+    assert [trained[i] for i in range(40)] == [measured[i] for i in range(40)]
+
+
 def test_a_picture_among_the_targets_stays_encoded(files):
-    source = HuggingFace(files[0], targets={"second": "image"})
-    assert source[7].targets == {"second": b"7"} == {"second": source[7].image}
+    for in_order in (False, True):
+        source = HuggingFace(files[0], targets={"second": "image"}, in_order=in_order)
+        assert source[7].targets == {"second": b"7"} == {"second": source[7].image}
 
 
 @pytest.mark.parametrize("names", [
