@@ -35,6 +35,7 @@ turn right at the corner | turn left at the corner
 a man looking left | a man looking right
 he looks left and right | he looks right and left
 numbered from left to right | numbered from right to left
+cars left and right over the bridge | cars right and left over the bridge
 on the left and right of the tree | on the right and left of the tree
 the left picture shows dogs and the right picture a cat | the right picture shows dogs and the left picture a cat
 on the left is a dog, on the right is a cat | on the right is a dog, on the left is a cat
@@ -85,6 +86,10 @@ right side up
 she left hand in hand with him
 they left side by side
 a man left foot prints in the snow
+left hand in hand with her
+two dogs, left side by side
+a bag on the left behind the chair
+a dog on the right as a cat sleeps
 a bag left behind
 the bottom left in the glass
 a left-handed batter
@@ -118,7 +123,8 @@ chó ở bên trái
 """
 
 
-ONE_WAY = ("the left man holds a bat", "guy on left in red")  # "the right man" is a place less surely
+# "the right man" is a place less surely, and "left over" none
+ONE_WAY = ("the left man holds a bat", "guy on left in red", "cars left and right over the bridge")
 
 
 def pairs():

@@ -18,11 +18,12 @@ it's the dog's t-shirt | it's|the|dog's|t-shirt
 costs 3.5 or 1,000 dollars | costs|3.5|or|1,000|dollars
 and/or, (red) | and/|or,|(red)
 dog,cat | dog,|cat
+wait...what ((red)) "'tis | wait...|what|((red))|"'tis
 café naïve | café|naïve
 一只狗。 | 一|只|狗。
 猫の左に | 猫|の|左|に
 ニューヨーク | ニュ|ー|ヨ|ー|ク
-3只dog | 3|只|dog
+3只dog 狗-dog | 3|只|dog|狗-|dog
 한국어 단어 | 한국어|단어
 สุนัขสีแดง | สุ|นั|ข|สี|แด|ง
 ที่เก็บน้ำ | ที่|เก็|บ|น้ำ

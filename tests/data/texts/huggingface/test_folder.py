@@ -9,7 +9,7 @@ import shutil
 import pytest
 import sentencepiece
 import transformers
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
 from mmkit.data.texts.huggingface.folder import CLASSES, from_folder, is_folder
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
@@ -128,6 +128,17 @@ def test_of_an_unknown_class_the_model_tells_which_it_is(tmp_path):
         from_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert [from_folder(tmp_path)(text).input_ids for text in TEXTS] == wanted
+
+
+def test_usual_tokens_that_a_vocabulary_has_not_are_not_added(tmp_path):
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(["[UNK]", "[CLS]", "a"])}, unk_token="[UNK]"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    found = from_folder(tmp_path)
+    assert (len(found), found.cls_token_id, found.mask_token, found.pad_token) == (3, 1, None, None)
+    said = {"tokenizer_class": "BertTokenizer", "mask_token": "[MASK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert (len(from_folder(tmp_path)), from_folder(tmp_path).mask_token_id) == (4, 3)  # it is said
 
 
 # ---- what a stranger may write ------------------------------------------------------------------------------------
