@@ -124,7 +124,7 @@ def _joined(run: str, i: int) -> bool:
 @lru_cache(maxsize=1 << 16)
 def _kind(char: str) -> str:
     category = unicodedata.category(char)
-    if category[0] == "M" or category == "Cf" or "\U0001f3fb" <= char <= "\U0001f3ff" or char in _SMALL:
+    if category[0] == "M" or category == "Cf" or char in _SMALL:
         return "mark"
     if char in FLAGS:
         return "flag"

@@ -33,6 +33,7 @@ café naïve | café|naïve
 हिन्दी भाषा | हिन्दी|भाषा
 می‌خواهم سگ | می‌خواهم|سگ
 👩🏽‍🚀🇩🇪🇫🇷❤️dog | 👩🏽‍🚀|🇩🇪|🇫🇷|❤️|dog
+👩🏽-dog 👩-dog 👍🏽cat | 👩🏽-|dog|👩-|dog|👍🏽|cat
 20°C www.a-b.com x_y | 20°C|www.a-b.com|x_y
 """
 

@@ -92,6 +92,18 @@ def test_settings_beside_it_that_say_otherwise_are_obeyed(settings, tmp_path):
     assert [from_folder(tmp_path)(text).input_ids for text in TEXTS] != before
 
 
+def test_null_in_the_settings_means_as_the_case_is(tmp_path):
+    bert(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
+    wanted = [from_folder(tmp_path)(text).input_ids for text in TEXTS]
+    whole, said = (json.loads((tmp_path / f"tokenizer{end}.json").read_text()) for end in ("", "_config"))
+    whole["normalizer"]["strip_accents"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said | {"strip_accents": None}))
+    same(tmp_path)
+    assert [from_folder(tmp_path)(text).input_ids for text in TEXTS] == wanted
+
+
 def test_tokens_that_only_the_settings_add_are_there(tmp_path):
     bert(tmp_path)
     transformers.AutoTokenizer.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
