@@ -67,6 +67,7 @@ two slices left of the pizza
 what's left of the house
 he left of his own accord
 he left of course
+of ten cakes two left of 10
 leaving right now
 they are all right
 that is right
