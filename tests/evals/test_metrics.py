@@ -203,11 +203,12 @@ def test_torchmetrics_own_are_taken_as_they_are():
 
 
 def test_a_picture_that_several_samples_show_is_encoded_once():
-    made, seen = predictor("decoder"), []
-    encode = made.model.encode_image
+    made, seen, ready = predictor("decoder"), [], []
+    encode, context = made.model.encode_image, made.model.image_context
     made.model.encode_image = lambda pixels: seen.append(len(pixels)) or encode(pixels)
+    made.model.image_context = lambda image: ready.append(len(image.x)) or context(image)
     VQA(source=Questions(12), batch_size=12)(made)
-    assert seen == [6]
+    assert seen == ready == [6]  # nor projected twice
     seen.clear()
     VQA(source=Questions(12), batch_size=5)(made)
     assert seen == [3, 3, 1]  # pictures 0 0 1 1 2, 2 3 3 4 4, 5 5

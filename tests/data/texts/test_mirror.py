@@ -92,6 +92,14 @@ two dogs, left side by side
 a bag on the left behind the chair
 a dog on the right as a cat sleeps
 a bag left behind
+everyone has the right.
+their right is not to be forgotten
+the man who loved her left town
+a march of the left and its friends
+left foot prints in the snow
+it's left half eaten
+people left exit doors open
+on the right thing to do
 the bottom left in the glass
 a left-handed batter
 a right-wing party

@@ -61,6 +61,7 @@ def test_pieces_begin_words_by_their_place():
     assert word_starts([None, "猫".encode(), half]) == [True, True, True]  # what was cut in the middle of a letter
     assert word_starts([b"\n", b"dog", None, "\u3000".encode(), "猫".encode()]) == [True] * 5  # the first always
     assert word_starts([b"a", b" ", b" ", b"dog", b" ", None]) == [True, True, True, False, True, True]  # lone spaces
+    assert word_starts([b"a", b" ", "\u0301b".encode()]) == [True, True, False]  # it opened what a mark begins
     assert word_starts([]) == []
 
 
