@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD
+from mmkit.data.texts.cleaning import CAPTION_WORDS, QUESTION_WORDS
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Framing
 from mmkit.data.texts.tokenizers import from_hub, load_tokenizer
@@ -91,3 +92,12 @@ def test_a_centre_crop_is_that_of_torchvision(shape, size):
             v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD),
         ])(image)  # fmt: skip
         torch.testing.assert_close(pixels, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_that_is_measured_whole_has_all_its_words(bert_folder):
+    tokenizer = HuggingFaceTokenizer(bert_folder, Framing(clean="albef"))
+    text = " ".join(["dog"] * 70)
+    for kind, words in (("caption", CAPTION_WORDS), ("question", QUESTION_WORDS)):
+        assert words < 70
+        assert len(tokenizer.encode(text, 512, kind)) == 1 + words
+        assert len(tokenizer.encode(text, None, kind)) == 1 + 70
