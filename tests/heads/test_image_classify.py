@@ -78,3 +78,10 @@ def test_what_it_can_do():
 def test_what_is_refused(options, says):
     with pytest.raises(UserError, match=says):
         ImageClassify(vision_tiny().spec, **options)
+
+
+def test_words_are_missed_by_name():
+    f = Features(vision_tiny(), Batch(pixels=torch.zeros(2, 3, 32, 32), image_id=torch.arange(2)))
+    for name in ("ids", "mask", "caption_id"):
+        with pytest.raises(UserError, match="reads words, and this run has pictures alone: give it a tokenizer"):
+            getattr(f, name)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from functools import partial
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_model_is_rebuilt_by_its_present_name(start, tmp_path):
     (old / "config.json").write_text(json.dumps(said))
     found = inherited(following(old), tmp_path)
     assert arguments_of(found.model) == arguments_of(tiny().model)
+
+
+def test_code_of_ones_own_is_found_where_the_start_says_that_it_lay(tmp_path, monkeypatch):
+    name = f"own_{abs(hash(str(tmp_path)))}"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / f"{name}.py").write_text("def make(image_size=32, vocab_size=0):\n    pass\n")
+    (tmp_path / "start").mkdir()
+    said = {"model": {"target": f"{name}:make", "args": {"image_size": 32}}}
+    said["own"] = {name: str(tmp_path / "code" / f"{name}.py")}
+    (tmp_path / "start" / "config.json").write_text(json.dumps(said))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserError, match=f"--allow {name}"):
+        inherited(following(tmp_path / "start"), tmp_path)
+    found = inherited(following(tmp_path / "start"), tmp_path, (name,))
+    assert (found.model.func.__module__, found.model.keywords) == (name, {"image_size": 32})
+    del sys.modules[name]
 
 
 class Sight(nn.Module):
