@@ -76,7 +76,7 @@ def with_one(name: str, parser: argparse.ArgumentParser, dest: str = "", value: 
     """A command with all that it needs, and one argument of this value."""
     words, also = name.split(), BESIDE.get((name, dest), {})
     for action in parser._actions:
-        right = "new" if action.dest in WRITTEN else (RIGHT | also).get(action.dest)
+        right = "new.png" if action.dest in WRITTEN else (RIGHT | also).get(action.dest)
         given = value if action.dest == dest else right
         if action.required or action.dest in (dest, *also):
             assert given is not None, f"mmkit {name} {action.dest}: what may it be? Say so in RIGHT"
@@ -105,6 +105,9 @@ CASES |= {
     "split": ["data", "check", "paths", "--split", "none"],
     "reverse": ["convert", "albef", "none/none", "new", "--reverse"],
     "function of a config": ["train", "config.py:none_such"],
+    "run": ["train", "config.py", "--out", "none_new"],
+    "run of the quickstart": ["quickstart", "--out", "none_new"],
+    "picture": ["data", "show", "rows.jsonl", "--out", "none.txt"],
     "setting": ["quickstart", "--set", "none_such"],
     "config of a batch": ["data", "show", "none/none.py", "--out", "new.png"],
 }
@@ -139,6 +142,8 @@ def said(tmp_path_factory):
     (folder / "broken.jsonl").write_text('{"image": \n')
     (folder / "broken.parquet").write_bytes(b"PAR1")
     (folder / "config.py").write_text("import torch\n\n\ndef base() -> 'Experiment':\n    pass\n")
+    (folder / "none_new/checkpoints/step-3").mkdir(parents=True)
+    (folder / "none_new/checkpoints/step-3/meta.json").write_text('{"files": {"meta.json": null}}')
     (folder / "paths").mkdir()
     for name, pictures in (
         ("rows", [(folder / row["image"]).read_bytes() for row in rows]),

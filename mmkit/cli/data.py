@@ -106,10 +106,11 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def show(args: argparse.Namespace) -> Mapping[str, Any]:
     """Draw one batch, or for questions and statements a sheet with what is right."""
     from mmkit.data.sources.open import open_source
-    from mmkit.files import save_picture
+    from mmkit.files import kind_of_picture, save_picture
     from mmkit.seeds import check_seed
 
     check_output(args.out, "--out")
+    kind_of_picture(args.out)
     check_seed(args.seed, "--seed")
     if Path(args.source.partition(":")[0]).suffix == ".py":
         return _show_config(args)

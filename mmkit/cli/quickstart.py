@@ -32,6 +32,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.cli.train import run_experiment
     from mmkit.config import load_experiment, override
     from mmkit.config.load import own_config
+    from mmkit.train.folder import check_no_run
+
+    if not args.resume:
+        check_no_run(args.out)
     from mmkit.train.throughput import peak_memory
 
     started = time.perf_counter()

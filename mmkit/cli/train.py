@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Load, override, train; the last metrics."""
     from mmkit.config import load_experiment, override
+    from mmkit.train.folder import check_no_run
 
+    if args.out is not None and not args.resume:
+        check_no_run(args.out)
     experiment = override(load_experiment(args.experiment), args.changes)
     return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume, args.allow)
 

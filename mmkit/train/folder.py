@@ -56,9 +56,7 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
     if found is not None and resume:
         check_version(found)
         return found
-    if found is not None:
-        state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
-        raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
+    check_no_run(out)
     if others := foreign(out, apart):
         broken = ", ".join(path.name for path in torn(out / "checkpoints"))
         raise UserError(
@@ -67,6 +65,13 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
             + "; nothing was touched. Give a new folder as --out"
         )
     return None
+
+
+def check_no_run(out: Path) -> None:
+    """UserError where a run left a checkpoint."""
+    if is_folder(out) and (found := latest(out / "checkpoints")) is not None:
+        state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
+        raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
 
 
 def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
