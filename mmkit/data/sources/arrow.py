@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from mmkit import network
 from mmkit.errors import UserError
@@ -29,26 +29,6 @@ WORDS = {
     "train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation",
 }  # fmt: skip
 """By which words ``datasets`` knows a split in the name of a folder or a file."""
-
-
-class Rows(Protocol):
-    """A table by its columns."""
-
-    names: list[str]
-
-    def __len__(self) -> int: ...
-
-    def select(self, columns: Sequence[str]) -> None:
-        """From now on ``row`` gives these alone."""
-
-    def row(self, index: int) -> dict[str, Any]:
-        """One row as plain values, pictures as they are encoded."""
-
-    def batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
-        """(first row, Arrow table) of the whole, of these columns alone."""
-
-    def class_names(self, column: str) -> list[str] | None:
-        """What the numbers in a column are called, where the data set knows."""
 
 
 def open_rows(name: str, split: str, config: str | None, in_order: bool = True) -> Rows:
@@ -75,8 +55,7 @@ class Parquet:
         for file, other in zip(files, told, strict=True):
             if {*(there := other.schema.to_arrow_schema().names)} != {*self.names}:
                 raise UserError(f"{file}: has the columns {', '.join(there)}; {files[0]} has {', '.join(self.names)}")
-        said = json.loads((told[0].metadata or {}).get(b"huggingface", b"{}"))
-        self.features: dict[str, Any] = said.get("info", {}).get("features", {})
+        self._about = (told[0].metadata or {}).get(b"huggingface", b"null")
         self.groups = [(file, n) for file, about in zip(files, told, strict=True) for n in range(about.num_row_groups)]
         rows = (about.row_group(n).num_rows for about in told for n in range(about.num_row_groups))
         self.copy, self._ends = copy, list(accumulate(rows))
@@ -93,13 +72,13 @@ class Parquet:
         self.select(self._columns)
 
     def select(self, columns: Sequence[str]) -> None:
-        """See ``Rows``."""
+        """From now on ``row`` gives these alone."""
         self._columns, self._lock, self._jumps = list(columns), threading.Lock(), 0
         self._loaded: Rows | None = None
         self._from(0)
 
     def row(self, index: int) -> dict[str, Any]:
-        """See ``Rows``; from several threads too."""
+        """One row as plain values, pictures as they are encoded; from several threads too."""
         with self._lock:
             first = self._kept[0][0] if self._kept else self._at
             if self._loaded is None and not first <= index < self._at + FAR:
@@ -132,7 +111,7 @@ class Parquet:
         return row
 
     def batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
-        """See ``Rows``."""
+        """(first row, Arrow table) of the whole, of these columns alone."""
         return self._batches(columns, size, 0)
 
     def _batches(self, columns: Sequence[str], size: int, group: int) -> Iterator[tuple[int, Any]]:
@@ -146,18 +125,18 @@ class Parquet:
                         yield at, batch
                         at += batch.num_rows
             except (OSError, ValueError) as error:  # Arrow's own are ValueErrors
-                if isinstance(error, UserError):
-                    raise
                 raise UserError(f"{file}: damaged, or changed meanwhile ({error}); copy it again") from error
 
     def class_names(self, column: str) -> list[str] | None:
-        """See ``Rows``: as ``datasets`` leaves them in the file."""
-        names: list[str] | None = self.features.get(column, {}).get("names")
-        return names
+        """What the numbers in a column are called, where the data set knows."""
+        try:
+            return list(json.loads(self._about)["info"]["features"][column]["names"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 class Loaded:
-    """What ``datasets`` loaded."""
+    """What ``datasets`` loaded, as ``Parquet``."""
 
     def __init__(self, data: Any) -> None:
         self._features, self._data = data.features, data.with_format("arrow")
@@ -168,25 +147,28 @@ class Loaded:
         return len(self._data)
 
     def select(self, columns: Sequence[str]) -> None:
-        """See ``Rows``."""
+        """As of ``Parquet``."""
         self._selected = self._data.select_columns(list(columns))
 
     def row(self, index: int) -> dict[str, Any]:
-        """See ``Rows``."""
+        """As of ``Parquet``."""
         row: dict[str, Any] = self._selected[index].to_pylist()[0]
         return row
 
     def batches(self, columns: Sequence[str], size: int = 1000) -> Iterator[tuple[int, Any]]:
-        """See ``Rows``."""
+        """As of ``Parquet``."""
         start = 0
         for batch in self._data.select_columns(list(dict.fromkeys(columns))).iter(size):
             yield start, batch
             start += batch.num_rows
 
     def class_names(self, column: str) -> list[str] | None:
-        """See ``Rows``."""
+        """As of ``Parquet``."""
         names: list[str] | None = getattr(self._features.get(column), "names", None)
         return names
+
+
+Rows: TypeAlias = Parquet | Loaded
 
 
 def _told(file: Path) -> Any:

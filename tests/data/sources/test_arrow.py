@@ -73,6 +73,19 @@ def test_rows_are_those_that_datasets_gives(files):
         assert rows.row(13) == {"caption": "row 13"}
 
 
+@pytest.mark.parametrize("said", [
+    None, b"", b"[]", b"{}", b'{"info": {"features": []}}', b'{"info": {"features": {"x": [{"names": ["a"]}]}}}',
+    b'{"info": {"features": {"x": {"names": null}}}}', b"\xff",
+])  # fmt: skip
+def test_what_a_file_does_not_say_of_its_classes_is_not_known(tmp_path, said):
+    table = pa.table({"x": [1]})
+    pq.write_table(
+        table if said is None else table.replace_schema_metadata({"huggingface": said}), tmp_path / "a.parquet"
+    )
+    rows = Parquet([tmp_path / "a.parquet"], never)
+    assert (rows.class_names("x"), rows.row(0)) == (None, {"x": 1})
+
+
 @pytest.mark.parametrize("order", [range(0, 65, 4), range(3, 65, 15), [2, 0, 3, 1, 5, 4, 12, 11, 9, 20, 18, 64, 50]])
 def test_rows_that_are_near_are_read_in_passing(files, order):
     rows = Parquet(files, never)
