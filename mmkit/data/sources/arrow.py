@@ -189,7 +189,10 @@ def _parquet_files(place: Path, split: str) -> list[Path] | None:
     names = sorted(name for name in names if not re.search(r"(^|/)\.", name))
     if CARD in names:
         names.remove(CARD)
-        if re.search(r"^\W*(configs|config_name|data_files):", (place / CARD).read_text(errors="replace"), re.M):
+        said = (place / CARD).read_text(errors="replace")
+        shards = [path == f"data/{name}-*" for name, path in re.findall(r"- split: (\S+)\s+path: (\S+)", said)]
+        usual = shards and all(shards) and (said.count("config_name:"), said.count("path:")) == (1, len(shards))
+        if not usual and re.search(r"^\W*(configs|config_name|data_files):", said, re.M):
             return None
     if not names or not all(re.fullmatch(r"[^_].*\.parquet", name) and "/_" not in name for name in names):
         return None

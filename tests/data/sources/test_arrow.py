@@ -184,6 +184,36 @@ def test_files_are_of_the_splits_that_datasets_finds(tmp_path, names):
         open_rows(str(tmp_path), "none", None)
 
 
+CONFIGS = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: odd
+    path: data/odd-*
+---
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "ours"), [
+    ("", "", True), ("data/odd-*", "data/o*", False), ("split: odd", "split: test", False),
+    ("---\n\n", "- config_name: more\n  data_files: data/odd-*\n---\n", False),
+    ("  - split: odd\n    path: data/odd-*", "  - path: data/odd-*\n    split: odd", False),
+])  # fmt: skip
+def test_a_card_that_names_the_shards_by_their_splits_says_nothing_new(tmp_path, old, new, ours):
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "odd-00000-of-00001"):
+        pq.write_table(pa.table({"x": [1]}), tmp_path / f"data/{name}.parquet")
+    (tmp_path / "README.md").write_text(f"{CONFIGS}\n".replace(old, new) if old else CONFIGS)
+    found = arrow._parquet_files(tmp_path, "train")
+    assert (found is not None) == ours
+    if ours:
+        for split, files in datasets.load_dataset_builder(str(tmp_path)).config.data_files.items():
+            assert list(map(str, arrow._parquet_files(tmp_path, split))) == list(files)
+
+
 @pytest.mark.parametrize(("name", "content"), [
     ("README.md", b"---\nconfigs:\n- config_name: default\n---"), ("b.csv", b"x\n1\n"), ("_more.parquet", b""),
     ("_more/b.parquet", b""),
