@@ -122,7 +122,7 @@ def _apart(stage: Experiment, stages: Sequence[Experiment]) -> set[str]:
     """The names in a stage's folder that lead to the folders of others."""
     own = Path(stage.subfolder)
     folders = [Path(other.subfolder) for other in stages if other.subfolder != stage.subfolder]
-    return {folder.relative_to(own).parts[0] for folder in folders if folder.is_relative_to(own) and folder != own}
+    return {folder.relative_to(own).parts[0] for folder in folders if folder.is_relative_to(own)}
 
 
 def following(stage: Experiment, before: Path) -> Experiment:

@@ -12,6 +12,7 @@ from mmkit.data.targets import AnswerScores
 from mmkit.data.texts.tokenizers import load_tokenizer, reuse
 from mmkit.errors import UserError
 from mmkit.evals.vqa import VQA
+from mmkit.files import write_text
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.hub import folder as hub
@@ -175,6 +176,19 @@ def test_what_stops_a_later_stage_is_said_before_the_first(tmp_path, changes, me
     with pytest.raises(UserError, match=message):
         train_stages(change(two_stages(), **changes), tmp_path / "run", save_model=hub.save)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rehearsal_uses_nothing_of_one_that_was_killed_and_leaves_nothing(tmp_path):
+    write_text(tmp_path / "x" / "0" / "tokenizer" / "sentencepiece.model", "of another run")
+    stages.rehearse(two_stages().stages(), tmp_path / "x", hub.save)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_leads_to_other_stages_is_named_from_each_ones_folder():
+    first, last = two_stages().stages()
+    deep = replace(first, subfolder="before/deep")
+    found = [stages._apart(stage, [deep, first, last]) for stage in (deep, first, last)]
+    assert found == [set(), {"deep"}, {"before"}]
 
 
 @pytest.mark.parametrize("exp", [two_stages(), two_stages().first])
