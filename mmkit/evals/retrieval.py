@@ -14,6 +14,7 @@ and holds their scores.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,7 +32,9 @@ from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalResult, rows_of
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
-from mmkit.ranks import gather_objects
+from mmkit.ranks import gather_objects, rank
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]
 
@@ -87,6 +90,7 @@ class Retrieval(Reranks):
         judged = [] if self.rerank_top is None else [_judged(w, found[w], ours[w]) for w in NAMES]
         for one in judged:
             one.tell()
+        _tell_draws(found)
         save_predictions(self.predictions, lambda: rows_of(found, pairs))
 
         def of_each(rate: Callable[[Tensor, str], Any]) -> dict[str, Any]:
@@ -217,6 +221,18 @@ def _best(candidates: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """The first ``SHOWN`` of the candidates (Q, k) by their scores, with these."""
     order = sorted_top(scores, SHOWN)
     return candidates.gather(1, order), scores.gather(1, order)
+
+
+def _tell_draws(found: Mapping[str, Found]) -> None:
+    """How many queries are answered by the chance of a draw."""
+    for way, name in NAMES.items():
+        hits = answered(found[way].places[""], 1)
+        if (shared := int(((hits > 0) & (hits < 1)).sum())) and rank() == 0:
+            log.warning(
+                "%s: %d of %d: others have the same score as the right one, the best; each counts with the chance of a "
+                "draw. Does a picture stand under two names, or are texts cut to the same tokens?",
+                name, shared, len(hits),
+            )  # fmt: skip
 
 
 def _intervals(found: Tensor, way: str, pairs: Pairs) -> dict[int, tuple[float, float]]:

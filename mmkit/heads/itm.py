@@ -87,7 +87,8 @@ class ITM(Head):
         return self.match_logits(f.fused_first.first).float()
 
     def forward(self, f: Features) -> HeadOutput:
-        """Count: the pairs judged. Logs: the chance level 0.6365 (the entropy of 1 to 2), the accuracy (2/3 by chance).
+        """Count: the pairs judged. Logs: the chance level 0.6365 (the entropy of 1 to 2), the accuracy (2/3 by chance);
+        of fewer negatives, where samples are alike, that of the pairs judged.
 
         Of mixed pairs the chance level is ln 2, and the accuracy 1/2 by chance.
         """
@@ -103,7 +104,11 @@ class ITM(Head):
         valid_N = torch.cat([torch.ones_like(valid_B), valid_B, valid_B])
         loss_N = F.cross_entropy(logits_N2, labels_N, reduction="none")
         hits_N = (logits_N2.detach().argmax(1) == labels_N).float()
-        logs: dict[str, Log] = {"chance": _ENTROPY, "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": 2 / 3}
+        matches = size / valid_N.sum()
+        logs: dict[str, Log] = {
+            "chance": torch.special.entr(matches) + torch.special.entr(1 - matches),
+            "accuracy": masked_mean(hits_N, valid_N), "chance_accuracy": torch.maximum(matches, 1 - matches),
+        }  # fmt: skip
         return HeadOutput(loss=masked_mean(loss_N, valid_N), count=self.counts(f), logs=logs)
 
     def counts(self, f: Features) -> int | Tensor:
@@ -127,6 +132,3 @@ class ITM(Head):
         weights = weights.masked_fill(positive_BG, -torch.inf)
         choice = self.draw(weights, noise)
         return choice[0], choice[1], (~positive_BG).any(1)
-
-
-_ENTROPY = math.log(3) - 2 / 3 * math.log(2)

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import operator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -326,3 +327,22 @@ def test_where_predictions_cannot_be_written_is_said_before_any_work(tmp_path):
             with pytest.raises(UserError, match=message):
                 call(predictor())
     assert (tmp_path / "f.json").read_text() == "mine"
+
+
+class Twice(Pictures):
+    """The first picture stands under two names, with words of its own each."""
+
+    def __getitem__(self, i):
+        record = super().__getitem__(i)
+        return replace(record, image=super().__getitem__(0).image) if i == 1 else record
+
+
+def test_draws_are_said(caplog):
+    logging.getLogger("mmkit").propagate = True
+    made = predictor()
+    Retrieval(source=Pictures(5))(made)
+    assert "the same score" not in caplog.text
+    found = Retrieval(source=Twice(2))(made)
+    own = len(Pictures(2)[0].captions) + len(Pictures(2)[1].captions)
+    assert found["t2i_r1"] == 0.5
+    assert f"text to image: {own} of {own}: others have the same score as the right one" in caplog.text

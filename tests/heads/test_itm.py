@@ -38,6 +38,8 @@ def test_a_row_without_a_negative_is_left_out():
     assert t(b, 0).loss.isfinite()
     positives_alone = t.heads["itm"](t.features(b, 0))
     assert positives_alone.count == t.heads["itm"].counts(t.features(b, 0)) == 3
+    assert positives_alone.logs["chance"].item() == 0.0  # who always says "match" is always right
+    assert positives_alone.logs["chance_accuracy"].item() == 1.0
 
 
 def test_of_some_rows_without_a_negative_those_alone_are_left_out():
@@ -58,6 +60,8 @@ def test_of_some_rows_without_a_negative_those_alone_are_left_out():
     torch.testing.assert_close(out.loss, losses[kept].mean())
     hits = (head.match_logits(fused).argmax(1) == labels)[kept].float().mean()
     torch.testing.assert_close(out.logs["accuracy"], hits)
+    assert out.logs["chance_accuracy"].item() == pytest.approx(6 / 10)
+    assert out.logs["chance"].item() == pytest.approx(-0.6 * math.log(0.6) - 0.4 * math.log(0.4))
 
 
 def test_a_constant_classifier_scores_the_chance_level():
@@ -66,7 +70,8 @@ def test_a_constant_classifier_scores_the_chance_level():
     t.heads["itm"].classify.bias.data = torch.tensor([2 / 3, 1 / 3]).log()
     out = t(batch(), 0)
     assert out.loss.item() == pytest.approx(0.6365, abs=1e-4)
-    assert out.logs["itm/chance"] == pytest.approx(0.6365, abs=1e-4)
+    assert out.logs["itm/chance"].item() == pytest.approx(0.6365, abs=1e-4)
+    assert out.logs["itm/chance_accuracy"].item() == pytest.approx(2 / 3)
     assert out.logs["itm/accuracy"].item() == pytest.approx(2 / 3)
 
 
