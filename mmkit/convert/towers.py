@@ -69,6 +69,8 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
     if foreign:
         notes.append(f"heads that this run has not are left: {', '.join(sorted({n.split('.')[1] for n in foreign}))}")
     wanted = {name: value for name, value in wanted.items() if name in known or name.startswith("model.")}
+    if odd := [name for name in wanted if name in known and not wanted[name].is_floating_point()]:
+        raise UserError(f"{odd[0]} holds {wanted[odd[0]].dtype}, no plain weights; give them as float32, not quantised")
     wanted, changes = fit(wanted, model, "model.", grid)
     return Filling(state=wanted, notes=(*notes, *changes))
 

@@ -132,6 +132,9 @@ def test_a_model_of_our_own(tmp_path):
     assert not torch.equal(
         second.model.image.positions.table, first.model.image.positions.table
     )  # as many, another grid
+    save_file(state | {"model.text_proj.weight": torch.ones(16, 32, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.text_proj\.weight holds torch\.int8, no plain weights"):
+        initialise(second, {"model": str(tmp_path)})
 
 
 def test_a_foreign_temperature_is_brought_within_bounds(tmp_path):
