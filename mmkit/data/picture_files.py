@@ -11,6 +11,7 @@ import logging
 import os
 import posixpath
 import re
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,4 +185,9 @@ def missing(image: str, path: Path) -> tuple[str, str]:
     """(kind, message) for a picture that is not there."""
     if is_url(image):
         return "URL", f"{image[:200]}: pictures behind URLs must be downloaded first (see img2dataset)"
-    return "missing picture", f"no picture {path}" + (" (a folder)" if os.path.isdir(path) else "")
+    if os.path.isdir(path):
+        return "missing picture", f"no picture {path} (a folder)"
+    spelled = {"NFC": unicodedata.normalize("NFC", str(path)), "NFD": unicodedata.normalize("NFD", str(path))}
+    form = next((form for form, other in spelled.items() if os.path.exists(other)), None)
+    hint = f"; one whose accents are spelled otherwise is there ({form} of Unicode): rename it" if form else ""
+    return "missing picture", f"no picture {path}{hint}"

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import unicodedata
 
 import pytest
 
@@ -182,3 +183,16 @@ def test_joined_sources_have_no_record_before_the_first(pictures):
     for index in (-1, 6):
         with pytest.raises(IndexError):
             source[index]
+
+
+@pytest.mark.parametrize(("there", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_picture_whose_accents_are_spelled_otherwise_is_pointed_to(pictures, there, named):
+    name = "café.png"
+    (pictures / "0.png").rename(pictures / unicodedata.normalize(there, name))
+    rows = [{"image": unicodedata.normalize(named, name), "caption": "a"}, {"image": "gone.png", "caption": "b"}]
+    write(pictures / "a.jsonl", rows)
+    with pytest.raises(UserError) as error:
+        JsonLines(pictures / "a.jsonl")
+    first, second = str(error.value).splitlines()[1:3]
+    assert first.endswith(f"one whose accents are spelled otherwise is there ({there} of Unicode): rename it")
+    assert second.endswith("gone.png")
