@@ -26,88 +26,58 @@ from mmkit.config.projects import clone, project_module
 from mmkit.errors import UserError
 
 
-def _named(module: str, names: str) -> frozenset[str]:
-    return frozenset(f"mmkit.{module}:{name}" for name in names.split())
+def _named(*parts: str) -> frozenset[str]:
+    """Of mmkit's own, each written as ``module:names``."""
+    modules = (part.partition(":") for part in parts)
+    return frozenset(f"mmkit.{module}:{name}" for module, _, names in modules for name in names.split())
 
 
-MODELS = (
-    _named("models.sizes.albef", "albef albef_base albef_small albef_mini")
-    | _named("models.sizes.dual", "clip siglip lit clip_base siglip_base lit_base dual_mini siglip_mini")
-    | _named("models.sizes.vilt", "vilt vilt_base vilt_mini")
-    | _named("models.sizes.vision", "vision vision_base vision_small vision_mini")
+MODELS = _named(
+    "models.sizes.albef:albef albef_base albef_small albef_mini",
+    "models.sizes.dual:clip siglip lit clip_base siglip_base lit_base dual_mini siglip_mini",
+    "models.sizes.vilt:vilt vilt_base vilt_mini",
+    "models.sizes.vision:vision vision_base vision_small vision_mini",
 )
-COMPARING = _named("heads.itc", "ITC") | _named("heads.sigmoid", "Sigmoid")
+COMPARING = _named("heads.itc:ITC", "heads.sigmoid:Sigmoid")
 """Heads that make the joint space one in which embeddings compare (``Head.compares``)."""
-HEADS = (
-    COMPARING
-    | _named("heads.itm", "ITM")
-    | _named("heads.mlm", "MLM")
-    | _named("heads.wpa", "WPA")
-    | _named("heads.classify", "Classify")
-    | _named("heads.image_classify", "ImageClassify")
-    | _named("heads.answers.classifier", "AnswerClassifier")
-    | _named("heads.answers.decoder", "AnswerDecoder")
-)
-DRAWS = _named("heads.itm", "gumbel_choice")
+HEADS = COMPARING | _named(
+    "heads.itm:ITM", "heads.mlm:MLM", "heads.wpa:WPA", "heads.classify:Classify", "heads.image_classify:ImageClassify",
+    "heads.answers.classifier:AnswerClassifier", "heads.answers.decoder:AnswerDecoder",
+)  # fmt: skip
+DRAWS = _named("heads.itm:gumbel_choice")
 """Functions that stand in the arguments of heads."""
-BLOCKS = (
-    _named("encoders.vit", "ViT")
-    | _named("encoders.text", "TextEncoder TextEmbeddings FusionEncoder")
-    | _named("encoders.prenorm_text", "PreNormText")
-    | _named("encoders.joint", "JointViT")
-    | _named("encoders.decoder", "TextDecoder")
-    | _named("nn.pool", "FirstToken LastToken AttentionPool")
-    | frozenset(f"torch.nn.modules.activation:{name}" for name in ("GELU", "ReLU", "SiLU", "Tanh"))
-    | frozenset({"torch.nn.modules.normalization:LayerNorm"})
-)
+BLOCKS = _named(
+    "encoders.vit:ViT", "encoders.text:TextEncoder TextEmbeddings FusionEncoder", "encoders.prenorm_text:PreNormText",
+    "encoders.joint:JointViT", "encoders.decoder:TextDecoder", "nn.pool:FirstToken LastToken AttentionPool",
+) | frozenset(f"torch.nn.modules.{name}" for name in (
+    "activation:GELU", "activation:ReLU", "activation:SiLU", "activation:Tanh", "normalization:LayerNorm",
+))  # fmt: skip
 """Modules that stand in the arguments of models and heads of the user's own; those of mmkit take numbers."""
-TRANSFORMS = (
-    _named("data.images.transforms", "EvalTransform Blank")
-    | _named("data.images.centre_crop", "CentreCrop")
-    | _named("data.images.variable_size", "KeepShape")
-)
-SOURCES = (
-    _named("data.openmoji.scenes", "Scenes Singles Unseen")
-    | _named("data.openmoji.questions", "Questions")
-    | _named("data.openmoji.pairs", "Pairs")
-    | _named("data.openmoji.hypotheses", "Hypotheses")
-    | _named("data.sources.easy_vqa", "EasyVQA EasyVQAPairs")
-    | _named("data.records", "JsonLines")
-    | _named("data.sources.folder", "Folder")
-    | _named("data.sources.class_folder", "ClassFolder")
-    | _named("data.sources.hugging_face", "HuggingFace")
-    | _named("data.sources.table", "Table ClassTable")
-    | _named("data.sources.joined", "Joined")
-    | _named("data.sources.open", "open_records open_source")
-    | _named("data.sources.questions", "Asked")
-    | _named("data.sources.published.coco_captions", "CocoCaptions")
-    | _named("data.sources.published.karpathy", "Karpathy")
-    | _named("data.sources.published.refcoco", "RefCoco")
-    | _named("data.sources.published.vqa", "VQALines VQAFiles VisualGenomeQA AnswerLists GQAQuestions")
-)
+TRANSFORMS = _named(
+    "data.images.transforms:EvalTransform Blank", "data.images.centre_crop:CentreCrop",
+    "data.images.variable_size:KeepShape",
+)  # fmt: skip
+SOURCES = _named(
+    "data.openmoji.scenes:Scenes Singles Unseen", "data.openmoji.questions:Questions", "data.openmoji.pairs:Pairs",
+    "data.openmoji.hypotheses:Hypotheses", "data.records:JsonLines", "data.sources.class_folder:ClassFolder",
+    "data.sources.easy_vqa:EasyVQA EasyVQAPairs", "data.sources.folder:Folder", "data.sources.hugging_face:HuggingFace",
+    "data.sources.joined:Joined", "data.sources.open:open_records open_source", "data.sources.questions:Asked",
+    "data.sources.table:Table ClassTable", "data.sources.published.coco_captions:CocoCaptions",
+    "data.sources.published.karpathy:Karpathy", "data.sources.published.refcoco:RefCoco",
+    "data.sources.published.vqa:VQALines VQAFiles VisualGenomeQA AnswerLists GQAQuestions",
+)  # fmt: skip
 """What reads data: in the config of a whole run alone, where it is named and not built."""
-VALUES = (
-    TRANSFORMS
-    | _named("config.experiment", "Experiment Data Run Optim Rule Teacher Ramp")
-    | _named("data.texts.protocol", "Framing")
-    | _named("data.images.transforms", "TrainTransform BlankTrain")
-    | _named("data.images.variable_size", "KeepShapeTrain")
-    | _named("data.texts.masking", "Masking")
-)
+VALUES = TRANSFORMS | _named(
+    "config.experiment:Experiment Data Run Optim Rule Teacher Ramp", "data.images.transforms:TrainTransform BlankTrain",
+    "data.images.variable_size:KeepShapeTrain", "data.texts.masking:Masking", "data.texts.protocol:Framing",
+)  # fmt: skip
 """Dataclasses that are built as they are read: they hold numbers and check them."""
-SETTINGS = (
-    VALUES
-    | _named("data.texts.tokenizers", "train_sentencepiece from_hub reuse")
-    | _named("data.targets", "AnswerTokens AnswerScores ClassLabels")
-    | _named("evals.classification", "Classification")
-    | _named("evals.grounding", "Grounding")
-    | _named("evals.image_classes", "ImageClasses")
-    | _named("evals.retrieval", "Retrieval")
-    | _named("evals.vqa", "VQA")
-    | _named("evals.zeroshot", "ZeroShot")
-    | _named("report.make", "Report")
-    | _named("report.answers", "AnswersReport")
-)
+SETTINGS = VALUES | _named(
+    "data.texts.tokenizers:train_sentencepiece from_hub reuse", "data.targets:AnswerTokens AnswerScores ClassLabels",
+    "evals.classification:Classification", "evals.grounding:Grounding", "evals.image_classes:ImageClasses",
+    "evals.retrieval:Retrieval", "evals.vqa:VQA", "evals.zeroshot:ZeroShot", "report.make:Report",
+    "report.answers:AnswersReport",
+)  # fmt: skip
 """What else the config of a run is made of."""
 FOREIGN = ("mmkit", "torch", *sys.stdlib_module_names)
 

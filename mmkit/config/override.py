@@ -216,11 +216,8 @@ def fit(value: Any, annotation: Any) -> Any:
 
 
 _PLAIN: dict[Any, Callable[[Any], Any]] = {
-    type(None): lambda v: None if v is None else _MISSING,
-    bool: lambda v: v if isinstance(v, bool) else _MISSING,
     int: lambda v: v if isinstance(v, int) and not isinstance(v, bool) else _MISSING,
     float: lambda v: float(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else _MISSING,
-    str: lambda v: v if isinstance(v, str) else _MISSING,
     Path: lambda v: Path(v) if isinstance(v, (str, Path)) else _MISSING,
 }
 
@@ -236,22 +233,12 @@ def _fit_one(value: Any, option: Any) -> Any:
     if origin is tuple or option is tuple:
         return _fit_tuple(value, get_args(option))
     if origin in (list, Sequence):
-        return _fit_sequence(value, get_args(option)[0])
+        fitted = _fit_tuple(value, (get_args(option)[0], ...))
+        return _MISSING if fitted is _MISSING else type(value)(fitted)
     kind = origin if origin is not None else option
-    if isinstance(kind, type) and not _is_protocol(kind):
+    if isinstance(kind, type) and kind is not Any and not getattr(kind, "_is_protocol", False):
         return value if isinstance(value, kind) else _MISSING
     return value
-
-
-def _fit_sequence(value: Any, kind: Any) -> Any:
-    if not isinstance(value, (list, tuple)):
-        return _MISSING
-    fitted = _fit_tuple(value, (kind, ...))
-    return _MISSING if fitted is _MISSING else type(value)(fitted)
-
-
-def _is_protocol(option: type) -> bool:
-    return option is Any or bool(getattr(option, "_is_protocol", False))
 
 
 def _fit_tuple(value: Any, kinds: tuple[Any, ...]) -> Any:
