@@ -61,14 +61,10 @@ class Collator:
         """Batch with pixels (B, 3, h, w) float32; ids (B, L) int64 and mask (B, L) bool where there are words."""
         pixels, pixel_mask = stack_pixels([s.pixels for s in samples], self.canvas)
         return Batch(
-            pixels=pixels,
-            pixel_mask=pixel_mask,
-            image_id=torch.tensor([s.image_id for s in samples]),
-            **self._words(samples),
-            targets=self.targets.collate([s.targets for s in samples]),
-            keys=tuple(s.key for s in samples),
-            skipped=tuple(key for s in samples for key in s.skipped),
-        )
+            pixels=pixels, pixel_mask=pixel_mask, image_id=torch.tensor([s.image_id for s in samples]),
+            **self._words(samples), targets=self.targets.collate([s.targets for s in samples]),
+            keys=tuple(s.key for s in samples), skipped=tuple(key for s in samples for key in s.skipped),
+        )  # fmt: skip
 
     def _words(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What a batch says of its texts; nothing where the samples have none."""

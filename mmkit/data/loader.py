@@ -140,17 +140,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self,
-        size: int,
-        *,
-        rank_batch: int,
-        steps: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        start_step: int = 0,
-    ) -> None:
+        self, size: int, *, rank_batch: int, steps: int, accumulation: int = 1, rank: int = 0, world: int = 1,
+        seed: int = 0, start_step: int = 0,
+    ) -> None:  # fmt: skip
         check_seed(seed, "seed")
         self.size, self.rank_batch, self.accumulation, self.seed = size, rank_batch, accumulation, seed
         self.rank, self.world, self.start_step, self.steps = rank, world, start_step, steps
@@ -179,7 +171,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def make_loader(
-    dataset: PairDataset, sampler: StepSampler, *, workers: int = 0, prefetch: int = 4, pinned: bool = False
+    dataset: PairDataset, sampler: StepSampler, *, workers: int = 0, pinned: bool = False
 ) -> DataLoader[Batch]:
     """One pass over the micro-batches of the sampler.
 
@@ -188,19 +180,13 @@ def make_loader(
     """
     transform, several = dataset.transform, sampler.world > 1
     collator = Collator(
-        pad_id=0 if dataset.tokenizer is None else dataset.tokenizer.pad_id,
-        max_tokens=dataset.max_tokens,
-        pad_to_max=several,
-        canvas=transform.canvas if several and isinstance(transform, KeepShapeTrain) else None,
+        pad_id=0 if dataset.tokenizer is None else dataset.tokenizer.pad_id, max_tokens=dataset.max_tokens,
+        canvas=transform.canvas if several and isinstance(transform, KeepShapeTrain) else None, pad_to_max=several,
         targets=dataset.targets,
-    )
+    )  # fmt: skip
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are pairs
-        batch_sampler=sampler,
-        collate_fn=collator,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=end_with_rank,
-        pin_memory=pinned,
+        batch_sampler=sampler, collate_fn=collator, num_workers=workers, prefetch_factor=4 if workers else None,
+        worker_init_fn=end_with_rank, pin_memory=pinned,
         generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
-    )
+    )  # fmt: skip

@@ -167,12 +167,9 @@ class FileRecords:
         row = self._row(index)
         image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
         return Record(
-            image=self.root / image,
-            captions=tidy_captions(caption) if caption else (),
-            image_id=id_of(row.pop("image_id", None)) or image,
-            key=f"{self.path}:{self.lines[index]}",
-            targets=row,
-        )
+            image=self.root / image, captions=tidy_captions(caption) if caption else (),
+            image_id=id_of(row.pop("image_id", None)) or image, key=f"{self.path}:{self.lines[index]}", targets=row,
+        )  # fmt: skip
 
     def captions(self) -> Iterator[str]:
         """Every caption in the order of the file."""

@@ -7,17 +7,10 @@ hardly anybody looks at; pictures that came from somewhere should not reach them
 from __future__ import annotations
 
 FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".mpo",),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "AVIF": (".avif",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "DIB": (),
-    "TIFF": (".tif", ".tiff"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".mpo",), "PNG": (".png", ".apng"), "WEBP": (".webp",),
+    "AVIF": (".avif",), "GIF": (".gif",), "BMP": (".bmp", ".dib"), "DIB": (), "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-}
+}  # fmt: skip
 """By Pillow's name, the usual endings of such files. Where Pillow was built without one of them, it is not read."""
 
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
@@ -30,24 +23,15 @@ BEGINNINGS = {
 """How files of most of these formats begin, and the ending that they should have."""
 
 OTHERS = {
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "a PDF document",
-    b"\xd7\xcd\xc6\x9a": "a Windows metafile",
-    b"8BPS": "a Photoshop file",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
-    b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
-    b"\0\0\x01\0": "an icon",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "a gzip archive",
+    b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript", b"%PDF": "a PDF document",
+    b"\xd7\xcd\xc6\x9a": "a Windows metafile", b"8BPS": "a Photoshop file", b"\0\0\x01\0": "an icon",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture", b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
+    b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive",
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
-}
+}  # fmt: skip
 WORDS = {
-    b"<!doctype html": "a web page",
-    b"<html": "a web page",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML document",
-}
+    b"<!doctype html": "a web page", b"<html": "a web page", b"<svg": "an SVG drawing", b"<?xml": "an XML document",
+}  # fmt: skip
 
 
 def kind_of(start: bytes) -> str | None:

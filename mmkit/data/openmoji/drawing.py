@@ -13,17 +13,10 @@ from PIL import Image
 from mmkit.data.openmoji.font import sprites
 
 COLOURS = {
-    "white": (250, 250, 248),
-    "grey": (196, 198, 202),
-    "pink": (248, 196, 214),
-    "red": (226, 120, 112),
-    "orange": (248, 186, 120),
-    "yellow": (248, 232, 130),
-    "green": (168, 216, 150),
-    "blue": (150, 200, 240),
-    "purple": (196, 170, 232),
-    "brown": (190, 156, 124),
-}
+    "white": (250, 250, 248), "grey": (196, 198, 202), "pink": (248, 196, 214), "red": (226, 120, 112),
+    "orange": (248, 186, 120), "yellow": (248, 232, 130), "green": (168, 216, 150), "blue": (150, 200, 240),
+    "purple": (196, 170, 232), "brown": (190, 156, 124),
+}  # fmt: skip
 TEXTURES = ("plain", "gradient", "stripes", "dots", "checks", "noise")
 
 
@@ -75,9 +68,7 @@ def sprite(emoji: str, side: int) -> Image.Image:
 def _scaled(emoji: str, side: int) -> Image.Image:
     base = _cropped(emoji, 128 if side <= 128 else 256)
     scale = side / max(base.size)
-    return base.resize(
-        (max(1, round(base.width * scale)), max(1, round(base.height * scale))), Image.Resampling.BICUBIC
-    )
+    return base.resize([max(1, round(side * scale)) for side in base.size], Image.Resampling.BICUBIC)
 
 
 # Two caches, so that either stays below some 100 MB.

@@ -66,12 +66,9 @@ class Hypotheses(ToldScenes[_Case]):
 
     def _about(self, index: int, kind: str, label: int | str, told: _Case) -> Mapping[str, Any]:
         boxes = self._targets(told.drawn)["boxes"]
-        return {
-            "label": label,
-            "kind": kind,
-            "boxes": [box for i, box in enumerate(boxes) if i != told.covered],
-            "card": None if told.covered is None else tuple(card_over(told.drawn.boxes[told.covered], self.size)),
-        }
+        seen = [box for i, box in enumerate(boxes) if i != told.covered]
+        card = None if told.covered is None else tuple(card_over(told.drawn.boxes[told.covered], self.size))
+        return {"label": label, "kind": kind, "boxes": seen, "card": card}
 
     def _make(self, index: int) -> tuple[str, int, _Case]:
         rng = Random(f"{self.seed} {self.split} hypothesis {index}")

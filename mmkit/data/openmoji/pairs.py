@@ -65,12 +65,9 @@ class Pairs(ToldScenes[_Pair]):
 
     def _about(self, index: int, kind: str, label: int | str, told: _Pair) -> Mapping[str, Any]:
         return {
-            "second": self._paint(told.right),
-            "label": label,
-            "kind": kind,
-            "boxes": self._targets(told.drawn)["boxes"],
-            "second_boxes": self._targets(told.right)["boxes"],
-        }
+            "second": self._paint(told.right), "label": label, "kind": kind,
+            "boxes": self._targets(told.drawn)["boxes"], "second_boxes": self._targets(told.right)["boxes"],
+        }  # fmt: skip
 
     def _make(self, index: int) -> tuple[str, int, _Pair]:
         rng = Random(f"{self.seed} {self.split} pair {index}")
@@ -78,12 +75,9 @@ class Pairs(ToldScenes[_Pair]):
         if kind == "both":
             return kind, label, self._both(label == 1, rng)
         make: Callable[[bool, bool, Random], _Pair] = {
-            "one": self._one,
-            "shared": self._shared,
-            "count": self._equally_many,
-            "place": self._same_place,
+            "one": self._one, "shared": self._shared, "count": self._equally_many, "place": self._same_place,
             "color": self._same_colour,
-        }[kind]
+        }[kind]  # fmt: skip
         # Every sentence says "same" or "different" of the pictures, and is true or false: both are drawn alike.
         says_same = rng.random() < 0.5
         return kind, label, make(says_same, says_same == (label == 1), rng)

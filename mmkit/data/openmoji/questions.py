@@ -61,25 +61,16 @@ class Questions(ToldScenes[_Asked]):
         return ({"color": white} if self.plain else {}) | (few if self.max_emoji < 2 else {})
 
     def _about(self, index: int, kind: str, label: int | str, told: _Asked) -> Mapping[str, Any]:
-        return {
-            "question": told.text,
-            "answers": [label],
-            "answer_type": kind,
-            "question_id": index,
-            **self._targets(told.drawn),
-        }
+        own = {"question": told.text, "answers": [label], "answer_type": kind, "question_id": index}
+        return own | self._targets(told.drawn)
 
     def _make(self, index: int) -> tuple[str, str, _Asked]:
         rng = Random(f"{self.seed} {self.split} question {index}")
         kind = rng.choice(self.told_kinds)
         ask: Callable[[Random], _Asked] = {
-            "yes/no": self._presence,
-            "number": self._number,
-            "object": self._object,
-            "place": self._where,
-            "relation": self._neighbour,
-            "color": self._colour,
-        }[kind]
+            "yes/no": self._presence, "number": self._number, "object": self._object, "place": self._where,
+            "relation": self._neighbour, "color": self._colour,
+        }[kind]  # fmt: skip
         asked = ask(rng)
         return kind, asked.answer, asked
 
@@ -92,9 +83,8 @@ class Questions(ToldScenes[_Asked]):
             asked = rng.choice((drawn if answer == "yes" else self._invent(rng)).scene.emoji)
             if is_vague(asked) if answer == "yes" else not is_absent(asked, drawn.scene.emoji):
                 return None
-            return _Asked(
-                drawn, rng.choice((f"{is_are(asked)} there {an(asked)}?", f"do you see {an(asked)}?")), answer
-            )
+            text = rng.choice((f"{is_are(asked)} there {an(asked)}?", f"do you see {an(asked)}?"))
+            return _Asked(drawn, text, answer)
 
         return find(attempt, self.kinds, self.split)
 

@@ -279,8 +279,4 @@ def compose(
             for share, other in zip(shares, rest, strict=True)
         ]
     relations = [""] + [relation(b, a) or "" for a, b in pairwise(boxes)]
-    return Drawn(
-        Scene(emoji, tuple(words), tuple(relations), colour),
-        tuple(boxes),
-        rng.choice(TEXTURES),
-    )
+    return Drawn(Scene(emoji, tuple(words), tuple(relations), colour), tuple(boxes), rng.choice(TEXTURES))

@@ -28,32 +28,22 @@ def sample_batch(source: Source, *, n: int = 16, size: int = 128, seed: int = 0)
     captions = [caption for _, caption in zip(range(20_000), captions_of(source), strict=False)]
     tokenizer = SentencePieceTokenizer.train(captions, vocab_size=2000)
     dataset = PairDataset(
-        source=source,
-        transform=TrainTransform(size=size, scale=(0.5, 1.0)),
-        tokenizer=tokenizer,
-        max_tokens=40,
-        masking=Masking(whole_word=True),
-        seed=seed,
-    )
+        source=source, transform=TrainTransform(size=size, scale=(0.5, 1.0)), tokenizer=tokenizer, max_tokens=40,
+        masking=Masking(whole_word=True), seed=seed,
+    )  # fmt: skip
     return batch_of(dataset, n, seed), tokenizer
 
 
 def batch_of(dataset: PairDataset, n: int, seed: int) -> Batch:
     """The first ``n`` samples, or all there are, in the order that a run with this seed takes them."""
-    return next(
-        iter(make_loader(dataset, StepSampler(len(dataset), rank_batch=min(n, len(dataset)), steps=1, seed=seed)))
-    )
+    sampler = StepSampler(len(dataset), rank_batch=min(n, len(dataset)), steps=1, seed=seed)
+    return next(iter(make_loader(dataset, sampler)))
 
 
 def grid(
-    batch: Batch,
-    tokenizer: Tokenizer | None,
-    *,
-    columns: int | None = None,
-    mean: Triple = CLIP_MEAN,
-    std: Triple = CLIP_STD,
-    limit: int = 64,
-) -> Image.Image:
+    batch: Batch, tokenizer: Tokenizer | None, *, columns: int | None = None, mean: Triple = CLIP_MEAN,
+    std: Triple = CLIP_STD, limit: int = 64,
+) -> Image.Image:  # fmt: skip
     """The pictures of a batch in rows, each with its words below; hidden words are chips, explained in the last line.
 
     mean, std: of the normalisation, to be undone. limit: no more pictures than this.

@@ -58,10 +58,7 @@ def read(split: Split) -> tuple[Question, ...]:
         import easy_vqa
     except ImportError as error:
         raise UserError('these data are the package easy-vqa; install it: pip install "mmkit[demo]"') from error
-    if split == "train":
-        questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
-    else:
-        questions, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
+    questions, paths = (getattr(easy_vqa, f"get_{split}_{what}")() for what in ("questions", "image_paths"))
     rows = zip(*questions, strict=True)
     return tuple(Question(text, answer, number, Path(paths[number])) for text, answer, number in rows)
 
@@ -106,18 +103,12 @@ class EasyVQA(ByNumber):
     def _at(self, index: int) -> Record:
         number = index * len(read(self.split)) // len(self)
         row = read(self.split)[number]
+        kind = answer_type(row.answer)
+        targets = {"question": row.text, "answers": [row.answer], "answer_type": kind, "question_id": number}
         return Record(
-            image=picture(row.path),
-            captions=(row.text,),
-            image_id=f"easy-vqa:{self.split}/{row.picture}",
-            key=f"easy-vqa:{self.split}[{number}]",
-            targets={
-                "question": row.text,
-                "answers": [row.answer],
-                "answer_type": answer_type(row.answer),
-                "question_id": number,
-            },
-        )
+            image=picture(row.path), captions=(row.text,), image_id=f"easy-vqa:{self.split}/{row.picture}",
+            key=f"easy-vqa:{self.split}[{number}]", targets=targets,
+        )  # fmt: skip
 
     def captions(self) -> Iterator[str]:
         """Every question."""
@@ -164,12 +155,10 @@ class EasyVQAPairs(ByNumber):
     def _at(self, index: int) -> Record:
         path, colour, shape = self._rows[index]
         return Record(
-            image=picture(path),
-            captions=describe(colour, shape),
-            image_id=f"easy-vqa:{colour} {shape}",
+            image=picture(path), captions=describe(colour, shape), image_id=f"easy-vqa:{colour} {shape}",
             key=f"easy-vqa:{self.split}/{path.name}",
             targets={"label": pairs().index((colour, shape)), "colour": colour, "shape": shape},
-        )
+        )  # fmt: skip
 
     def captions(self) -> Iterator[str]:
         """Every caption."""

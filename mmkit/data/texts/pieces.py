@@ -56,26 +56,12 @@ class SentencePieceTokenizer:
         out = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=lines(sample),
-                model_writer=out,
-                model_type="bpe",
-                vocab_size=vocab_size,
-                hard_vocab_limit=False,
-                normalization_rule_name="nmt_nfkc_cf",
-                character_coverage=0.9999,
-                pad_id=0,
-                unk_id=1,
-                bos_id=2,
-                eos_id=3,
-                pad_piece="[PAD]",
-                unk_piece="[UNK]",
-                bos_piece="[CLS]",
-                eos_piece="[SEP]",
-                control_symbols=["[MASK]"],
-                max_sentence_length=LONGEST,
-                num_threads=1,
+                sentence_iterator=lines(sample), model_writer=out, model_type="bpe", vocab_size=vocab_size,
+                hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", character_coverage=0.9999,
+                pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="[PAD]", unk_piece="[UNK]", bos_piece="[CLS]",
+                eos_piece="[SEP]", control_symbols=["[MASK]"], max_sentence_length=LONGEST, num_threads=1,
                 minloglevel=3,
-            )
+            )  # fmt: skip
         except RuntimeError as error:
             raise UserError(_untrained(len(sample), vocab_size, str(error))) from error
         return cls(out.getvalue())
