@@ -34,10 +34,11 @@ GROUPS = (
 OUTPUTS = ("json", "predictions", "confusion", "per_class", "out")
 """The arguments that name what is written."""
 PARTS = (
-    "config", "model", "preprocessing", "conversion", "training_state", "tokenizer", "sentencepiece", "experiment",
-    "numbers", "metrics", "metadata",
+    "config.json", "model.safetensors", "preprocessing.json", "conversion.json", "training_state.safetensors",
+    "tokenizer.json", "sentencepiece.model", "experiment.json", "numbers.json", "metrics.jsonl", "best.json",
+    "data.json", "open_clip_config.json", "metadata.jsonl", "metadata.csv",
 )  # fmt: skip
-"""Files of a model's, a run's or a data set's folder, without their endings."""
+"""Files of a model's, a run's or a data set's folder."""
 
 
 def add_command(commands: Commands, name: str, help_text: str, run: Run) -> argparse.ArgumentParser:
@@ -189,7 +190,7 @@ def _is_read_in(folder: str | Path, path: Path) -> bool:
     if path.suffix.lower() == ".txt":  # the caption of a picture beside it
         return any(one.stem == path.stem and one.suffix.lower() in SUFFIXES for one in path.parent.iterdir())
     own = (*SUFFIXES, *((".parquet", ".arrow") if is_data_set(str(folder)) else ()))
-    return path.stem in PARTS or path.suffix.lower() in own
+    return path.name in PARTS or path.suffix.lower() in own
 
 
 def check_texts(args: argparse.Namespace) -> None:

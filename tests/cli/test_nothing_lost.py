@@ -140,6 +140,8 @@ def test_an_output_may_lie_beside_what_is_read_and_be_written_again(place):
         (place / "mine" / "b.txt").write_text("a red square")
         main(command)
         assert json.loads((place / "mine" / "found.json").read_text())["images"] == 1
+    (place / "mine" / "metrics.json").write_text("{}")
+    check_outputs(argparse.Namespace(json=place / "mine" / "metrics.json", model=str(place / "mine")))
     check_outputs(argparse.Namespace(json=place / "mine" / "found.json", out=place / "mine", data=str(place / "mine")))
     check_outputs(argparse.Namespace(json=Path("/dev/null"), out=Path("/dev/null")))
 
