@@ -92,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
     try:
         live_with_launcher()
         expand_home(args)
-        check_output(args.json)
+        check_written(args)
         check_outputs(args)
         check_texts(args)
         check_counts(args)
@@ -166,6 +166,20 @@ def check_output(path: Path | None, option: str = "--json") -> None:
         files.check_writable(path, f"{option} {path}")
 
 
+def check_written(args: argparse.Namespace) -> None:
+    """UserError where a file of these options cannot be written, or its ending says no form, before any work."""
+    check_output(args.json)
+    if "confusion" in vars(args):
+        check_output(args.confusion, "--confusion")
+        check_output(args.per_class, "--per-class")
+        if args.confusion is not None:
+            files.kind_of_picture(args.confusion)
+    if "predictions" in vars(args):
+        from mmkit.evals.predictions import check_predictions
+
+        check_predictions(args.predictions)
+
+
 def check_outputs(args: argparse.Namespace) -> None:
     """UserError for an output that is what the command reads, or a file of it, or what it writes too."""
     given = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
@@ -224,9 +238,8 @@ def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
     Commands call it after they have shown their outcome, so that no failure here loses it.
     """
-    if path is None or rank() != 0:
-        return
-    files.write_json(path, nested(numbers))
+    if path is not None and rank() == 0:
+        files.write_json(path, nested(numbers))
 
 
 def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,9 +95,6 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> Mapping[str, Any]:
-    from mmkit.evals.predictions import check_predictions
-
-    check_predictions(args.predictions)
     source = open_data(
         args, {"question"}, FIELDS, annotations=args.annotations, pictures=args.pictures,
         answers_needed=args.predictions is None,
