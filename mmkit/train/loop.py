@@ -23,6 +23,7 @@ from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
 from mmkit.errors import Stopped
 from mmkit.files import write_json
+from mmkit.progress import progress
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
 from mmkit.task import StepCounts
 from mmkit.train import folder, resuming
@@ -37,7 +38,7 @@ from mmkit.train.optim import make_optimizer, set_learning_rate
 from mmkit.train.plan import Plan, make_plan
 from mmkit.train.precision import ProductChoice, choose_precision, choose_product
 from mmkit.train.rng import seed_all, undisturbed
-from mmkit.train.runlog import Display, RunLog
+from mmkit.train.runlog import RunLog, summary
 from mmkit.train.saving import SaveModel, Saving
 from mmkit.train.setup import StopSignal, make_accelerator, numeric_settings, start_processes, threads_for
 from mmkit.train.throughput import Meter, peak_memory
@@ -49,15 +50,9 @@ Build = Callable[[Experiment, Path, BatchPlan], Parts]
 
 
 def train(
-    experiment: Experiment,
-    out: str | Path,
-    resume: bool = False,
-    *,
-    save_model: SaveModel | None = None,
-    build_parts: Build = build,
-    apart: Collection[str] = (),
-    free: Sequence[str] = (),
-) -> dict[str, float]:
+    experiment: Experiment, out: str | Path, resume: bool = False, *, save_model: SaveModel | None = None,
+    build_parts: Build = build, apart: Collection[str] = (), free: Sequence[str] = (),
+) -> dict[str, float]:  # fmt: skip
     """Run an experiment in the folder ``out``; the last metrics, by dotted name.
 
     resume: go on from the newest checkpoint of that folder (from the beginning where there is none yet).
@@ -114,11 +109,8 @@ def _make_trainer(
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         wrapped, optimizer = accelerator.prepare(parts.task, make_optimizer(parts.task, exp.optim))
     seed_all(exp.run.seed + rank())
-    guard = Guard(
-        accelerator.device,
-        max_bad_fraction=exp.data.max_bad_fraction,
-        gradients=accelerator.mixed_precision != "fp16",
-    )
+    gradients = accelerator.mixed_precision != "fp16"
+    guard = Guard(accelerator.device, max_bad_fraction=exp.data.max_bad_fraction, gradients=gradients)
     saving = Saving(
         out=out, run=exp.run, experiment=dumped, task=parts.task, optimizer=optimizer, scaler=accelerator.scaler,
         predictor=parts.predictor, save_model=save_model,
@@ -160,8 +152,8 @@ class Trainer:
         check_evaluators(self.evaluators, self.parts.predictor())
         self.begin(fresh, apart)
         last = min(self.plan.steps or ENDLESS, self.exp.run.stop_after_steps or ENDLESS)
-        self.display = Display(total=self.plan.steps, start=self.step, shown=rank() == 0)
-        try:
+        with progress(rank() == 0, keep=True) as self.tell, closing(self.log):
+            self.tell("step", self.step, self.plan.steps)
             with self.stop.listening():
                 with suppress(Stopped):  # in an evaluation; all processes come here, and save
                     self._steps(last)
@@ -179,9 +171,6 @@ class Trainer:
                 )
             if not self._done() and rank() == 0:
                 logger.info("stopped after step %d; go on with --resume", self.step)
-        finally:
-            self.display.close()
-            self.log.close()
         numbers = {"step": float(self.step)} | self.metrics | peak_memory()
         if self._done():
             on_first(lambda: write_json(self.out / folder.NUMBERS, numbers))
@@ -230,7 +219,6 @@ class Trainer:
             steps = self.clock.steps(self.step)
             warmup = self.exp.optim.warmup(steps, self.plan.steps_per_epoch)
             self.plan = replace(self.plan, steps=steps, warmup_steps=warmup)
-            self.display.total = steps
 
     def _owed(self) -> bool:
         """Whether the process that saved this step ended before its evaluation."""
@@ -324,7 +312,7 @@ class Trainer:
         self.log.event("train", self.step, {name: self.metrics[name] for name in (*values, *rates)} | peak_memory() | {
             name: self.metrics[name] for name in ("samples_per_second", "data_share")
         })  # fmt: skip
-        self.display.update(self.step, self.metrics)
+        self.tell("step", self.step, self.plan.steps, summary(self.metrics))
 
     def evaluate(self) -> None:
         """Run the evaluators, on all processes; without effect on the random state of training."""

@@ -9,13 +9,12 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import UserError
 from mmkit.files import write_text
-from mmkit.progress import progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -86,31 +85,10 @@ def events_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, json.loads(line)
 
 
-class Display:
-    """The progress of a run: see ``mmkit.progress``. Silent on all but the first process."""
-
-    def __init__(self, *, total: int, start: int, shown: bool) -> None:
-        self.total = total
-        self._shown = ExitStack()
-        self._report = self._shown.enter_context(progress(shown, keep=True))
-        self._report("step", start, total)
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show that ``step`` steps are done; ``values``: the newest numbers, of which some are shown."""
-        self._report("step", step, self.total, summary(values))
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._shown.close()
-
-
 def summary(values: Mapping[str, float]) -> str:
     """Loss, its parts, rate and data share, as a short text."""
-    parts = [
-        f"{name.removeprefix('losses.')} {value:.3f}"
-        for name, value in values.items()
-        if name.split(".")[0] in ("loss", "losses")
-    ]
+    shown = [name for name in values if name.split(".")[0] in ("loss", "losses")]
+    parts = [f"{name.removeprefix('losses.')} {values[name]:.3f}" for name in shown]
     if "samples_per_second" in values:
         parts.append(f"{values['samples_per_second']:.1f} samples/s, {values['data_share']:.0%} waiting for data")
     return "  ".join(parts)
