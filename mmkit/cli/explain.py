@@ -138,9 +138,7 @@ def _source(args: argparse.Namespace) -> Source:
     if args.refs is not None:
         if args.images is None or args.instances is None:
             raise UserError("--refs goes with --instances and --images: instances.json and the folder of the pictures")
-        return RefCoco(
-            args.data, args.images, refs=args.refs, instances=args.instances, detections=args.detections
-        )  # fmt: skip
+        return RefCoco(args.data, args.images, refs=args.refs, instances=args.instances, detections=args.detections)
     if len(args.data) != 1 or any(value is not None for value in (args.images, args.instances, args.detections)):
         raise UserError(
             "--data: one file of records, or RefCOCO+ lists with --refs, --instances, --detections, --images"

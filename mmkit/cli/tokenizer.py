@@ -39,10 +39,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     example = next(iter(captions_of(source)))
     fit = coverage(tokenizer, islice(captions_of(source), 1000), max_tokens=512)
     return {
-        "folder": str(args.out),
-        "vocab_size": tokenizer.vocab_size,
-        "example": example,
+        "folder": str(args.out), "vocab_size": tokenizer.vocab_size, "example": example,
         "tokens": len(tokenizer.encode(example, max_tokens=512)),
-        "unknown": fit.unknown / max(1, fit.pieces),
-        "spelt": fit.spelt / max(1, fit.pieces),
-    }
+        "unknown": fit.unknown / max(1, fit.pieces), "spelt": fit.spelt / max(1, fit.pieces),
+    }  # fmt: skip

@@ -15,12 +15,7 @@ from mmkit import network
 from mmkit.data.images.formats import kind_of, suffix_of
 from mmkit.errors import UserError
 
-WEIGHTS = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 INDEX = ".index.json"
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
@@ -77,8 +72,7 @@ def check_is_weights(path: Path) -> None:
         raise UserError(f"{path}: an empty file; copy or download it again")
     if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":  # torch.save, a pickle, safetensors
         return
-    kind = f"a picture ({suffix_of(head)})" if suffix_of(head) else kind_of(head)
-    if kind:
+    if kind := f"a picture ({suffix_of(head)})" if suffix_of(head) else kind_of(head):
         raise UserError(f"{path}: {kind}, no checkpoint")
     raise UserError(
         f"{path}: no weights, or damaged: neither a safetensors file nor one that torch.save wrote; give one of those, "
@@ -121,8 +115,7 @@ def _from_hub(source: str, repository: str) -> Path:
     found = _fetch(repository) if network.hub_answers() else "it cannot be reached"
     if isinstance(found, Path):
         return found
-    here = cached(repository, WEIGHTS)
-    if here is not None:
+    if (here := cached(repository, WEIGHTS)) is not None:
         return here
     raise UserError(
         f"{source}: not in the cache, and not to be had from the Hugging Face hub ({found}). Where there is a network, "

@@ -243,6 +243,4 @@ def _config_of(path: Path) -> Mapping[str, Any]:
     names = ["config.json", OPEN_CLIP_CONFIG]
     files = [path.parent / name for name in (reversed(names) if path.name.startswith("open_clip") else names)]
     file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return {}
-    return read_json(file)
+    return {} if file is None else read_json(file)

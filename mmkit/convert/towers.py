@@ -22,10 +22,8 @@ from mmkit.errors import UserError
 from mmkit.heads.base import Head
 
 TOWERS = {
-    "image": ("model.image.",),
-    "text": ("model.text.", "model.fusion.", "heads.mlm."),
-    "model": ("model.", "heads."),
-}
+    "image": ("model.image.",), "text": ("model.text.", "model.fusion.", "heads.mlm."), "model": ("model.", "heads."),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

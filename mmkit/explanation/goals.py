@@ -90,11 +90,9 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
     match; that of a name within its caption in 71 % and 42 %. A caption that names a part only is no match to it.
     """
     offered: dict[TargetName, bool] = {
-        "mlm": guesses_words(predictor),
-        "itm": predictor.can_match(),
+        "mlm": guesses_words(predictor), "itm": predictor.can_match(), "itc": bool(predictor.model.spec.embed_dim),
         "answer": any(map(_answers, predictor.heads.values())),
-        "itc": bool(predictor.model.spec.embed_dim),
-    }
+    }  # fmt: skip
     found = next((name for name in order if offered[name]), None)
     if found is None:
         wanted = ", ".join(f"{name} ({WHAT[name]})" for name in order)
@@ -105,8 +103,7 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
 
 def guesses_words(predictor: Predictor) -> bool:
     """Whether hidden words are guessed from the picture."""
-    has_mask = predictor.tokenizer.mask_id is not None
-    return has_mask and bool(predictor.model.spec.fuses) and predictor.has(Guesses)
+    return predictor.tokenizer.mask_id is not None and bool(predictor.model.spec.fuses) and predictor.has(Guesses)
 
 
 def answer_head(predictor: Predictor) -> Any:

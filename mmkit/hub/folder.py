@@ -76,14 +76,10 @@ def save(
     tokenizer = predictor.tokenizer if predictor.reads_words else None
     words = {} if tokenizer is None else {"vocab_size": predictor.model.spec.vocab_size, "pad_id": tokenizer.pad_id}
     config = {
-        "format": FORMAT,
-        "mmkit": _version(),
-        "model": _sized(parts["model"], predictor),
+        "format": FORMAT, "mmkit": _version(), "model": _sized(parts["model"], predictor),
         "heads": {name: parts["heads"][name] for name, head in predictor.heads.items() if _has_weights(head)},
-        "resolved": words,
-        "experiment": dict(experiment),
-        **({"training": dict(training)} if training else {}),
-    }
+        "resolved": words, "experiment": dict(experiment), **({"training": dict(training)} if training else {}),
+    }  # fmt: skip
     preprocessing = {"image": dump(predictor.transform), "max_tokens": predictor.max_tokens if words else 0}
     if own := files_of([config, preprocessing]):
         config["own"] = own
@@ -100,13 +96,9 @@ def save(
 
 
 def load(
-    path: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    precision: Literal["float32", "bf16"] = "float32",
-    image_size: int | tuple[int, int] | None = None,
-    allow: str | Sequence[str] = (),
-) -> Predictor:
+    path: str | Path, *, device: str | torch.device = "cpu", precision: Literal["float32", "bf16"] = "float32",
+    image_size: int | tuple[int, int] | None = None, allow: str | Sequence[str] = (),
+) -> Predictor:  # fmt: skip
     """The model in a folder: see ``mmkit.load``; or one of open_clip's, see ``mmkit/hub/open_clip/models.py``."""
     if str(path).startswith(OPEN_CLIP):
         from mmkit.hub.open_clip.models import load_open_clip

@@ -132,8 +132,7 @@ def _other_kind(layout: Layout | None, file: Checkpoint) -> str | None:
     settings = file.config
     stated = settings.get("model_type")
     if isinstance(stated, str) and not (layout is not None and stated == "bert"):
-        name = NAMES.get(stated, repr(stated))
-        return f"a {name} (its config.json: model_type {stated})"
+        return f"a {NAMES.get(stated, repr(stated))} (its config.json: model_type {stated})"
     if stated is None and _is_roberta(file.state):
         return f"a {ROBERTA}, by its keys"
     return None

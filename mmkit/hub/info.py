@@ -87,10 +87,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
             "kind": "a model of mmkit",
             "use": f"mmkit.load({str(folder)!r}{', allow=...' if own else ''}), or --model {shlex.quote(str(folder))}"
             f"{let_in} in every command",
-            "model": config["model"]["target"],
-            "heads": ", ".join(config["heads"]) or "none",
-            "mmkit": config["mmkit"],
-        }
+            "model": config["model"]["target"], "heads": ", ".join(config["heads"]) or "none", "mmkit": config["mmkit"],
+        }  # fmt: skip
         found |= {f"own code.{module}": str(files.get(module, "not recorded")) for module in own}
         found |= parameters(shapes_in(needed(folder, WEIGHTS)))
         found |= preprocessing(shown["image"], shown["max_tokens"])
@@ -107,16 +105,12 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     with _or_damaged(folder, CHECKPOINT[-1]):
         run, experiment = folder.absolute().parents[1], meta.experiment
         arguments = experiment["args"]
-        saved = is_ours(run)
         found: dict[str, Any] = {
-            "kind": "a training checkpoint of mmkit: weights, teacher, queues, optimizer",
-            "step": meta.step,
-            "run": str(run),
-            "use": "mmkit train ... --resume goes on from the newest one of its run"
-            + (f"; the model for use is mmkit.load({str(run)!r})" if saved else ""),
-            "model": arguments["model"]["target"],
-            "heads": ", ".join(arguments["heads"]),
-        }
+            "kind": "a training checkpoint of mmkit: weights, teacher, queues, optimizer", "step": meta.step,
+            "run": str(run), "use": "mmkit train ... --resume goes on from the newest one of its run"
+            + (f"; the model for use is mmkit.load({str(run)!r})" if is_ours(run) else ""),
+            "model": arguments["model"]["target"], "heads": ", ".join(arguments["heads"]),
+        }  # fmt: skip
         found |= parameters(shapes_in(inside(folder, CHECKPOINT[0])))
         if (run / PREPROCESSING).is_file():
             shown = read_json(run / PREPROCESSING)
@@ -125,8 +119,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
             data = arguments["data"]["args"]
             found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
         found |= {"tokenizer": tokenizer(inside(run, TOKENIZER))} if arguments["tokenizer"] else NO_WORDS
-        training = record(run, experiment) | {"steps": meta.step, "records": meta.records}
-        return found | facts(training)
+        return found | facts(record(run, experiment) | {"steps": meta.step, "records": meta.records})
 
 
 @contextmanager

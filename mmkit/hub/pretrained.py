@@ -89,15 +89,10 @@ class Pretrained(ModelHubMixin, library_name="mmkit", tags=["mmkit", "vision-lan
         model_card_kwargs: see ``generate_model_card``; the card's example loads this folder unless they say otherwise.
         """
         name = (repo_id or Path(save_directory).name) if push_to_hub else str(save_directory)
-        options = {"repository": name} | dict(model_card_kwargs or {})
         return super().save_pretrained(
-            save_directory,
-            config=config,
-            repo_id=repo_id,
-            push_to_hub=push_to_hub,
-            model_card_kwargs=options,
-            **push_to_hub_kwargs,
-        )
+            save_directory, config=config, repo_id=repo_id, push_to_hub=push_to_hub,
+            model_card_kwargs={"repository": name} | dict(model_card_kwargs or {}), **push_to_hub_kwargs,
+        )  # fmt: skip
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None,

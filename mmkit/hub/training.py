@@ -47,14 +47,11 @@ def record(folder: Path, experiment: Mapping[str, Any], follow: bool = False) ->
         licences += found.get("licences") or _of_weights(source)
     counts = read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
     return {
-        "data": _described(train),
-        "records": counts.get("records"),
-        "steps": _steps(folder),
-        "heads": sorted(arguments["heads"]),
-        "init": init,
+        "data": _described(train), "records": counts.get("records"), "steps": _steps(folder),
+        "heads": sorted(arguments["heads"]), "init": init,
         "before": {source: found for source, found in before.items() if found},
         "licences": list({tuple(licence): list(licence) for licence in licences}.values()),
-    }
+    }  # fmt: skip
 
 
 def of_folder(folder: Path, saved: Mapping[str, Any]) -> dict[str, Any]:

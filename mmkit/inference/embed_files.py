@@ -126,12 +126,10 @@ def _made(
     for message in bad:
         log.warning("left out: %s", message)
     about: dict[str, Any] = {
-        "keys": [record.key for record in good],
+        "keys": [record.key for record in good], "image_ids": [record.image_id for record in good],
         "paths": [str(record.image) if isinstance(record.image, Path) else "" for record in good],
-        "image_ids": [record.image_id for record in good],
-        "captions": [list(record.captions) if texts else [] for record in good],
-        "unreadable": bad,
-    }
+        "captions": [list(record.captions) if texts else [] for record in good], "unreadable": bad,
+    }  # fmt: skip
     flat = [caption for group in about["captions"] for caption in group]
     return _Part(about, torch.cat(images), predictor.encode_text(flat, batch_size))
 

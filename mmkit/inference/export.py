@@ -191,9 +191,8 @@ def _facts(predictor: Predictor, graphs: dict[str, Graph]) -> dict[str, Any]:
         "graphs": {name: {**vars(graph), "file": graph.file.name} for name, graph in graphs.items()},
         "preprocessing": dump(predictor.transform),
         **({"pad_id": predictor.tokenizer.pad_id} if predictor.reads_words else {}),
-        "max_tokens": predictor.max_tokens,
-        "torch": torch.__version__,
-    }
+        "max_tokens": predictor.max_tokens, "torch": torch.__version__,
+    }  # fmt: skip
 
 
 @contextmanager

@@ -118,8 +118,7 @@ class Predictor:
             chunks = batches(texts, batch_size)
             for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
                 bank = TokenBank(self.text_tokens(chunk, batch_size))
-                pairs = torch.arange(len(chunk))[:, None].expand(-1, 2)
-                scores.append(self.match_pairs(image, bank, pairs))
+                scores.append(self.match_pairs(image, bank, torch.arange(len(chunk))[:, None].expand(-1, 2)))
         return torch.cat(scores).sigmoid() if scores else torch.empty(0)
 
     def answer(

@@ -115,12 +115,11 @@ def collect_classified(source: Source, result: ZeroShotResult, *, shown: int = 1
     rows = sorted(Random(seed).sample(range(len(result.labels)), min(shown, len(result.labels))))
     return [
         Classified(
-            image=load_image(source[result.rows[row]]),
-            label=names[int(result.labels[row])],
+            image=load_image(source[result.rows[row]]), label=names[int(result.labels[row])],
             best=tuple(names[c] for c in result.top[row, :3].tolist()),
         )
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def _best(

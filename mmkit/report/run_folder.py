@@ -123,13 +123,11 @@ def facts(folder: str | Path, events: Sequence[Mapping[str, Any]]) -> list[tuple
         if last and key in last[0]:
             out.append((name, f"{last[0][key]:.3g} {unit}"))
     for key, value in _json(folder / "data.json").items():
-        if key not in ("records",):
+        if key != "records":
             out.append((key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
-    command = folder / "command.txt"
-    if command.is_file():
+    if (command := folder / "command.txt").is_file():
         out.append(("command", command.read_text(encoding="utf-8").splitlines()[-1]))
-    versions = _json(folder / "versions.json")
-    if versions:
+    if versions := _json(folder / "versions.json"):
         out.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
     return out
 

@@ -47,15 +47,9 @@ class Guard:
         self._pending: _Watched | None = None
 
     def watch(
-        self,
-        step: int,
-        losses: Sequence[Mapping[str, Tensor]],
-        norm: Tensor,
-        keys: Sequence[tuple[str, ...]],
-        skipped: Sequence[str],
-        stop: bool,
-        miscounted: Mapping[str, Tensor] | None = None,
-    ) -> None:
+        self, step: int, losses: Sequence[Mapping[str, Tensor]], norm: Tensor, keys: Sequence[tuple[str, ...]],
+        skipped: Sequence[str], stop: bool, miscounted: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         """Take note of step ``step`` (from 1): the losses and sample names of each micro-batch, the gradient's norm.
 
         miscounted: by loss, whether its head counted otherwise than it had said before the step.

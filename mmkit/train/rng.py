@@ -22,10 +22,9 @@ def random_state() -> dict[str, Any]:
     """All states, as values that ``torch.load(weights_only=True)`` accepts."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": random.getstate(), "torch": torch.get_rng_state(),
         "numpy": (str(name), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)),
-        "torch": torch.get_rng_state(),
-    }
+    }  # fmt: skip
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state

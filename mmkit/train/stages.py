@@ -32,12 +32,7 @@ logger = logging.getLogger("mmkit.train")
 
 
 def train_stages(
-    experiment: Experiment,
-    out: str | Path,
-    resume: bool = False,
-    *,
-    save_model: SaveModel,
-    allow: Sequence[str] = (),
+    experiment: Experiment, out: str | Path, resume: bool = False, *, save_model: SaveModel, allow: Sequence[str] = ()
 ) -> dict[str, float]:
     """All stages in the folder ``out``; the last metrics of each, by dotted name behind the name of its folder.
 

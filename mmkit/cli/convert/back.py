@@ -108,9 +108,7 @@ def _record_of(folder: Path) -> dict[str, Any]:
         "layout": "", "constants": [], "names": {}, "dtypes": {}, "parallel": False, "prefix": "", "wrapper": ["model"],
     }  # fmt: skip
     file = folder / CONVERSION
-    if not file.is_file():
-        return plain
-    return plain | read_json(file, "convert the foreign file again, or take it away")
+    return plain | (read_json(file, "convert the foreign file again, or take it away") if file.is_file() else {})
 
 
 def _rows(layout: Layout, state: State, folder: Path) -> list[Row]:
@@ -136,10 +134,8 @@ def _attempt(layout: Layout, state: State) -> tuple[list[Row], str]:
         return [], f"it has no {error}"
     except UserError as error:
         return [], str(error).rstrip(".")
-    missing = lacking(rows, state)
-    if missing:
-        parts = sorted({_part(name) for name in missing})
-        told = ", ".join(_described(part, state) for part in parts)
+    if missing := lacking(rows, state):
+        told = ", ".join(_described(part, state) for part in sorted({_part(name) for name in missing}))
         return [], f"it has not {told} (missing {shortened(missing, 4)})"
     known = {name for row in rows for name in ours_of(row)}
     written = {_part(name) for name in known}
@@ -174,11 +170,10 @@ def _as_recorded(rows: Iterable[Row], record: Mapping[str, Any], same: bool) -> 
     return found
 
 
-def _say_left(rows: Iterable[Row], state: State) -> None:
+def _say_left(rows: Sequence[Row], state: State) -> None:
     """Log what of ours is not written: by a rule, or as the layout has no such part."""
     from mmkit.convert.tables.table import Left, ours_of
 
-    rows = list(rows)
     ruled = Counter(row.why for row in rows if isinstance(row, Left))
     known = {name for row in rows for name in ours_of(row)}
     others = Counter(_part(name) for name in state if name not in known)
@@ -195,8 +190,7 @@ def _whole_state(folder: Path) -> State:
     from mmkit.train.checkpoint import load_state, read_state
     from mmkit.train.resuming import latest
 
-    newest = latest(folder / "checkpoints")
-    if newest is not None:
+    if (newest := latest(folder / "checkpoints")) is not None:
         log.info("written from the checkpoint %s", newest)
         return read_state(newest, load_state(newest)["rest"])
     weights = folder / WEIGHTS

@@ -158,12 +158,10 @@ def _check_taken(layout: Layout, choices: Choices) -> None:
     from mmkit.convert.layouts.known import LAYOUTS
     from mmkit.convert.layouts.layout import Choices
 
-    plain = Choices()
     if layout.takes is None:
         return
-    given = [name for name in OPTIONS[2:] if getattr(choices, name) != getattr(plain, name)]
-    for name in given:
-        if name not in layout.takes:
+    for name in OPTIONS[2:]:
+        if name not in layout.takes and getattr(choices, name) != getattr(Choices(), name):
             users = ", ".join(other.name for other in LAYOUTS if other.takes and name in other.takes)
             raise UserError(
                 f"--{name.replace('_', '-')}: of no use for the layout {layout.name} ({layout.what}); it is for {users}"
@@ -212,9 +210,8 @@ def _tokenizer(file: Checkpoint, recipe: Recipe, given: str | None) -> tuple[Tok
     if tokenizer.vocab_size < recipe.vocab_size:
         log.info(
             "the weights have %d rows of words and the tokenizer %d words: the rest are rows without a word, and stay",
-            recipe.vocab_size,
-            tokenizer.vocab_size,
-        )
+            recipe.vocab_size, tokenizer.vocab_size,
+        )  # fmt: skip
     if tokenizer.vocab_size > recipe.vocab_size:
         raise UserError(
             f"the weights know {recipe.vocab_size} words and the tokenizer {name} has {tokenizer.vocab_size}: give the "
@@ -260,8 +257,7 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
             _check_shapes(prefix, own, module.state_dict())
             module.load_state_dict(own)
             rest -= {f"{prefix}.{name}" for name in own if "queue" not in name}
-    kept = {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}
-    if kept:
+    if kept := {name: state[name].clone(memory_format=torch.contiguous_format) for name in sorted(rest)}:
         write_tensors(out / TRAINING_STATE, kept)
     parts = {"model": dump(recipe.model), "heads": {name: dump(head) for name, head in recipe.heads.items()}}
     hub.save(out, predictor, {"name": layout.name, "args": parts})
@@ -301,13 +297,8 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
     from mmkit.files import write_json
 
     record = {
-        "layout": layout.name,
-        "what": layout.what,
-        "licence": layout.licence,
-        "file": file.path.name,
-        "wrapper": list(file.wrapper),
-        "parallel": file.parallel,
-        "prefix": file.prefix,
+        "layout": layout.name, "what": layout.what, "licence": layout.licence, "file": file.path.name,
+        "wrapper": list(file.wrapper), "parallel": file.parallel, "prefix": file.prefix,
         "constants": [row.theirs for row in recipe.rows if isinstance(row, Constant)],
         "names": _other_names(layout, recipe, state),
         "dtypes": {
@@ -318,5 +309,5 @@ def _write_record(out: Path, layout: Layout, file: Checkpoint, recipe: Recipe, s
         "dropped": {row.theirs: row.why for row in recipe.rows if isinstance(row, Dropped)},
         "beside": {key: value for key, value in file.beside.items() if isinstance(value, int | float | str)},
         "training_state": bool(rest),
-    }
+    }  # fmt: skip
     write_json(out / CONVERSION, record)

@@ -171,11 +171,8 @@ def of_open_clip(given: Settings, file: str = OPEN_CLIP_CONFIG) -> Reading:
         raise UserError(f"{file}: preprocess_cfg.{odd[0]} = {said[odd[0]]!r} is not known to mmkit")
     known |= said
     fits: dict[str, Fit] = {"shortest": "cover", "longest": "inside", "squash": "squash"}
-    for key, choices in (
-        ("mode", ("RGB",)),
-        ("interpolation", ("bicubic", "bilinear", "random")),
-        ("resize_mode", fits),
-    ):
+    ways = {"mode": ("RGB",), "interpolation": ("bicubic", "bilinear", "random"), "resize_mode": tuple(fits)}
+    for key, choices in ways.items():
         if known[key] not in choices:
             raise UserError(f"{file}: preprocess_cfg.{key} is {known[key]!r}; mmkit knows {', '.join(choices)}")
     size = known["size"]

@@ -73,19 +73,16 @@ def parts_of(state: Mapping[str, Tensor]) -> Parts:
     crosses = [f"{layers}{i}.crossattention.self.query.weight" in state for i in range(depth_of(state, layers))]
     if "visual_encoder.cls_token" not in state or True not in crosses or crosses != sorted(crosses):
         raise UserError("this is not an ALBEF: no visual_encoder, or no upper text layers with cross-attention")
+    queue = state["image_queue"].shape[1] if "image_queue" in state else 0
     return Parts(
         kind=_kind(state), image_depth=depth_of(state, "visual_encoder.blocks."),
         patch=tuple(state["visual_encoder.patch_embed.proj.weight"].shape[2:]),
         text_depth=crosses.index(True), fusion_depth=sum(crosses), teacher="visual_encoder_m.cls_token" in state,
         decoder_depth=depth_of(state, "text_decoder.bert.encoder.layer."),
-        empty_queue=tuple(name for name in QUEUE if name in state) if _empty(state) else (),
-        queue=state["image_queue"].shape[1] if "image_queue" in state else 0, image_ids="idx_queue" in state,
+        empty_queue=tuple(name for name in QUEUE if name in state) if "image_queue" in state and not queue else (),
+        queue=queue, image_ids="idx_queue" in state,
         position_ids=(_counted(state, text), _counted(state, "text_decoder.bert.")),
     )  # fmt: skip
-
-
-def _empty(state: Mapping[str, Tensor]) -> bool:
-    return "image_queue" in state and not state["image_queue"].shape[1]
 
 
 def _kind(state: Mapping[str, Tensor]) -> Kind:
@@ -139,10 +136,8 @@ def tower(parts: Parts, suffix: str, model: str, head: str) -> list[Row]:
         f"{model}.text", parts.text_depth, f"{model}.fusion", parts.fusion_depth, f"{inner}encoder.layer", bert.CROSSING
     )
     if parts.joint:
-        rows += [
-            *layer(f"{model}.image_proj", f"vision_proj{suffix}"),
-            *layer(f"{model}.text_proj", f"text_proj{suffix}"),
-        ]
+        rows += layer(f"{model}.image_proj", f"vision_proj{suffix}")
+        rows += layer(f"{model}.text_proj", f"text_proj{suffix}")
     if parts.mlm:
         rows += bert.vocabulary_head(f"{head}mlm", predictions, (f"{predictions}.decoder.bias",))
     if parts.kind == "vqa":

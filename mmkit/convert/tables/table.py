@@ -47,8 +47,7 @@ class Split:
     def cut(self, value: Tensor) -> State:
         """Ours from theirs."""
         unit = len(value) // sum(self.shares)
-        parts = value.split([unit * share for share in self.shares])
-        return dict(zip(self.ours, parts, strict=True))
+        return dict(zip(self.ours, value.split([unit * share for share in self.shares]), strict=True))
 
 
 @dataclass(frozen=True)

@@ -205,11 +205,8 @@ def rows_of(parts: Parts) -> list[Row]:
         rows += layer("heads.answer.pool", f"{p}pooler.dense")
         rows += layers("heads.answer", parts.answer, {"dense": "0", "norm": "1", "out": "3"})
     if parts.mlm_bias:
-        rows += [
-            *layer("heads.mlm.dense", "mlm_score.transform.dense"),
-            *layer("heads.mlm.norm", "mlm_score.transform.LayerNorm"),
-            same("heads.mlm.bias", parts.mlm_bias[0], also=parts.mlm_bias[1:]),
-        ]
+        rows += layers("heads.mlm", "mlm_score.transform", {"dense": "dense", "norm": "LayerNorm"})
+        rows.append(same("heads.mlm.bias", parts.mlm_bias[0], also=parts.mlm_bias[1:]))
         rows += [] if parts.tied else [same("heads.mlm.words", WORDS)]
     return rows
 

@@ -83,9 +83,7 @@ def table(state: Mapping[str, Tensor], ours: str = "image", *, distilled: bool =
     patch = tuple(state["patch_embed.proj.weight"].shape[2:])
     rows += tower(ours, "", depth_of(state, "blocks."), patch, prefix)
     for key in state:
-        why = next((why for start, why in BESIDE.items() if key.startswith(start)), None)
-        if why is not None:
-            rows.append(Dropped(key, why))
+        rows += [Dropped(key, why) for start, why in BESIDE.items() if key.startswith(start)][:1]
     return rows
 
 

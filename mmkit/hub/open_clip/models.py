@@ -44,12 +44,9 @@ FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeErr
 
 
 def load_open_clip(
-    spec: str,
-    *,
-    device: str | torch.device = "cpu",
-    precision: Literal["float32", "bf16"] = "float32",
+    spec: str, *, device: str | torch.device = "cpu", precision: Literal["float32", "bf16"] = "float32",
     image_size: int | tuple[int, int] | None = None,
-) -> Predictor:
+) -> Predictor:  # fmt: skip
     """A predictor without heads. UserError names what is missing, and which file to fetch where there is no network."""
     name = parse(spec)
     with _at_once_without_network(name), never_asked():
@@ -95,14 +92,10 @@ def describe_open_clip(spec: str) -> dict[str, Any]:
     size = getattr(words, "vocab_size", None) or getattr(clip, "vocab_size", None)
     shown = {f"preprocessing.{key}": str(value) for key, value in picture.items() if key != "size"}
     return {
-        "kind": "a model of open_clip",
-        "use": f"--model {spec} in every command, or mmkit.load({spec!r})",
-        "model": name.arch or name.place,
-        "weights": where,
-        "parameters": sum(parts.values()),
+        "kind": "a model of open_clip", "use": f"--model {spec} in every command, or mmkit.load({spec!r})",
+        "model": name.arch or name.place, "weights": where, "parameters": sum(parts.values()),
         **{f"parameters.{part}": count for part, count in parts.most_common(12)},
-        "image_size": str(picture["size"]), **shown,
-        "max_tokens": int(words.context_length),
+        "image_size": str(picture["size"]), **shown, "max_tokens": int(words.context_length),
         "tokenizer": type(words).__name__ + (f", {size} words" if size else ""),
         "training.data": f"as the tag says: {name.tag}" if name.tag else "not stated",
         "training.steps": "not stated",
@@ -164,10 +157,8 @@ def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(dict(tag)))
     except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
-        url = _address(tag)
-        reason = _first_line(error)
-        if tag.get("hf_hub") and constants.HF_HUB_OFFLINE:
-            reason = "the Hugging Face hub cannot be reached"
+        url, offline = _address(tag), tag.get("hf_hub") and constants.HF_HUB_OFFLINE
+        reason = "the Hugging Face hub cannot be reached" if offline else _first_line(error)
         raise UserError(
             f"{name.spec}: its weights are not on this machine and cannot be fetched ({reason}). Where "
             f"there is a network, fetch {url}, put it where you like, and write "
@@ -178,8 +169,7 @@ def _fetched(name: Name, tag: Mapping[str, Any]) -> Path:
 def _address(tag: Mapping[str, Any]) -> str:
     if not tag.get("hf_hub"):
         return str(tag["url"])
-    path = PurePosixPath(tag["hf_hub"])
-    owner, repository, *inside = path.parts
+    owner, repository, *inside = PurePosixPath(tag["hf_hub"]).parts
     file = "/".join(inside) or "open_clip_model.safetensors"
     return f"https://huggingface.co/{owner}/{repository}/resolve/main/{file}"
 
