@@ -85,3 +85,4 @@ def test_words_are_missed_by_name():
     for name in ("ids", "mask", "caption_id"):
         with pytest.raises(UserError, match="reads words, and this run has pictures alone: give it a tokenizer"):
             getattr(f, name)
+    assert f.same.tolist() == f.same_image.tolist() == torch.eye(2).bool().tolist()

@@ -121,6 +121,10 @@ def test_examples_are_the_best_and_the_right_are_marked():
         assert min(a.similarity for a in query.answers[:5]) >= rest[0]
     for query in found.by_picture:
         own = next(r.captions for r in records if r.captions[0] == query.text)
+        said = {text for r in records if not set(r.captions).isdisjoint(own) for text in r.captions}
+        assert query.answers[query.place - 1].right
+        assert not any(a.right for a in query.answers[: query.place - 1])
+        assert {a.text for a in query.answers if a.right} <= said
         for answer in query.answers[:3]:
             wanted = model.match([query.image], [answer.text]).item()
             assert answer.probability == pytest.approx(wanted, abs=1e-5)

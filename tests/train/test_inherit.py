@@ -84,6 +84,19 @@ def test_the_words_of_a_start_are_told_by_it_or_where_it_is_gone_by_the_run(tmp_
     assert inherit._reads_words(str(start), own)
 
 
+def test_a_stage_whose_start_is_gone_finds_it_in_its_own_folder(start, tmp_path):
+    exp = two_stages()
+    exp = change(exp, first=change(exp.first, model=None, tokenizer=None, init={"model": str(tmp_path / "gone")}))
+    own = tmp_path / "run" / exp.first.subfolder
+    own.mkdir(parents=True)
+    shutil.copy(start / inherit.EXPERIMENT, own)
+    found = inherited(exp, tmp_path / "run")
+    assert arguments_of(found.first.model) == arguments_of(tiny().model)
+    assert found.first.tokenizer is not None
+    with pytest.raises(UserError, match="not the folder of a model"):
+        inherited(change(exp.first, subfolder=""), tmp_path / "run")
+
+
 def test_a_model_without_a_size_of_pictures_keeps_its_arguments():
     def sizeless(width, vocab_size=0):
         pass
