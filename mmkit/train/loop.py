@@ -83,6 +83,7 @@ def train(
                 logger.info("%s", line)
             if start is not None and meta is not None:
                 resuming.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
+                resuming.check_tokenizer(start, meta)
                 cut = resuming.check_batch(start, meta, batch)
                 if cut and rank() == 0:
                     logger.warning("%s", cut)
@@ -352,7 +353,7 @@ class Trainer:
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
             metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
-            seconds=self.clock.seconds,
+            seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"),
         )  # fmt: skip
         with self.clock.paused():
             self.saving.save(meta)

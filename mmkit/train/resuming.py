@@ -5,6 +5,7 @@ What is in them, ``mmkit/train/checkpoint.py`` reads and writes; nothing here ne
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Meta:
 
     product: the float32 backend. records: how many the source had. batch: see ``BatchPlan``; None = not known, as
     version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
-    so far. files: name -> size of the files beside this one.
+    so far. files: name -> size of the files beside this one. tokenizer: see ``digest_of``; None = not known.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Meta:
     bad: int = 0
     seconds: float = 0.0
     files: dict[str, int] = field(default_factory=dict)
+    tokenizer: str | None = None
 
 
 def load_meta(folder: Path) -> Meta:
@@ -139,6 +141,21 @@ def _same_batch(before: BatchPlan, world: int) -> str:
         f"Add --set data.global_batch={before.global_batch} data.rank_batch={'null' if rest else rank_batch} "
         "data.accumulation_steps=null"
     )
+
+
+def digest_of(folder: Path) -> str:
+    """A digest of the files in a folder and their names; of one that is not there, that of nothing."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.glob("*")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_tokenizer(folder: Path, meta: Meta) -> None:
+    """UserError where the run's tokenizer is another than before: the same words would be other numbers."""
+    place = folder.absolute().parents[1] / "tokenizer"
+    if meta.tokenizer not in (None, digest_of(place)):
+        raise UserError(f"{place}: cannot resume: not the tokenizer that this run began with; put that one back")
 
 
 def check_same(

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmkit.config import dump
+from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.errors import Stopped, UserError
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
@@ -384,6 +385,21 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
     with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002"):
         train(tiny(run=dict(steps=3), optim=dict(lr=2e-3)), tmp_path, resume=True)
     assert train(tiny(run=dict(steps=3, log_every_steps=1)), tmp_path, resume=True)["step"] == 3
+
+
+def test_resume_refuses_another_tokenizer_of_the_same_size(tmp_path):
+    run = dict(steps=4, stop_after_steps=2)
+    train(tiny(run=run), tmp_path)
+    source = Squares(40)
+    said = [caption[::-1] for i in range(40) for caption in source[i].captions]
+    vocabulary = tmp_path / "tokenizer"
+    kept = {file: file.read_bytes() for file in vocabulary.iterdir()}
+    train_sentencepiece(captions=lambda: iter(said), folder=vocabulary, vocab_size=60)
+    with pytest.raises(UserError, match="tokenizer: cannot resume: not the tokenizer that this run began with"):
+        train(tiny(run=run), tmp_path, resume=True)
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert train(tiny(run=run | dict(stop_after_steps=None)), tmp_path, resume=True)["step"] == 4
 
 
 def test_resume_keeps_the_samples_of_a_step(tmp_path, caplog):
