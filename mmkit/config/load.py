@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 from mmkit.config.moved import where_now
 from mmkit.config.override import annotations_of, check_value, nearest
-from mmkit.config.projects import clone, project_module
+from mmkit.config.projects import clone, module_at, project_module
 from mmkit.errors import UserError
 
 OF_FILES = "mmkit_config_file_"
@@ -71,19 +70,12 @@ def import_file(path: Path, kind: str = "config") -> ModuleType:
     if root is not None and path.resolve().is_relative_to(root):
         project_module("projects")
     _make_importable(path)
-    name = f"{OF_FILES.replace('config', kind)}{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return module_at(path, f"{OF_FILES.replace('config', kind)}{path.stem}")
     except SyntaxError as error:
         raise UserError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
     except ImportError as error:
         raise UserError(f"{path}: cannot be imported ({error}){where_now(error.name)}") from error
-    return module
 
 
 def _make_importable(file: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mmkit.errors import UserError
 
@@ -21,6 +22,16 @@ def clone() -> Path | None:
     return ROOT if there else None
 
 
+def module_at(file: Path, name: str, **options: Any) -> ModuleType:
+    """A file as the module of this name, whose code this runs. options: of ``spec_from_file_location``."""
+    spec = importlib.util.spec_from_file_location(name, file, **options)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file}: cannot be imported")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def project_module(module_name: str) -> ModuleType:
     """A module of the projects beside the running mmkit, and of no others, wherever Python would look."""
     root = clone()
@@ -31,13 +42,7 @@ def project_module(module_name: str) -> ModuleType:
         )
     place = root / "projects"
     if "projects" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "projects", place / "__init__.py", submodule_search_locations=[str(place)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["projects"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["projects"])
+        module_at(place / "__init__.py", "projects", submodule_search_locations=[str(place)])
     steps = module_name.split(".")
     for end in range(1, len(steps) + 1):
         part = ".".join(steps[:end])
