@@ -13,14 +13,12 @@ from PIL import Image, ImageDraw
 from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.records import Source, captions_of
-from mmkit.data.show.words import LINE, WHITE, chips, legend, wrap, write
+from mmkit.data.show.words import GAP, LINE, WHITE, chips, in_rows, legend, wrap, write
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
 from mmkit.types import Batch
-
-GAP = 14
 
 
 def sample_batch(source: Source, *, n: int = 16, size: int = 128, seed: int = 0) -> tuple[Batch, Tokenizer]:
@@ -51,23 +49,17 @@ def grid(
     n = min(len(batch), limit)
     if n == 0:
         raise UserError("an empty batch has nothing to show")
-    columns = columns or min(n, max(1, round((1.6 * n) ** 0.5)))
     images = [_enlarge(to_image(batch.pixels[i], mean, std)) for i in range(n)]
-    width = images[0].width
-    texts = [wrap(chips(batch, i, tokenizer), width) for i in range(n)]
-    rows = [range(start, min(n, start + columns)) for start in range(0, n, columns)]
-    heights = [max(images[i].height + LINE * len(texts[i]) + 6 for i in row) for row in rows]
-    whole = columns * (width + GAP) + GAP
-    notes = wrap(legend(), whole - 2 * GAP) if batch.masked is not None else []
-    canvas = Image.new("RGB", (whole, sum(heights) + GAP * (len(rows) + 1) + LINE * len(notes)), WHITE)
-    pen, top = ImageDraw.Draw(canvas), GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, i in enumerate(row):
-            left = GAP + column * (width + GAP)
-            canvas.paste(images[i], (left, top))
-            write(pen, texts[i], left, top + images[i].height + 6)
-        top += height + GAP
-    write(pen, notes, GAP, top - GAP // 2)
+    texts = [wrap(chips(batch, i, tokenizer), images[0].width) for i in range(n)]
+    sizes = [(image.width, image.height + LINE * len(text) + 6) for image, text in zip(images, texts, strict=True)]
+    places, (width, height) = in_rows(sizes, columns)
+    notes = wrap(legend(), width - 2 * GAP) if batch.masked is not None else []
+    canvas = Image.new("RGB", (width, height + LINE * len(notes)), WHITE)
+    pen = ImageDraw.Draw(canvas)
+    for image, text, (left, top) in zip(images, texts, places, strict=True):
+        canvas.paste(image, (left, top))
+        write(pen, text, left, top + image.height + 6)
+    write(pen, notes, GAP, height - GAP // 2)
     return canvas
 
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from mmkit.data.images.opening import load_image
 from mmkit.data.labels import Label, own_names
 from mmkit.data.records import Record, Source
-from mmkit.data.show.words import FAINT, INK, LINE, RED, WHITE, font
+from mmkit.data.show.words import FAINT, INK, LINE, RED, WHITE, font, in_rows
 
-GAP, SIDE = 14, 220
+SIDE = 220
 
 
 def has_task(record: Record) -> bool:
@@ -27,20 +27,13 @@ def has_task(record: Record) -> bool:
 
 def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None = None) -> Image.Image:
     """``n`` records, drawn by ``seed``, in rows: pictures, text, and what is right."""
-    n = min(n, len(source))
-    records = [source[i] for i in Random(seed).sample(range(len(source)), n)]
+    records = [source[i] for i in Random(seed).sample(range(len(source)), min(n, len(source)))]
     names = own_names(source)
-    columns = columns or min(n, max(1, round((1.6 * n) ** 0.5)))
     cells = [_cell(record, names) for record in records]
-    width = max(cell.width for cell in cells)
-    rows = [cells[start : start + columns] for start in range(0, n, columns)]
-    heights = [max(cell.height for cell in row) for row in rows]
-    canvas = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), WHITE)
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, cell in enumerate(row):
-            canvas.paste(cell, (GAP + column * (width + GAP), top))
-        top += height + GAP
+    places, whole = in_rows([cell.size for cell in cells], columns)
+    canvas = Image.new("RGB", whole, WHITE)
+    for cell, place in zip(cells, places, strict=True):
+        canvas.paste(cell, place)
     return canvas
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from PIL import ImageDraw, ImageFont
@@ -15,6 +16,8 @@ INK, FAINT, WHITE, RED, ORANGE = (24, 24, 27), (120, 120, 128), (255, 255, 255),
 TEXT_SIZE = 13
 LINE = TEXT_SIZE + 7
 PAD = 3  # inside a chip
+GAP = 14
+"""Between two cells of a sheet, and around all."""
 LEGEND = (
     ("plain", "what the model reads"),
     ("mask", "word behind [MASK]"),
@@ -37,6 +40,16 @@ class Chip(NamedTuple):
 
 
 Line = list[tuple[float, Chip]]
+
+
+def in_rows(sizes: Sequence[tuple[int, int]], columns: int | None) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """(left, top) of cells of these sizes, (width, height), in rows, and the size of the whole sheet."""
+    columns = columns or min(len(sizes), max(1, round((1.6 * len(sizes)) ** 0.5)))
+    width = max(width for width, _ in sizes) + GAP
+    heights = [max(high for _, high in sizes[at : at + columns]) for at in range(0, len(sizes), columns)]
+    tops = list(accumulate((height + GAP for height in heights), initial=GAP))
+    places = [(GAP + i % columns * width, tops[i // columns]) for i in range(len(sizes))]
+    return places, (columns * width + GAP, tops[-1])
 
 
 def chips(batch: Batch, row: int, tokenizer: Tokenizer | None) -> list[Chip]:
