@@ -61,9 +61,6 @@ class Problems:
             return
         kinds = ", ".join(f"{n} x {kind}" for kind, n in self.counts.most_common())
         more = f"\n  ... and {total - len(self.first)} more" if total > len(self.first) else ""
-        raise UserError(
-            f"{self.where}: {total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds}):\n"
-            + "\n".join(self.first)
-            + more
-            + f"\nCorrect or remove these {self.unit}s."
-        )
+        whole = f"{total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds})"
+        first = "\n".join(self.first)
+        raise UserError(f"{self.where}: {whole}:\n{first}{more}\nCorrect or remove these {self.unit}s.")

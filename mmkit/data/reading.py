@@ -95,9 +95,8 @@ def check_share(bad: Sequence[str], total: int, share: float, what: str = "--max
 
 def _read(first: int, chunk: tuple[Item, ...], jobs: Sequence[Future[Made | BadImage]]) -> Read[Item, Made]:
     found = [job.result() for job in jobs]
-    good = [i for i, made in enumerate(found) if not isinstance(made, BadImage)]
     return Read(
-        items=tuple(chunk[i] for i in good),
+        items=tuple(item for item, made in zip(chunk, found, strict=True) if not isinstance(made, BadImage)),
         made=tuple(made for made in found if not isinstance(made, BadImage)),
         left=tuple(item for item, made in zip(chunk, found, strict=True) if isinstance(made, BadImage)),
         bad=tuple(str(made) for made in found if isinstance(made, BadImage)),

@@ -73,31 +73,25 @@ def captions_of(source: Source) -> Iterator[str]:
     """Every caption of a source, without opening pictures where the source knows how."""
     quick = getattr(source, "captions", None)
     if callable(quick):
-        yield from quick()
-        return
-    for index in range(len(source)):
-        yield from source[index].captions
+        return iter(quick())
+    return (caption for index in range(len(source)) for caption in source[index].captions)
 
 
 def described(source: Source) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(key, image_id, captions) of every record, without reading pictures where the source knows how."""
     quick = getattr(source, "described", None)
     if callable(quick):
-        yield from quick()
-        return
-    for index in range(len(source)):
-        record = source[index]
-        yield record.key, record.image_id, record.captions
+        return iter(quick())
+    records = (source[index] for index in range(len(source)))
+    return ((record.key, record.image_id, record.captions) for record in records)
 
 
 def targets_of(source: Source, key: str) -> Iterator[Any]:
     """One target of every record, None where it has none; by the source's own ``target(key)`` if it has one."""
     quick = getattr(source, "target", None)
     if callable(quick):
-        yield from quick(key)
-        return
-    for row in range(len(source)):
-        yield source[row].targets.get(key)
+        return iter(quick(key))
+    return (source[row].targets.get(key) for row in range(len(source)))
 
 
 def parse_row(number: int, line: bytes, needs: Sequence[str], problems: Problems) -> dict[str, Any] | None:
@@ -250,15 +244,12 @@ class JsonLines(FileRecords):
         """UserError for what is JSON, but not one object per line, and for tables."""
         begin, name = self.rows.beginning().removeprefix(b"\xef\xbb\xbf"), quote(str(self.path))
         other = quote(str(self.path.with_suffix(".lines.jsonl")))
-        if begin.lstrip().startswith(b"["):
+        is_list = begin.lstrip().startswith(b"[")
+        if is_list or re.match(rb'\s*\{\s*\n\s*"', begin):
+            what, taken = ("one JSON list", "'.[]'") if is_list else ("JSON over several lines", ".")
             raise UserError(
-                f"{self.path}:1: this is one JSON list; mmkit reads one JSON object per line. "
-                f"Convert it into another file: jq -c '.[]' {name} > {other}"
-            )
-        if re.match(rb'\s*\{\s*\n\s*"', begin):
-            raise UserError(
-                f"{self.path}:1: this is JSON over several lines; mmkit reads one JSON object per line. "
-                f"Convert it into another file: jq -c . {name} > {other}"
+                f"{self.path}:1: this is {what}; mmkit reads one JSON object per line. "
+                f"Convert it into another file: jq -c {taken} {name} > {other}"
             )
         suffix = self.path.suffix.lower()
         if suffix in (".csv", ".tsv", ".parquet", ".arrow", ".tar"):

@@ -58,44 +58,33 @@ def make_targets(part: partial[Any] | None, given: Given) -> TargetEncoder:
 
 
 class RawTargets:
-    """Everything as it is; see ``collate_targets``."""
+    """Everything as it is."""
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """Unchanged."""
         return targets
 
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """By name, as ``collate_targets``."""
-        return collate_targets(encoded)
-
-
-def collate_targets(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whole numbers become an int64 tensor, other numbers float32, tensors of one shape a stack, all else a list.
-
-    A key that some records lack is a list with None in their places.
-    """
-    out: dict[str, Any] = {}
-    for key in dict.fromkeys(key for target in targets for key in target):
-        values = [target.get(key) for target in targets]
-        if all(type(value) in (int, bool) for value in values):
-            out[key] = torch.tensor(values, dtype=torch.int64)
-        elif all(type(value) in (int, float) for value in values):
-            out[key] = torch.tensor(values, dtype=torch.float32)
-        else:
-            tensors = [value for value in values if isinstance(value, torch.Tensor)]
-            same = len(tensors) == len(values) and len({tensor.shape for tensor in tensors}) == 1
-            out[key] = torch.stack(tensors) if same else values
-    return out
+        """By name: whole numbers become an int64 tensor, other numbers float32, tensors of one shape a stack, all else
+        a list. A key that some records lack is a list with None in their places.
+        """
+        out: dict[str, Any] = {}
+        for key in dict.fromkeys(key for target in encoded for key in target):
+            values = [target.get(key) for target in encoded]
+            if all(type(value) in (int, bool) for value in values):
+                out[key] = torch.tensor(values, dtype=torch.int64)
+            elif all(type(value) in (int, float) for value in values):
+                out[key] = torch.tensor(values, dtype=torch.float32)
+            else:
+                tensors = [value for value in values if isinstance(value, torch.Tensor)]
+                same = len(tensors) == len(values) and len({tensor.shape for tensor in tensors}) == 1
+                out[key] = torch.stack(tensors) if same else values
+        return out
 
 
 def answers_of(targets: Mapping[str, Any]) -> tuple[str, ...]:
     """The answers that annotators gave to one question, normalised, repeats kept; UserError where there is none."""
-    return tuple(plain(answer) for answer in answers_in(targets))
-
-
-def plain(answer: str) -> str:
-    """The form that answers are trained and compared in; one of which nothing would be left stays ("a")."""
-    return normalize(answer) or answer.strip().lower()
+    return tuple(map(normalize, answers_in(targets)))
 
 
 class ClassLabels(RawTargets):

@@ -156,9 +156,8 @@ def _save(image: Image.Image | Path | bytes, target: Path) -> None:
 
 def _row(record: Record, pictures: _Pictures, stem: str) -> Mapping[str, Any]:
     name = pictures.name(record.image, stem)
-    row: dict[str, Any] = {"image": name, "image_id": pictures.image_id(record, name)}
-    if row["image_id"] is None:
-        del row["image_id"]
+    image_id = pictures.image_id(record, name)
+    row: dict[str, Any] = {"image": name} | ({} if image_id is None else {"image_id": image_id})
     if record.captions and "question" not in record.targets:
         row["caption"] = list(record.captions) if len(record.captions) > 1 else record.captions[0]
     for key, value in record.targets.items():

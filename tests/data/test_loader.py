@@ -15,7 +15,7 @@ from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines, Record
-from mmkit.data.targets import collate_targets
+from mmkit.data.targets import RawTargets
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
@@ -337,7 +337,7 @@ def test_unequal_pictures_have_one_canvas_on_several_ranks_alone(words):
 
 
 def test_targets():
-    out = collate_targets(
+    out = RawTargets().collate(
         [
             {"label": 1, "weight": 0.5, "box": torch.ones(4), "answers": ["a"]},
             {"label": 2, "weight": 1, "box": torch.zeros(4), "answers": [], "extra": 3},

@@ -16,7 +16,7 @@ from mmkit.data.records import JsonLines
 from mmkit.data.sources.published.refcoco import RefCoco
 from mmkit.data.sources.published.vqa import VQALines
 from mmkit.data.targets import AnswerTokens, Given
-from mmkit.data.targets import plain as normalized
+from mmkit.data.texts.answers.rules import normalize as normalized
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Framing
 from mmkit.data.texts.tokenizers import load_tokenizer

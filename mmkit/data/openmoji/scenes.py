@@ -263,12 +263,9 @@ SIMILAR = {1: (0.42, 0.48), 2: (0.42, 0.48), 3: (0.4, 0.44)}
 """How large emoji are drawn, as shares of the picture's side, by how many there are."""
 
 
-def compose(
-    emoji: tuple[str, ...], colour: str, size: int, rng: Random, shares_of: dict[int, tuple[float, float]] = VARIED
-) -> Drawn:
-    """Sizes, places and relations for these emoji."""
-    low, high = shares_of[len(emoji)]
-    boxes = place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
+def compose(emoji: tuple[str, ...], colour: str, size: int, rng: Random, range_of: Mapping[int, Any]) -> Drawn:
+    """Sizes, places and relations for these emoji. range_of: ``VARIED`` or ``SIMILAR``."""
+    boxes = place(emoji, [rng.uniform(*range_of[len(emoji)]) for _ in emoji], size, rng)
     shares = [box.side / size for box in boxes]
     if len(emoji) == 1:
         words = ["large" if shares[0] > 0.72 else "small" if shares[0] < 0.5 else ""]

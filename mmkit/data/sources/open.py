@@ -9,24 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from mmkit.data.records import JsonLines, Source
+from mmkit.data.sources import readers
 from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
-from mmkit.data.sources.readers import (
-    EVERYTHING,
-    Options,
-    Wants,
-    is_data_set,
-    read_data_set,
-    read_folder,
-    read_lines_of,
-    read_published,
-    read_table,
-)  # fmt: skip
+from mmkit.data.sources.readers import EVERYTHING, Options, Wants
 from mmkit.data.sources.table import Table
 from mmkit.data.sources.walk import TARS, unpack_by
 from mmkit.errors import UserError
@@ -100,10 +91,10 @@ def open_records(
     columns: {field: column}, where the file calls them otherwise.
     """
     name = str(path)
-    if is_data_set(name):
+    if readers.is_data_set(name):
         if root is not None:
             raise UserError(f"{name}: root has no meaning for it; its paths begin at the file")
-        return read_data_set(name, frozenset(needs), Options(columns=columns, split="train"), in_order=False)
+        return readers.read_data_set(name, frozenset(needs), Options(columns=columns, split="train"), in_order=False)
     if Path(name).suffix.lower() in TABLES:
         return Table(name, columns=columns, images=root, needs=needs)
     if Path(name).is_dir() and root is None and columns is None:
@@ -140,12 +131,6 @@ def forms(wants: Collection[str]) -> str:
     return ", ".join(found[:-1]) + (f", or {found[-1]}" if len(found) > 1 else "".join(found))
 
 
-def _own(name: str, wants: Wants, given: Options) -> Source:
-    source = built_in(name)
-    assert source is not None
-    return source
-
-
 def _is_file(*suffixes: str) -> Callable[[str], bool]:
     return lambda name: Path(name).suffix.lower() in suffixes and not Path(name).is_dir()
 
@@ -165,29 +150,28 @@ READERS = (
     ),
     Reader(
         form=f"one of {', '.join(BUILT_IN)}, each also with :SPLIT", gives=frozenset({"caption", "question"}),
-        fits=is_built_in, read=_own,
+        fits=is_built_in, read=lambda name, wants, given: cast(Source, built_in(name)),
     ),
     Reader(
-        form="hf:NAME of a data set, or a folder or file of Parquet or Arrow", gives=EVERYTHING, fits=is_data_set,
-        read=read_data_set, takes=("columns", "split"),
+        form="hf:NAME of a data set, or a folder or file of Parquet or Arrow", gives=EVERYTHING,
+        fits=readers.is_data_set, read=readers.read_data_set, takes=("columns", "split"),
     ),
     Reader(
-        form="a table with a header (CSV, TSV)", gives=EVERYTHING, fits=_is_file(*TABLES), read=read_table,
+        form="a table with a header (CSV, TSV)", gives=EVERYTHING, fits=_is_file(*TABLES), read=readers.read_table,
         takes=("columns", "images"),
     ),
     Reader(
         form="a published list (.json) of COCO's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
-        gives=frozenset({"caption", "question"}), fits=_is_published, read=read_published,
+        gives=frozenset({"caption", "question"}), fits=_is_published, read=readers.read_published,
         takes=("split", "images", "annotations", "pictures"),
     ),
     Reader(
         form="a folder of pictures, in a folder for each class, or with captions beside them",
-        gives=frozenset({"caption", "label"}), fits=lambda name: Path(name).is_dir(), read=read_folder,
+        gives=frozenset({"caption", "label"}), fits=lambda name: Path(name).is_dir(), read=readers.read_folder,
     ),
     Reader(
-        form="JSON lines with image and what is wanted beside", gives=EVERYTHING,
-        fits=_is_lines, read=read_lines_of,
-        takes=("columns", "images"),
+        form="JSON lines with image and what is wanted beside", gives=EVERYTHING, fits=_is_lines,
+        read=readers.read_lines_of, takes=("columns", "images"),
     ),
 )  # fmt: skip
 """In the order in which they are asked whether they fit."""

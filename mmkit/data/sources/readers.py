@@ -199,14 +199,11 @@ def read_folder(name: str, wants: Wants, given: Options) -> Source:
         raise UserError(
             f"{path}: its parts have a file of metadata each; give one of them: {', '.join(map(str, below))}"
         )
-    if "label" in wants and (given.answers_needed or is_class_folder(path)):
+    may_be_classes = "label" in wants or "caption" not in wants
+    if ("label" in wants and given.answers_needed) or (may_be_classes and is_class_folder(path)):
         return ClassFolder(path)
-    if "caption" not in wants:
-        if is_class_folder(path):
-            return ClassFolder(path)
-        texts = any(picture.with_suffix(".txt").is_file() for picture in walk(path).pictures)
-        return Folder(path, captions_needed=texts)
-    return Folder(path)
+    needed = "caption" in wants or any(p.with_suffix(".txt").is_file() for p in walk(path).pictures)
+    return Folder(path, captions_needed=needed)
 
 
 def _metadata(file: Path, wants: Wants, given: Options) -> Source:

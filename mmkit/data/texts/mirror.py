@@ -10,13 +10,16 @@ points of the compass.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from mmkit.data.texts.language import is_english_or_chinese
 
 _ENGLISH = re.compile(r"\b(?:left|right)\w*", re.IGNORECASE)
 _LETTERS = re.compile(r"[(\[](?:l|r|l[-/]r|r[-/]l)[)\]]|\b(?:L to R|R to L|L-R|R-L)\b", re.IGNORECASE)
 _CHINESE = re.compile("[左右]")
+_CHINESE_PLACE = re.compile(
+    "(?<=[在从從由向往朝靠偏最居至到自])[左右](?![左右派翼撇])|(?<![左右座])[左右]"
+    "(?=[边邊侧側面方手脚腳腿臂眼耳肩膝肘掌下上前后後转轉拐舷半角端图圖起一二三四部])"
+)
 # A token: a word with what joins its parts ("left-hand", "dog's"), or one sign.
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*(?:-\w+)*|[^\w\s]")
 
@@ -207,17 +210,8 @@ def _cased(like: str, word: str) -> str:
     return word.capitalize() if like[:1].isupper() else word
 
 
-@lru_cache(maxsize=1)
-def _chinese_places() -> re.Pattern[str]:
-    behind = "边邊侧側面方手脚腳腿臂眼耳肩膝肘掌下上前后後转轉拐舷半角端图圖起一二三四"
-    return re.compile(
-        rf"(?<=[在从從由向往朝靠偏最居至到自])[左右](?![左右派翼撇])|(?<![左右座])[左右](?=[{behind}]|部)"
-    )
-
-
 def _chinese(caption: str) -> str | None:
     """All of them in Chinese, or None where one is no place for certain ("左右", "左派")."""
-    found, places = len(_CHINESE.findall(caption)), _chinese_places()
-    if len(places.findall(caption)) < found:
+    if len(_CHINESE_PLACE.findall(caption)) < len(_CHINESE.findall(caption)):
         return None
-    return places.sub(lambda match: "右" if match.group() == "左" else "左", caption)
+    return _CHINESE_PLACE.sub(lambda match: "右" if match.group() == "左" else "左", caption)

@@ -19,16 +19,13 @@ from mmkit.data.texts.protocol import Framing, Tokenizer
 def train_sentencepiece(
     *, captions: Callable[[], Iterable[str]], folder: str | Path | None, vocab_size: int = 8000,
     more: Sequence[partial[Source]] = (),
-) -> SentencePieceTokenizer:  # fmt: skip
+) -> Tokenizer:  # fmt: skip
     """Train a tokenizer on a run's captions and save it in the run's folder (None: not saved).
 
     more: further sources whose captions it should know, say those of a later fine-tuning.
     """
     texts = chain(captions(), *(captions_of(source()) for source in more))
-    tokenizer = SentencePieceTokenizer.train(texts, vocab_size)
-    if folder is not None:
-        tokenizer.save(folder)
-    return tokenizer
+    return _saved(SentencePieceTokenizer.train(texts, vocab_size), folder)
 
 
 def from_hub(
@@ -36,15 +33,15 @@ def from_hub(
     folder: str | Path | None = None,
 ) -> Tokenizer:  # fmt: skip
     """Any fast Hugging Face tokenizer, saved in the run's folder; the captions are not needed."""
-    tokenizer = HuggingFaceTokenizer(name, framing)
-    if folder is not None:
-        tokenizer.save(folder)
-    return tokenizer
+    return _saved(HuggingFaceTokenizer(name, framing), folder)
 
 
 def reuse(*, path: str, captions: Callable[[], Iterable[str]], folder: str | Path | None) -> Tokenizer:
     """The tokenizer of an earlier run, copied to this run's folder; the captions are not needed."""
-    tokenizer = load_tokenizer(path)
+    return _saved(load_tokenizer(path), folder)
+
+
+def _saved(tokenizer: Tokenizer, folder: str | Path | None) -> Tokenizer:
     if folder is not None:
         tokenizer.save(folder)
     return tokenizer

@@ -11,11 +11,8 @@ from mmkit.data.text_files import decode
 
 Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "gqa", "lines", "unknown"]
 
-GIVES: dict[str, frozenset[str]] = {
-    "karpathy": frozenset({"caption"}), "albef": frozenset({"caption"}), "coco": frozenset({"caption"}),
-    "vqa": frozenset({"question"}), "vg-qa": frozenset({"question"}), "albef-vqa": frozenset({"question"}),
-    "gqa": frozenset({"question"}),
-}  # fmt: skip
+GIVES = dict.fromkeys(("karpathy", "albef", "coco"), frozenset({"caption"}))
+GIVES |= dict.fromkeys(("vqa", "vg-qa", "albef-vqa", "gqa"), frozenset({"question"}))
 """What the records of a form hold; lines hold anything."""
 
 BEGINNING = 1 << 20

@@ -218,11 +218,9 @@ class AnswerLists(_Questions):
                 continue
             weight = vg_weight if entry.get("dataset") == "vg" else None
             number, kind = at if is_absent(entry.get("question_id")) else entry["question_id"], entry.get("answer_type")
-            rows.append(
-                _asked(
-                    str(entry["image"]), entry["question"], number, at, given, answer_type=_text(kind), weight=weight
-                )
-            )
+            rows.append(_asked(
+                str(entry["image"]), entry["question"], number, at, given, answer_type=_text(kind), weight=weight,
+            ))  # fmt: skip
         super().__init__(path, images, rows, problems)
 
 
@@ -284,7 +282,5 @@ def _id(value: Any, at: int | str, problems: Problems) -> str | None:
 
 
 def _vg_name(images: Path, number: str) -> str:
-    for folder in ("VG_100K/", "VG_100K_2/", ""):
-        if os.path.isfile(images / f"{folder}{number}.jpg"):
-            return f"{folder}{number}.jpg"
-    return f"{number}.jpg"
+    places = [f"{folder}{number}.jpg" for folder in ("VG_100K/", "VG_100K_2/", "")]
+    return next((place for place in places if os.path.isfile(images / place)), places[-1])

@@ -104,10 +104,8 @@ def _token(value: Any) -> Any:
 
     if not isinstance(value, Mapping):
         return AddedToken(value, special=True) if isinstance(value, str) else None
-    flags = {key: bool(value[key]) for key in FLAGS if key in value}
-    return (
-        AddedToken(value["content"], **({"special": True} | flags)) if isinstance(value.get("content"), str) else None
-    )
+    text, flags = value.get("content"), {"special": True} | {key: bool(value[key]) for key in FLAGS if key in value}
+    return AddedToken(text, **flags) if isinstance(text, str) else None
 
 
 def _obey(whole: Any, settings: Mapping[str, Any]) -> None:

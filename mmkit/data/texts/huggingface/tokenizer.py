@@ -105,11 +105,10 @@ class HuggingFaceTokenizer:
 
     def _add_missing_specials(self) -> None:
         wrapped = self._wrapped
-        kinds = ("pad", "unk", "cls", "sep", "mask")
         stand_in = {"cls": wrapped.bos_token, "sep": wrapped.eos_token}
         missing = {
             f"{kind}_token": stand_in.get(kind) or f"[{kind.upper()}]"
-            for kind in kinds
+            for kind in ("pad", "unk", "cls", "sep", "mask")
             if getattr(wrapped, f"{kind}_token_id") is None
         }
         if missing:
