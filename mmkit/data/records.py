@@ -180,11 +180,11 @@ class FileRecords:
         found = self._row(index)
         return id_of(found.get("image_id")) or self.files.name(found["image"]), found["image"]
 
-    def _check_pictures(self, problems: Problems, rows: int) -> None:
-        """UserError for missing pictures, ids of several, and all that is in ``problems``, as of so many rows."""
+    def _check_pictures(self, problems: Problems) -> None:
+        """UserError for missing pictures, ids of several, and all that is in ``problems``."""
         self.files.check(problems, lambda row: self.lines[row])
         self.files.check_ids(problems, lambda row: self.lines[row], self._identity)
-        problems.raise_if_any(rows)
+        problems.raise_if_any()
 
 
 class JsonLines(FileRecords):
@@ -226,19 +226,18 @@ class JsonLines(FileRecords):
 
     def _validate(self) -> None:
         self._check_form()
-        problems, bad = Problems(self.path), 0
+        problems = Problems(self.path)
         for number, start, line in self.rows.physical_lines():
             if not line.strip():
                 continue
+            problems.rows += 1
             found = self._checked(number, line, problems)
-            if found is None:
-                bad += 1
-                continue
-            self.rows.add(number, start, len(line))
-            self.files.note(*found)
-        if not len(self) and not bad:
+            if found is not None:
+                self.rows.add(number, start, len(line))
+                self.files.note(*found)
+        if not problems.rows:
             raise UserError(f"{self.path}: the file is empty")
-        self._check_pictures(problems, len(self) + bad)
+        self._check_pictures(problems)
 
     def _check_form(self) -> None:
         """UserError for what is JSON, but not one object per line, and for tables."""

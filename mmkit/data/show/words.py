@@ -19,11 +19,9 @@ PAD = 3  # inside a chip
 GAP = 14
 """Between two cells of a sheet, and around all."""
 LEGEND = (
-    ("plain", "what the model reads"),
-    ("mask", "word behind [MASK]"),
-    ("random", "other word (and what stood there)"),
+    ("plain", "what the model reads"), ("mask", "word behind [MASK]"), ("random", "other word (and what stood there)"),
     ("kept", "unchanged, to be told"),
-)
+)  # fmt: skip
 
 
 class Chip(NamedTuple):

@@ -17,12 +17,9 @@ from mmkit.errors import UserError
 
 NAMES: Mapping[str, Sequence[str]] = {
     "image": ("image", "path", "filepath", "file_path", "file_name", "filename", "image_path"),
-    "caption": ("caption", "title", "text"),
-    "image_id": ("image_id",),
-    "label": ("label", "class"),
-    "question": ("question",),
-    "answers": ("answers", "answer"),
-}
+    "caption": ("caption", "title", "text"), "image_id": ("image_id",), "label": ("label", "class"),
+    "question": ("question",), "answers": ("answers", "answer"),
+}  # fmt: skip
 """What the column of a field may be called, where nobody says it; open_clip's are filepath and title."""
 
 
@@ -91,7 +88,7 @@ class Table(FileRecords):
             self.rows.drop_last()
         if not len(self) and not problems.counts:
             raise UserError(f"{self.path}: the table has no rows")
-        self._check_pictures(problems, problems.rows)
+        self._check_pictures(problems)
 
 
 class ClassTable(Table):

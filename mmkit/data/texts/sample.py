@@ -62,9 +62,8 @@ def _parts(text: str, longest: int) -> tuple[list[str], bool]:
     """The text in parts of at most so many bytes, and whether one had to be cut where there is no space."""
     parts: list[str] = []
     broken = False
-    words = text.split(" ")
     line, size = list[str](), 0
-    for word in words:
+    for word in text.split(" "):
         long = len(word.encode())
         if line and size + 1 + long > longest:
             parts.append(" ".join(line))
