@@ -273,6 +273,16 @@ def test_values_that_no_part_of_a_strangers_has(value, says, own):
         rebuild({"target": f"{own}.deep.part:make", "args": {"x": value}}, MODEL, own)
 
 
+def test_a_part_has_its_form_and_arguments_that_fit():
+    name = "mmkit.models.sizes.albef:albef_mini"
+    for form in ("reference", "dataclass"):
+        with pytest.raises(UserError, match="is no model: expected"):
+            rebuild({form: name, "args": {}}, MODEL)
+    for args, says in (({"max_tokens": "x"}, "max_tokens = 'x': must be int"), ({"tokens": 3}, "no such argument")):
+        with pytest.raises(UserError, match=says):
+            rebuild({"target": name, "args": args}, MODEL)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "argument", "most"),
     [

@@ -27,6 +27,8 @@ def test_order_and_batches():
     assert [read.done for read in found] == [3, 6, 8]
     assert not any(read.bad for read in found)
     assert list(reading([], square, batch_size=2)) == []
+    (alone,) = reading([5], lambda item, number: item, batch_size=1, threads=0)  # there is one at least
+    assert alone.made == (5,)
 
 
 def test_bad_ones_are_left_out_and_told():

@@ -96,6 +96,17 @@ def test_lines_of_another_form_are_read_with_their_numbers_and_counted(tmp_path)
     assert 'c.jsonl:4: no key "a"; the line has "b"' in str(error.value)
 
 
+def test_pictures_may_lie_elsewhere_than_the_file(pictures, tmp_path):
+    (tmp_path / "lists").mkdir()
+    path = write(tmp_path / "lists" / "b.jsonl", [GOOD])
+    assert JsonLines(path, root=pictures)[0].image == pictures / "0.png"
+    with pytest.raises(UserError, match="no picture"):
+        JsonLines(path)
+    (pictures / "b.jsonl").write_text('{\n  "image": "0.png",\n  "caption": "x"\n}\n')
+    with pytest.raises(UserError, match="this is JSON over several lines; mmkit reads one JSON object per line"):
+        JsonLines(pictures / "b.jsonl")
+
+
 def test_many_bad_lines_are_counted_by_kind(pictures):
     rows = ["{", *[{"image": f"no{i}.png", "caption": "x"} for i in range(9)], GOOD]
     with pytest.raises(UserError, match=r"10 of 11 lines.*9 x missing picture, 1 x malformed JSON") as error:

@@ -19,6 +19,8 @@ def test_what_cannot_be_measured_is_said_before_training(evaluator):
     evaluator(source=partial(Pictures, 5)).check(predictor())
     with pytest.raises(UserError, match="no records"):
         evaluator(source=partial(Pictures, 0)).check(predictor())
+    with pytest.raises(UserError, match="batch_size=0: must be at least 1"):
+        evaluator(source=partial(Pictures, 5), batch_size=0)
     with pytest.raises(UserError, match="the ending says the form"):
         evaluator(source=partial(Pictures, 5), predictions="found.txt").check(predictor())
     if evaluator is not Grounding:

@@ -86,6 +86,8 @@ def test_a_model_without_words_is_measured_by_any_evaluation_of_such_a_head():
     found = Classification(source=source, head="class", batch_size=4)(model)
     assert found["accuracy"] == pytest.approx(ImageClasses(source=source)(model)["top1"])
     assert found["n"] == 11
+    few = Classification(source=Pictures(5), head="class")(model)
+    assert {name for name in few if name.startswith("by_class.")} == {f"by_class.{name}" for name in COLOURS[:5]}
     model.heads["class"].classes = tuple(f"Very_{name.upper()}" for name in CLASSES)  # names compare as elsewhere
     named = Named(source, lambda name: f"very {name}")
     assert Classification(source=named, head="class")(model)["accuracy"] == found["accuracy"]
