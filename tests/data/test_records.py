@@ -50,6 +50,7 @@ GOOD = {"image": "0.png", "caption": "fine"}
     [
         ('{"image": "0.png" "caption": "x"}', ["b.jsonl:2", "malformed JSON", "column 19"]),
         ('{"image": "0.png", "caption": "x"', ["b.jsonl:2", "malformed JSON"]),
+        ("\ufeff" + json.dumps(GOOD), ["b.jsonl:2", "malformed JSON", "BOM"]),
         ('["0.png", "x"]', ["b.jsonl:2", "expected a JSON object", "list"]),
         ({"image": "0.png", "text": "x"}, ["b.jsonl:2", 'no key "caption"', '"image", "text"']),
         ({"caption": "x"}, ["b.jsonl:2", 'no key "image"']),

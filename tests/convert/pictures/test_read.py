@@ -197,6 +197,12 @@ def test_what_is_not_known_is_refused_by_its_name(given, says):
         of_transformers(CLIP | given, "CLIP").transform(32, 8)
 
 
+def test_a_size_alone_is_the_shorter_side_for_a_siglip():
+    with pytest.raises(UserError, match="resized and not cropped"):
+        of_transformers({"size": 32}, "Siglip").transform(32, 8)
+    assert of_transformers({"size": 32, "default_to_square": True}, "Siglip").transform(32, 8).size == 32
+
+
 def test_what_has_no_effect_on_the_pixels_is_not_kept():
     made = of_transformers(CLIP | {"do_resize": False}, "CLIP").transform(32, 8)
     assert (made.fit, made.to) == ("none", None)

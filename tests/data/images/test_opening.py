@@ -107,6 +107,11 @@ def test_a_stream_that_cannot_go_back_is_read_from_where_it_is(tmp_path):
     assert load_image(file).size == (16, 24)  # from its beginning where it can
 
 
+def test_a_file_that_is_opened_as_text_is_said(tmp_path):
+    with open(phone(tmp_path / "a.jpg"), encoding="latin-1") as file, pytest.raises(UserError, match="opened as text"):
+        load_image(file)
+
+
 def test_what_was_turned_already_is_not_turned_again(tmp_path):
     turned = ImageOps.exif_transpose(Image.open(phone(tmp_path / "phone.jpg")))
     assert load_image(turned).size == (16, 24)
