@@ -63,8 +63,7 @@ def _check_names(name: str, head: ImageClassify, targets: object, source: object
 
 def check_reached(task: nn.Module) -> None:
     """UserError for trainable parameters that the first step's backward left without a gradient."""
-    names = [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]
-    if names:
+    if names := [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]:
         parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
         rule = f"Rule(pattern=r'^{re.escape(parts[0])}', freeze=True)"
         raise UserError(

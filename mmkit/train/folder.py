@@ -131,13 +131,18 @@ def _empty(place: Path) -> None:
 def start(out: Path, experiment: dict[str, Any], counts: dict[str, Any], fresh: bool, apart: Collection[str]) -> None:
     """The run is sure to begin: say what it is, and for a fresh one remove what an abandoned one left.
 
-    ``.starting`` holds what was made for the new run before that was sure. For the first process.
+    Written are experiment.json, command.txt, versions.json and data.json. ``.starting`` holds what was made for the new
+    run before that was sure. For the first process.
     """
     if fresh:
         if others := foreign(out, apart):
             raise UserError(f"{out}: {others[0]} came to be there meanwhile; give a new folder as --out")
         _clear(out, apart)
-    describe(out, experiment, counts)
+    write_json(out / EXPERIMENT, experiment)
+    with (out / COMMAND).open("a", encoding="utf-8") as file:
+        file.write(shlex.join(sys.argv) + "\n")
+    write_json(out / "versions.json", versions())
+    write_json(out / "data.json", counts)
     if (out / STARTING / "tokenizer").is_dir():
         replace_folder(out / STARTING / "tokenizer", out / "tokenizer")
     make_folder(out / "checkpoints")
@@ -151,15 +156,6 @@ def _clear(out: Path, apart: Collection[str]) -> None:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         for folder in sorted((p for p in (top, *top.rglob("*")) if p.is_dir()), reverse=True):
             folder.rmdir()
-
-
-def describe(out: Path, experiment: dict[str, Any], counts: dict[str, Any]) -> None:
-    """Write experiment.json, command.txt, versions.json and data.json. For the first process."""
-    write_json(out / EXPERIMENT, experiment)
-    with (out / COMMAND).open("a", encoding="utf-8") as file:
-        file.write(shlex.join(sys.argv) + "\n")
-    write_json(out / "versions.json", versions())
-    write_json(out / "data.json", counts)
 
 
 def versions() -> dict[str, str]:

@@ -84,8 +84,7 @@ def train(
             if start is not None and meta is not None:
                 resuming.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
                 resuming.check_tokenizer(start, meta)
-                cut = resuming.check_batch(start, meta, batch)
-                if cut and rank() == 0:
+                if (cut := resuming.check_batch(start, meta, batch)) and rank() == 0:
                     logger.warning("%s", cut)
             accelerator = make_accelerator(experiment.run, precision)
             trainer = _make_trainer(experiment, dumped, out, parts, batch, accelerator, save_model)
@@ -186,7 +185,7 @@ class Trainer:
         }  # fmt: skip
         on_first(lambda: folder.start(self.out, dict(self.saving.experiment), counts, fresh, apart))
         self.log = RunLog(self.out, writes=first, start_step=self.step, tensorboard=self.exp.run.tensorboard)
-        self.log.event("plan", self.step, self.plan.to_dict())
+        self.log.event("plan", self.step, asdict(self.plan))
         if first:
             for line in self.plan.lines():
                 logger.info("%s", line)
@@ -228,8 +227,7 @@ class Trainer:
 
     def _leave_if_asked(self) -> None:
         """Raise ``Stopped`` on all processes where one of them was told to stop."""
-        number = max(gather_objects(self.stop.asked))
-        if number:
+        if number := max(gather_objects(self.stop.asked)):
             if rank() == 0:
                 logger.info("stopped after step %d, and saved; go on with --resume", self.step)
             raise Stopped(number)

@@ -72,13 +72,8 @@ def make_optimizer(module: nn.Module, optim: Optim) -> AdamW:
                 parameters[name].requires_grad_(False)
             continue
         decay = optim.weight_decay if group.rule.weight_decay is None else group.rule.weight_decay
-        groups.append(
-            {
-                "params": [(name, parameters[name]) for name in group.names],
-                "weight_decay": decay,
-                "lr_scale": group.rule.lr_scale,
-            }
-        )
+        own = [(name, parameters[name]) for name in group.names]
+        groups.append({"params": own, "weight_decay": decay, "lr_scale": group.rule.lr_scale})
     if not groups:
         raise UserError("optim.rules: every parameter is frozen, nothing is left to train")
     device = next(iter(parameters.values())).device

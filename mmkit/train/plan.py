@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -41,10 +41,6 @@ class Plan:
     within: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     texts: Coverage | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``metrics.jsonl``."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people."""

@@ -112,10 +112,8 @@ class StopSignal:
             yield predictor
         finally:
             self._at_once = False
-        if world_size() > 1:
-            number = max(gather_objects(self.asked))
-            if number:
-                raise Stopped(number)
+        if world_size() > 1 and (number := max(gather_objects(self.asked))):
+            raise Stopped(number)
 
     def _stopping(self, tell: Progress) -> Progress:
         """The same progress, which stops the work when this process was asked to."""

@@ -71,8 +71,7 @@ def _stage(
     if before is not None:
         stage = following(stage, before)
         free = ("init.model", "tokenizer.path")  # the folder before, whose own settings are compared
-    done = on_first(partial(_finished, stage, folder, free)) if resume else None
-    if done is not None:
+    if (done := on_first(partial(_finished, stage, folder, free)) if resume else None) is not None:
         return _short(stage, done), True
     found = train(stage, folder, resume, save_model=save_model, apart=apart, free=free)
     return _short(stage, found), on_first(partial(read_numbers, folder)) is not None
@@ -80,8 +79,7 @@ def _stage(
 
 def _finished(stage: Experiment, folder: Path, free: Sequence[str]) -> dict[str, float] | None:
     """The numbers of a run that is done; UserError where it was asked to be another one. For the first process."""
-    numbers = read_numbers(folder)
-    if numbers is None:
+    if (numbers := read_numbers(folder)) is None:
         return None
     old, new = with_present_names(read_json(folder / EXPERIMENT)), dump(stage)
     resuming.check_same(

@@ -23,14 +23,11 @@ class Meter:
     def timed(self, batches: Iterable[T]) -> Generator[T]:
         """The same batches, with the time to get each counted as waiting; closing it ends the workers behind them."""
         iterator = iter(batches)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        start = time.perf_counter()
+        for batch in iterator:
             self._waited += time.perf_counter() - start
             yield batch
+            start = time.perf_counter()
 
     def count(self, samples: int) -> None:
         """Add samples of all processes."""
