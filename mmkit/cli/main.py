@@ -97,8 +97,7 @@ def execute(args: argparse.Namespace) -> int:
         check_texts(args)
         check_counts(args)
         check_model(args)
-        numbers = args.run(args)
-        if numbers is not None:
+        if (numbers := args.run(args)) is not None:
             show(numbers)
             write_json(args.json, numbers)
         leave_processes()
@@ -220,8 +219,7 @@ def check_texts(args: argparse.Namespace) -> None:
 def check_counts(args: argparse.Namespace) -> None:
     """UserError for a number of things that is none."""
     for name in ("batch_size", "top", "n", "limit"):
-        value = getattr(args, name, None)
-        if value is not None and value < 1:
+        if (value := getattr(args, name, None)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
 

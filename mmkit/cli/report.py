@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.train.folder import EXPERIMENT
 
     folders = [args.run_folder, *sorted(path for path in args.run_folder.glob("*/") if path.name != "best")]
-    runs = [folder for folder in folders if (folder / EXPERIMENT).is_file()]
-    if not runs:
+    if not (runs := [folder for folder in folders if (folder / EXPERIMENT).is_file()]):
         raise UserError(f"{args.run_folder}: not the folder of a run (no {EXPERIMENT}); give what `mmkit train` made")
     if runs[0] == args.run_folder:
         check(args.run_folder)

@@ -60,9 +60,7 @@ def told(given: Mapping[str, Any], siglip: bool) -> Told:
     if "vision_config" in given:
         return _of_transformers(given, siglip)
     model = given.get("model_cfg", given)
-    if "vision_cfg" not in model:
-        return Told()
-    return replace(_of_open_clip(model, siglip), image_size=told_size(given))
+    return replace(_of_open_clip(model, siglip), image_size=told_size(given)) if "vision_cfg" in model else Told()
 
 
 def _of_transformers(given: Mapping[str, Any], siglip: bool) -> Told:

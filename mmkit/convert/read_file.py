@@ -126,11 +126,7 @@ def _wrapped(content: Any) -> list[str]:
     """The keys under which weights may lie, those of training before averages of them."""
     if not isinstance(content, Mapping):
         return []
-    return [key for key in (*WRAPPERS, *AVERAGED) if isinstance(content.get(key), Mapping) and _holds(content[key])]
-
-
-def _holds(content: Any) -> bool:
-    return _is_state(content) or bool(_wrapped(content))
+    return [key for key in (*WRAPPERS, *AVERAGED) if _is_state(content.get(key)) or _wrapped(content.get(key))]
 
 
 def _chosen(path: Path, names: list[str], wanted: str | None) -> str:

@@ -42,7 +42,7 @@ def fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Che
 
 def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Checkpoint) -> Filling:
     state = bert.modern(file.state)
-    if _is_ours(state):
+    if all(name.startswith(("model.", "heads.", "ema.")) for name in state):  # saved by mmkit
         rows: list[Row] | None = None
         ours, grid = dict(state), _saved_grid(file, model)
     elif "visual_encoder.cls_token" in state:
@@ -158,14 +158,9 @@ def _check_config(file: Checkpoint, text: TextEncoder) -> None:
             raise UserError(f"{config}: {key} is {file.config[key]!r}, and this model has {value!r}")
 
 
-def _is_ours(state: Mapping[str, Tensor]) -> bool:
-    return all(name.startswith(("model.", "heads.", "ema.")) for name in state)
-
-
 def _told_grid(file: Checkpoint, state: State) -> tuple[int, ...] | None:
     """The grid of a ViT of others, from the config beside it; None where there is none."""
-    size = told_size(file.config)
-    if size is None:
+    if (size := told_size(file.config)) is None:
         return None
     return tuple(side // p for side, p in zip(size, state["patch_embed.proj.weight"].shape[2:], strict=True))
 

@@ -35,12 +35,10 @@ def explain(
     layer: int | None = None, head: int | None = None, words: bool = True,
 ) -> Explanation:  # fmt: skip
     """Heat maps of one picture and one text: see ``mmkit.explain``."""
-    return next(
-        explain_pairs(
-            predictor, [image], [text], answers=None if answer is None else [answer], target=target, layer=layer,
-            head=head, words=words,
-        )
-    )  # fmt: skip
+    return next(explain_pairs(
+        predictor, [image], [text], answers=None if answer is None else [answer], target=target, layer=layer,
+        head=head, words=words,
+    ))  # fmt: skip
 
 
 def explain_pairs(
@@ -174,11 +172,10 @@ def _explanation(
                 "layer %d: no word's attention changes the target (in the last layer [CLS] alone does); the words' "
                 "maps are empty. Choose a lower layer", asked.layer,
             )  # fmt: skip
+        each = zip(groups, raws, weights, chances or [None] * len(groups), strict=True)
         parts = tuple(
             Word(word, tokens, HeatMap(raw, size, seen), float(weight) / total if total else 0.0, chance)
-            for (word, tokens), raw, weight, chance in zip(
-                groups, raws, weights, chances or [None] * len(groups), strict=True
-            )
+            for (word, tokens), raw, weight, chance in each
         )
     unseen = _unseen(predictor, text, kind_of(predictor, asked.target))
     return Explanation(

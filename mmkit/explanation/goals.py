@@ -93,8 +93,7 @@ def default_target(predictor: Predictor, order: Sequence[TargetName] = ("mlm", "
         "mlm": guesses_words(predictor), "itm": predictor.can_match(), "itc": bool(predictor.model.spec.embed_dim),
         "answer": any(map(_answers, predictor.heads.values())),
     }  # fmt: skip
-    found = next((name for name in order if offered[name]), None)
-    if found is None:
+    if (found := next((name for name in order if offered[name]), None)) is None:
         wanted = ", ".join(f"{name} ({WHAT[name]})" for name in order)
         has = ", ".join(predictor.heads) or "none"
         raise UserError(f"this model has nothing of what could be explained here: {wanted}. Its heads are: {has}")
@@ -166,8 +165,7 @@ def _written(predictor: Predictor, head: Any, answers: Sequence[str]) -> Goal:
 def _chosen(head: Any, answers: Sequence[str]) -> Goal:
     """The logit of each row's answer; shown as its probability, by itself where several answers can be right."""
     names = _names(head)
-    unknown = sorted({answer for answer in answers if answer not in names})
-    if unknown:
+    if unknown := sorted({answer for answer in answers if answer not in names}):
         some = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
         raise UserError(f"answer {unknown[0]!r}: not among the answers of this model, which are {some}")
     columns = torch.tensor([[names.index(answer)] for answer in answers])

@@ -63,9 +63,7 @@ def seen_box(transform: object, picture: Image.Image) -> tuple[int, int, int, in
 
     It reaches beyond the picture where the transform sets a border around it.
     """
-    if not isinstance(transform, CentreCrop):
-        return None
-    return transform.seen(picture.width, picture.height)
+    return transform.seen(picture.width, picture.height) if isinstance(transform, CentreCrop) else None
 
 
 def upsampled(grid: Tensor, size: tuple[int, int]) -> Tensor:

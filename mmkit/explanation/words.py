@@ -15,8 +15,7 @@ def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, tuple[
     tokenizer glues to a word count as part of it, but are not shown.
     """
     groups: list[list[int]] = []
-    starts = tokenizer.starts_word(ids)
-    for position, (token, begins) in enumerate(zip(ids, starts, strict=True)):
+    for position, (token, begins) in enumerate(zip(ids, tokenizer.starts_word(ids), strict=True)):
         if token in tokenizer.special_ids:
             continue
         if begins or not groups or groups[-1][-1] != position - 1:

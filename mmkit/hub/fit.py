@@ -50,13 +50,11 @@ def state_of_all(model: nn.Module, heads: Mapping[str, nn.Module]) -> dict[str, 
 def check_shapes(wanted: Mapping[str, Tensor], found: Shapes, path: Path) -> None:
     """UserError that lists the weights of a file which lack, are too many, or are of another shape than wanted."""
     odd = (name for name in wanted.keys() & found.keys() if tuple(wanted[name].shape) != found[name])
+    shapes = (f"{name} {list(found[name])}, wanted {list(wanted[name].shape)}" for name in odd)
     problems = [
         *_listed("weights that the model needs and the file lacks", wanted.keys() - found.keys()),
         *_listed("weights in the file that the model has no place for", found.keys() - wanted.keys()),
-        *_listed(
-            "weights of another shape",
-            (f"{name} {list(found[name])}, wanted {list(wanted[name].shape)}" for name in odd),
-        ),
+        *_listed("weights of another shape", shapes),
     ]
     if problems:
         raise UserError(f"{path}: does not fit {path.parent / CONFIG}:\n" + "\n".join(problems))

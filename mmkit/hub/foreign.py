@@ -51,8 +51,7 @@ def describe_foreign(source: str) -> dict[str, Any]:
     with quiet("mmkit.convert.read_file"):  # what it says of several weights stands among the facts
         file = read_checkpoint(path)
     layout = guess(file.state)
-    other = _other_kind(layout, file)
-    if other is not None:
+    if (other := _other_kind(layout, file)) is not None:
         layout = None
     found: dict[str, Any] = {"kind": "a file of others", "file": str(file.path)}
     if layout is None:
@@ -133,9 +132,7 @@ def _other_kind(layout: Layout | None, file: Checkpoint) -> str | None:
     stated = settings.get("model_type")
     if isinstance(stated, str) and not (layout is not None and stated == "bert"):
         return f"a {NAMES.get(stated, repr(stated))} (its config.json: model_type {stated})"
-    if stated is None and _is_roberta(file.state):
-        return f"a {ROBERTA}, by its keys"
-    return None
+    return f"a {ROBERTA}, by its keys" if stated is None and _is_roberta(file.state) else None
 
 
 def _is_roberta(state: Mapping[str, Tensor]) -> bool:
@@ -210,8 +207,7 @@ def _tokenizer_beside(file: Checkpoint) -> str:
 
 def _licence(source: str, file: Checkpoint, layout: Layout | None) -> str:
     """As the model card beside it says, its config, timm for its own, or the layout."""
-    known = known_to_timm(source)
-    if known is not None and known.license:
+    if (known := known_to_timm(source)) is not None and known.license:
         return f"{known.license} (timm)"
     card = file.path.parent / "README.md"
     if file.config and card.is_file():

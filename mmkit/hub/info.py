@@ -65,8 +65,7 @@ def describe(path: str) -> dict[str, Any]:
         return describe_checkpoint(folder)
     if (place.is_dir() or place.name in (CONFIG, WEIGHTS, PREPROCESSING)) and is_ours(folder):
         return describe_folder(folder)
-    newest = latest(place / "checkpoints") or latest(place) if place.is_dir() else None
-    if newest is not None:
+    if place.is_dir() and (newest := latest(place / "checkpoints") or latest(place)) is not None:
         return describe_checkpoint(newest)
     if place.suffix == ".safetensors" and place.stat().st_size and _names_of_ours(place):
         return _weights_alone(place)

@@ -62,19 +62,16 @@ class Pretrained(ModelHubMixin, library_name="mmkit", tags=["mmkit", "vision-lan
         if not is_here:
             try:
                 validate_repo_id(name)
-                folder = Path(
-                    snapshot_download(
-                        name, revision=revision, cache_dir=cache_dir, force_download=force_download,
-                        local_files_only=local_files_only, token=token, allow_patterns=list(FILES),
-                    )
-                )  # fmt: skip
+                folder = Path(snapshot_download(
+                    name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                    local_files_only=local_files_only, token=token, allow_patterns=list(FILES),
+                ))  # fmt: skip
             except HFValidationError as error:
                 raise UserError(f"{name}: no such folder here, and no name of the hub, which is OWNER/NAME") from error
             except FAILURES as error:
                 raise UserError(_unreachable(name, error)) from error
         try:
-            predictor = hub.load(folder, device=device, precision=precision, image_size=image_size, allow=allow)
-            return cls(predictor, folder)
+            return cls(hub.load(folder, device=device, precision=precision, image_size=image_size, allow=allow), folder)
         except UserError as error:
             if is_here:
                 raise

@@ -89,9 +89,7 @@ def facts(training: Mapping[str, Any]) -> dict[str, Any]:
 def licence_id(training: Mapping[str, Any]) -> str:
     """The hub's name of the licence; "unknown" where none is known, "other" where several are or some is not."""
     found = {name for _, _, name in training.get("licences", [])}
-    if len(found) > 1:
-        return "other"
-    return next(iter(found), "") or "unknown"
+    return "other" if len(found) > 1 else next(iter(found), "") or "unknown"
 
 
 def _told(before: Mapping[str, Any], source: str) -> str:
@@ -104,8 +102,7 @@ def _told(before: Mapping[str, Any], source: str) -> str:
 
 def _steps(folder: Path) -> int | None:
     """Of the newest checkpoint, with which the model is saved; else of the last event, or of a run's best model."""
-    newest = latest(inside(folder, "checkpoints"))
-    if newest is not None:
+    if (newest := latest(inside(folder, "checkpoints"))) is not None:
         return int(newest.name.removeprefix("step-"))
     events = inside(folder, "metrics.jsonl")
     lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
@@ -134,8 +131,7 @@ def _of_source(source: str, folder: Path) -> dict[str, Any]:
 
 def _of_weights(source: str) -> list[list[str]]:
     """Of weights that others made; timm knows those of its own."""
-    known = known_to_timm(source)
-    if known is not None and known.license:
+    if (known := known_to_timm(source)) is not None and known.license:
         return [[source, known.license, known.license]]
     return [[source, UNKNOWN, ""]]
 

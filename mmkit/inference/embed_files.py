@@ -191,12 +191,10 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
     import pyarrow.parquet as pq
 
     vector = pa.list_(pa.float32(), width)
-    schema = pa.schema(
-        {
-            "key": pa.string(), "image": pa.string(), "image_id": pa.string(), "embedding": vector,
-            "captions": pa.list_(pa.string()), "caption_embeddings": pa.list_(vector),
-        }
-    )  # fmt: skip
+    schema = pa.schema({
+        "key": pa.string(), "image": pa.string(), "image_id": pa.string(), "embedding": vector,
+        "captions": pa.list_(pa.string()), "caption_embeddings": pa.list_(vector),
+    })  # fmt: skip
     pictures = texts = 0
     with beside(out) as half, pq.ParquetWriter(half, schema) as writer:
         for part in parts:
@@ -220,10 +218,8 @@ def _parquet(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
 
 def _safetensors(out: Path, parts: Iterator[_Part], width: int) -> tuple[int, int]:
     found = list(parts)
-    told = {
-        name: [entry for part in found for entry in part.about[name]]
-        for name in ("keys", "paths", "image_ids", "captions")
-    }
+    lists = ("keys", "paths", "image_ids", "captions")
+    told = {name: [entry for part in found for entry in part.about[name]] for name in lists}
     rows = [row for row, group in enumerate(told["captions"]) for _ in group]
     tensors = {
         "image": torch.cat([part.images for part in found]), "text": torch.cat([part.texts for part in found]),

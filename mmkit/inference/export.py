@@ -172,8 +172,7 @@ def _written(program: Any, path: Path) -> Call:
     """The program as a file, and what runs that file."""
     import onnxruntime
 
-    made = torch.onnx.export(program, dynamo=True, verbose=False)
-    if made is None:
+    if (made := torch.onnx.export(program, dynamo=True, verbose=False)) is None:
         raise UserError(f"{path}: torch's exporter gave no ONNX program")
     made.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -173,8 +173,7 @@ class Predictor:
     def text_tokens(self, texts: Iterable[str], batch_size: int = 256, kind: Kind = "caption") -> Iterator[Tokens]:
         """The text tokens (b, L, D) of each batch in turn, before any picture, on the model's device."""
         for chunk in batches(many_texts(texts), batch_size):
-            rows = [self.encoder(text, kind) for text in chunk]
-            ids, mask = padded_texts(rows, self.tokenizer.pad_id)
+            ids, mask = padded_texts([self.encoder(text, kind) for text in chunk], self.tokenizer.pad_id)
             with self.inference():
                 tokens = self.model.encode_text(ids.to(self.device), mask.to(self.device))
             yield tokens
@@ -280,8 +279,7 @@ class Predictor:
 
         lacks, hint: for the message: "this model LACKS; its heads are: ... HINT".
         """
-        found = next((head for head in self.heads.values() if isinstance(head, can)), None)
-        if found is None:
+        if (found := next((head for head in self.heads.values() if isinstance(head, can)), None)) is None:
             lacks = lacks or f"has no head that {can.__name__.lower()}"
             raise UserError(f"this model {lacks}; its heads are: {self._told_heads()}. {hint}".rstrip(". "))
         return found

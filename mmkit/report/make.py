@@ -48,8 +48,7 @@ class Report:
             metrics |= {f"{name}.{key}": value for key, value in result.metrics().items()}
             if rank() == 0:
                 pictures = collect_classified(make_source(evaluator.source), result, shown=self.classified)
-                title = self.titles.get(name, name)
-                sections.append(ZeroShotSection(title=title, result=result, shown=pictures))
+                sections.append(ZeroShotSection(title=self.titles.get(name, name), result=result, shown=pictures))
         on_first(lambda: write_report(folder, self._page(predictor, sections), metrics))
         return metrics
 

@@ -45,8 +45,7 @@ def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ())
     from mmkit.convert.read_file import PARALLEL, write_checkpoint
     from mmkit.convert.tables.table import ours_of, write
 
-    layout = named(layout_name)
-    if layout.back is None:
+    if (layout := named(layout_name)).back is None:
         raise UserError(f"mmkit does not write the layout {layout.name} ({layout.what})")
     state = _whole_state(folder)
     record = _record_of(folder)

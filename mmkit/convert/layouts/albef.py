@@ -81,15 +81,13 @@ def _answers(state: State, parts: albef.Parts, choices: Choices) -> Heads:
     """The decoder ranks as the official code does, which counts a candidate's first token twice."""
     decoder = "text_decoder.bert."
     width = state[f"{decoder}embeddings.word_embeddings.weight"].shape[1]
-    return {
-        "answer": partial(
-            AnswerDecoder, answers=choices.answers, depth=depth_of(state, f"{decoder}encoder.layer."),
-            heads=attention_heads("text", width, choices.text_heads),
-            mlp_width=len(state[f"{decoder}encoder.layer.0.intermediate.dense.weight"]),
-            max_tokens=len(state[f"{decoder}embeddings.position_embeddings.weight"]),
-            types=len(state[f"{decoder}embeddings.token_type_embeddings.weight"]), first_token_twice=True,
-        )
-    }  # fmt: skip
+    return {"answer": partial(
+        AnswerDecoder, answers=choices.answers, depth=depth_of(state, f"{decoder}encoder.layer."),
+        heads=attention_heads("text", width, choices.text_heads),
+        mlp_width=len(state[f"{decoder}encoder.layer.0.intermediate.dense.weight"]),
+        max_tokens=len(state[f"{decoder}embeddings.position_embeddings.weight"]),
+        types=len(state[f"{decoder}embeddings.token_type_embeddings.weight"]), first_token_twice=True,
+    )}  # fmt: skip
 
 
 def _labels(state: State, parts: albef.Parts, choices: Choices) -> Heads:

@@ -113,9 +113,9 @@ def check_depth(recipe: Recipe, given: Mapping[str, Any]) -> None:
             raise UserError(f"its config says {told} layers ({name}), and the weights have {found}: is the file whole?")
 
 
-def patch_of(ours: State, tower: str = "model.image") -> tuple[int, int]:
-    """The square patch of one of our image towers; UserError where there is none."""
-    name = f"{tower}.patch.proj.weight"
+def patch_of(ours: State) -> tuple[int, int]:
+    """The square patch of our image tower; UserError where there is none."""
+    name = "model.image.patch.proj.weight"
     if name not in ours:
         raise UserError(f"there is no {name}: the model has no image tower that cuts pictures into patches")
     side = math.isqrt(ours[name].shape[1] // 3)

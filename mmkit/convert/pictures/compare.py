@@ -49,9 +49,8 @@ def _reading(file: Checkpoint, source: str) -> Reading | None:
         stated = str([settings.get(key) for key in ("image_processor_type", "feature_extractor_type", "model_type")])
         named = [name for name in ("Vilt", "Siglip", "CLIP", "Blip", "DeiT") if name.lower() in stated.lower()]
         kind = named[0] if named else kind
-    if found:
-        return reading(found, kind, open_clip=file.path.name.startswith("open_clip"))
-    return _of_timm(file, source)
+    open_clip = file.path.name.startswith("open_clip")
+    return reading(found, kind, open_clip) if found else _of_timm(file, source)
 
 
 def _of_timm(file: Checkpoint, source: str) -> Reading | None:

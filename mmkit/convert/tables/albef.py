@@ -105,6 +105,7 @@ def parts_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], kind: Kin
     def rows(name: str) -> int:
         return len(state[name]) if name in state else 0
 
+    answers = rows(f"{decoder}embeddings.positions.weight") if kind == "vqa" else 0
     return Parts(
         kind=kind, image_depth=depth_of(state, "model.image.blocks."), patch=patch,
         text_depth=depth_of(state, "model.text.blocks."), fusion_depth=depth_of(state, "model.fusion.blocks."),
@@ -112,10 +113,7 @@ def parts_of_ours(state: Mapping[str, Tensor], patch: tuple[int, ...], kind: Kin
         decoder_depth=depth_of(state, f"{decoder}blocks.") if kind == "vqa" else 0,
         queue=rows("heads.itc.queue.image") if joint else 0,
         image_ids=kind == "retrieval" and "heads.itc.queue.image_id" in state,
-        position_ids=(
-            rows("model.text.embeddings.positions.weight"),
-            rows(f"{decoder}embeddings.positions.weight") if kind == "vqa" else 0,
-        ),
+        position_ids=(rows("model.text.embeddings.positions.weight"), answers),
     )  # fmt: skip
 
 

@@ -90,8 +90,7 @@ def table(
     A BERT with fewer layers fills what it can, from below; layers above ``text_depth + fusion_depth`` are dropped.
     ``mlm``: the MLM head's prefix, where there is one. The cross-attention of fusion layers has no row.
     """
-    prefix = prefix_of(state)
-    if prefix is None:
+    if (prefix := prefix_of(state)) is None:
         raise UserError("this is not a BERT in the names of transformers (embeddings.*, encoder.layer.N.*)")
     predictions = "cls.predictions"
     if f"{predictions}.bias" not in state:

@@ -259,5 +259,4 @@ def arguments(state: Mapping[str, Tensor], known: Told, image_size: tuple[int, i
     }  # fmt: skip
     if parts.siglip:
         return found | {"fill_id": known.fill_id}
-    projection = ours["model.image_proj.weight"]
-    return found | {"embed_dim": projection.shape[0 if parts.names == "transformers" else 1]}
+    return found | {"embed_dim": ours["model.image_proj.weight"].shape[0 if parts.names == "transformers" else 1]}

@@ -91,8 +91,7 @@ def _check_size(spec: str, size: int, own: Mapping[str, Any]) -> None:
     place = f"local-dir:{spec.partition(':')[2]}"
     with torch.device("meta"), not_endless(spec):
         clip = open_clip.create_model(place, load_weights=False, pretrained_text=False, device="meta", **own)
-    values = sum(value.numel() for value in clip.parameters())
-    if values > size:
+    if (values := sum(value.numel() for value in clip.parameters())) > size:
         raise UserError(f"{spec}: its {CONFIG} describes {values:,} numbers, and its weights have {size:,} bytes")
 
 
@@ -106,8 +105,7 @@ def options(model: Mapping[str, Any], spec: str) -> dict[str, Any]:
     name = model["text_cfg"].get("hf_model_name")
     if not name:
         return {}
-    here = cached(name, ("config.json",))
-    if here is None:
+    if (here := cached(name, ("config.json",))) is None:
         raise UserError(
             f"{spec}: its text tower is {name} of the Hugging Face hub, whose config is not on this machine, and a "
             f"folder makes no call: fetch it once by `hf download {name} config.json`"
