@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.main import add_allow, add_command, write_json
+from mmkit.cli.main import add_allow, add_command, check_output, write_json
 from mmkit.errors import UserError
 from mmkit.progress import progress
 from mmkit.ranks import rank
@@ -168,6 +168,7 @@ def zeroshot(args: argparse.Namespace) -> None:
     from mmkit.evals.labels import read_classes
     from mmkit.evals.prompts import templates_named
 
+    _check_class_files(args)
     needed = args.predictions is None or args.classes is None
     source = open_data(args, {"label"}, ("image", "label"), answers_needed=needed)
     classes = args.classes or own_classes(args.data)
@@ -186,6 +187,7 @@ def zeroshot(args: argparse.Namespace) -> None:
 
 def classify(args: argparse.Namespace) -> None:
     """Measure and show."""
+    _check_class_files(args)
     source = open_data(args, {"label"}, ("image", "label"), answers_needed=args.predictions is None)
     from mmkit.evals.image_classes import ImageClasses
 
@@ -216,6 +218,15 @@ def measure(args: argparse.Namespace, evaluator: Evaluator, *read: Any) -> Any:
         Console().print(result.table())
     write_json(args.json, result.to_json())
     return result
+
+
+def _check_class_files(args: argparse.Namespace) -> None:
+    from mmkit.files import kind_of_picture
+
+    check_output(args.confusion, "--confusion")
+    check_output(args.per_class, "--per-class")
+    if args.confusion is not None:
+        kind_of_picture(args.confusion)
 
 
 def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None:

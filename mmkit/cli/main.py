@@ -166,13 +166,8 @@ def check_output(path: Path | None, option: str = "--json") -> None:
 
 
 def check_written(args: argparse.Namespace) -> None:
-    """UserError where a file of these options cannot be written, or its ending says no form, before any work."""
+    """UserError where --json or --predictions cannot be written, or the ending says no form, before any work."""
     check_output(args.json)
-    if "confusion" in vars(args):
-        check_output(args.confusion, "--confusion")
-        check_output(args.per_class, "--per-class")
-        if args.confusion is not None:
-            files.kind_of_picture(args.confusion)
     if "predictions" in vars(args):
         from mmkit.evals.predictions import check_predictions
 
