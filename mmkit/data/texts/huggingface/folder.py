@@ -92,19 +92,19 @@ def _of_json(file: Path, settings: Mapping[str, Any], usual: Mapping[str, str]) 
         if token is not None and (key in settings or backend.token_to_id(str(token)) is not None):
             options[key] = token
     added = settings.get("added_tokens_decoder")
-    found = {int(at): _token(value) for at, value in added.items()} if isinstance(added, Mapping) else {}
+    found = {int(at): _token(value, special=False) for at, value in added.items()} if isinstance(added, Mapping) else {}
     if any(token is not None and backend.token_to_id(str(token)) is None for token in found.values()):
         options["added_tokens_decoder"] = {at: token for at, token in found.items() if token is not None}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
 
 
-def _token(value: Any) -> Any:
-    """A special token as transformers write it, a text or an object; None for anything else."""
+def _token(value: Any, special: bool = True) -> Any:
+    """A token as transformers write it, a text or an object that may say whether it is special; None for all else."""
     from tokenizers import AddedToken
 
     if not isinstance(value, Mapping):
-        return AddedToken(value, special=True) if isinstance(value, str) else None
-    text, flags = value.get("content"), {"special": True} | {key: bool(value[key]) for key in FLAGS if key in value}
+        return AddedToken(value, special=special) if isinstance(value, str) else None
+    text, flags = value.get("content"), {"special": special} | {key: bool(value[key]) for key in FLAGS if key in value}
     return AddedToken(text, **flags) if isinstance(text, str) else None
 
 

@@ -104,14 +104,19 @@ def test_null_in_the_settings_means_as_the_case_is(tmp_path):
     assert [from_folder(tmp_path)(text).input_ids for text in TEXTS] == wanted
 
 
-def test_tokens_that_only_the_settings_add_are_there(tmp_path):
+@pytest.mark.parametrize("flags", [{"special": True, "lstrip": False}, {}, {"special": False}])
+def test_tokens_that_only_the_settings_add_are_there(tmp_path, flags):
     bert(tmp_path)
     transformers.AutoTokenizer.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
     said = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    said["added_tokens_decoder"] = {str(len(WORDS)): {"content": "<obj>", "special": True, "lstrip": False}}
+    said["added_tokens_decoder"] = {str(len(WORDS)): {"content": "<Obj>"} | flags}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     same(tmp_path)
-    assert len(from_folder(tmp_path)) == len(WORDS) + 1
+    ours, theirs = from_folder(tmp_path), transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    assert len(ours) == len(WORDS) + 1
+    for text in ("a <Obj> b", "a <obj>"):  # a token that is not special is looked for in the text as it is cleaned
+        assert ours(text).input_ids == theirs(text).input_ids
+    assert (len(WORDS) in ours("a <obj>").input_ids) == (not flags.get("special"))
 
 
 def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch):
