@@ -108,6 +108,12 @@ def check_writable(path: str | Path, name: str) -> None:
         raise UserError(f"{name}: cannot be written (no permission for {there})")
 
 
+def check_ending(path: str | Path, *endings: str) -> None:
+    """UserError where a name has none of these endings, such as ".png", in capitals or not."""
+    if Path(path).suffix.lower() not in endings:
+        raise UserError(f"{path}: the name must end in {' or '.join(endings)}")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """The file, whole or not at all; UserError where it cannot be written."""
     with writing(path) as file:

@@ -108,6 +108,8 @@ CASES |= {
     "run": ["train", "config.py", "--out", "none_new"],
     "run of the quickstart": ["quickstart", "--out", "none_new"],
     "picture": ["data", "show", "rows.jsonl", "--out", "none.txt"],
+    "heat map": ["explain", "--model", "model", "--image", "pictures/0.png", "--text", "a dog", "--out", "none.jpg"],
+    "embeddings": ["features", "--model", "model", "--data", "rows.jsonl", "--out", "none.csv"],
     "setting": ["quickstart", "--set", "none_such"],
     "config of a batch": ["data", "show", "none/none.py", "--out", "new.png"],
 }

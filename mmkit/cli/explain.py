@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mmkit.cli.evaluate import add_evaluation_options, add_model_arguments, evaluation, make_predictor, measure
 from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.cli.vqa import answering_stage
+from mmkit.files import check_ending
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -76,9 +77,9 @@ def explain(args: argparse.Namespace) -> None:
     if args.font is not None:
         font("", 14, args.font)
     picture = load_image(args.image)
-    from mmkit.explanation.picture import Style, check_name
+    check_ending(args.out, ".png")
+    from mmkit.explanation.picture import Style
 
-    check_name(args.out)
     if args.answer is not None or args.target == "answer":
         args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mmkit.cli.evaluate import add_model_arguments, add_source_options, make_predictor, open_data
 from mmkit.cli.main import add_command
 from mmkit.errors import UserError
+from mmkit.files import check_ending
+from mmkit.inference import EMBEDDED_AS
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if not 0 <= args.max_bad <= 1:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
     source = _source(args)
+    check_ending(args.out, *EMBEDDED_AS)
     from mmkit.inference.embed_files import embed_files
 
     with make_predictor(args) as predictor:

@@ -10,7 +10,7 @@ from PIL import Image
 from mmkit.explanation import picture
 from mmkit.explanation.maps import Evidence
 from mmkit.explanation.picture import Style
-from mmkit.files import save_picture
+from mmkit.files import check_ending, save_picture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,5 +27,5 @@ class Explanation(Evidence):
 
     def save(self, path: str | Path, style: Style | None = None) -> None:
         """Write ``figure`` as a PNG; UserError where it cannot be written, or the name ends otherwise."""
-        picture.check_name(path)
+        check_ending(path, ".png")
         save_picture(self.figure(style), path)

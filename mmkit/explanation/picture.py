@@ -16,7 +16,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mmkit.errors import UserError
 from mmkit.explanation.maps import Evidence, HeatMap, Word
 from mmkit.fonts import cut
 from mmkit.fonts import font as font_for
@@ -107,12 +106,6 @@ def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
     if left_out:
         pen.text((margin, high - margin), f"and {left_out} more words", PALE, small)
     return canvas
-
-
-def check_name(path: str | Path) -> None:
-    """UserError where a file's name is not that of a PNG."""
-    if Path(path).suffix.lower() != ".png":
-        raise UserError(f"{path}: heat maps are written as PNG; name the file ...png")
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int, most: int = 3) -> list[str]:

@@ -1,1 +1,4 @@
 """A trained model in use: the predictor, embeddings of many files, export."""
+
+EMBEDDED_AS = (".parquet", ".safetensors")
+"""The endings of files of embeddings."""

@@ -24,13 +24,13 @@ from torch import Tensor
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
 from mmkit.errors import UserError
-from mmkit.files import beside, write_tensors
+from mmkit.files import beside, check_ending, write_tensors
+from mmkit.inference import EMBEDDED_AS
 from mmkit.inference.fingerprint import fingerprint
 from mmkit.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-FORMATS = (".parquet", ".safetensors")
 PART_BATCHES = 32
 """How many batches make a part."""
 
@@ -76,8 +76,7 @@ def embed_files(
     cannot be read, or the file cannot be written; what is done so far is kept for the next call.
     """
     out = Path(out)
-    if out.suffix not in FORMATS:
-        raise UserError(f"{out}: the name must end in {' or '.join(FORMATS)}")
+    check_ending(out, *EMBEDDED_AS)
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file")
     if not predictor.model.spec.embed_dim:
@@ -103,7 +102,7 @@ def embed_files(
             check_share(bad, total, max_bad_fraction, "max_bad_fraction, --max-bad", few=1)
         parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
         width = predictor.model.spec.embed_dim
-        written = (_parquet if out.suffix == ".parquet" else _safetensors)(out, parts, width)
+        written = (_parquet if out.suffix.lower() == ".parquet" else _safetensors)(out, parts, width)
         shutil.rmtree(folder)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error

@@ -80,7 +80,7 @@ def test_explain(folder, tmp_path, capsys):
         (["--answer", " "], "answer ' ': give a text"),
         # what is written where is looked at before the model, which is damaged
         (["--out", ".", "--model", "damaged"], "--out .: is a folder"),
-        (["--out", "a.jpg", "--model", "damaged"], "a.jpg: heat maps are written as PNG"),
+        (["--out", "a.jpg", "--model", "damaged"], "a.jpg: the name must end in .png"),
         (["--out", f"{__file__}/a.png", "--model", "damaged"], "--out"),
         (["--font", "none.ttf", "--model", "damaged"], "font none.ttf: cannot be read"),
         (["--image", "none.png", "--model", "damaged"], "none.png: no such picture"),

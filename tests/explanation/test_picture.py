@@ -82,7 +82,7 @@ def test_files(tmp_path):
     with pytest.raises(UserError, match=r"b\.png: cannot be written"):
         made.save(tmp_path / "file" / "b.png")
     for name in ("a.jpg", "a", "png"):
-        with pytest.raises(UserError, match=f"{name}: heat maps are written as PNG"):
+        with pytest.raises(UserError, match=f"{name}: the name must end in .png"):
             made.save(tmp_path / name)
         assert not (tmp_path / name).exists()
     with pytest.raises(UserError, match=r"none\.ttf: cannot be read"):
