@@ -108,6 +108,11 @@ def check_writable(path: str | Path, name: str) -> None:
         raise UserError(f"{name}: cannot be written (no permission for {there})")
 
 
+def is_place(name: str) -> bool:
+    """Whether a name has the form of a path, and not of something on the hub (NAME or OWNER/NAME)."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def check_ending(path: str | Path, *endings: str) -> None:
     """UserError where a name has none of these endings, such as ".png", in capitals or not."""
     if Path(path).suffix.lower() not in endings:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmkit.cli.convert.paths import check_out
 from mmkit.cli.main import add_allow, add_command
 from mmkit.errors import UserError, shortened
+from mmkit.files import is_place
 from mmkit.hub.files import CONVERSION, TRAINING_STATE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mmkit.convert")
 
 
-OPTIONS = ("tokenizer", "preprocessor", "image_heads", "text_heads", "image_size", "activation", "answers")
+CHOICES = ("image_heads", "text_heads", "image_size", "activation", "answers")
 
 
 def register(commands: Commands) -> None:
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.reverse:
         from mmkit.cli.convert.back import export
 
-        names = [name for name in ("weights", *OPTIONS) if getattr(args, name) is not None]
+        names = [name for name in ("weights", "tokenizer", "preprocessor", *CHOICES) if getattr(args, name) is not None]
         if given := [f"--{name.replace('_', '-')}" for name in names]:
             raise UserError(f"{', '.join(given)}: of no use with --reverse, where the model folder says it all")
         return export(args.layout, Path(args.source).expanduser(), args.out, args.allow)
@@ -160,7 +161,7 @@ def _check_taken(layout: Layout, choices: Choices) -> None:
 
     if layout.takes is None:
         return
-    for name in OPTIONS[2:]:
+    for name in CHOICES:
         if name not in layout.takes and getattr(choices, name) != getattr(Choices(), name):
             users = ", ".join(other.name for other in LAYOUTS if other.takes and name in other.takes)
             raise UserError(
@@ -229,11 +230,12 @@ def _check_reachable(name: str) -> None:
     from mmkit.data.texts.huggingface.tokenizer import CLIP
     from mmkit.network import hub_answers
 
-    path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if name == CLIP or Path(name).exists() or (not path and (cached(name, FILES) is not None or hub_answers())):
+    place = is_place(name)
+    if name == CLIP or Path(name).exists() or (not place and (cached(name, FILES) is not None or hub_answers())):
         return
+    unreached = "" if place else ", and the Hugging Face hub cannot be reached"
     raise UserError(
-        f"the tokenizer {name} is not on this machine{'' if path else ', and the Hugging Face hub cannot be reached'}: "
+        f"the tokenizer {name} is not on this machine{unreached}: "
         "give --tokenizer FOLDER, a folder with its tokenizer.json and tokenizer_config.json"
     )
 

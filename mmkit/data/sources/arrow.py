@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from mmkit import network
 from mmkit.errors import UserError
+from mmkit.files import is_place
 
 CARD = "README.md"
 BATCH, KEPT, FAR, MOST_JUMPS = 50, 4, 1000, 8
@@ -37,7 +38,7 @@ def open_rows(name: str, split: str, config: str | None, in_order: bool = True) 
     in_order: they are read so, but for some; else ``datasets`` loads them now, before a loader's workers do so each.
     """
     place, load = Path(name), partial(_load, name, split, config)
-    ours = place.suffix.lower() in (".parquet", ".arrow") or name.startswith((".", "/", "~")) or name.count("/") > 1
+    ours = place.suffix.lower() in (".parquet", ".arrow") or is_place(name)
     if ours and not place.exists():
         raise UserError(f"{name}: no such file or folder; the data set cannot be loaded")
     files = None if config is not None or not in_order else _parquet_files(place, split)

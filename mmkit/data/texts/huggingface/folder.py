@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError
-from mmkit.files import inside, read_json
+from mmkit.files import inside, is_place, read_json
 
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -42,7 +42,7 @@ PLAIN = {"padding_side": str, "truncation_side": str, "model_max_length": int, "
 
 def is_folder(name: str) -> bool:
     """Whether a tokenizer's name is a place on this machine, and no name of the hub."""
-    return Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return Path(name).exists() or is_place(name)
 
 
 def from_folder(name: str | Path) -> Any:
