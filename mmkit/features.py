@@ -102,7 +102,7 @@ class Features:
     ``step`` is the optimizer step; ``alpha`` the weight of the teacher's soft targets at this step; ``teacher`` the
     same views through the averaged model, or None. ``before``: samples of the step, of all ranks, in the micro-batches
     before this one. ``layers``: of the image tower, which the one pass through it keeps. Tensors are on the model's
-    device.
+    device; pixels are float32, normalised.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Features:
         twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0, layers: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.model = model  # the Model protocol, which a module's type cannot express
-        self.batch = batch
+        self.batch = batch.normalised()
         self.step = step
         self.alpha = alpha
         self.teacher = teacher

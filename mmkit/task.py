@@ -137,7 +137,7 @@ class Task(nn.Module):
         return StepCounts(own=own, totals=dict(zip(names, sum_over_ranks(own.sum(0)).unbind(), strict=True)))
 
     def _counts(self, batch: Batch, step: int, before: int, device: torch.device) -> dict[str, Count]:
-        told = replace(batch, pixels=batch.pixels[:, :0]).to(device, non_blocking=True)
+        told = replace(batch, pixels=batch.pixels[:, :0], normalise=None).to(device, non_blocking=True)
         f = Features(_Absent(), told, step, seed=self.seed, before=before)
         found = {name: head.counts(f) for name, head in self._heads().items()}
         unknown = [name for name, count in found.items() if count is None]

@@ -91,10 +91,60 @@ class MaskedText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Normalise:
+    """How bytes become what a model reads, for each of the three colours: (x * factor - mean) / std.
+
+    The float32 operations are the same, in the same order, for one picture and a batch, and on every device.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    factor: float
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, ...) uint8 -> float32 on the same device, which is not waited for."""
+        numbers = torch.tensor([self.mean, self.std], dtype=torch.float32) * torch.tensor(
+            1 / self.factor, dtype=torch.float32
+        )
+        mean, std = numbers.to(pixels.device, non_blocking=True).view(2, 3, *[1] * (pixels.ndim - 2))
+        return pixels.float().sub_(mean).div_(std)
+
+
+class RawPixels(NamedTuple):
+    """A picture before it is normalised: a quarter of the bytes, for all the way to the device.
+
+    bytes: (3, height, width) uint8. erased: (left, top, right, bottom) of what becomes the mean colour, which no byte
+    says exactly; (0, 0, 0, 0) is nothing.
+    """
+
+    bytes: Tensor
+    normalise: Normalise
+    erased: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(3, height, width)."""
+        return self.bytes.shape
+
+    def normalised(self) -> Tensor:
+        """(3, height, width) float32, as the model reads it."""
+        pixels, (left, top, right, bottom) = self.normalise(self.bytes[None])[0], self.erased
+        pixels[:, top:bottom, left:right] = 0
+        return pixels
+
+
+Pixels = Tensor | RawPixels
+"""One picture as a transform makes it; a tensor (3, height, width) is float32, normalised already."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """One rank's samples, as the collator makes them.
 
-    pixels: (B, 3, height, width) float32, normalised; (B, 3, T, height, width) for video.
+    pixels: (B, 3, height, width) float32, normalised; (B, 3, T, height, width) for video. uint8 until ``to`` brings
+        them to the device, where the transform gives ``RawPixels``: all of ours do.
+    normalise: of pixels that are uint8; else None. erased: (B, 4) int64, where some of these have been erased, see
+        ``RawPixels``; else None.
     pixel_mask: (B, height, width) bool, True where a picture is; None when every picture fills its rectangle. A
         picture lies in the upper left corner.
     ids: (B, L) int64 token ids, padded; mask: (B, L) bool, True = real token; both None in a run without words.
@@ -112,6 +162,8 @@ class Batch:
     caption_id: Tensor | None = None
     masked: MaskedText | None = None
     pixel_mask: Tensor | None = None
+    normalise: Normalise | None = None
+    erased: Tensor | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -120,8 +172,22 @@ class Batch:
         return len(self.pixels)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same on another device."""
-        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+        """The same on a device, as models read it: pixels that travelled as uint8 are normalised there."""
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking)).normalised()
+
+    def normalised(self) -> Batch:
+        """With pixels that are float32: the mean colour, exactly 0, where nothing is and what was erased."""
+        if self.normalise is None or self.pixels.dtype != torch.uint8:
+            return self
+        pixels = self.normalise(self.pixels)
+        if self.pixel_mask is not None:
+            pixels.masked_fill_(~self.pixel_mask[:, None], 0)
+        if self.erased is not None:
+            left, top, right, bottom = self.erased.T[..., None]
+            y, x = (torch.arange(side, device=pixels.device) for side in pixels.shape[-2:])
+            down, across = (top <= y) & (y < bottom), (left <= x) & (x < right)
+            pixels.masked_fill_((down[:, :, None] & across[:, None])[:, None], 0)
+        return replace(self, pixels=pixels, normalise=None, erased=None)
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from by itself, so that nobody waits; torch's loader calls it."""

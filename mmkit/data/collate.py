@@ -12,18 +12,19 @@ from torch import Tensor
 
 from mmkit.data.images.variable_size import stack_pixels
 from mmkit.data.targets import RawTargets, TargetEncoder
-from mmkit.types import Batch, MaskedText
+from mmkit.types import Batch, MaskedText, Pixels, RawPixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One picture and one caption, or a picture alone, ready for a batch.
 
-    pixels: (3, height, width) float32, normalised. ids: the caption's token ids, unpadded, or None. masked: (ids after
-    masking, hidden positions, labels) or None. skipped: the keys of unreadable pictures that this sample stands in for.
+    pixels: as the transform made them, ``RawPixels`` or (3, height, width) float32. ids: the caption's token ids,
+    unpadded, or None. masked: (ids after masking, hidden positions, labels) or None. skipped: the keys of unreadable
+    pictures that this sample stands in for.
     """
 
-    pixels: Tensor
+    pixels: Pixels
     image_id: int
     key: str
     ids: list[int] | None = None
@@ -58,13 +59,26 @@ class Collator:
     targets: TargetEncoder = field(default_factory=RawTargets)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Batch with pixels (B, 3, h, w) float32; ids (B, L) int64 and mask (B, L) bool where there are words."""
-        pixels, pixel_mask = stack_pixels([s.pixels for s in samples], self.canvas)
+        """Batch with pixels (B, 3, h, w), uint8 where all samples are alike in ``RawPixels``, else float32 normalised;
+        ids (B, L) int64 and mask (B, L) bool where there are words.
+        """
         return Batch(
-            pixels=pixels, pixel_mask=pixel_mask, image_id=torch.tensor([s.image_id for s in samples]),
+            **self._pictures([s.pixels for s in samples]), image_id=torch.tensor([s.image_id for s in samples]),
             **self._words(samples), targets=self.targets.collate([s.targets for s in samples]),
             keys=tuple(s.key for s in samples), skipped=tuple(key for s in samples for key in s.skipped),
         )  # fmt: skip
+
+    def _pictures(self, pictures: Sequence[Pixels]) -> dict[str, Any]:
+        """What a batch says of its pictures."""
+        raw = [picture for picture in pictures if isinstance(picture, RawPixels)]
+        if len(raw) < len(pictures) or any(picture.normalise != raw[0].normalise for picture in raw):
+            raw, floats = [], [p.normalised() if isinstance(p, RawPixels) else p for p in pictures]
+        pixels, mask = stack_pixels([picture.bytes for picture in raw] or floats, self.canvas)
+        boxes = [picture.erased for picture in raw]
+        return {
+            "pixels": pixels, "pixel_mask": mask, "normalise": raw[0].normalise if raw else None,
+            "erased": torch.tensor(boxes) if any(map(any, boxes)) else None,
+        }  # fmt: skip
 
     def _words(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What a batch says of its texts; nothing where the samples have none."""
@@ -94,6 +108,11 @@ class Collator:
             index=torch.tensor(index, dtype=torch.int64),
             labels=torch.tensor([label for _, _, labels in parts for label in labels], dtype=torch.int64),
         )
+
+
+def of_pictures(pictures: Sequence[Pixels]) -> Batch:
+    """A batch of nothing but these."""
+    return Collator()([Sample(pixels=pixels, image_id=0, key="") for pixels in pictures])
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:

@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.images.opening import BadImage, load_image
-from mmkit.data.images.transforms import BlankTrain
+from mmkit.data.images.transforms import BlankTrain, look
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
@@ -29,9 +29,9 @@ from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import UserError
 from mmkit.parent import end_with_rank
 from mmkit.seeds import check_seed
-from mmkit.types import Batch
+from mmkit.types import Batch, Pixels
 
-Transform = Callable[[Image.Image, str, Random], tuple[Tensor, str]]
+Transform = Callable[[Image.Image, str, Random], tuple[Pixels, str]]
 
 MAX_REPLACEMENTS = 100
 """So many unreadable pictures in a row are no accident."""
@@ -42,7 +42,8 @@ class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
     tokenizer: None for pictures alone, whose records need no caption.
-    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption); see ``_view`` for records that ask.
+    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption), called by ``look``: ours give bytes, which
+    travel as such; see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
     """
@@ -78,12 +79,12 @@ class PairDataset(Dataset[Sample]):
 
     def _sample(self, record: Record, image: Image.Image, rng: Random, skipped: tuple[str, ...]) -> Sample:
         if self.tokenizer is None:
-            pixels, _ = self._view(record)(image, "", rng)
+            pixels, _ = look(self._view(record), image, "", rng)
             return self._seen(record, pixels, rng, skipped)
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
         caption = rng.choice(record.captions)
-        pixels, caption = self._view(record)(image, caption, rng)
+        pixels, caption = look(self._view(record), image, caption, rng)
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
         return replace(
@@ -91,7 +92,7 @@ class PairDataset(Dataset[Sample]):
             caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
         )  # fmt: skip
 
-    def _seen(self, record: Record, pixels: Tensor, rng: Random, skipped: tuple[str, ...]) -> Sample:
+    def _seen(self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...]) -> Sample:
         return Sample(
             pixels=pixels, image_id=stable_id(record.image_id), key=record.key,
             targets=encoded(self.targets, record, rng), skipped=skipped,

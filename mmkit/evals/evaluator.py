@@ -23,12 +23,14 @@ from torch import Tensor
 
 from mmkit import ranks
 from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.transforms import look
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Source
 from mmkit.errors import UserError
 from mmkit.evals.predictions import check_predictions
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank, world_size
+from mmkit.types import Pixels
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -205,9 +207,9 @@ class Reranks(Evaluator):
             )
 
 
-def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Tensor]:
-    """Opens the picture of a record, by its number, as the model sees it: (3, h, w) float32."""
-    return lambda row: predictor.transform(load_image(source[row]))
+def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Pixels]:
+    """Opens the picture of a record, by its number, as ``Predictor.pixels`` gives it."""
+    return lambda row: look(predictor.transform, load_image(source[row]))
 
 
 def own_units(items: int, size: int) -> Iterator[tuple[int, range]]:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from mmkit.data.images.opening import load_image
+from mmkit.data.images.transforms import look
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, area, best_box, detected, named_boxes, overlap, points_at, region_box
@@ -37,6 +37,7 @@ from mmkit.explanation.words import phrase_in, words_of
 from mmkit.files import nested
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
+from mmkit.types import Pixels
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,11 +63,11 @@ class Expression:
 
 @dataclass(frozen=True)
 class Opened:
-    """A record whose picture was read. size: (width, height); pixels: as the model sees it; seen: see ``HeatMap``."""
+    """A record whose picture was read. size: (width, height); pixels: see ``look``; seen: see ``HeatMap``."""
 
     record: Record
     size: tuple[int, int]
-    pixels: Tensor
+    pixels: Pixels
     seen: tuple[int, int, int, int] | None
 
 
@@ -172,8 +173,8 @@ class Grounding(Evaluator):
 
         def opened(row: int) -> Opened:
             record = source[row]
-            picture = load_image(record)
-            return Opened(record, picture.size, predictor.transform(picture), seen_box(predictor.transform, picture))
+            picture, transform = load_image(record), predictor.transform
+            return Opened(record, picture.size, look(transform, picture), seen_box(transform, picture))
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> list[Scored]:
             return self._scored(predictor, asked, made)

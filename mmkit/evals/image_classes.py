@@ -22,6 +22,7 @@ from mmkit.evals.predictions import save_predictions
 from mmkit.evals.results.zeroshot import ZeroShotResult
 from mmkit.evals.zeroshot import best_of, found_in, labels_at
 from mmkit.inference.predictor import Predictor
+from mmkit.types import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class ImageClasses(Evaluator):
         head, source, labels = self.needs(predictor)
         k = min(5, len(head.classes))
 
-        def work(rows: Sequence[int], made: Sequence[Tensor]) -> dict[str, Tensor]:
+        def work(rows: Sequence[int], made: Sequence[Pixels]) -> dict[str, Tensor]:
             samples = [Sample(pixels=pixels, image_id=row, key="") for row, pixels in zip(rows, made, strict=True)]
             with predictor.inference():
                 logits = finite(head.predict(predictor.features(samples)), "class scores").cpu()

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
+from mmkit.data.images.transforms import look
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given, make_targets
@@ -24,6 +25,7 @@ from mmkit.evals.evaluator import Evaluator, Part, counted, finite
 from mmkit.heads.base import Predicts, reads_words
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import world_size
+from mmkit.types import Pixels
 
 
 class Metric(Protocol):
@@ -47,7 +49,7 @@ class Opened(NamedTuple):
     """A record whose picture was read. caption: what is asked, if anything; targets: as their encoder made them."""
 
     record: Record
-    pixels: Tensor
+    pixels: Pixels
     caption: str | None
     targets: Mapping[str, Any]
 
@@ -116,7 +118,7 @@ class Evaluation(Evaluator):
                 raise UserError(f"{record.key}: no caption, and this head reads picture and text")
             rng = Random(f"0 0 {row}")
             caption = rng.choice(record.captions) if asked else None
-            pixels = predictor.transform(load_image(record))
+            pixels = look(predictor.transform, load_image(record))
             return Opened(record, pixels, caption, encoded(targets, record, rng))
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalR
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
 from mmkit.ranks import gather_objects, rank
+from mmkit.types import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Retrieval(Reranks):
         joint = bool(predictor.model.spec.embed_dim)
         held, opens = HeldTokens(len(rows), self.hold, predictor.precision == "bf16"), pixels_of(predictor, source)
 
-        def work(pictures: Sequence[int], made: Sequence[Tensor]) -> Tensor:
+        def work(pictures: Sequence[int], made: Sequence[Pixels]) -> Tensor:
             tokens = predictor.encode_pixels(made)
             if keep:
                 held.put(pictures[0], tokens)

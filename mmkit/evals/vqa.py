@@ -24,6 +24,7 @@ from mmkit.evals.intervals import wilson
 from mmkit.evals.predictions import save_predictions
 from mmkit.inference.answering import Answering
 from mmkit.inference.predictor import Predictor
+from mmkit.types import Pixels
 
 LOOKED_AT = 300
 """Of so many questions, evenly spread, it is looked up whether the list of answers has a right one."""
@@ -133,10 +134,10 @@ class VQA(Evaluator):
                 first -= 1
             return first
 
-        def once(place: int) -> Tensor | None:
+        def once(place: int) -> Pixels | None:
             return opens(order[place]) if shows(place) == place else None
 
-        def work(places: Sequence[int], made: Sequence[Tensor | None]) -> list[list[str]]:
+        def work(places: Sequence[int], made: Sequence[Pixels | None]) -> list[list[str]]:
             pixels = {place: seen for place, seen in zip(places, made, strict=True) if seen is not None}
             chosen = [(asked[order[place]], pixels[shows(place)]) for place in places]
             samples = [predictor.sample(seen, one.question, one, "question") for one, seen in chosen]

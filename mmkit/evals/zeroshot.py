@@ -30,7 +30,7 @@ from mmkit.evals.text_bank import class_bank, fill
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import TokenBank
 from mmkit.ranks import rank
-from mmkit.types import Tokens
+from mmkit.types import Pixels, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class ZeroShot(Reranks):
             prompts = TokenBank(predictor.text_tokens(texts, 4 * self.batch_size))
         k = min(len(names), max(5, self.rerank_top or 0))
 
-        def work(rows: Sequence[int], made: Sequence[Tensor]) -> dict[str, Tensor]:
+        def work(rows: Sequence[int], made: Sequence[Pixels]) -> dict[str, Tensor]:
             tokens, own = predictor.encode_pixels(made), labels_at(labels, rows)
             if bank is None:
                 every = torch.arange(len(names)).expand(len(rows), -1)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from PIL import Image
-from torch import Tensor
 
+from mmkit.data.images.transforms import look
 from mmkit.data.reading import batches, reading
 from mmkit.data.texts.protocol import Kind
 from mmkit.errors import UserError
@@ -26,6 +26,7 @@ from mmkit.explanation.words import unseen_words, words_of
 from mmkit.inference.inputs import Picture, open_picture
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
+from mmkit.types import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def _explained(
 
 
 def _guessed(
-    predictor: Predictor, asked: Asked, pixels: Sequence[Tensor], image_of: Sequence[int], texts: Sequence[str],
+    predictor: Predictor, asked: Asked, pixels: Sequence[Pixels], image_of: Sequence[int], texts: Sequence[str],
     batch_size: int,
 ) -> Iterator[tuple[TokenMaps, list[float]]]:  # fmt: skip
     """For each pair the maps of its words, each from a pass in which it is hidden, and their probabilities.
@@ -142,14 +143,14 @@ def _guessed(
 
 def _read(
     predictor: Predictor, images: Sequence[Picture], first: int
-) -> tuple[list[Image.Image], list[Tensor], list[int]]:
+) -> tuple[list[Image.Image], list[Pixels], list[int]]:
     """The distinct pictures, what the model sees of them, and which of them each of ``images`` is."""
     distinct = {id(image): image for image in images}
     numbers = {key: i for i, key in enumerate(distinct)}
 
-    def opened(image: Picture, number: int) -> tuple[Image.Image, Tensor]:
+    def opened(image: Picture, number: int) -> tuple[Image.Image, Pixels]:
         picture = open_picture(image, first + number)
-        return picture, predictor.transform(picture)
+        return picture, look(predictor.transform, picture)
 
     (read,) = reading(distinct.values(), opened, batch_size=len(distinct), threads=predictor.threads)
     pictures, pixels = [picture for picture, _ in read.made], [seen for _, seen in read.made]

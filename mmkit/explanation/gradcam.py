@@ -14,15 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmkit.data.collate import padded_texts
-from mmkit.data.images.variable_size import stack_pixels
+from mmkit.data.collate import of_pictures, padded_texts
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
 from mmkit.explanation.goals import Target, answer_head, default_target, goal, hidden_words, kind_of, named, word_head
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
 from mmkit.inference.predictor import Predictor
-from mmkit.types import Tokens
+from mmkit.types import Pixels, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +76,18 @@ def ask(predictor: Predictor, target: Target | None = None, layer: int | None = 
 
 
 def token_maps(
-    predictor: Predictor, asked: Asked, pictures: Sequence[Tensor], image_of: Sequence[int], texts: Sequence[str],
+    predictor: Predictor, asked: Asked, pictures: Sequence[Pixels], image_of: Sequence[int], texts: Sequence[str],
     answers: Sequence[str] = (), hidden: Sequence[Sequence[int]] = (),
 ) -> list[TokenMaps]:  # fmt: skip
     """The maps of each text with its picture, in one pass.
 
-    pictures: what the predictor's transform made, (3, h, w) float32 each. image_of: the picture of each text.
+    pictures: what the predictor's transform made, see ``Predictor.pixels``. image_of: the picture of each text.
     answers: one for each text, where the target is "answer". hidden: the positions that each text hides from the
     model, which guesses what stood there, where the target is "mlm".
     """
     model, device, similar = predictor.model, predictor.device, asked.target == "itc"
     # for the similarity each pair has its own pass through the image tower, whose attention is looked at
-    pixels, mask = stack_pixels([pictures[i] for i in image_of] if similar else pictures)
+    batch = of_pictures([pictures[i] for i in image_of] if similar else pictures).to(device)
     kind = kind_of(predictor, asked.target)
     rows = [predictor.tokenizer.encode(text, predictor.max_tokens, kind) for text in texts]
     ids_BL, mask_BL = (part.to(device) for part in _padded(rows, predictor.tokenizer, hidden))
@@ -105,7 +104,7 @@ def token_maps(
     ):
         text = model.encode_text(ids_BL, mask_BL)
         with torch.set_grad_enabled(similar):
-            image: Tokens = model.encode_image(pixels.to(device), *(() if mask is None else (mask.to(device),)))
+            image: Tokens = model.encode_image(batch.pixels, *(() if batch.pixel_mask is None else (batch.pixel_mask,)))
         with torch.enable_grad():
             if wanted is None:
                 value = score = (model.embed_image(image) * model.embed_text(text)).sum(1)
@@ -116,7 +115,7 @@ def token_maps(
             raise UserError(f"this layer was run {len(calls)} times for one pair; choose another layer")
         cams = _cams(value, calls[0], asked.head)
     spec = model.spec
-    grid = spec.grid(pixels.shape[2:])
+    grid = spec.grid(batch.pixels.shape[2:])
     found = []
     for i, row in enumerate(rows):
         tall, wide = spec.grid(pictures[image_of[i]].shape[1:])

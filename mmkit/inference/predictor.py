@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkit.data.collate import Collator, Sample, padded_texts, stable_id
-from mmkit.data.images.variable_size import stack_pixels
+from mmkit.data.collate import Collator, Sample, of_pictures, padded_texts, stable_id
+from mmkit.data.images.transforms import look
 from mmkit.data.reading import batches, reading
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.texts.answers.rules import choices
@@ -36,7 +36,7 @@ from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, 
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
-from mmkit.types import Fused, Tokens
+from mmkit.types import Fused, Pixels, Tokens
 
 __all__ = ["Picture", "Predictor", "Progress", "TokenBank"]
 
@@ -52,7 +52,8 @@ class Predictor:
     for each pair. ``answer`` asks the head that learned to answer questions, where there is one, ``classify`` that
     which sorts pictures.
 
-    transform: PIL RGB -> pixels (3, h, w) float32. max_tokens: longer texts are cut.
+    transform: PIL RGB -> pixels (3, h, w) float32; what ``look`` makes of it travels to the device, bytes where it can
+    be. max_tokens: longer texts are cut.
     tokenizer: None for a model that reads pictures alone; what needs words then is a UserError.
     precision: "float32", or "bf16" for autocast (faster; embeddings still are float32, exact to about three digits).
     How many texts were longer than ``max_tokens`` is logged once.
@@ -62,7 +63,7 @@ class Predictor:
 
     def __init__(
         self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer | None,
-        transform: Callable[[Image.Image], Tensor], max_tokens: int, *,
+        transform: Callable[[Image.Image], Pixels], max_tokens: int, *,
         precision: Literal["float32", "bf16"] = "float32", progress: Progress | None = None, threads: int = 4,
     ) -> None:  # fmt: skip
         if precision not in ("float32", "bf16"):
@@ -187,7 +188,7 @@ class Predictor:
         return fused
 
     def sample(
-        self, pixels: Tensor, text: str | None, of: Any, kind: Kind = "caption",
+        self, pixels: Pixels, text: str | None, of: Any, kind: Kind = "caption",
         targets: Mapping[str, Any] | None = None,
     ) -> Sample:  # fmt: skip
         """A picture, as the transform made it, with a text, for ``features``. of: its record, or what has its names."""
@@ -355,13 +356,15 @@ class Predictor:
         if not self.model.spec.embed_dim:
             raise UserError("this model has no joint space of image and text; use match")
 
-    def encode_pixels(self, rows: Sequence[Tensor]) -> Tokens:
-        """Pictures (3, h, w) float32 as the transform makes them -> image tokens (b, P, D) on the model's device."""
-        pixels, mask = stack_pixels(rows)
-        beside = () if mask is None else (mask.to(self.device),)
+    def encode_pixels(self, rows: Sequence[Pixels]) -> Tokens:
+        """Pictures as ``pixels`` gives them, normalised there -> image tokens (b, P, D) on the model's device."""
+        batch = of_pictures(rows).to(self.device)
         with self.inference():
-            return self.model.encode_image(pixels.to(self.device), *beside)
+            return Features(self.model, batch).image
 
-    def pixels(self, image: Picture, number: int = 0) -> Tensor:
-        """One picture (3, h, w) float32 as the model reads it; BadImage names what cannot be read, or ``number``."""
-        return self.transform(open_picture(image, number))
+    def pixels(self, image: Picture, number: int = 0) -> Pixels:
+        """One picture on its way to the model: ``RawPixels``, or (3, h, w) float32, normalised, of a transform that
+        gives no bytes. BadImage names what cannot be read, or ``number``.
+        """
+        made: Pixels = look(self.transform, open_picture(image, number))
+        return made

@@ -99,7 +99,8 @@ def test_a_mirrored_picture_mirrors_its_hypothesis():
     sides = set()
     for epoch in range(20):
         sample = data[epoch, 0]
-        light_is_left = bool(sample.pixels[0, :, 0].mean() > sample.pixels[0, :, -1].mean())
+        seen = sample.pixels.normalised()
+        light_is_left = bool(seen[0, :, 0].mean() > seen[0, :, -1].mean())
         text = "".join(map(chr, sample.ids))
         assert text == f"the light is {'left' if light_is_left else 'right'} of the dark"
         sides.add(light_is_left)

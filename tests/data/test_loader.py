@@ -56,14 +56,17 @@ def same(one, other):
 def test_every_tensor_of_a_batch_is_pinned_for_a_gpu_and_nothing_else(monkeypatch):
     pin = lambda x: x.clone().as_subclass(Pinned)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    b = replace(batch(3), pixel_mask=torch.ones(3, 32, 32) > 0, targets={"label": torch.arange(3), "words": ["a"] * 3})
+    b = replace(
+        batch(3), pixel_mask=torch.ones(3, 32, 32) > 0, erased=torch.ones(3, 4),
+        targets={"label": torch.arange(3), "words": ["a"] * 3},
+    )  # fmt: skip
     pinned = b.pin_memory()
     for one, other in ((b, pinned), (b.masked, pinned.masked)):
         for field in fields(one):
             before, after = getattr(one, field.name), getattr(other, field.name)
             assert isinstance(after, Pinned) == isinstance(before, torch.Tensor)
             assert torch.equal(before, after) if isinstance(before, torch.Tensor) else field.name in (
-                "masked", "targets", "keys", "skipped",
+                "masked", "targets", "keys", "skipped", "normalise",
             )  # fmt: skip
     assert isinstance(pinned.targets["label"], Pinned)
     assert pinned.targets["words"] == ["a"] * 3
@@ -118,8 +121,8 @@ def test_seed_and_epoch_enter_a_sample(words):
     data = dataset(words)
     same_record = [data[0, 5], data[1, 5], dataset(words, seed=1)[0, 5]]
     assert len({s.key for s in same_record}) == 1
-    assert len({s.pixels.sum().item() for s in same_record}) == 3
-    assert torch.equal(data[0, 5].pixels, dataset(words)[0, 5].pixels)
+    assert len({s.pixels.bytes.sum().item() for s in same_record}) == 3
+    assert torch.equal(data[0, 5].pixels.bytes, dataset(words)[0, 5].pixels.bytes)
 
 
 def test_every_caption_of_a_record_gets_its_turn(words):
@@ -152,8 +155,8 @@ def test_a_picture_with_a_question_is_not_mirrored(words, transform, targets):
     told = PairDataset(source=Halves(text, label=3), transform=transform, tokenizer=words, max_tokens=24)[0, 0]
     assert told.caption == "the white on the right"
     if transform is FLIPPING:
-        assert asked.pixels[0, 0, 0] > asked.pixels[0, 0, -1]
-        assert told.pixels[0, 0, 0] < told.pixels[0, 0, -1]
+        assert asked.pixels.bytes[0, 0, 0] > asked.pixels.bytes[0, 0, -1]
+        assert told.pixels.bytes[0, 0, 0] < told.pixels.bytes[0, 0, -1]
 
 
 def test_a_transform_without_mirroring_serves_questions_as_it_is(words):
@@ -233,7 +236,7 @@ def test_a_broken_picture_is_replaced_and_named(pictures, tokenizer):
     assert len(sample.skipped) == 2
     assert "2.png" in sample.skipped[0]
     assert "3.png" in sample.skipped[1]
-    assert torch.equal(sample.pixels, data[0, 2].pixels)
+    assert torch.equal(sample.pixels.bytes, data[0, 2].pixels.bytes)
     [batch] = load(data, rank_batch=6, steps=1)
     assert len(batch) == 6
     assert len(batch.skipped) == 3

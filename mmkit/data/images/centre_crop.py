@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from PIL import Image
-from torch import Tensor
 
 from mmkit.data.images.resizing import Fit, resized_part, whole_size
 from mmkit.data.images.size import Size, height_width
 from mmkit.data.images.transforms import EvalTransform, to_pixels
 from mmkit.errors import UserError
+from mmkit.types import RawPixels
 
 Box = tuple[int, int, int, int]
 Odd = Literal["even", "low"]
@@ -51,8 +51,8 @@ class CentreCrop(EvalTransform):
         if len(self.fill) != 3 or not all(0 <= value <= 255 for value in self.fill):
             raise UserError(f"CentreCrop fill={self.fill}: three numbers from 0 to 255")
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB picture to (3, h, w) float32, normalised."""
+    def raw_pixels(self, image: Image.Image) -> RawPixels:
+        """RGB picture to (3, h, w) uint8, not yet normalised."""
         whole, part = self._place(image.width, image.height)
         image = resized_part(image, whole, part, self.resample, self.fill)
         return to_pixels(image, self.mean, self.std, self.factor)

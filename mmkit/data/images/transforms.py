@@ -1,7 +1,8 @@
 """Pictures to pixels: the training augmentation of ALBEF (RECIPES A.4) and the plain resize for evaluation.
 
 Every random choice comes from the ``random.Random`` that is passed in. Pictures stay 8-bit PIL until the last step,
-which is where Pillow's resampling is fastest. Left out: colour jitter and mixing of pictures (ALBEF has neither).
+which is where Pillow's resampling is fastest, and travel as bytes to the device, which normalises them: ``look`` gives
+these, the transforms' own calls give the float pixels. Left out: colour jitter, mixing of pictures (ALBEF has neither).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mmkit.data.images.resizing import RESAMPLE, Resample, resized
 from mmkit.data.images.size import Size, height_width
 from mmkit.data.texts.mirror import swap_left_right
 from mmkit.errors import UserError
+from mmkit.types import Normalise, RawPixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -34,14 +36,22 @@ FACTOR = 1 / 255
 Triple = tuple[float, float, float]
 
 
-def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> Tensor:
-    """RGB picture to (3, h, w) float32, (x * factor - mean) / std."""
+def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> RawPixels:
+    """RGB picture to (3, h, w) uint8, with how it is normalised."""
     # in NumPy, which starts no threads: many readers and workers do this at the same time
-    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1), np.float32)
-    full = np.float32(1 / factor)
-    pixels -= (full * np.array(mean, np.float32))[:, None, None]
-    pixels /= (full * np.array(std, np.float32))[:, None, None]
-    return torch.from_numpy(pixels)
+    pixels = torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+    return RawPixels(pixels, Normalise(mean=mean, std=std, factor=factor))
+
+
+def look(transform: Any, *given: Any) -> Any:
+    """What a transform makes of a picture (and the caption and Random of training), on its way to a batch.
+
+    Its ``raw_pixels``, which takes what its call takes and gives ``RawPixels`` in place of float pixels; its call where
+    it has no such method, or its class is one of the user's own that changes the call alone.
+    """
+    kinds = (vars(kind).keys() for kind in type(transform).__mro__)
+    nearest = next(names for names in kinds if names & {"raw_pixels", "__call__"})
+    return transform.raw_pixels(*given) if "raw_pixels" in nearest else transform(*given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,10 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture to (3, h, w) float32, normalised."""
+        return self.raw_pixels(image).normalised()
+
+    def raw_pixels(self, image: Image.Image) -> RawPixels:
+        """The same before it is normalised."""
         height, width = height_width(self.size)
         return to_pixels(resized(image, (width, height), self.resample), self.mean, self.std, self.factor)
 
@@ -109,6 +123,11 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
         """((3, h, w) float32, normalised; the caption, with left and right swapped if the picture was)."""
+        raw, caption = self.raw_pixels(image, caption, rng)
+        return raw.normalised(), caption
+
+    def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
+        """The same before it is normalised."""
         height, width = height_width(self.size)
         box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
         if image.size != (width, height) or box != (0, 0, width, height):
@@ -121,8 +140,7 @@ class TrainTransform:
             image = RandAugment(*self.randaugment)(image, rng)
         pixels = to_pixels(image, self.mean, self.std)
         if self.erase and rng.random() < self.erase:
-            left, top, right, bottom = erase_box(width, height, rng)
-            pixels[:, top:bottom, left:right] = 0
+            pixels = pixels._replace(erased=erase_box(width, height, rng))
         return pixels, caption
 
     def for_eval(self) -> EvalTransform:
@@ -139,6 +157,10 @@ class Blank:
     def __call__(self, image: Image.Image, *further: Any) -> Any:
         """RGB picture -> what the transform makes of a grey one; what else it takes stays as it is."""
         return self.transform(blank(image), *further)
+
+    def raw_pixels(self, image: Image.Image, *further: Any) -> Any:
+        """The same before it is normalised, where the transform gives that."""
+        return look(self.transform, blank(image), *further)
 
 
 class BlankTrain(Blank):

@@ -19,6 +19,7 @@ from mmkit.data.images.randaugment import RandAugment
 from mmkit.data.images.resizing import Resample, resized
 from mmkit.data.images.transforms import FACTOR, Triple, check_numbers, to_pixels
 from mmkit.errors import UserError
+from mmkit.types import RawPixels
 
 HALF: Triple = (0.5, 0.5, 0.5)
 
@@ -75,6 +76,10 @@ class KeepShape:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture to (3, h, w) float32, normalised."""
+        return self.raw_pixels(image).normalised()
+
+    def raw_pixels(self, image: Image.Image) -> RawPixels:
+        """The same before it is normalised."""
         size = fitted(image.width, image.height, self.size, self.bound, self.multiple)
         return to_pixels(resized(image, size, self.resample), self.mean, self.std, self.factor)
 
@@ -103,9 +108,14 @@ class KeepShapeTrain:
 
     def __call__(self, image: Image.Image, caption: str, rng: Random) -> tuple[Tensor, str]:
         """((3, h, w) float32, normalised; the caption)."""
+        raw, caption = self.raw_pixels(image, caption, rng)
+        return raw.normalised(), caption
+
+    def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
+        """The same before it is normalised."""
         if self.randaugment is not None:
             image = RandAugment(*self.randaugment)(image, rng)
-        return self.for_eval()(image), caption
+        return self.for_eval().raw_pixels(image), caption
 
     def for_eval(self) -> KeepShape:
         """The evaluation transform with the same sizes and normalisation."""

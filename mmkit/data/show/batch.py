@@ -49,6 +49,7 @@ def grid(
     n = min(len(batch), limit)
     if n == 0:
         raise UserError("an empty batch has nothing to show")
+    batch = batch.normalised()
     images = [_enlarge(to_image(batch.pixels[i], mean, std)) for i in range(n)]
     texts = [wrap(chips(batch, i, tokenizer), images[0].width) for i in range(n)]
     sizes = [(image.width, image.height + LINE * len(text) + 6) for image, text in zip(images, texts, strict=True)]
