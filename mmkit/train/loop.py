@@ -21,6 +21,7 @@ from torch import Tensor
 from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
+from mmkit.data.order import RULE
 from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.progress import progress
@@ -351,7 +352,7 @@ class Trainer:
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
             metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
-            seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"),
+            seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"), order=RULE,
         )  # fmt: skip
         with self.clock.paused():
             self.saving.save(meta)

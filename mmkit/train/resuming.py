@@ -16,6 +16,7 @@ from typing import Any
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.moved import with_present_names
 from mmkit.config.own import leaves
+from mmkit.data.order import RULE
 from mmkit.errors import UserError
 from mmkit.files import read_json, remove_folder
 
@@ -36,6 +37,7 @@ class Meta:
     product: the float32 backend. records: how many the source had. batch: see ``BatchPlan``; None = not known, as
     version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
     so far. files: name -> size of the files beside this one. tokenizer: see ``digest_of``; None = not known.
+    order: by which rule an epoch visits the records; "" = by one that is not used any more.
     """
 
     step: int
@@ -52,6 +54,7 @@ class Meta:
     seconds: float = 0.0
     files: dict[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
+    order: str = ""
 
 
 def load_meta(folder: Path) -> Meta:
@@ -102,12 +105,15 @@ def rotate(root: Path, keep: int) -> None:
 
 
 def check_version(folder: Path) -> None:
-    """UserError for a checkpoint of version 0.1.0, in whose plan and random numbers no later one goes on."""
-    if load_meta(folder).batch is None:
-        run = folder.absolute().parents[1]
+    """UserError for a checkpoint of an earlier version, in whose plan, draws or order of records none goes on."""
+    meta, run = load_meta(folder), folder.absolute().parents[1]
+    if meta.batch is None or meta.order != RULE:
+        was = (
+            " (0.1.0), which planned batches and drew random numbers" if meta.batch is None else ", which took records"
+        )
         raise UserError(
-            f"{folder}: cannot resume: begun by an earlier version of mmkit (0.1.0), which planned batches and drew "
-            f"random numbers otherwise. Start a new run from its model: a new --out and --set init.model={run}"
+            f"{folder}: cannot resume: begun by an earlier version of mmkit{was} otherwise. Start a new run from its "
+            f"model: a new --out and --set init.model={run}"
         )
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import mmkit
 from mmkit.cli.main import main
+from mmkit.data.order import RULE
+from mmkit.errors import UserError
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.hub import folder as hub
@@ -97,6 +99,17 @@ def test_a_run_of_0_1_0_is_not_resumed_and_the_reason_is_said(state, tmp_path, c
     assert f"a new --out and --set init.model={run}" in said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert main(["info", str(meta.parent)]) == 0  # it is described, as ever
+
+
+def test_a_run_in_another_order_of_records_is_not_resumed(tmp_path, monkeypatch):
+    train(tiny(run={"steps": 3, "stop_after_steps": 1}), tmp_path)
+    (meta,) = tmp_path.glob("checkpoints/*/meta.json")
+    was = json.loads(meta.read_text())
+    assert was.pop("order") == RULE
+    for order in ({}, {"order": "another"}):
+        meta.write_text(json.dumps(was | order))
+        with pytest.raises(UserError, match=r"by an earlier version of mmkit, which took records otherwise\. Start"):
+            train(tiny(run={"steps": 3}), tmp_path, resume=True)
 
 
 def test_every_kind_is_there():
