@@ -38,6 +38,7 @@ json.dump(said, sys.stdout)
 RIGHT = {
     "model": "model", "data": "rows.jsonl", "source": "rows.jsonl", "image": "pictures/0.png", "text": "a dog",
     "experiment": "config.py", "run_folder": "model", "path": "model", "layout": "auto", "format": "records",
+    "folder": "pictures",
 }  # fmt: skip
 """What each argument that a command needs may be."""
 WRITTEN = {"out", "json", "predictions", "confusion", "per_class", "text_bank"}

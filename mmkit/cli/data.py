@@ -1,4 +1,4 @@
-"""``mmkit data``: look at a data set, check it, import it from its published form, list the answers in it."""
+"""``mmkit data``: look at a data set, check it, index shards, import a published form, list the answers in it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "what mmkit reads: JSON lines, a table (CSV, TSV), Parquet or hf:NAME, a folder of pictures in class folders or "
-    "with captions beside them, a published list, openmoji[:LANGUAGE], or one of openmoji-questions, openmoji-pairs, "
-    "openmoji-hypotheses, easy-vqa, each also with :SPLIT"
+    "with captions beside them, indexed tar shards, a published list, openmoji[:LANGUAGE], or one of "
+    "openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa, each also with :SPLIT"
 )
 COLUMNS = "image=...,caption=..., or any other field"
 QUESTIONS = (
@@ -54,6 +54,11 @@ def register(commands: Commands) -> None:
         "--classes", metavar="SET or FILE", help="count labels that are none of these, as zeroshot takes them"
     )
     add_source_options(command, COLUMNS, questions=True)
+    command = add_command(
+        inner, "index", "find the samples in a folder of tar shards, once, so that they can be read", index
+    )
+    command.add_argument("folder", metavar="DIR", help="shards as img2dataset or WebDataset write them")
+    command.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     _register_import(inner)
     _register_export(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
@@ -177,6 +182,17 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
         first = "\n  ".join(summary.bad[:10])
         raise UserError(f"{args.source}: what cannot be used: {kinds}\n  {first}{more}")
     return numbers
+
+
+def index(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Write the index beside the shards; only those that are new or changed are read."""
+    import os
+
+    from mmkit.data.sources.index import build_index
+
+    workers = (os.cpu_count() or 1) if args.workers is None else args.workers
+    with progress() as report:
+        return build_index(args.folder, workers=workers, progress=lambda done, of: report("shards", done, of))
 
 
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:

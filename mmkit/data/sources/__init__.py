@@ -1,4 +1,4 @@
-"""Places that records come from: folders, tables, Hugging Face data sets, what mmkit draws itself, published files.
+"""Places that records come from: folders, tar shards, tables, Hugging Face's, what mmkit draws, published files.
 
-``open.py`` finds the right one for a path or name. Left out: streaming data sets without a length, and tar shards.
+``open.py`` finds the right one for a path or name. Left out: streaming data sets without a length.
 """

@@ -1,7 +1,7 @@
 """From what a command line or a config names to a source: one way in, for every command.
 
 Each reader says what it fits and what its records hold; the first that fits reads. What does not fit is an error that
-lists what does. Left out: tar shards, which are named, with how to unpack them.
+lists what does. Left out: archives that are no folder of tar shards, which are named, with how to unpack them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import EVERYTHING, Options, Wants
+from mmkit.data.sources.shards import Shards, is_shards
 from mmkit.data.sources.table import Table
 from mmkit.data.sources.walk import TARS, unpack_by
 from mmkit.errors import UserError
@@ -164,6 +165,10 @@ READERS = (
         form="a published list (.json) of COCO's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
         gives=frozenset({"caption", "question"}), fits=_is_published, read=readers.read_published,
         takes=("split", "images", "annotations", "pictures"),
+    ),
+    Reader(
+        form="a folder of tar shards with their index", gives=frozenset({"caption"}), fits=is_shards,
+        read=lambda name, wants, given: Shards(name, needs=wants),
     ),
     Reader(
         form="a folder of pictures, in a folder for each class, or with captions beside them",

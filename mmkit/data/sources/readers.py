@@ -12,6 +12,7 @@ from mmkit.data.sources.class_folder import SPLITS, ClassFolder, is_class_folder
 from mmkit.data.sources.delimited import TableFile
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.hugging_face import HuggingFace, columns_in
+from mmkit.data.sources.index import INDEX
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.json_form import GIVES, form_of
 from mmkit.data.sources.published.karpathy import Karpathy
@@ -58,7 +59,7 @@ def is_data_set(spec: str) -> bool:
         return True
     shards = {p.stem for p in path.glob("*.tar")}  # img2dataset writes a table beside each, without the pictures
     files = (p for folder in (path, path / "data") for p in folder.glob("*") if p.stem not in shards)
-    return any(p.suffix.lower() in ARROW for p in files) and not walk(path).pictures
+    return any(p.suffix.lower() in ARROW and p.name != INDEX for p in files) and not walk(path).pictures
 
 
 def metadata_in(folder: Path) -> Path | None:

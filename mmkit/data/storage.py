@@ -1,0 +1,101 @@
+"""Files in one place, read at any byte: the only thing that must be written anew for what lies elsewhere.
+
+A place says which files it has, what changes when a file does, and gives ranges of bytes. Left out so far: what fsspec
+opens (an object store, a web server), which is to be a second class with these methods.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from mmkit.errors import UserError
+
+OPEN = 128
+"""So many files are held open; systems allow a process some hundreds."""
+
+
+class Place(Protocol):
+    """Files by name. Threads and processes may share one; names have ``/`` between folders, as on any system."""
+
+    def names(self, ending: str) -> list[str]:
+        """The files with this ending, sorted."""
+        ...
+
+    def stamp(self, name: str) -> tuple[int, str]:
+        """The bytes of a file, and what differs once it was written anew. UserError where it is not there."""
+        ...
+
+    def read(self, name: str, start: int, size: int, stamp: tuple[int, str] | None = None) -> bytes:
+        """A range of bytes, fewer where the file ends. UserError for a file that has not this ``stamp`` any more."""
+        ...
+
+    def called(self, name: str) -> str:
+        """A file's name for messages."""
+        ...
+
+
+class Folder:
+    """A folder and those below it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._opened = lru_cache(OPEN)(self._open)  # what is dropped is closed when the last thread is done with it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Folder, (self.root,)
+
+    def names(self, ending: str) -> list[str]:
+        """As of ``Place``; what is hidden is not taken."""
+        return sorted(name for name in self._below() if name.lower().endswith(ending))
+
+    def _below(self) -> Iterator[str]:
+        for folder, folders, files in os.walk(self.root, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            here = Path(folder).relative_to(self.root)
+            yield from ((here / name).as_posix() for name in files if not name.startswith("."))
+
+    def stamp(self, name: str) -> tuple[int, str]:
+        """As of ``Place``: size and time of the last change."""
+        try:
+            return _stamp((self.root / name).stat())
+        except OSError as error:
+            raise UserError(f"{self.called(name)}: cannot be read ({error.strerror})") from error
+
+    def read(self, name: str, start: int, size: int, stamp: tuple[int, str] | None = None) -> bytes:
+        """As of ``Place``."""
+        file, pieces = self._opened(name), []
+        try:
+            if stamp is not None and _stamp(os.fstat(file.fileno())) != stamp:
+                raise UserError(f"{self.called(name)}: was changed while it was in use; start again, and write copies")
+            while size and (piece := _read_at(file, start, size)):
+                pieces.append(piece)
+                start, size = start + len(piece), size - len(piece)
+        except OSError as error:
+            raise UserError(f"{self.called(name)}: cannot be read from byte {start} ({error.strerror})") from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def called(self, name: str) -> str:
+        """Its path."""
+        return str(self.root / name)
+
+    def _open(self, name: str) -> BinaryIO:
+        try:
+            return (self.root / name).open("rb", buffering=0)
+        except OSError as error:
+            raise UserError(f"{self.called(name)}: cannot be read ({error.strerror})") from error
+
+
+def _stamp(found: os.stat_result) -> tuple[int, str]:
+    return found.st_size, str(found.st_mtime_ns)
+
+
+def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), min(size, 1 << 30), start)
+    with Path(file.name).open("rb") as other:  # a position of its own, for systems that cannot read without one
+        other.seek(start)
+        return other.read(size)
