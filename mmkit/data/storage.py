@@ -80,7 +80,7 @@ class Folder:
 
     def called(self, name: str) -> str:
         """Its path."""
-        return str(self.root / name)
+        return os.path.join(self.root, name)
 
     def _open(self, name: str) -> BinaryIO:
         try:

@@ -9,16 +9,17 @@ line) or under "caption" in ``.json``. Left out: what else stands in ``.json``, 
 from __future__ import annotations
 
 import json
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import numpy as np
 
 from mmkit.data.images.formats import SUFFIXES
 from mmkit.data.problems import Problems
@@ -94,25 +95,25 @@ class Index:
             ) from error
         self.shards: list[str] = [name for name, *_ in about["shards"]]
         self.stamps: list[tuple[int, str]] = [(size, changed) for _, size, changed, _ in about["shards"]]
-        self._ends = np.cumsum([rows for *_, rows in about["shards"]])
-        self._batches: dict[int, Any] = {}
+        self._ends = array("q", accumulate(rows for *_, rows in about["shards"]))
+        self._columns: dict[int, tuple[Any, ...]] = {}
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def row(self, index: int) -> tuple[int, str, int, int, list[str] | None]:
         """Number of the shard, key, first byte and size of the picture, captions."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        batch = self.batch(shard)
-        at = index - (int(self._ends[shard - 1]) if shard else 0)
-        key, start, size, captions = (batch.column(n)[at].as_py() for n in range(4))
-        return shard, key, start, size, captions
+        shard = bisect_right(self._ends, index)
+        at = index - (self._ends[shard - 1] if shard else 0)
+        if shard not in self._columns:
+            keys, starts, sizes, captions = self.batch(shard).columns
+            self._columns[shard] = keys, starts.to_numpy(), sizes.to_numpy(), captions  # views
+        keys, starts, sizes, captions = self._columns[shard]
+        return shard, keys[at].as_py(), int(starts[at]), int(sizes[at]), captions[at].as_py()
 
     def batch(self, shard: int) -> Any:
         """The rows of a shard as Arrow has them."""
-        if shard not in self._batches:
-            self._batches[shard] = self._file.get_batch(shard)
-        return self._batches[shard]
+        return self._file.get_batch(shard)
 
 
 def _kept(index: Path, stamps: Mapping[str, tuple[int, str]]) -> dict[str, Any]:

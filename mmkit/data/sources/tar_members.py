@@ -52,7 +52,8 @@ def members(read: Callable[[int, int], bytes], length: int) -> Iterator[Member]:
     said: dict[str, bytes] = {}
     while (head := read(at, BLOCK)).strip(b"\0"):
         name, size, kind = _parsed(head, at, length)
-        size = _number(said.get("size", b"%d" % size), 10, at)
+        if "size" in said:
+            size = _number(said["size"], 10, at)
         start = at + BLOCK
         if start + size > length:
             raise BadTar(f"cut off: {_text(name, begin)} has {size} bytes, and the archive ends at {length}", begin)
@@ -106,10 +107,13 @@ def _pax(body: bytes, at: int) -> dict[str, bytes]:
 
 
 def _number(digits: bytes, base: int, at: int) -> int:
-    digits = digits.strip(b" \0") or b"0"
-    if not digits.isdigit() or (base == 8 and {*digits} & {*b"89"}):
+    try:
+        value = int(digits.strip(b" \0") or b"0", base)
+    except ValueError:
+        value = -1
+    if value < 0:
         raise BadTar("no header of a tar archive; damaged, or compressed", at)
-    return int(digits, base)
+    return value
 
 
 def _text(name: bytes, at: int) -> str:
