@@ -74,6 +74,7 @@ class Data:
     ``mmkit.data.targets.TargetEncoder`` of what the records say beside picture and text; None = all as it is.
     max_tokens: of a text, longer ones are cut; needed where there are words.
     blank_images: grey pictures in place of all, in training and evaluation: what the words alone tell.
+    block: so many neighbouring records are visited near each other, for slow disks; see ``mmkit.data.order.Order``.
     """
 
     train: partial[Any]
@@ -89,6 +90,7 @@ class Data:
     accumulation_steps: int | None = None
     workers: int = 0
     max_bad_fraction: float = 0.01
+    block: int = 1
 
     def batch_plan(self, world: int) -> BatchPlan:
         """The batch for ``world`` processes; UserError where the numbers do not fit together."""

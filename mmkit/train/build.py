@@ -99,7 +99,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
         sampler = StepSampler(
             len(dataset), rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
-            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps,
+            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps, block=exp.data.block,
         )  # fmt: skip
         return make_loader(dataset, sampler, workers=exp.data.workers, pinned=next(task.parameters()).is_cuda)
 

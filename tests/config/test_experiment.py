@@ -211,6 +211,7 @@ def sized(**transform):
         (changed("weights.itx=1"), ["weights.itx", "'itc'"]),
         (changed("run.best=retrieval.t2i"), ["run.best"]),
         (changed("data.accumulation_steps=3"), ["global_batch = 8"]),
+        (changed("data.block=0"), ["data.block = 0", "positive"]),
         (experiment(heads={}), ["at least one objective"]),
         (changed("data.masking=None", heads={"mlm": partial(MLM)}), ["heads.mlm", "data.masking is None"]),
         (experiment(heads={"itc": partial(ITC, queue=4)}), ["heads.itc.queue", "'queue_size'"]),

@@ -231,7 +231,7 @@ def test_a_changed_experiment_is_refused_where_it_matters(tmp_path):
 
 @pytest.mark.parametrize("path", [
     "run.seed", "run.steps", "run.precision", "run.float32_matmul", "run.compile", "optim.lr", "optim.warmup_steps",
-    "optim.clip_norm", "data.image_size", "data.max_tokens", "data.train.records", "data.blank_images",
+    "optim.clip_norm", "data.image_size", "data.max_tokens", "data.train.records", "data.blank_images", "data.block",
     "teacher.momentum", "heads.itc.queue_size", "model.dropout", "tokenizer.vocab_size", "init", "weights",
 ])  # fmt: skip
 def test_what_enters_the_numbers_is_not_free_to_change(tmp_path, path):

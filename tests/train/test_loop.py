@@ -26,6 +26,7 @@ from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
 from mmkit.task import Task
 from mmkit.train import loop, resuming
+from mmkit.train.build import assemble
 from mmkit.train.loop import train
 from mmkit.train.precision import ProductChoice
 from mmkit.train.schedule import learning_rate
@@ -567,6 +568,15 @@ def test_broken_pictures_are_counted_over_a_resume(tmp_path):
     train(exp, tmp_path, resume=True)
     meta = resuming.load_meta(resuming.latest(tmp_path / "checkpoints"))
     assert (meta.seen, meta.bad > before) == (96, True)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_the_loader_of_a_run_takes_records_in_its_order(tmp_path, block):
+    exp = tiny(data=dict(block=block))
+    parts = assemble(exp, tmp_path, exp.data.batch_plan(1))
+    keys = [key for batch in parts.loader(1, 3) for key in batch.keys]
+    expected = Order(size=40, seed=3, block=block).at(0, np.arange(8, 24))
+    assert keys == [f"square {index}" for index in expected]
 
 
 def test_one_bad_picture_at_the_start_stops_no_run(tmp_path):
