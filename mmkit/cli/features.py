@@ -63,9 +63,10 @@ def _source(args: argparse.Namespace) -> Source:
     from mmkit.data.sources.delimited import columns_of
     from mmkit.data.sources.folder import Pictures
     from mmkit.data.sources.readers import Options, is_data_set, metadata_in
+    from mmkit.data.sources.shards import is_shards
 
     path = Path(args.data)
-    if path.is_dir() and not is_data_set(args.data) and metadata_in(path) is None:
+    if path.is_dir() and not is_data_set(args.data) and not is_shards(args.data) and metadata_in(path) is None:
         Options(columns=columns_of(args.columns), split=args.split, images=args.images).refuse(args.data)
         return Pictures(path)
     return open_data(args, (), ("image", "caption", "image_id"))

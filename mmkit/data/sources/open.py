@@ -18,7 +18,7 @@ from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import EVERYTHING, Options, Wants
-from mmkit.data.sources.shards import Shards, is_shards
+from mmkit.data.sources.shards import is_shards
 from mmkit.data.sources.table import Table
 from mmkit.data.sources.walk import TARS, unpack_by
 from mmkit.errors import UserError
@@ -167,8 +167,7 @@ READERS = (
         takes=("split", "images", "annotations", "pictures"),
     ),
     Reader(
-        form="a folder of tar shards with their index", gives=frozenset({"caption"}), fits=is_shards,
-        read=lambda name, wants, given: Shards(name, needs=wants),
+        form="a folder of tar shards with their index", gives=EVERYTHING, fits=is_shards, read=readers.read_shards,
     ),
     Reader(
         form="a folder of pictures, in a folder for each class, or with captions beside them",

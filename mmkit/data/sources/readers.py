@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.problems import is_collecting
 from mmkit.data.records import JsonLines, Source, renamed
 from mmkit.data.sources.class_folder import SPLITS, ClassFolder, is_class_folder
 from mmkit.data.sources.delimited import TableFile
@@ -18,6 +19,7 @@ from mmkit.data.sources.published.json_form import GIVES, form_of
 from mmkit.data.sources.published.karpathy import Karpathy
 from mmkit.data.sources.published.vqa import AnswerLists, GQAQuestions, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.questions import Asked
+from mmkit.data.sources.shards import Shards
 from mmkit.data.sources.table import NAMES, ClassTable, Table
 from mmkit.data.sources.walk import walk
 from mmkit.data.text_files import parse_json
@@ -187,6 +189,18 @@ def _first_row(name: str) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}  # to be told by who opens it
     return row if isinstance(row, dict) else {}
+
+
+def read_shards(name: str, wants: Wants, given: Options) -> Source:
+    """Tar shards with what is wanted; where all problems are collected, captions are wanted if there are any."""
+    if "question" in wants:
+        return Asked(Shards(name, needs=("question",)), where=name, answers_needed=given.answers_needed)
+    if not given.answers_needed:
+        wants -= {"label"}
+    if not wants and is_collecting():
+        found = Shards(name, needs=())
+        return Shards(name) if next(found.captions(), None) is not None else found
+    return Shards(name, needs=sorted(wants))
 
 
 def read_folder(name: str, wants: Wants, given: Options) -> Source:

@@ -1,74 +1,159 @@
 """Tar shards as img2dataset and WebDataset write them, read at random where they lie, through an index of them.
 
 Nothing is unpacked or converted, and nothing of the index is copied into a process. Left out: shards that are not on a
-disk (``storage.Place`` is what they need), compressed shards, and targets beside captions.
+disk (``storage.Place`` is what they need), and compressed shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+import logging
+from array import array
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from mmkit.data.problems import Problems
 from mmkit.data.records import ByNumber, Record
-from mmkit.data.sources.index import ENDING, INDEX, Index
+from mmkit.data.sources.index import ENDING, INDEX, OPEN, Index, shard_of
 from mmkit.data.sources.walk import walk
 from mmkit.data.storage import Folder
+from mmkit.data.text_files import id_of
 from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WHERE = {
+    "caption": "neither a .txt with words beside it, nor a .json with a caption",
+    "label": 'neither a .cls beside it, nor a .json with "label"',
+}  # fmt: skip
 
 
 class Shards(ByNumber):
     """The samples of the tar files in a folder; ``mmkit data index`` makes what it needs first.
 
-    needs: "caption" = each must have one. UserError where there is no index, where shards changed since, came or went,
-    and for missing captions, with shard and byte.
+    Args:
+        path: the folder.
+        needs: what each sample must have: "caption", or a target such as "label".
+        min_size: pixels; samples whose shorter side is less are left out, by the width and height in their ``.json``.
+        captioned: samples without a caption are left out.
+
+    Raises:
+        UserError: where there is no index, where shards changed since, came or went, and, with shard and byte, for
+            samples that lack what is needed.
     """
 
-    def __init__(self, path: str | Path, *, needs: Collection[str] = ("caption",)) -> None:
+    def __init__(
+        self, path: str | Path, *, needs: Collection[str] = ("caption",), min_size: int = 0, captioned: bool = False
+    ) -> None:
         self.path, self.place = Path(path), Folder(path)
+        self.min_size, self.captioned = min_size, captioned
         if not (self.path / INDEX).is_file():
             raise UserError(f"{path}: tar shards without an index; make it, once: mmkit data index {path}")
-        self.index = Index(self.path / INDEX)
+        self._open()
         self._check_shards()
-        if "caption" in needs:
-            self._check_captions()
+        self._ends = self._choose()
+        keys = dict.fromkeys(key for part in self.index.parts for key in part.counts)
+        self.targets: Mapping[str, str] = {key: key for key in keys if key != "image_id"}
+        for key in needs:
+            self._check_has(key)
+
+    def _open(self) -> None:
+        self.index = Index(self.path / INDEX)
+        self._chosen = lru_cache(OPEN)(self._rows_of)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "index": None}
+        return {key: value for key, value in vars(self).items() if key not in ("index", "_chosen")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.index = Index(self.path / INDEX)
+        self._open()
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self._ends[-1]
 
     def _at(self, index: int) -> Record:
-        shard, key, start, size, captions = self.index.row(index)
-        name = self.index.shards[shard]
-        image = self.place.read(name, start, size, self.index.stamps[shard])
+        shard, at = shard_of(self._ends, index)
+        part, row = self.index.parts[shard], self.index.row(shard, int(self._chosen(shard)[at]) if self._picks else at)
+        image = self.place.read(part.name, row.start, row.size, part.stamp)
+        targets = json.loads(row.targets) if row.targets else {}
         return Record(
-            image=image, captions=tuple(captions or ()), image_id=f"{name}:{key}", key=self._called(name, start, key)
-        )
+            image=image, captions=tuple(row.captions or ()),
+            image_id=self._id(part.name, row.key, targets.pop("image_id", None)),
+            key=self._called(part.name, row.start, row.key), targets=targets,
+        )  # fmt: skip
 
-    def _called(self, name: str, start: int, key: str) -> str:
-        return f"{self.place.called(name)}:{start} ({key})"
+    def _id(self, shard: str, key: str, given: Any) -> str:
+        own = id_of(given)
+        return f"{self.place.called(shard)}:{key}" if own is None else f"{self.path}:{own}"
+
+    def _called(self, shard: str, start: int, key: str) -> str:
+        return f"{self.place.called(shard)}:{start} ({key})"
 
     def captions(self) -> Iterator[str]:
         """Every caption; no shard is read."""
-        for shard in range(len(self.index.shards)):
-            yield from self.index.batch(shard).column("captions").flatten().to_pylist()
+        for _, batch in self._batches("captions"):
+            yield from batch.column("captions").flatten().to_pylist()
 
     def described(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         """(key, image_id, captions) of every record; no shard is read."""
-        for shard, name in enumerate(self.index.shards):
-            for row in self.index.batch(shard).to_pylist():
+        for name, batch in self._batches("key", "start", "captions", "targets"):
+            for row in batch.to_pylist():
+                given = json.loads(row["targets"]).get("image_id") if row["targets"] else None
                 called = self._called(name, row["start"], row["key"])
-                yield called, f"{name}:{row['key']}", tuple(row["captions"] or ())
+                yield called, self._id(name, row["key"], given), tuple(row["captions"] or ())
+
+    def target(self, key: str) -> Iterator[Any]:
+        """One target of every record, None where it has none; no shard is read."""
+        for _, batch in self._batches("targets"):
+            for text in batch.column("targets").to_pylist():
+                yield json.loads(text).get(key) if text else None
+
+    def _batches(self, *columns: str) -> Iterator[tuple[str, Any]]:
+        """(shard, its rows that are not left out, as Arrow has them, of these columns)."""
+        import pyarrow as pa
+
+        for shard, part in enumerate(self.index.parts):
+            batch = self.index.batch(shard).select(list(columns))
+            yield part.name, batch.take(pa.array(self._chosen(shard))) if self._picks else batch
+
+    @property
+    def _picks(self) -> bool:
+        return self.min_size > 0 or self.captioned
+
+    def _choose(self) -> array[int]:
+        """Where the records of each shard end."""
+        if not self._picks:
+            return self.index.ends
+        ends = array("q", accumulate(len(self._rows_of(shard)) for shard in range(len(self.index.parts))))
+        log.info("%s: %d of %d samples are left out", self.path, len(self.index) - ends[-1], len(self.index))
+        if not ends[-1]:
+            raise UserError(
+                f"{self.path}: all samples are left out (min_size={self.min_size}, captioned={self.captioned})"
+            )
+        return ends
+
+    def _rows_of(self, shard: int) -> Any:
+        """The numbers of the rows of a shard that are not left out, an array."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        batch, chosen = self.index.batch(shard), np.ones(self.index.parts[shard].rows, bool)
+        if self.captioned:
+            chosen &= batch.column("captions").is_valid().to_numpy(zero_copy_only=False)
+        if self.min_size > 0:
+            sides = pc.min_element_wise(batch.column("width"), batch.column("height"), skip_nulls=False)
+            if sides.null_count:
+                at = sides.is_null().index(True).as_py()
+                called = self._called(self.index.parts[shard].name, batch.column("start")[at], batch.column("key")[at])
+                raise UserError(f"{called}: no width and height in its .json, by which min_size would choose")
+            chosen &= sides.to_numpy() >= self.min_size
+        return np.flatnonzero(chosen)
 
     def _check_shards(self) -> None:
-        known, again = dict(zip(self.index.shards, self.index.stamps, strict=True)), f"mmkit data index {self.path}"
+        known, again = {part.name: part.stamp for part in self.index.parts}, f"mmkit data index {self.path}"
         there = self.place.names(ENDING)
         for name in sorted(known.keys() ^ {*there}):
             what = "is gone" if name in known else "is not in the index"
@@ -77,16 +162,21 @@ class Shards(ByNumber):
             if self.place.stamp(name) != known[name]:
                 raise UserError(f"{self.place.called(name)}: was changed after its index; make it again: {again}")
 
-    def _check_captions(self) -> None:
-        problems = Problems(self.path, unit="sample")
-        for shard, name in enumerate(self.index.shards):
+    def _check_has(self, needed: str) -> None:
+        """UserError for samples that lack it; only shards that are known to have such are looked into."""
+        if needed == "image":
+            return
+        problems, where = Problems(self.path, unit="sample"), WHERE.get(needed, f'no .json with "{needed}" beside it')
+        for shard, part in enumerate(self.index.parts):
             batch = self.index.batch(shard)
-            column = batch.column("captions")
-            for at in range(len(column)) if column.null_count else ():
-                if not column[at].is_valid:
-                    key, start = batch.column("key")[at].as_py(), batch.column("start")[at].as_py()
-                    detail = f"{key}: neither a .txt with words beside it, nor a .json with a caption"
-                    problems.add(f"{name}:{start}", "missing caption", detail)
+            if needed == "caption":
+                lacks = 0 if self.captioned else batch.column("captions").null_count
+            else:
+                lacks = part.counts.get(needed, 0) < part.rows
+            for at in (self._chosen(shard).tolist() if self._picks else range(part.rows)) if lacks else ():
+                row = self.index.row(shard, at)
+                if not (row.captions if needed == "caption" else needed in json.loads(row.targets or "{}")):
+                    problems.add(f"{part.name}:{row.start}", f"missing {needed}", f"{row.key}: {where}")
         problems.raise_if_any(len(self))
 
 

@@ -18,8 +18,10 @@ from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.records import captions_of, described
 from mmkit.data.sources import index
-from mmkit.data.sources.index import INDEX, PARTS, Index, build_index
+from mmkit.data.sources.index import INDEX, PARTS, Index, Part, build_index, shard_of, write_index
+from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import open_records, open_source
+from mmkit.data.sources.samples import schema
 from mmkit.data.sources.shards import Shards
 from mmkit.errors import UserError
 
@@ -74,7 +76,7 @@ def test_records_are_read_at_random(shards):
         assert record.image == jpeg(number)
         assert record.captions == (f"picture {number}",)
         assert load_image(record).size == (16, 16)
-    assert source[4].image_id == "00001.tar:000000004"
+    assert source[4].image_id == f"{shards}/00001.tar:000000004"
     assert source[9].key.startswith(f"{shards}/more/00002.tar:")
     start = int(source[5].key.partition(".tar:")[2].split()[0])
     assert (shards / "00001.tar").read_bytes()[start : start + 3] == b"\xff\xd8\xff"
@@ -95,7 +97,7 @@ def test_every_command_finds_them(shards, tmp_path, capsys):
     assert isinstance(open_source(shards, {"caption"}), Shards)
     assert isinstance(open_source(shards), Shards)
     assert isinstance(open_records(shards), Shards)
-    with pytest.raises(UserError, match="a folder of tar shards with their index, which holds no label"):
+    with pytest.raises(UserError, match="10 x missing label"):
         open_source(shards, {"label"})
     (shards / "more" / "00002.tar").write_bytes(b"")
     assert main(["data", "check", str(shards)]) == 2
@@ -167,7 +169,7 @@ def test_long_names_in_every_form_of_tar(form, tmp_path):
     build_index(tmp_path)
     source = Shards(tmp_path)
     assert [source[i].image for i in range(3)] == [jpeg(1), jpeg(2), jpeg(3)]
-    assert source[1].image_id == f"0.tar:{long}"
+    assert source[1].image_id == f"{tmp_path}/0.tar:{long}"
 
 
 def test_names_that_are_not_ascii_and_files_of_no_concern(tmp_path):
@@ -178,7 +180,12 @@ def test_names_that_are_not_ascii_and_files_of_no_concern(tmp_path):
     pack(tmp_path / "0.tar", files)
     build_index(tmp_path)
     [record] = [Shards(tmp_path)[0]]
-    assert (record.captions, record.image_id, record.image) == (("eine Katze", "一只猫"), "0.tar:猫/a", jpeg(1))
+    assert (record.captions, record.image_id, record.image) == (
+        ("eine Katze", "一只猫"),
+        f"{tmp_path}/0.tar:猫/a",
+        jpeg(1),
+    )
+    assert record.targets == {"label": 3}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +196,95 @@ def test_captions_from_json(tmp_path, about, captions):
     pack(tmp_path / "0.tar", [("1.jpg", jpeg(1)), ("1.json", json.dumps(about).encode())])
     build_index(tmp_path)
     assert Shards(tmp_path, needs=())[0].captions == captions
+
+
+def test_targets_stand_beside_captions(tmp_path):
+    """All that .json says but what img2dataset notes; labels of .cls too."""
+    noted = {"url": "u", "key": "1", "status": "success", "sha256": "x", "exif": "{}", "original_width": 9, "width": 16}
+    boxes = [{"name": "a", "box": [0, 0, 1, 1]}]
+    rows = [
+        [("1.jpg", jpeg(1)), ("1.json", json.dumps({"boxes": boxes, "caption": "a", "n": None} | noted).encode())],
+        [("2.jpg", jpeg(2)), ("2.cls", b"3\n"), ("2.json", b'{"similarity": 0.5, "image_id": 7.0}')],
+        [("3.jpg", jpeg(3)), ("3.cls", "Ähre".encode()), ("3.json", b'{"image_id": "7"}')],
+    ]
+    pack(tmp_path / "0.tar", [file for row in rows for file in row])
+    build_index(tmp_path)
+    source = Shards(tmp_path, needs=())
+    wanted = [{"boxes": boxes}, {"similarity": 0.5, "label": 3}, {"label": "Ähre"}]
+    assert [source[i].targets for i in range(3)] == wanted
+    assert list(source.target("label")) == [None, 3, "Ähre"]
+    assert [source[i].image_id for i in range(3)] == [f"{tmp_path}/0.tar:1", f"{tmp_path}:7", f"{tmp_path}:7"]
+    assert [image_id for _, image_id, _ in described(source)] == [source[i].image_id for i in range(3)]
+    start = (tmp_path / "0.tar").read_bytes().index(jpeg(1))
+    with pytest.raises(UserError, match=rf"1 of 3 samples .*\n.*:0.tar:{start}: 1: neither a .cls beside it"):
+        open_source(tmp_path, {"label"})
+    with pytest.raises(UserError, match=r"3 x missing question"):
+        open_source(tmp_path, {"question"})
+
+
+def test_questions_in_shards(tmp_path):
+    for shard in range(2):
+        said = [{"question": f"what {shard}{n}?", "answers": ["a", f"b{n}"], "caption": "c"} for n in range(2)]
+        files = [[(f"{n}.jpg", jpeg(n)), (f"{n}.json", json.dumps(said[n]).encode())] for n in range(2)]
+        pack(tmp_path / f"{shard}.tar", [file for row in files for file in row])
+    build_index(tmp_path)
+    source = open_source(tmp_path, {"question"})
+    assert list(source.captions()) == ["what 00?", "what 01?", "what 10?", "what 11?"]
+    assert source[3].targets["answers"] == ["a", "b1"]
+    pack(tmp_path / "1.tar", [("1.jpg", jpeg(1)), ("1.json", b'{"question": "what?"}')])
+    build_index(tmp_path)
+    with pytest.raises(UserError, match=r':2: no key "answers"; the row has "image", "question"'):
+        open_source(tmp_path, {"question"})
+    assert len(open_source(tmp_path, {"question"}, answers_needed=False)) == 3
+
+
+def test_small_pictures_and_silent_ones_are_left_out(tmp_path):
+    sides = [(16, 9), (300, 256), (256, 255), (256, 256), (1000, 400)]
+    for shard, numbers in enumerate(([0, 1, 2], [3, 4])):
+        files = []
+        for n in numbers:
+            said = {"width": sides[n][0], "height": sides[n][1]} | ({"caption": f"c{n}"} if n != 3 else {})
+            files += [(f"{n}.jpg", jpeg(n)), (f"{n}.json", json.dumps(said).encode())]
+        pack(tmp_path / f"{shard}.tar", files)
+    build_index(tmp_path)
+    large = Shards(tmp_path, min_size=256, needs=())
+    assert [r.image for r in map(large.__getitem__, range(len(large)))] == [jpeg(1), jpeg(3), jpeg(4)]
+    assert list(large.captions()) == ["c1", "c4"]
+    assert [key for key, _, _ in described(large)] == [large[i].key for i in range(3)]
+    with pytest.raises(IndexError):
+        large[3]
+    with pytest.raises(UserError, match="1 of 3 samples cannot be used"):
+        Shards(tmp_path, min_size=256)
+    assert len(Shards(tmp_path, captioned=True)) == 4
+    both = pickle.loads(pickle.dumps(Shards(tmp_path, min_size=256, captioned=True)))
+    assert [both[i].captions for i in range(len(both))] == [("c1",), ("c4",)]
+    with pytest.raises(UserError, match="all samples are left out"):
+        Shards(tmp_path, min_size=401)
+    pack(tmp_path / "2.tar", [*sample(5), ("6.jpg", jpeg(6)), ("6.txt", b"six")])
+    build_index(tmp_path)
+    with pytest.raises(UserError, match=r"2.tar:512 \(000000005\): no width and height in its .json"):
+        Shards(tmp_path, min_size=1)
+
+
+def test_shards_of_one_name_in_two_folders_are_of_different_pictures(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        pack(tmp_path / name / "00000.tar", sample(1))
+        build_index(tmp_path / name)
+    both = Joined([Shards(tmp_path / "a"), Shards(tmp_path / "b")])
+    assert both[0].image_id != both[1].image_id
+    assert [image_id for _, image_id, _ in described(both)] == [both[i].image_id for i in range(2)]
+
+
+def test_check_counts_a_sample_without_a_caption_among_others(tmp_path, capsys):
+    pack(tmp_path / "0.tar", [*sample(1), ("2.jpg", jpeg(2)), *sample(3)])
+    build_index(tmp_path)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    start = (tmp_path / "0.tar").read_bytes().index(jpeg(2))
+    assert f"0.tar:{start}: 2: neither a .txt" in capsys.readouterr().err
+    pack(tmp_path / "0.tar", [("2.jpg", jpeg(2)), ("3.jpg", jpeg(3))])
+    build_index(tmp_path)
+    assert main(["data", "check", str(tmp_path)]) == 0  # of pictures alone
 
 
 def test_a_missing_caption_is_named_with_shard_and_byte(tmp_path):
@@ -217,6 +313,15 @@ def test_a_missing_caption_is_named_with_shard_and_byte(tmp_path):
         ([*sample(1), ("2.jpg", jpeg(2)), ("2.json", b"{")], 4, "2: malformed JSON"),
         ([*sample(1), ("2.jpg", jpeg(2)), ("2.json", b"[]")], 4, "2: the .json is no object"),
         ([*sample(1), ("2.jpg", jpeg(2)), ("2.json", b'{"caption": 3}')], 4, '2: "caption" must be a string'),
+        (
+            [*sample(1), ("2.jpg", jpeg(2)), ("2.json", b'{"image_id": []}')],
+            4,
+            '2: "image_id" must be a string or a nu',
+        ),
+        ([*sample(1), ("2.jpg", jpeg(2)), ("2.cls", b" ")], 4, "2: the .cls is empty"),
+        ([*sample(1), ("2.jpg", jpeg(2)), ("2.cls", b"\xff")], 4, "2: the .cls is not UTF-8"),
+        ([*sample(1), ("2.jpg", jpeg(2)), ("2.cls", b"2"), ("2.json", b'{"label": 3}')], 4, 'says 2, and "label" in'),
+        ([*sample(1), ("000000001.png", jpeg(1))], 4, "has another picture (000000001.jpg); keep one"),
     ],
 )
 def test_wrong_samples_are_named_with_shard_and_byte(tmp_path, files, at, said):
@@ -287,7 +392,7 @@ def test_shards_that_changed_came_or_went_are_named(shards):
 def test_a_damaged_index_is_named_and_made_again(shards):
     build_index(shards)
     whole = (shards / INDEX).read_bytes()
-    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 2_000, whole.replace(b"shards 1", b"shards 0")):
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 2_000, whole.replace(b"shards 2", b"shards 1")):
         (shards / INDEX).write_bytes(damaged)
         with pytest.raises(UserError, match=f"{INDEX}: damaged, or of another version .*build it again"):
             Shards(shards)
@@ -305,17 +410,17 @@ def test_nothing_to_index(tmp_path):
 def test_rows_are_not_copied_into_memory(tmp_path):
     """A large index opens at once: what Arrow holds afterwards is mapped."""
     rows, n = 50_000, 20
+    words, nothing = pa.array([["a caption of some words"]] * rows), pa.nulls(rows)
+    numbers = pa.array(np.arange(rows))
+    columns = [pa.array(np.arange(rows).astype(str)), numbers, numbers, words, nothing, nothing, nothing]
     batch = pa.record_batch(
-        [
-            pa.array(np.arange(rows).astype(str)), pa.array(np.arange(rows)), pa.array(np.arange(rows)),
-            pa.array([["a caption of some words"]] * rows),
-        ],
-        schema=index._schema(),
-    )  # fmt: skip
-    index._write(tmp_path / INDEX, [(f"{i}.tar", 1, "1", rows) for i in range(n)], [batch] * n)
+        [column.cast(to.type) for column, to in zip(columns, schema(), strict=True)], schema=schema()
+    )
+    write_index(tmp_path / INDEX, [Part(f"{i}.tar", 1, "1", rows, {}) for i in range(n)], [batch] * n)
     before = pa.total_allocated_bytes()
     found = Index(tmp_path / INDEX)
     assert len(found) == rows * n
-    assert found.row(rows * 7 + 3) == (7, "3", 3, 3, ["a caption of some words"])
-    assert [found.row(i)[0] for i in (0, rows - 1, rows, rows * n - 1)] == [0, 0, 1, n - 1]
+    assert shard_of(found.ends, rows * 7 + 3) == (7, 3)
+    assert [shard_of(found.ends, i)[0] for i in (0, rows - 1, rows, rows * n - 1)] == [0, 0, 1, n - 1]
+    assert found.row(7, 3) == ("3", 3, 3, ["a caption of some words"], None)
     assert pa.total_allocated_bytes() - before < 100_000

@@ -1,0 +1,168 @@
+"""The samples of one tar shard as rows of its index, and what is wrong with it.
+
+A sample is what has one name up to the first full stop: its picture; its captions in ``.txt`` (one a line), or where
+that says nothing under "caption" in ``.json``; its label in ``.cls``; and all else that its ``.json`` says, but for
+what img2dataset notes of a download. Left out: several pictures of one sample.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmkit.data.images.formats import SUFFIXES
+from mmkit.data.labels import whole
+from mmkit.data.records import tidy_captions
+from mmkit.data.sources.tar_members import Ahead, BadTar, Member, members
+from mmkit.data.sources.walk import is_hidden
+from mmkit.data.storage import Place
+from mmkit.data.text_files import NotText, decode, id_of, is_null, parse_json, split_lines
+
+NOTED = frozenset((
+    "caption", "width", "height", "url", "key", "status", "error_message", "original_width", "original_height", "exif",
+    "sha256", "md5",
+))  # fmt: skip
+"""Keys of ``.json`` that are columns of their own, or of no use to training."""
+READ = (".txt", ".json", ".cls")
+
+Trouble = tuple[int, str, str]
+"""The byte in the shard, the kind, and what is wrong."""
+
+
+class Scanned(NamedTuple):
+    """rows: an Arrow batch; found: what is wrong; counts: how many samples have which target."""
+
+    rows: Any
+    found: list[Trouble]
+    counts: dict[str, int]
+
+
+def schema() -> Any:
+    """The columns of an index. captions, width, height (pixels) and targets (the JSON of an object) may be null."""
+    import pyarrow as pa
+
+    return pa.schema({
+        "key": pa.string(), "start": pa.int64(), "size": pa.int64(), "captions": pa.list_(pa.string()),
+        "width": pa.int32(), "height": pa.int32(), "targets": pa.string(),
+    })  # fmt: skip
+
+
+def scan(place: Place, name: str, stamp: tuple[int, str]) -> Scanned:
+    """All of one shard."""
+    import pyarrow as pa
+
+    found: list[Trouble] = []
+    columns: list[list[Any]] = [[] for _ in schema()]
+    counts: Counter[str] = Counter()
+    read = Ahead(lambda start, size: place.read(name, start, size, stamp))
+    for sample in _samples(read, stamp[0], found):
+        if sample.picture is None:
+            found.append((sample.at, "no picture", f"{sample.key}: a sample without a picture"))
+            continue
+        try:
+            captions, said = sample.words()
+            size, targets = (_side(said.get("width")), _side(said.get("height"))), sample.targets(said)
+        except ValueError as error:
+            what = str(error)
+            kind = "bad caption" if "caption" in what or ".txt" in what else "bad values"
+            found.append((sample.at, kind, f"{sample.key}: {what}"))
+            continue
+        counts.update(targets.keys())
+        kept = json.dumps(targets, ensure_ascii=False) if targets else None
+        row = (sample.key, sample.picture.start, sample.picture.size, captions or None, *size, kept)
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return Scanned(pa.record_batch(columns, schema=schema()), found, dict(sorted(counts.items())))
+
+
+class _Sample:
+    """The files of one name."""
+
+    def __init__(self, key: str, at: int) -> None:
+        self.key, self.at = key, at
+        self.picture: Member | None = None
+        self.texts: dict[str, bytes] = {}
+        self.endings: set[str] = set()
+
+    def take(self, member: Member, ending: str, read: Ahead) -> tuple[str, str] | None:
+        """Note what is a picture or a text; what is wrong with it as (kind, what)."""
+        if ending in self.endings:
+            return "repeated key", f"{member.name}: the sample has such a file already"
+        self.endings.add(ending)
+        if ending in READ:
+            self.texts[ending] = read(member.start, member.size)
+        if ending not in SUFFIXES:
+            return None
+        if self.picture is not None:
+            return "several pictures", f"{member.name}: the sample has another picture ({self.picture.name}); keep one"
+        self.picture = member
+        return None
+
+    def words(self) -> tuple[list[str], dict[str, Any]]:
+        """The captions, and what ``.json`` says. ValueError for what is no caption and no object."""
+        captions = [line.strip() for line in split_lines(self._text(".txt")) if line.strip()]
+        said = parse_json(self.texts.get(".json", b"{}"), first=True)
+        if not isinstance(said, dict):
+            raise ValueError("the .json is no object {...}")
+        given = said.get("caption")
+        if captions or not given or (isinstance(given, str) and not given.strip()):
+            return captions, said
+        return list(tidy_captions(given)), said
+
+    def targets(self, said: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of ``.json``, and the label of ``.cls``. ValueError for what cannot be."""
+        kept = {key: value for key, value in said.items() if key not in NOTED and not is_null(value)}
+        try:
+            id_of(kept.get("image_id"))
+        except ValueError as error:
+            raise ValueError(f'"image_id" {error}') from error
+        label = self._text(".cls").strip()
+        if ".cls" not in self.texts:
+            return kept
+        if not label:
+            raise ValueError("the .cls is empty; it should hold a label")
+        number = whole(label)
+        value = label if number is None else number
+        if kept.setdefault("label", value) != value:
+            raise ValueError(f'the .cls says {value!r}, and "label" in the .json {kept["label"]!r}')
+        return kept
+
+    def _text(self, ending: str) -> str:
+        try:
+            return decode(self.texts.get(ending, b""), first=True)
+        except NotText as error:
+            raise ValueError(f"the {ending} is not UTF-8 ({error}, byte {error.at + 1} of it)") from error
+
+
+def _side(value: Any) -> int | None:
+    """A side of a picture in pixels, as ``.json`` tells it; None where it says nothing that can be one."""
+    return value if type(value) is int and 0 < value < 1 << 31 else None
+
+
+def _samples(read: Ahead, length: int, found: list[Trouble]) -> Iterator[_Sample]:
+    """The samples of a shard; what is repeated, and where it is damaged, goes into ``found``."""
+    keys: set[str] = set()
+    sample: _Sample | None = None
+    try:
+        for member in members(read, length):
+            folder, slash, file = member.name.rpartition("/")
+            stem, dot, ending = file.partition(".")
+            key, ending = folder + slash + stem, (dot + ending).lower()
+            if is_hidden(file):
+                continue
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    yield sample
+                sample = _Sample(key, member.at)
+                if key in keys:
+                    found.append((member.at, "repeated key", f"{key}: a sample of this name came before"))
+                keys.add(key)
+            trouble = sample.take(member, ending, read)
+            if trouble is not None:
+                found.append((member.at, *trouble))
+    except BadTar as error:
+        found.append((error.at, "damaged shard", str(error)))
+    if sample is not None:
+        yield sample
