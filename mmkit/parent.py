@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -50,6 +51,25 @@ def live_with_launcher() -> None:
     thread = threading.Thread(target=_watch, args=(chain,), name="mmkit-launcher", daemon=True)
     _watching.append(thread)
     thread.start()
+
+
+def restarts() -> int:
+    """How often the launcher has started this process anew, as ``--max_restarts`` lets it."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
+
+
+def launcher_name() -> str | None:
+    """What tells the launcher from all others, the same for all its attempts; None where there is none."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run not in (None, "", "none"):
+        return f"run {run}"
+    if not (_chain or (chain := _launcher())):
+        return None
+    launcher = (_chain or chain)[-1]
+    with suppress(psutil.Error):
+        return f"process {launcher.pid} on {socket.gethostname()} since {launcher.create_time():.2f}"
+    return None
 
 
 def told_to_stop(number: int) -> None:

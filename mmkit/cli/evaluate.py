@@ -242,11 +242,10 @@ def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None
 @contextmanager
 def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
     """The model where it shall run, with its progress shown; under a launcher, one of several processes."""
-    from accelerate import PartialState
-
     import mmkit
+    from mmkit.train.setup import join_processes, on_cpu
 
-    state = PartialState(cpu=args.device == "cpu")
+    state = join_processes(args.device == "cpu" or on_cpu())
     try:
         predictor = mmkit.load(
             args.model, device=args.device or str(state.device), precision=args.precision, image_size=args.image_size,

@@ -19,6 +19,7 @@ from mmkit import files
 from mmkit.errors import Stopped, UserError
 from mmkit.parent import live_with_launcher
 from mmkit.ranks import group, rank, world_size
+from mmkit.slurm import ranks_of_slurm
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -90,6 +91,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
     try:
+        ranks_of_slurm()
         live_with_launcher()
         expand_home(args)
         check_written(args)

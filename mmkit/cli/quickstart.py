@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.main import add_changes, add_command
+from mmkit.cli.train import add_resume
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -23,7 +24,7 @@ def register(commands: Commands) -> None:
         commands, "quickstart", "pre-train a small ALBEF on drawn scenes, in minutes on a CPU, and report", run
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="default %(default)s")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    add_resume(parser)
     add_changes(parser)
 
 
@@ -40,6 +41,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     started = time.perf_counter()
     experiment = override(load_experiment(str(own_config("quickstart.py"))), args.changes)
-    numbers = run_experiment(experiment, args.out, args.resume)
+    numbers = run_experiment(experiment, args.out, bool(args.resume))
     log.info("open %s in a browser", args.out / "report.html")
     return {**numbers, **peak_memory(), "seconds": time.perf_counter() - started}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.main import add_allow, add_changes, add_command
+from mmkit.errors import UserError
+from mmkit.parent import restarts
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -27,8 +29,32 @@ def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)")
     add_changes(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    add_resume(parser)
     add_allow(parser)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """--resume, and --resume auto, which is for commands that are given again and again until the run is finished."""
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, metavar="auto", action=_Resume,
+        help="go on from the newest checkpoint in DIR; `--resume auto` is the same, for a job that starts again by "
+        "itself: it begins where there is no run, goes on where there is one, and ends at once where it is finished",
+    )  # fmt: skip
+
+
+class _Resume(argparse.Action):
+    """Takes the word ``auto`` or none; another word after it is the config, as it always was."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        namespace.resume = values
+        configs = [action for action in parser._actions if action.dest == "experiment"]
+        if values in (True, "auto"):
+            return
+        if not configs or getattr(namespace, "experiment", None) not in (None, configs[0].default):
+            parser.error(f"argument --resume: {values!r}: nothing, or the word auto, stands after it")
+        configs[0].required, configs[0].default, namespace.experiment = False, values, values
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -36,10 +62,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.config import load_experiment, override
     from mmkit.train.folder import check_no_run
 
-    if args.out is not None and not args.resume:
+    if args.resume not in (False, True, "auto", args.experiment):
+        raise UserError(f"--resume {args.resume}: nothing, or the word auto, stands after it")
+    if args.out is not None and not (args.resume or restarts()):
         check_no_run(args.out)
     experiment = override(load_experiment(args.experiment), args.changes)
-    return run_experiment(experiment, args.out or Path("runs") / experiment.name, args.resume, args.allow)
+    return run_experiment(experiment, args.out or Path("runs") / experiment.name, bool(args.resume), args.allow)
 
 
 def run_experiment(

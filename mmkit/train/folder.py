@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError, shortened
-from mmkit.files import read_json, replace_folder, write_json
+from mmkit.files import read_json, replace_folder, write_json, write_text
+from mmkit.parent import launcher_name, restarts
 from mmkit.ranks import on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
 from mmkit.train.resuming import check_version, latest, torn
@@ -32,7 +33,9 @@ PACKAGES = (
 NUMBERS, BEST, EXPERIMENT, COMMAND = "numbers.json", "best.json", "experiment.json", "command.txt"
 STARTING = ".mmkit-starting"
 """Where a run that is not sure to start yet keeps what it makes."""
-FREE = {LOCK, STARTING, ".DS_Store", "Thumbs.db", "desktop.ini"}
+LAUNCHER = ".mmkit-launcher"
+"""Which launcher began the run, or went on with it: it may do so again."""
+FREE = {LOCK, STARTING, LAUNCHER, ".DS_Store", "Thumbs.db", "desktop.ini"}
 """Names that do not make a folder one that is in use."""
 OWN = re.compile(
     r"((experiment|versions|data)\.json|command\.txt|metrics\.(jsonl|part)|\.\w+\.jsonl?(\.[0-9a-f]{12})?\.part"
@@ -72,6 +75,13 @@ def check_no_run(out: Path) -> None:
     if is_folder(out) and (found := latest(out / "checkpoints")) is not None:
         state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
         raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
+
+
+def restarted(out: Path) -> bool:
+    """Whether the launcher starts its processes anew, and the run there is the one of its last attempt."""
+    if not restarts() or not (out / LAUNCHER).is_file():
+        return False
+    return (out / LAUNCHER).read_text(encoding="utf-8") == launcher_name()
 
 
 def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
@@ -141,6 +151,8 @@ def start(out: Path, experiment: dict[str, Any], counts: dict[str, Any], fresh: 
     write_json(out / EXPERIMENT, experiment)
     with (out / COMMAND).open("a", encoding="utf-8") as file:
         file.write(shlex.join(sys.argv) + "\n")
+    if (launcher := launcher_name()) is not None:
+        write_text(out / LAUNCHER, launcher)
     write_json(out / "versions.json", versions())
     write_json(out / "data.json", counts)
     if (out / STARTING / "tokenizer").is_dir():

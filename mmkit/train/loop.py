@@ -41,7 +41,14 @@ from mmkit.train.precision import ProductChoice, choose_precision, choose_produc
 from mmkit.train.rng import seed_all, undisturbed
 from mmkit.train.runlog import RunLog, summary
 from mmkit.train.saving import SaveModel, Saving
-from mmkit.train.setup import StopSignal, make_accelerator, numeric_settings, start_processes, threads_for
+from mmkit.train.setup import (
+    StopSignal,
+    local_processes,
+    make_accelerator,
+    numeric_settings,
+    start_processes,
+    threads_for,
+)  # fmt: skip
 from mmkit.train.throughput import Meter, peak_memory
 from mmkit.types import Batch, TaskOutput
 
@@ -64,6 +71,7 @@ def train(
     """
     out = Path(out)
     state = start_processes(experiment.run)
+    resume = resume or on_first(lambda: folder.restarted(out))
     experiment = inherited(experiment, out)
     validate(experiment, world=state.num_processes)
     batch = experiment.data.batch_plan(state.num_processes)
@@ -76,7 +84,7 @@ def train(
             ProductChoice(name=meta.product, reason="as when the run began") if meta is not None
             else on_first(lambda: choose_product(experiment.run.float32_matmul, state.device))
         )  # fmt: skip
-        threads = threads_for(experiment.data.workers, max(1, state.num_processes))
+        threads = threads_for(experiment.data.workers, local_processes())
         with numeric_settings(product.name, threads), folder.place_to_start(out, fresh=start is None) as place:
             parts = build_parts(experiment, place, batch)
             dumped = dump(experiment)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,12 +22,29 @@ from mmkit.errors import Stopped, UserError
 from mmkit.inference.predictor import Predictor, Progress
 from mmkit.parent import live_with_launcher, told_to_stop
 from mmkit.ranks import gather_objects, world_size
+from mmkit.slurm import is_alone_in_job, ranks_of_slurm
+
+logger = logging.getLogger("mmkit.train")
 
 
 def start_processes(run: Run) -> PartialState:
-    """Join the other processes, if a launcher started several, and end with it; the device of this one."""
+    """Join the other processes of a run, and end with the launcher; the device of this one.
+
+    UserError where the launcher would shard or compile the model by itself.
+    """
+    _check_launcher()
+    return join_processes(on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
+
+
+def join_processes(cpu: bool, **settings: Any) -> PartialState:
+    """Join the other processes, if a launcher or Slurm started several, and end with it; the device of this one.
+
+    UserError where they do not find each other.
+    """
+    ranks_of_slurm()
+    _warn_alone()
     live_with_launcher()
-    state = PartialState(cpu=_on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
+    state = PartialState(cpu=cpu, **settings)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         raise UserError(
@@ -35,7 +54,41 @@ def start_processes(run: Run) -> PartialState:
     return state
 
 
-def _on_cpu() -> bool:
+@cache
+def _warn_alone() -> None:
+    if is_alone_in_job():
+        logger.warning(
+            "Slurm gave this job %s tasks, and this process is alone: start it by `srun`", os.environ["SLURM_NTASKS"]
+        )
+
+
+def _check_launcher() -> None:
+    """UserError where the launcher's file asks for what is a setting of the run."""
+    asked = {
+        "ACCELERATE_USE_FSDP": "run.engine=fsdp", "ACCELERATE_USE_DEEPSPEED": "run.engine=fsdp",
+        "ACCELERATE_USE_MEGATRON_LM": "run.engine=fsdp",
+    }  # fmt: skip
+    for name, setting in asked.items():
+        if parse_flag_from_env(name):
+            raise UserError(
+                f"the launcher was told to shard the model by itself ({name}), which is a setting of the run: launch "
+                f"with configs/accelerate/ddp.yaml, or without a file, and give --set {setting}"
+            )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+        raise UserError(
+            "the launcher was told to compile the model (--dynamo_backend), which is a setting of the run: give "
+            "--dynamo_backend no, and --set run.compile=true"
+        )
+
+
+def local_processes() -> int:
+    """How many of the run's processes are on this machine, and share its cores."""
+    found = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(found) if world_size() > 1 and found.isdecimal() and int(found) else world_size()
+
+
+def on_cpu() -> bool:
+    """Whether the launcher was told to stay on the CPU, or there is nothing else."""
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
@@ -45,7 +98,7 @@ def make_accelerator(run: Run, precision: str) -> Accelerator:
     GradientState._reset_state()
     return Accelerator(
         mixed_precision=precision,
-        cpu=_on_cpu(),
+        cpu=on_cpu(),
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=run.timeout_minutes)),

@@ -21,7 +21,7 @@ from mmkit.ranks import on_first, world_size
 from mmkit.train import resuming
 from mmkit.train.build import assemble, build
 from mmkit.train.checks import check_evaluators
-from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers
+from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers, restarted
 from mmkit.train.inherit import TOKENIZER, inherited
 from mmkit.train.lock import make_folder, one_writer
 from mmkit.train.loop import train
@@ -45,6 +45,7 @@ def train_stages(
     experiment = inherited(experiment, out, allow)
     stages = experiment.stages()
     start_processes(stages[0].run)
+    resume = resume or on_first(lambda: any(restarted(out / stage.subfolder) for stage in stages))
     on_first(partial(_look, out, stages, resume))
     if len(stages) == 1:
         return _stage(experiment, out, None, resume, (), save_model)[0]

@@ -23,7 +23,7 @@ from mmkit.config.load import load_function
 from tests.docs.blocks import PAGES, REASONS, ROOT, blocks_of, commands_in, put_in, words_of
 
 IMPORTS = (ast.Import, ast.ImportFrom)
-FREE = {"git", "pip", "cd", "mkdir", "pytest", "tar"}
+FREE = {"git", "pip", "cd", "mkdir", "pytest", "tar", "sbatch"}
 """Programs of others, which are not run."""
 
 

@@ -17,9 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def launch(*command, processes=2):
-    environment = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu2.yaml",
                 "--num_processes", str(processes)]  # fmt: skip
     return subprocess.run(
         [*launcher, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240

@@ -1,0 +1,188 @@
+"""``--resume auto``, and a launcher that starts its processes anew: the same command goes on in the same folder."""
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmkit import parent
+from mmkit.cli.main import main
+from mmkit.errors import UserError
+from mmkit.hub import folder as hub
+from mmkit.train import folder, loop
+from mmkit.train.loop import train
+from mmkit.train.setup import start_processes
+from mmkit.train.stages import train_stages
+from tests.train.fakes import tiny, weights
+
+CONFIG = """
+from mmkit.config import Experiment
+from tests.train.fakes import tiny
+
+def small(steps: int = 4) -> Experiment:
+    return tiny(run=dict(steps=steps))
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The exit code of ``mmkit train`` with this config and further arguments."""
+    config = tmp_path / "small.py"
+    config.write_text(CONFIG)
+
+    def run(*arguments, steps=4):
+        return main(["train", f"{config}:small(steps={steps})", "--out", str(tmp_path / "run"), *arguments])
+
+    return run
+
+
+def step_of(out):
+    return max((int(path.name.removeprefix("step-")) for path in out.glob("checkpoints/step-*")), default=None)
+
+
+def test_the_same_command_starts_goes_on_and_ends(command, tmp_path, capsys):
+    out = tmp_path / "run"
+    line = ("--resume", "auto", "--set", "run.stop_after_steps=2")
+    assert command(*line) == 0
+    assert step_of(out) == 2
+    line = ("--resume", "auto")
+    assert command(*line) == 0
+    assert step_of(out) == 4
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (out, *out.rglob("*"))}
+    capsys.readouterr()
+    assert command(*line) == 0
+    assert f"tiny: done already, in {out}" in capsys.readouterr().err
+    assert before == {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (out, *out.rglob("*"))}
+    assert command(*line, steps=6) == 2
+    assert "This run is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_config_may_stand_after_the_word(tmp_path, last):
+    (tmp_path / "small.py").write_text(CONFIG)
+    words = ["--resume", str(tmp_path / "small.py"), "--set", "run.stop_after_steps=1"]
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", *((*out, *words) if last else (*words, *out))]) == 0
+    assert step_of(tmp_path / "run") == 1
+
+
+@pytest.mark.parametrize("words", [("x.py", "--resume", "y.py"), ("--resume", "y.py", "x.py"), ("--resume=", "x.py")])
+def test_another_word_is_refused(words, capsys):
+    with suppress(SystemExit):  # of the parser, where it sees it
+        assert main(["train", *words]) == 2
+    assert "the word auto, stands after it" in capsys.readouterr().err
+
+
+# ---- a launcher's restart -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Be a process of a launcher: of its attempt ``count``."""
+    monkeypatch.setattr(parent, "_watching", [object()])
+
+    def attempt(count, run="none"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run)
+
+    return attempt
+
+
+@pytest.mark.parametrize("run", ["none", "ab12"])
+def test_a_restart_goes_on_by_itself(command, tmp_path, launched, monkeypatch, run):
+    monkeypatch.setattr(parent, "_chain", [parent.psutil.Process()])
+    launched(0, run)
+    assert command("--set", "run.stop_after_steps=2") == 0
+    launched(1, run)
+    assert command() == 0
+    assert step_of(tmp_path / "run") == 4
+    whole = tmp_path / "whole"
+    train(tiny(run=dict(steps=4)), whole)
+    one, other = weights(tmp_path / "run"), weights(whole)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_another_launchers_restart_does_not_go_on_with_a_run_that_was_there(command, tmp_path, launched, capsys):
+    """It was refused by the first attempt, and nobody asked for it since."""
+    launched(0, "theirs")
+    assert command("--set", "run.stop_after_steps=2") == 0
+    launched(0, "mine")
+    assert command() == 2
+    launched(1, "mine")
+    capsys.readouterr()
+    assert command() == 2
+    assert "holds a run already (step-00000002); add --resume" in capsys.readouterr().err
+    assert command("--resume", "auto") == 0
+    assert step_of(tmp_path / "run") == 4
+
+
+def test_a_restart_before_the_first_checkpoint_starts(command, tmp_path, launched):
+    launched(1, "mine")
+    assert command() == 0
+    assert step_of(tmp_path / "run") == 4
+
+
+def test_a_restart_goes_on_with_the_stage_that_it_was_in(tmp_path, launched, monkeypatch):
+    first = tiny(run=dict(steps=3))
+    second = replace(
+        tiny(run=dict(steps=4)), name="second", first=first, subfolder="second", model=None, tokenizer=None
+    )
+    launched(0, "r")
+    take_step = loop.Trainer.take_step
+    failing = lambda self, batches: (take_step(self, batches), fail(self.exp.name, self.step))[0]  # noqa: E731
+    monkeypatch.setattr(loop.Trainer, "take_step", failing)
+    with pytest.raises(KeyError):
+        train_stages(second, tmp_path / "both", save_model=hub.save)
+    done = (tmp_path / "both" / "numbers.json").stat().st_mtime_ns
+    monkeypatch.setattr(loop.Trainer, "take_step", take_step)
+    launched(1, "r")
+    assert train_stages(second, tmp_path / "both", save_model=hub.save)["second.step"] == 4
+    assert (tmp_path / "both" / "numbers.json").stat().st_mtime_ns == done
+
+
+def fail(name, step):
+    if name == "second" and step == 1:
+        raise KeyError("a mistake")
+
+
+def test_a_launcher_is_told_from_others(monkeypatch):
+    monkeypatch.setattr(parent, "_chain", [])
+    monkeypatch.setattr(parent, "_launcher", list)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert parent.launcher_name() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert parent.launcher_name() is None
+    one, other = parent.psutil.Process(), parent.psutil.Process(os.getppid())
+    monkeypatch.setattr(parent, "_chain", [other, one])
+    name = parent.launcher_name()
+    assert name.startswith(f"process {one.pid} on ")
+    monkeypatch.setattr(parent, "_chain", [one, other])
+    assert parent.launcher_name() != name
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "4242")
+    assert parent.launcher_name() == "run 4242"
+
+
+def test_a_run_without_a_launcher_leaves_no_mark(tmp_path):
+    train(tiny(run=dict(steps=3, stop_after_steps=1)), tmp_path)
+    assert not (tmp_path / folder.LAUNCHER).exists()
+    assert parent.restarts() == 0
+
+
+# ---- what a launcher's file may not ask -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "give --set run.engine=fsdp"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "give --set run.engine=fsdp"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "give --set run.engine=fsdp"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "run.compile=true"),
+    ],
+)
+def test_what_is_a_setting_of_the_run_is_refused_in_the_launchers_file(name, value, says, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        start_processes(tiny().run)
