@@ -1,15 +1,16 @@
 """A BERT that writes: causal layers that read what an encoder understood (ALBEF, section 5.2, question answering).
 
 Like ``FusionEncoder`` it reads its source by cross-attention in every layer, so that a pre-trained fusion stack can be
-its start. Not here: the vocabulary (``nn/vocabulary.py``), beams and sampling.
+its start. Not here: the vocabulary (``nn/vocabulary.py``), and which of the words that it
+proposes are written (``encoders/decoding.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from mmkit.encoders.text import ImageContext, TextEmbeddings
@@ -59,38 +60,39 @@ class TextDecoder(nn.Module):
             x_BLD = block(x_BLD, None, None, [layer], [context.fold])
         return x_BLD
 
-    def step(
-        self, ids_B: Tensor, past: Sequence[KeyValues] | None, context: ImageContext
+    def read(
+        self, ids_BN: Tensor, past: Sequence[KeyValues] | None, context: ImageContext
     ) -> tuple[Tensor, list[KeyValues]]:
-        """The next token's ids (B,) int64 after those in ``past`` -> its state (B, D), and the past with it."""
+        """N more tokens (int64) after those in ``past`` -> their states (B, N, D), and the past with them.
+
+        Equal to the last N rows of ``forward`` on the whole texts.
+        """
         at = 0 if past is None else past[0].k.shape[2]
-        x_B1D = self.embeddings(ids_B[:, None], start=at)
+        x_BND = self.embeddings(ids_BN, start=at)
         found: list[KeyValues] = []
         for i, block in enumerate(self._layers):
-            x_B1D, own = block.step(x_B1D, None if past is None else past[i], [context.layers[i]], [context.fold])
+            x_BND, own = block.read(x_BND, None if past is None else past[i], [context.layers[i]], [context.fold])
             found.append(own)
-        return x_B1D[:, 0], found
+        return x_BND, found
 
-    @torch.no_grad()
-    def greedy(
-        self, context: ImageContext, first_B: Tensor, last: int, max_tokens: int,
-        logits: Callable[[Tensor, Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Write the likeliest word again and again -> ids (B, n) int64 without ``first_B``, log-probability (B,).
 
-        A row ends with ``last``, which then fills it up. ``logits``: called with the states (B, D) and the words.
-        """
-        ids_B, past = first_B, None
-        ended_B = torch.zeros_like(first_B, dtype=torch.bool)
-        total_B = torch.zeros(first_B.shape, device=first_B.device)
-        written: list[Tensor] = []
-        for _ in range(max_tokens):
-            state_BD, past = self.step(ids_B, past, context)
-            best = logits(state_BD, self.word_embeddings).float().log_softmax(-1).max(-1)
-            ids_B = best.indices.masked_fill(ended_B, last)
-            total_B += best.values.masked_fill(ended_B, 0.0)
-            written.append(ids_B)
-            ended_B = ended_B | (ids_B == last)
-            if ended_B.all():
-                break
-        return torch.stack(written, 1), total_B
+@dataclass(frozen=True)
+class DecoderWriter:
+    """A decoder as ``decoding.Writer``. logits: called with states (R, D) and the words' vectors (V, D)."""
+
+    decoder: TextDecoder
+    context: ImageContext
+    logits: Callable[[Tensor, Tensor], Tensor]
+
+    def read(self, ids_RN: Tensor, past: Sequence[KeyValues] | None) -> tuple[Tensor, list[KeyValues]]:
+        """As of ``Writer``."""
+        states_RND, past = self.decoder.read(ids_RN, past, self.context)
+        return self.logits(states_RND[:, -1], self.decoder.word_embeddings), past
+
+    def chosen(self, past: Sequence[KeyValues], rows_R: Tensor) -> list[KeyValues]:
+        """As of ``Writer``."""
+        return [layer.rows(rows_R) for layer in past]
+
+    def repeated(self, times: int) -> DecoderWriter:
+        """As of ``Writer``: a source is read by more texts, and never copied."""
+        return replace(self, context=self.context.repeated(times))

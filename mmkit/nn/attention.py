@@ -117,15 +117,17 @@ class SelfAttention(_Attention):
             mask = earlier if mask is None else mask & earlier
         return self.proj(self._attend(q, k, v, mask, causal=self.causal and mask is None))
 
-    def step(self, x_B1D: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
-        """One token after those whose keys and values are ``past`` -> its output (B, 1, D), and theirs with its own.
+    def read(self, x_BND: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """N tokens after those whose keys and values are ``past`` -> their output (B, N, D), and theirs with its own.
 
-        For decoding token by token; equal to the last row of ``forward`` on the whole sequence.
+        For decoding token by token; equal to the last rows of a causal ``forward`` on the whole sequence.
         """
-        q, k, v = (self._split(part) for part in self.qkv(x_B1D).chunk(3, dim=-1))
+        q, k, v = (self._split(part) for part in self.qkv(x_BND).chunk(3, dim=-1))
         if past is not None:
             k, v = torch.cat([past.k, k], dim=2), torch.cat([past.v, v], dim=2)
-        return self.proj(self._attend(q, k, v, None)), KeyValues(k, v)
+        new, all_ = q.shape[2], k.shape[2]
+        mask = None if new == 1 else torch.ones(new, all_, dtype=torch.bool, device=k.device).tril(all_ - new)
+        return self.proj(self._attend(q, k, v, mask)), KeyValues(k, v)
 
 
 class CrossAttention(_Attention):

@@ -85,12 +85,12 @@ class PostNormBlock(nn.Module):
         attended = self.attn(x_BND, mask_BN, keep_BM)
         return self._after(take(x_BND, keep_BM), attended, sources, folds)
 
-    def step(
-        self, x_B1D: Tensor, past: KeyValues | None, sources: Sequence[KeyValues], folds: Sequence[int]
+    def read(
+        self, x_BND: Tensor, past: KeyValues | None, sources: Sequence[KeyValues], folds: Sequence[int]
     ) -> tuple[Tensor, KeyValues]:
-        """One token of a causal layer after those in ``past``; see ``SelfAttention.step``."""
-        attended, past = self.attn.step(x_B1D, past)
-        return self._after(x_B1D, attended, sources, folds), past
+        """N tokens of a causal layer after those in ``past``; see ``SelfAttention.read``."""
+        attended, past = self.attn.read(x_BND, past)
+        return self._after(x_BND, attended, sources, folds), past
 
     def _after(self, x_BND: Tensor, attended_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int]) -> Tensor:
         x_BND = self.norm1(x_BND + self.dropout(attended_BND))

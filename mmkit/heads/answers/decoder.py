@@ -12,7 +12,8 @@ from math import log
 import torch
 from torch import Tensor
 
-from mmkit.encoders.decoder import TextDecoder
+from mmkit.encoders.decoder import DecoderWriter, TextDecoder
+from mmkit.encoders.decoding import Decoding, write
 from mmkit.encoders.text import ImageContext
 from mmkit.errors import UserError
 from mmkit.features import Features
@@ -131,7 +132,6 @@ class AnswerDecoder(EachSample):
         Returns ids (B, L) int64 without ``first``, and probabilities (B,) float32.
         """
         first_B = torch.full((len(fused.text.x),), first, device=fused.text.x.device)
-        ids_BL, log_B = self.decoder.greedy(
-            self.decoder.context(fused.together()), first_B, last, self.max_tokens - 1, self.vocabulary.logits
-        )
+        writer = DecoderWriter(self.decoder, self.decoder.context(fused.together()), self.vocabulary.logits)
+        ids_BL, log_B = write(writer, first_B[:, None], last, Decoding(max_new_tokens=self.max_tokens - 1))
         return ids_BL, log_B.exp()
