@@ -1,0 +1,1 @@
+"""How well captions are written: their words, and the scores of the COCO caption evaluation (Chen et al. 2015)."""
