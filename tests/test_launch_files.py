@@ -31,7 +31,7 @@ def test_several_nodes():
     words = ["--num_machines", "4", "--num_processes", "32", "--machine_rank", "3", "--main_process_ip", "10.0.0.1"]
     args, _ = launched("multi_node.yaml", *words)
     assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("4", "8", 3)
-    assert (args.master_addr, args.master_port, args.rdzv_backend) == ("10.0.0.1", "29500", "static")
+    assert (args.rdzv_endpoint, args.rdzv_backend) == ("10.0.0.1:29500", "static")
     args, _ = launched("multi_node.yaml", *words, "--rdzv_backend", "c10d")
     assert args.rdzv_backend == "c10d"
 
