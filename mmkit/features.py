@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmkit.draws import Draws
 from mmkit.errors import UserError
+from mmkit.exchange import rows_of_all
 from mmkit.ranks import gather, gather_with_grad, rank, world_size
 from mmkit.types import Batch, Fused, MaskedText, ModelSpec, Tokens
 
@@ -119,6 +120,7 @@ class Features:
         self._seed = seed
         self._before = before
         self._kept: dict[Hashable, Any] = {}
+        self._brought: dict[tuple[str, Tensor], Tokens] = {}
         self._wanted = layers
         self._layers: dict[str, Tokens] = {}
         device = batch.pixels.device.type
@@ -259,14 +261,20 @@ class Features:
         return gather_with_grad(self.text_embed)
 
     @cached_property
+    def _all_ids(self) -> Sequence[Tensor]:
+        found = (self.batch.image_id, self.batch.caption_id)
+        return gather(torch.stack([ids for ids in found if ids is not None], 1)).unbind(1)
+
+    @property
     def all_image_id(self) -> Tensor:
         """(G,) int64 of all ranks."""
-        return gather(self.batch.image_id)
+        return self._all_ids[0]
 
-    @cached_property
+    @property
     def all_caption_id(self) -> Tensor:
         """(G,) int64 of all ranks."""
-        return gather(self.caption_id)
+        _words(self.batch.caption_id)
+        return self._all_ids[1]
 
     @cached_property
     def own(self) -> Tensor:
@@ -294,35 +302,47 @@ class Features:
         those of other rows are selected, or made anew where the images come from another rank.
         """
         size = len(self.batch)
-        texts = [self.text if rows is None else self._all_text.rows(rows) for rows, _ in pairs]
+        asked = [("text", text) for text, _ in pairs]
+        if world_size() > 1:
+            asked += [("image", image) for _, image in pairs]
+        self._bring([(kind, rows) for kind, rows in asked if rows is not None])
+        texts = [self.text if rows is None else self.texts(rows) for rows, _ in pairs]
         contexts: list[Context] = []
         folds: list[int] = []
         for _, rows in pairs:
             if rows is None and contexts and contexts[-1] is self.context:
                 folds[-1] += 1
             else:
-                contexts.append(self.context if rows is None else self._images(rows))
+                contexts.append(self.context if rows is None else self._context_of(rows))
                 folds.append(1)
         text = Tokens(torch.cat([t.x for t in texts]), torch.cat([t.full_mask() for t in texts]))
         if len(text.x) != size * len(pairs):
             raise ValueError(f"each group needs {size} texts, one for each sample of the batch")
         return self.model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_BM)
 
-    @_view
-    def _all_text(self) -> Tokens:
-        return Tokens(gather_with_grad(self.text.x), gather(self.text.full_mask()))
+    def images(self, rows: Tensor) -> Tokens:
+        """The image tokens (N, P, D) of ``rows`` (N,) among all ranks' samples, with gradient; N is that of all ranks.
 
-    @_view
-    def all_image(self) -> Tokens:
-        """The image tokens (G, P, D) of all ranks, with gradient where there is one."""
-        mask = self.image.mask
-        return Tokens(gather_with_grad(self.image.x), None if mask is None else gather(mask))
+        Rows of other ranks come from there, and no others; those of one tensor come once.
+        """
+        return self._bring([("image", rows)])[0]
+
+    def texts(self, rows: Tensor) -> Tokens:
+        """The text tokens (N, L, D) of these rows, before fusion, likewise."""
+        return self._bring([("text", rows)])[0]
 
     @_in_the_step
-    def _images(self, rows: Tensor) -> Context:
+    def _bring(self, asked: Sequence[tuple[str, Tensor]]) -> list[Tokens]:
+        new = [at for at in dict.fromkeys(asked) if at not in self._brought]
+        precision = self._precision["dtype"] if self._precision["enabled"] else None
+        found = rows_of_all([(self.image if kind == "image" else self.text, rows) for kind, rows in new], precision)
+        self._brought |= dict(zip(new, found, strict=True))
+        return [self._brought[at] for at in asked]
+
+    def _context_of(self, rows: Tensor) -> Context:
         if world_size() == 1:
             return self.context.rows(rows)
-        return self.model.image_context(self.all_image.rows(rows))
+        return self.model.image_context(self.images(rows))
 
     # ---- help for heads ---------------------------------------------------------------------------------------
 
@@ -345,7 +365,7 @@ class Features:
         same name gives the same numbers again, to a teacher too. everyone: for the samples of all ranks (G) of this
         micro-batch.
         """
-        rows = torch.arange(len(self.all_image_id), device=self.own.device) if everyone else self.own
+        rows = torch.arange(len(self.batch) * world_size(), device=self.own.device) if everyone else self.own
         return Draws((self._seed, self.step, name), rows + self._before)
 
 

@@ -19,12 +19,16 @@ def as_rank(monkeypatch):
         fill = lambda value: [*others[:number], value, *others[number + 1 :]]  # noqa: E731
         monkeypatch.setattr(ranks, "gather_objects", fill)
 
-        def all_gather(parts, x):
+        def all_gather(every, x):
             assert x.is_contiguous()
-            for part, value in zip(parts, fill(x), strict=True):
-                part.copy_(value)
+            every.copy_(torch.cat(fill(x)))
 
-        monkeypatch.setattr(dist, "all_gather", all_gather)
+        def reduce_scatter(own, x):
+            assert x.is_contiguous()
+            own.copy_(sum(fill(x)).chunk(len(others))[number])
+
+        monkeypatch.setattr(dist, "all_gather_into_tensor", all_gather)
+        monkeypatch.setattr(dist, "reduce_scatter_tensor", reduce_scatter)
         monkeypatch.setattr(dist, "all_reduce", lambda x: [x.add_(y) for i, y in enumerate(others) if i != number])
 
     return become

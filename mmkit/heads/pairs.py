@@ -42,4 +42,4 @@ def _mix(f: Features) -> Mixed:
         noise_BG = f.random("mixed images").gumbel(len(draws_G))
         other_B = noise_BG.masked_fill(~other_BG, -torch.inf).argmax(1)
         rows_B = torch.where(match_B, f.own, other_B)
-    return Mixed(fused=f.fuse([(None, rows_B)]), match_B=match_B, image=f.all_image.rows(rows_B))
+    return Mixed(fused=f.fuse([(None, rows_B)]), match_B=match_B, image=f.images(rows_B))

@@ -22,7 +22,7 @@ from mmkit.heads.base import Head
 from mmkit.heads.classify import Classify
 from mmkit.losses import masked_mean
 from mmkit.nn.init import initialise
-from mmkit.ranks import gather, gather_with_grad
+from mmkit.ranks import gather
 from mmkit.types import Fused, HeadOutput, ModelSpec, Tokens
 
 TEMPERATURE = 0.07  # of the similarities that negatives are drawn by; fixed, as nothing trains it here
@@ -118,8 +118,7 @@ class TextAssignment(Head):
 
     def logits(self, f: Features, chosen: Assigned) -> Tensor:
         """(B, 3) float32, of the own texts with the chosen pictures."""
-        image_GPD = gather_with_grad(f.image.x)
-        pairs = Tokens(image_GPD[torch.cat([chosen.left_B, chosen.right_B])])
+        pairs = f.images(torch.cat([chosen.left_B, chosen.right_B]))
         return self.out(f.model.read_pairs(f.text, pairs)).float()
 
 
