@@ -21,6 +21,7 @@ from mmkit.errors import UserError
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Product = Literal["auto", "highest", "high", "medium"]
+EngineName = Literal["ddp", "fsdp", "hsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,10 @@ class Run:
     products, see ``train/precision.py``; "auto" = the fastest whose error is that of float32. eval_precision: in
     float32 an evaluation equals what a later process measures; "bf16" is faster. stop_after_steps: end this process
     early at that step, saved; the schedule stays that of the whole run. timeout_minutes: how long one process waits
-    for the others.
+    for the others. engine: who holds the weights: "ddp" = every process all, "fsdp" = each process its share, "hsdp" =
+    each process of a node its share of what the other nodes hold too. shard_ranks: of hsdp, how many processes share;
+    None = those of a node. reshard: of fsdp and hsdp, whether the image tower's weights are given up between its
+    forward and its backward pass: less memory, one more gather.
     """
 
     steps: int | None = None
@@ -214,6 +218,9 @@ class Run:
     compile: bool = False
     tensorboard: bool = True
     timeout_minutes: float = 30.0
+    engine: EngineName = "ddp"
+    shard_ranks: int | None = None
+    reshard: bool = False
     stop_after_steps: int | None = None
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -107,8 +107,9 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
         from mmkit.inference.predictor import Predictor
 
         return Predictor(
-            task.model, heads, tokenizer, eval_transform, exp.data.max_tokens, precision=exp.run.eval_precision
-        )
+            task.model, dict(task.heads.items()), tokenizer, eval_transform, exp.data.max_tokens,
+            precision=exp.run.eval_precision,
+        )  # fmt: skip
 
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,

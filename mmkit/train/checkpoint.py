@@ -17,29 +17,30 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkit.errors import UserError
 from mmkit.files import replace_folder, to_disk
 from mmkit.ranks import gather_objects, on_first
+from mmkit.train.engines.base import Engine, State
 from mmkit.train.resuming import META, STATE, TASK, Meta
 from mmkit.train.rng import random_state
 
 
-def save(
-    root: Path, meta: Meta, task: nn.Module, optimizer: dict[str, Any], scaler: dict[str, Any] | None = None
-) -> Path:
+def save(root: Path, meta: Meta, state: State | None, scaler: dict[str, Any] | None = None) -> Path:
     """Write ``root/step-*`` on the first process; to be called by all of them, for their random states.
 
-    UserError where it cannot be written, as on a full disk; what was there before stays.
+    state: ``Engine.full_state()``, which the first process alone has. UserError where it cannot be written, as on a
+    full disk; what was there before stays.
     """
     states = gather_objects(random_state())
     target = root / f"step-{meta.step:08d}"
 
     def write() -> None:
+        assert state is not None
         part = root / f".part-{meta.step:08d}"
         try:
-            _fill(part, meta, task, {"optimizer": optimizer, "scaler": scaler, "random": states})
+            _fill(part, meta, state, {"scaler": scaler, "random": states})
             replace_folder(part, target)
         except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
             shutil.rmtree(part, ignore_errors=True)
@@ -52,13 +53,13 @@ def save(
     return target
 
 
-def _fill(part: Path, meta: Meta, task: nn.Module, state: dict[str, Any]) -> None:
+def _fill(part: Path, meta: Meta, state: State, others: dict[str, Any]) -> None:
     """Everything of a checkpoint in the folder ``part``, until it has reached the disk."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    tensors, aliases, rest = split_state(task.state_dict())
+    tensors, aliases, rest = split_state(state.task)
     save_file(tensors, part / TASK, metadata={"aliases": json.dumps(aliases)})
-    torch.save(state | {"rest": rest}, part / STATE)
+    torch.save({"optimizer": state.optimizer, "rest": rest} | others, part / STATE)
     sizes = {file.name: file.stat().st_size for file in part.iterdir()}
     text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
     (part / META).write_text(text, encoding="utf-8")
@@ -89,14 +90,10 @@ def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, aliases, rest
 
 
-def load_task(folder: Path, task: nn.Module, rest: Mapping[str, Any] | None = None) -> None:
-    """The weights, teacher and queues; every name must be used and present.
-
-    rest: what ``load_state`` found under that name, where it was read already.
-    """
-    state = read_state(folder, load_state(folder)["rest"] if rest is None else rest)
+def load_into(folder: Path, engine: Engine, state: Mapping[str, Any]) -> None:
+    """Weights, teacher, queues and optimizer; every name must be used and present. state: as ``load_state`` read it."""
     try:
-        task.load_state_dict(state, strict=True)
+        engine.load_state(State(task=read_state(folder, state["rest"]), optimizer=state["optimizer"]))
     except RuntimeError as error:
         raise UserError(f"{folder}: does not fit this experiment: {error}") from error
 

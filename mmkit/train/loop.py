@@ -7,14 +7,12 @@ one number everywhere: in the schedule, the logs (counted from 1 = the first one
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -31,11 +29,13 @@ from mmkit.train import folder, resuming
 from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
+from mmkit.train.engines.base import Engine
+from mmkit.train.engines.choose import make_engine, refuse_launched
 from mmkit.train.guard import Guard
 from mmkit.train.inherit import inherited
 from mmkit.train.lock import one_writer
 from mmkit.train.means import Means
-from mmkit.train.optim import make_optimizer, set_learning_rate
+from mmkit.train.optim import set_learning_rate
 from mmkit.train.plan import Plan, make_plan
 from mmkit.train.precision import ProductChoice, choose_precision, choose_product
 from mmkit.train.rng import seed_all, undisturbed
@@ -69,6 +69,7 @@ def train(
     resume. Raises UserError for what does not fit, before the first step where that can be known, and ``Stopped`` after
     a SIGINT or SIGTERM, when all that was done is saved.
     """
+    refuse_launched()
     out = Path(out)
     state = start_processes(experiment.run)
     resume = resume or on_first(lambda: folder.restarted(out))
@@ -100,7 +101,7 @@ def train(
             trainer.plan = make_plan(
                 experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
                 start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
-                product=product, threads=threads, texts=parts.texts,
+                product=product, threads=threads, texts=parts.texts, engine=trainer.engine.told,
             )  # fmt: skip
             if start is not None:
                 trainer.restore(start)
@@ -111,21 +112,18 @@ def _make_trainer(
     exp: Experiment, dumped: Mapping[str, Any], out: Path, parts: Parts, batch: BatchPlan, accelerator: Accelerator,
     save_model: SaveModel | None,
 ) -> Trainer:  # fmt: skip
-    if exp.run.compile:
-        parts.task.compile_blocks()  # type: ignore[operator]
     parts.task.to(accelerator.device)
-    with warnings.catch_warnings():  # torch's new name for broadcast_buffers is not known to Accelerate yet
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        wrapped, optimizer = accelerator.prepare(parts.task, make_optimizer(parts.task, exp.optim))
+    engine = make_engine(exp.run, accelerator)
+    optimizer = engine.prepare(parts.task, exp.optim, exp.run.compile)
     seed_all(exp.run.seed + rank())
     gradients = accelerator.mixed_precision != "fp16"
     guard = Guard(accelerator.device, max_bad_fraction=exp.data.max_bad_fraction, gradients=gradients)
     saving = Saving(
-        out=out, run=exp.run, experiment=dumped, task=parts.task, optimizer=optimizer, scaler=accelerator.scaler,
-        predictor=parts.predictor, save_model=save_model,
+        out=out, run=exp.run, experiment=dumped, engine=engine, scaler=accelerator.scaler, predictor=parts.predictor,
+        save_model=save_model,
     )  # fmt: skip
     return Trainer(
-        exp=exp, out=out, parts=parts, batch=batch, accelerator=accelerator, wrapped=wrapped, optimizer=optimizer,
+        exp=exp, out=out, parts=parts, batch=batch, accelerator=accelerator, engine=engine, optimizer=optimizer,
         guard=guard, saving=saving, evaluators={name: make() for name, make in exp.evals.items()},
         clock=Clock(exp.run.minutes), means=Means(accelerator.device),
     )  # fmt: skip
@@ -140,7 +138,7 @@ class Trainer:
     parts: Parts
     batch: BatchPlan
     accelerator: Accelerator
-    wrapped: Any
+    engine: Engine
     optimizer: Any
     guard: Guard
     saving: Saving
@@ -250,46 +248,32 @@ class Trainer:
         """
         accelerator, task = self.accelerator, self.parts.task
         step_batches = [next_batch(batches) for _ in range(self.batch.accumulation_steps)]
-        counts = self._count(step_batches)
+        several = len(step_batches) > 1  # a step of one micro-batch counts for itself
+        counts: StepCounts | None = self.engine.count(step_batches, self.step) if several else None
+        totals = None if counts is None else counts.totals
         outputs: list[TaskOutput] = []
         before = 0
         for batch in step_batches:
             last = len(outputs) == len(step_batches) - 1
-            with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                output = self.wrapped(
-                    batch.to(accelerator.device, non_blocking=True), self.step, before, counts and counts.totals
-                )
+            with self.engine.micro_batch(last):
+                output = self.engine.forward(batch.to(accelerator.device, non_blocking=True), self.step, before, totals)
                 accelerator.backward(output.loss)
             outputs.append(replace(output, loss=output.loss.detach()))
             before += len(batch) * world_size()
         if not self._reached:
             check_reached(task)
             self._reached = True
-        norm = self._clip()
+        norm = self.engine.clip(self.exp.optim.clip_norm)
         self._watch(outputs, norm, step_batches, counts)
         self._rate = set_learning_rate(
             self.optimizer, self.exp.optim, self.step, self.plan.steps, self.plan.warmup_steps
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.engine.check()
         task.after_step([output.carry for output in outputs])  # type: ignore[operator]
         self.meter.count(self.batch.global_batch)
         self.means.add(outputs, norm)
-
-    def _count(self, batches: Sequence[Batch]) -> StepCounts | None:
-        """What the losses count in a step of several micro-batches; a step of one counts for itself."""
-        if len(batches) == 1:
-            return None
-        with self.accelerator.autocast():
-            return self.parts.task.count(batches, self.step, self.accelerator.device)  # type: ignore[operator]
-
-    def _clip(self) -> Tensor:
-        self.accelerator.unscale_gradients()
-        parameters = [p for p in self.parts.task.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.exp.optim.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.exp.optim.clip_norm, norm)
-        return norm
 
     def _watch(
         self, outputs: Sequence[TaskOutput], norm: Tensor, batches: Sequence[Batch], counts: StepCounts | None
@@ -327,7 +311,7 @@ class Trainer:
         if not self.evaluators or self.evaluated == self.step:
             return
         self.guard.check()
-        with undisturbed(), self.clock.paused(), self.stop.at_once(self.parts.predictor()) as predictor:
+        with undisturbed(), self.clock.paused(), self._predictor() as predictor:
             found = {
                 f"{name}.{metric}": value
                 for name, evaluator in self.evaluators.items()
@@ -343,10 +327,16 @@ class Trainer:
             self.saving.note_best(self.step, found)
         self.meter.restart()
 
+    @contextmanager
+    def _predictor(self) -> Iterator[Any]:
+        """What evaluators and reports take, over whole weights; a signal to stop ends the work at once."""
+        with self.engine.whole(), self.stop.at_once(self.parts.predictor()) as predictor:
+            yield predictor
+
     def _report_run(self) -> None:
         if self.exp.report is not None:
             self.log.flush()
-            with self.stop.at_once(self.parts.predictor()) as predictor:
+            with self._predictor() as predictor:
                 self.metrics |= self.exp.report()(predictor, self.out)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------

@@ -62,15 +62,22 @@ def matches(rule: Rule, name: str, parameter: Tensor) -> bool:
     return found is not None and (rule.max_rank is None or parameter.ndim <= rule.max_rank)
 
 
-def make_optimizer(module: nn.Module, optim: Optim) -> AdamW:
-    """AdamW over the rules' groups; frozen parameters lose ``requires_grad``. To be called before wrapping."""
+def settle(module: nn.Module, rules: Sequence[Rule]) -> list[Group]:
+    """The groups that are trained; the parameters of those that are frozen lose ``requires_grad``."""
     parameters = dict(module.named_parameters())
-    groups = []
-    for group in sort_parameters(module, optim.rules):
+    groups = sort_parameters(module, rules)
+    for group in groups:
         if group.rule.freeze:
             for name in group.names:
                 parameters[name].requires_grad_(False)
-            continue
+    return [group for group in groups if not group.rule.freeze]
+
+
+def make_optimizer(module: nn.Module, optim: Optim, settled: Sequence[Group] | None = None) -> AdamW:
+    """AdamW over the rules' groups. settled: what ``settle`` gave before the parameters were laid out otherwise."""
+    parameters = dict(module.named_parameters())
+    groups = []
+    for group in settle(module, optim.rules) if settled is None else settled:
         decay = optim.weight_decay if group.rule.weight_decay is None else group.rule.weight_decay
         own = [(name, parameters[name]) for name in group.names]
         groups.append({"params": own, "weight_decay": decay, "lr_scale": group.rule.lr_scale})

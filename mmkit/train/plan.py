@@ -21,6 +21,7 @@ class Plan:
     minutes: of a run by the clock, whose ``steps`` are 0 before it began. warmup: as the config gives it.
     Where micro-batches are accumulated, ``within``: the heads that compare samples, which see those of one micro-batch;
     ``counted``: the heads whose counts only a pass of their own tells. texts: how the vocabulary fits the captions.
+    engine: who holds which weights, "" where every process holds all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Plan:
     within: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     texts: Coverage | None = None
+    engine: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -62,6 +64,7 @@ class Plan:
             *([] if self.texts is None else [self.texts.line()]),
             f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
             f"initialised: {loaded or 'every part at random'}",
+            *([self.engine] if self.engine else []),
             f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
             f"({self.product.reason}), {self.threads} threads",
         ]
@@ -95,7 +98,7 @@ class Plan:
 
 def make_plan(
     exp: Experiment, task: Any, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
-    device: str, precision: str, product: ProductChoice, threads: int, texts: Coverage | None = None,
+    device: str, precision: str, product: ProductChoice, threads: int, texts: Coverage | None = None, engine: str = "",
 ) -> Plan:  # fmt: skip
     """The plan of one run. A model tells what it loaded by ``origins``: part -> file or name, and the share."""
     steps = exp.run.total_steps(steps_per_epoch)
@@ -106,7 +109,7 @@ def make_plan(
         precision=precision, product=product, threads=threads, parameters=count_parameters(task),
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
         within=tuple(name for name, head in heads if head.needs_negatives),
-        counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts,
+        counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts, engine=engine,
     )  # fmt: skip
 
 

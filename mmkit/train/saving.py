@@ -16,6 +16,7 @@ from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.ranks import on_first, rank, world_size
 from mmkit.train import checkpoint, folder, resuming
+from mmkit.train.engines.base import Engine
 from mmkit.train.resuming import Meta
 from mmkit.train.rng import seed_all, set_random_state
 
@@ -31,8 +32,7 @@ class Saving:
     out: Path
     run: Run
     experiment: Mapping[str, Any]
-    task: Any
-    optimizer: Any
+    engine: Engine
     scaler: Any
     predictor: Callable[[], Any]
     save_model: SaveModel | None
@@ -43,7 +43,7 @@ class Saving:
         """Write the training state and the model; by all processes together."""
         root = self.out / "checkpoints"
         scaler = self.scaler.state_dict() if self.scaler else None
-        checkpoint.save(root, meta, self.task, self.optimizer.state_dict(), scaler)
+        checkpoint.save(root, meta, self.engine.full_state(), scaler)
         self.saved = meta.step
 
         def tidy() -> None:
@@ -51,13 +51,13 @@ class Saving:
             if self.save_model is not None:
                 self.save_model(self.out, self.predictor(), self.experiment)
 
-        on_first(tidy)
+        with self.engine.whole(first_only=True):
+            on_first(tidy)
 
     def restore(self, source: Path) -> Meta:
         """Become what ``save`` wrote, on this process."""
         meta, state = resuming.load_meta(source), checkpoint.load_state(source)
-        checkpoint.load_task(source, self.task, state["rest"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.load_into(source, self.engine, state)
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         if len(state["random"]) == world_size():
@@ -98,7 +98,8 @@ class Saving:
         sign = 1 if self.run.best_is == "highest" else -1
         if self.best is None or sign * value > sign * self.best[0]:
             self.best = (value, step)
-            on_first(self._keep_best)
+            with self.engine.whole(first_only=True):
+                on_first(self._keep_best)
 
     def _keep_best(self) -> None:
         """The model in the folder ``best``, which is whole at any time, and what it is the best by beside it."""

@@ -1,5 +1,6 @@
 """What a run keeps and takes up again, by stand-ins: random states of each process, the scaler, the best model."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -23,8 +24,8 @@ class Scaler:
 
 def made(out, **changes):
     run = Run(steps=9, seed=40, best="e.value")
-    optimizer = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
-    parts = dict(task=None, optimizer=optimizer, scaler=Scaler(), predictor=lambda: "model", save_model=None)
+    engine = SimpleNamespace(full_state=lambda: None, whole=lambda first_only: nullcontext())
+    parts = dict(engine=engine, scaler=Scaler(), predictor=lambda: "model", save_model=None)
     return Saving(out=out, run=run, experiment={}, **parts | changes)
 
 
@@ -37,12 +38,14 @@ def test_each_process_takes_up_its_own_random_state_or_has_one_of_its_own(tmp_pa
     state = {"rest": {}, "optimizer": {"step": 7}, "scaler": {"scale": 8.0}, "random": states}
     monkeypatch.setattr(saving.resuming, "load_meta", lambda source: META)
     monkeypatch.setattr(saving.checkpoint, "load_state", lambda source: state)
-    monkeypatch.setattr(saving.checkpoint, "load_task", lambda *args: None)
+    monkeypatch.setattr(
+        saving.checkpoint, "load_into", lambda source, engine, state: found["loaded"].append(state["optimizer"])
+    )
     monkeypatch.setattr(saving, "world_size", lambda: 2)
     monkeypatch.setattr(saving, "rank", lambda: 1)
     monkeypatch.setattr(saving, "seed_all", found["seeds"].append)
     monkeypatch.setattr(saving, "set_random_state", found["taken"].append)
-    one = made(tmp_path, optimizer=SimpleNamespace(load_state_dict=found["loaded"].append))
+    one = made(tmp_path)
     assert one.restore(tmp_path) is META
     assert found == {"seeds": seeds, "taken": taken, "loaded": [{"step": 7}]}
     assert one.scaler.loaded == {"scale": 8.0}
@@ -61,7 +64,7 @@ def test_after_a_save_the_oldest_go_and_the_model_is_there(tmp_path, monkeypatch
 
 def test_the_scaler_is_saved(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(saving.checkpoint, "save", lambda root, meta, task, optimizer, scaler: found.append(scaler))
+    monkeypatch.setattr(saving.checkpoint, "save", lambda root, meta, state, scaler: found.append(scaler))
     made(tmp_path).save(META)
     made(tmp_path, scaler=None).save(META)
     assert found == [{"scale": 4.0}, None]

@@ -1,0 +1,93 @@
+"""Which parameters are gathered together: the attention and MLP of each transformer block, and all the rest.
+
+``fully_shard`` keeps each unit's weights as shards and gathers them when one of its modules is called. A unit is the
+attention, cross-attention and MLP of a block, without its norms: so its weights may be gathered in bfloat16, and the
+norms stay float32, as under autocast. A picture's keys and values are projected outside the block, so ``cross.kv`` is a
+unit of its own. The rest (embeddings, norms, projections, heads, and the teacher's) is gathered at the start of the
+step and kept to its end; so are models without such blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from mmkit.encoders.joint import JointViT
+from mmkit.encoders.vit import ViT
+from mmkit.nn.block import PostNormBlock, PreNormBlock
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Modules that are gathered together. again: given up after the forward pass, and gathered for the backward one."""
+
+    modules: tuple[nn.Module, ...]
+    again: bool
+
+
+def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[list[Unit]]:
+    """The units of each tower, in the order in which a pass meets them.
+
+    A block whose parameters something else uses too is none: they belong to the rest. The teacher's image tower is
+    passed once and has no backward pass, so its units are given up at once; those of the student's with ``reshard``.
+    """
+    users: dict[nn.Parameter, set[nn.Module]] = {}
+    for module in task.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                users.setdefault(parameter, set()).add(module)
+    of_teacher = set() if teacher is None else set(teacher.modules())
+    towers = []
+    for module in task.modules():
+        blocks = [child for child in module.children() if isinstance(child, PreNormBlock | PostNormBlock)]
+        if not blocks:
+            continue
+        seen_once = _in_image_tower(task, module)
+        again = seen_once and (reshard or module in of_teacher)
+        towers.append([unit for block in blocks for unit in _units(block, again) if _apart(unit, users)])
+    return [tower for tower in towers if tower]
+
+
+def _in_image_tower(task: nn.Module, blocks: nn.Module) -> bool:
+    """Whether these are the blocks of a ViT, which a step passes once; ViLT's read words too, several times."""
+    return any(isinstance(m, ViT) and not isinstance(m, JointViT) and m.blocks is blocks for m in task.modules())
+
+
+def _units(block: Any, again: bool) -> Iterator[Unit]:
+    cross = getattr(block, "cross", None)
+    if cross is not None:
+        yield Unit((cross.kv,), again)
+    yield Unit(tuple(part for part in (block.attn, cross, block.mlp) if part is not None), again)
+
+
+def _apart(unit: Unit, users: dict[nn.Parameter, set[nn.Module]]) -> bool:
+    """Whether no other module uses the unit's parameters."""
+    own = {part for module in unit.modules for part in module.modules()}
+    return all(users[p] <= own for module in unit.modules for p in module.parameters())
+
+
+def shard(root: nn.Module, towers: Sequence[Sequence[Unit]], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
+    """Shard ``root`` over the mesh, unit by unit, the rest last; each unit gathers the next one ahead.
+
+    dtype: in which linear layers compute, where it is not float32.
+    """
+    half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for tower in towers:
+        for unit in tower:
+            policy = half if dtype is not None and _linear(unit) else exact
+            target = list(unit.modules) if len(unit.modules) > 1 else unit.modules[0]
+            fully_shard(target, mesh=mesh, mp_policy=policy, reshard_after_forward=unit.again)
+    fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
+
+
+def _linear(unit: Unit) -> bool:
+    """Whether all parameters are those of linear layers, which autocast casts as the policy does."""
+    parts = [part for module in unit.modules for part in module.modules()]
+    return all(isinstance(part, nn.Linear) for part in parts if part._parameters)
