@@ -32,6 +32,9 @@ LIMIT = "MMKIT_MAX_MEGAPIXELS"
 MAX_MEGAPIXELS = 100.0
 """Pictures with more millions of pixels are refused before they are decoded, which would take gigabytes."""
 
+AT_ONCE = 1 << 22
+"""Bytes of a file that the decoder gets at once; a JPEG's begins a row of blocks anew wherever its bytes end."""
+
 ORIENTATION = 0x0112  # the tag of EXIF, 1 to 8
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -151,6 +154,7 @@ def _opened(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> I
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(file, formats=_formats())
+        opened.decodermaxblock = max(opened.decodermaxblock, AT_ONCE)
         with opened:
             yield opened
 

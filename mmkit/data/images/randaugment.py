@@ -1,33 +1,75 @@
-"""RandAugment as ALBEF's official code has it (Cubuk et al. 2020; RECIPES A.4), on 8-bit RGB pictures.
+"""RandAugment as ALBEF's official code has it (Cubuk et al. 2020; RECIPES A.4), on bytes in three planes.
 
 Ten operations without colour changes; N are drawn with replacement, each is applied with probability one half; all
 share the magnitude M of 10. Shears keep the top left corner, translations are in pixels whatever the size, borders
-become grey 128: that is what the official OpenCV code does, and torchvision's does not.
+become grey 128: that is what the official OpenCV code does, and torchvision's does not. What changes colours gives
+Pillow's bytes; what moves pixels blends the outermost with the grey and rounds, as OpenCV does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from random import Random
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch import Tensor
+from torch.nn import functional
 
+from mmkit.data.images.planes import from_planes, to_planes
 from mmkit.errors import UserError
 
-FILL = (128, 128, 128)
+FILL = 128
+KEPT = 512 * 512
+"""Of pictures up to so many pixels, it is kept where each pixel comes from."""
+Bytes = NDArray[np.uint8]
 
 
-def affine(image: Image.Image, a: float, b: float, c: float, d: float, e: float, f: float) -> Image.Image:
-    """Output (x, y) takes input (ax + by + c, dx + ey + f), bilinear, grey outside."""
-    matrix = (a, b, c, d, e, f)
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=FILL)
+def affine(planes: Tensor, a: float, b: float, c: float, d: float, e: float, f: float) -> Tensor:
+    """Output (x, y) takes input (ax + by + c, dx + ey + f), bilinear, grey outside; the corner is (0, 0)."""
+    height, width = planes.shape[1:]
+    make = _grid if height * width <= KEPT else _grid.__wrapped__
+    values = planes[None].float().sub_(FILL)
+    moved = functional.grid_sample(values, make(height, width, a, b, c, d, e, f), align_corners=False)[0].numpy()
+    moved += np.float32(FILL + 0.5)  # outside it was 0
+    return torch.from_numpy(moved.astype(np.uint8))
 
 
-def rotate(image: Image.Image, degrees: float) -> Image.Image:
+@lru_cache(8)  # shears and turns by the same angle, to both sides
+def _grid(height: int, width: int, a: float, b: float, c: float, d: float, e: float, f: float) -> Tensor:
+    """(1, height, width, 2) float32: where each pixel is taken from, as ``grid_sample`` counts, -1 to 1."""
+    x, y = torch.arange(width) + 0.5, (torch.arange(height) + 0.5)[:, None]
+    grid = torch.empty(1, height, width, 2)
+    torch.add(x * (2 * a / width), y * (2 * b / width) + (2 * c / width - 1), out=grid[0, :, :, 0])
+    torch.add(x * (2 * d / height), y * (2 * e / height) + (2 * f / height - 1), out=grid[0, :, :, 1])
+    return grid
+
+
+def translate(planes: Tensor, right: float, down: float) -> Tensor:
+    """Moved by so many pixels, grey where it came from."""
+    if not (right.is_integer() and down.is_integer()):
+        return affine(planes, 1, 0, -right, 0, 1, -down)
+    (from_y, to_y), (from_x, to_x) = _overlap(planes.shape[1], int(down)), _overlap(planes.shape[2], int(right))
+    moved = torch.full_like(planes, FILL)
+    moved[:, to_y, to_x] = planes[:, from_y, from_x]
+    return moved
+
+
+def _overlap(length: int, by: int) -> tuple[slice, slice]:
+    """What stays of a line that is moved: where it was, where it comes to."""
+    first, last = min(length, max(0, -by)), max(0, min(length, length - by))
+    return slice(first, last), slice(first + by, last + by) if first < last else slice(0, 0)
+
+
+def rotate(planes: Tensor, degrees: float) -> Tensor:
     """About the centre, counter-clockwise, grey outside."""
-    return F.rotate(image, degrees, interpolation=InterpolationMode.BILINEAR, fill=list(FILL))
+    y, x = (side / 2 for side in planes.shape[1:])
+    sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    return affine(planes, cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def enhance(level: float) -> float:
@@ -35,18 +77,76 @@ def enhance(level: float) -> float:
     return 0.1 + 1.8 * level
 
 
-OPERATIONS: Mapping[str, Callable[[Image.Image, float, float], Image.Image]] = {
-    # (picture, level in 0..1, sign) -> picture
-    "identity": lambda image, level, sign: image,
-    "autocontrast": lambda image, level, sign: F.autocontrast(image),
-    "equalize": lambda image, level, sign: F.equalize(image),
-    "brightness": lambda image, level, sign: F.adjust_brightness(image, enhance(level)),
-    "sharpness": lambda image, level, sign: F.adjust_sharpness(image, enhance(level)),
-    "shear_x": lambda image, level, sign: affine(image, 1, -sign * 0.3 * level, 0, 0, 1, 0),
-    "shear_y": lambda image, level, sign: affine(image, 1, 0, 0, -sign * 0.3 * level, 1, 0),
-    "translate_x": lambda image, level, sign: affine(image, 1, 0, -sign * 10 * level, 0, 1, 0),
-    "translate_y": lambda image, level, sign: affine(image, 1, 0, 0, 0, 1, -sign * 10 * level),
-    "rotate": lambda image, level, sign: rotate(image, sign * 30 * level),
+def autocontrast(planes: Tensor) -> Tensor:
+    """Each colour from 0 to 255; Pillow's."""
+    return _looked_up(planes, [_stretched(int(plane.min()), int(plane.max())) for plane in planes.numpy()])
+
+
+def _stretched(low: int, high: int) -> Bytes:
+    values = np.arange(256)
+    if low == high:
+        return values.astype(np.uint8)
+    scale = 255 / (high - low)
+    return (values * scale + -low * scale).clip(0, 255).astype(np.uint8)
+
+
+def equalize(planes: Tensor) -> Tensor:
+    """Each colour's levels about equally frequent; Pillow's."""
+    return _looked_up(planes, [_equal(np.array(Image.fromarray(plane).histogram())) for plane in planes.numpy()])
+
+
+def _equal(counts: NDArray[np.int64]) -> Bytes:
+    there = counts[counts > 0]
+    step = int(there.sum() - there[-1]) // 255
+    if len(there) == 1 or not step:
+        return np.arange(256, dtype=np.uint8)
+    return ((step // 2 + counts.cumsum() - counts) // step).clip(0, 255).astype(np.uint8)
+
+
+def brighten(planes: Tensor, factor: float) -> Tensor:
+    """Every value times the factor; Pillow's."""
+    return _looked_up(planes, [_cut(np.arange(256, dtype=np.float32) * np.float32(factor))] * 3)
+
+
+def sharpen(planes: Tensor, factor: float) -> Tensor:
+    """Away from what a smoothed picture has, or towards it; Pillow's, which leaves the outermost pixels."""
+    out = planes.clone()
+    for plane, made in zip(planes.numpy(), out.numpy(), strict=True):
+        values = plane.astype(np.int16)
+        inner, rows = values[1:-1, 1:-1], values[:-2] + values[1:-1] + values[2:]
+        sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * inner
+        smooth = sums * np.float32(1 / 13)
+        smooth = np.floor(np.add(smooth, np.float32(0.5), out=smooth), out=smooth)
+        blended = inner - smooth
+        blended *= np.float32(factor)
+        made[1:-1, 1:-1] = _cut(np.add(blended, smooth, out=blended))
+    return out
+
+
+def _cut(values: NDArray[np.float32]) -> Bytes:
+    """To bytes as Pillow blends: what follows the point is dropped. The values are overwritten."""
+    return values.clip(0, 255, out=values).astype(np.uint8)
+
+
+def _looked_up(planes: Tensor, tables: list[Bytes]) -> Tensor:
+    """Every byte replaced, by a table of 256 for each plane."""
+    pairs = zip(planes.numpy(), tables, strict=True)
+    made = b"".join([plane.tobytes().translate(table.tobytes()) for plane, table in pairs])
+    return torch.frombuffer(bytearray(made), dtype=torch.uint8).view(planes.shape)
+
+
+OPERATIONS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
+    # ((3, h, w) uint8, level in 0..1, sign) -> the same
+    "identity": lambda planes, level, sign: planes,
+    "autocontrast": lambda planes, level, sign: autocontrast(planes),
+    "equalize": lambda planes, level, sign: equalize(planes),
+    "brightness": lambda planes, level, sign: brighten(planes, enhance(level)),
+    "sharpness": lambda planes, level, sign: sharpen(planes, enhance(level)),
+    "shear_x": lambda planes, level, sign: affine(planes, 1, -sign * 0.3 * level, 0, 0, 1, 0),
+    "shear_y": lambda planes, level, sign: affine(planes, 1, 0, 0, -sign * 0.3 * level, 1, 0),
+    "translate_x": lambda planes, level, sign: translate(planes, sign * 10 * level, 0.0),
+    "translate_y": lambda planes, level, sign: translate(planes, 0.0, sign * 10 * level),
+    "rotate": lambda planes, level, sign: rotate(planes, sign * 30 * level),
 }
 NAMES = tuple(OPERATIONS)
 
@@ -59,9 +159,13 @@ class RandAugment:
             raise UserError(f"randaugment=({number}, {magnitude}): number >= 0 and magnitude in 0..10 are needed")
         self.number, self.level, self.probability = number, magnitude / 10, probability
 
-    def __call__(self, image: Image.Image, rng: Random) -> Image.Image:
-        """RGB picture to RGB picture of the same size."""
+    def __call__(self, planes: Tensor, rng: Random) -> Tensor:
+        """(3, h, w) uint8 to the same."""
         for name in rng.choices(NAMES, k=self.number):
             if rng.random() < self.probability:
-                image = OPERATIONS[name](image, self.level, rng.choice((-1, 1)))
-        return image
+                planes = OPERATIONS[name](planes, self.level, rng.choice((-1, 1)))
+        return planes
+
+    def picture(self, image: Image.Image, rng: Random) -> Image.Image:
+        """RGB picture to RGB picture of the same size."""
+        return from_planes(self(to_planes(image), rng))

@@ -1,8 +1,9 @@
 """Pictures to pixels: the training augmentation of ALBEF (RECIPES A.4) and the plain resize for evaluation.
 
-Every random choice comes from the ``random.Random`` that is passed in. Pictures stay 8-bit PIL until the last step,
-which is where Pillow's resampling is fastest, and travel as bytes to the device, which normalises them: ``look`` gives
-these, the transforms' own calls give the float pixels. Left out: colour jitter, mixing of pictures (ALBEF has neither).
+Every random choice comes from the ``random.Random`` that is passed in. Pictures are bytes at every step, and travel as
+such to the device, which normalises them: ``look`` gives these, the transforms' own calls give the float pixels.
+Evaluation resizes by Pillow, which the originals did; training's crops see ``planes``. Left out: colour jitter, mixing
+of pictures (ALBEF has neither).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from mmkit.data.images.planes import resized_crop, to_planes
 from mmkit.data.images.randaugment import RandAugment
 from mmkit.data.images.resizing import RESAMPLE, Resample, resized
 from mmkit.data.images.size import Size, height_width
@@ -38,9 +38,7 @@ Triple = tuple[float, float, float]
 
 def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> RawPixels:
     """RGB picture to (3, h, w) uint8, with how it is normalised."""
-    # in NumPy, which starts no threads: many readers and workers do this at the same time
-    pixels = torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
-    return RawPixels(pixels, Normalise(mean=mean, std=std, factor=factor))
+    return RawPixels(to_planes(image), Normalise(mean=mean, std=std, factor=factor))
 
 
 def look(transform: Any, *given: Any) -> Any:
@@ -128,20 +126,25 @@ class TrainTransform:
 
     def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
         """The same before it is normalised."""
-        height, width = height_width(self.size)
-        box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
-        if image.size != (width, height) or box != (0, 0, width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        planes = self._cropped(image, rng)
         if self.flip and rng.random() < self.flip:
             swapped = swap_left_right(caption)
             if swapped is not None:
-                image, caption = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), swapped
+                planes, caption = planes.flip(2), swapped
         if self.randaugment is not None:
-            image = RandAugment(*self.randaugment)(image, rng)
-        pixels = to_pixels(image, self.mean, self.std)
+            planes = RandAugment(*self.randaugment)(planes, rng)
+        pixels = RawPixels(planes, Normalise(mean=self.mean, std=self.std, factor=FACTOR))
         if self.erase and rng.random() < self.erase:
-            pixels = pixels._replace(erased=erase_box(width, height, rng))
+            pixels = pixels._replace(erased=erase_box(planes.shape[2], planes.shape[1], rng))
         return pixels, caption
+
+    def _cropped(self, image: Image.Image, rng: Random) -> Tensor:
+        """(3, h, w) uint8; a picture that is squashed whole is what evaluation sees."""
+        height, width = height_width(self.size)
+        if self.scale == (1.0, 1.0):
+            return to_planes(resized(image, (width, height), "bicubic"))
+        box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        return resized_crop(image, box, width, height)
 
     def for_eval(self) -> EvalTransform:
         """The evaluation transform with the same size and normalisation."""

@@ -114,7 +114,7 @@ class KeepShapeTrain:
     def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
         """The same before it is normalised."""
         if self.randaugment is not None:
-            image = RandAugment(*self.randaugment)(image, rng)
+            image = RandAugment(*self.randaugment).picture(image, rng)
         return self.for_eval().raw_pixels(image), caption
 
     def for_eval(self) -> KeepShape:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmkit.data.images import resizing
 from mmkit.data.images.centre_crop import CentreCrop
+from mmkit.data.images.planes import to_planes
 from mmkit.data.images.randaugment import OPERATIONS
 from mmkit.data.images.resizing import resized_part, whole_size
 from mmkit.data.images.transforms import EvalTransform, TrainTransform, crop_box
@@ -68,7 +69,8 @@ def test_a_thin_picture_costs_no_more_than_its_result(size, asked):
     tracemalloc.stop()
     assert peak < 50e6
     assert max((wide * high for wide, high in asked), default=0) <= resizing.WHOLE_PIXELS
-    assert all(operation(image, 0.7, -1).size == size for operation in OPERATIONS.values())
+    shape = (3, size[1], size[0])
+    assert all(operation(to_planes(image), 0.7, -1).shape == shape for operation in OPERATIONS.values())
 
 
 def test_the_middle_of_a_long_picture_is_what_is_kept(asked):

@@ -7,10 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional as F
 
 from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.planes import from_planes, resized_crop, to_planes
 from mmkit.data.images.randaugment import NAMES, OPERATIONS, RandAugment
 from mmkit.data.images.transforms import (
     CLIP_MEAN,
@@ -135,7 +136,10 @@ def test_eval_squashes_and_normalises(image):
     pixels = transform(image)
     assert pixels.shape == (3, 20, 32)
     assert pixels.dtype == torch.float32
-    plain = F.pil_to_tensor(image.resize((32, 20), Image.Resampling.BICUBIC)) / 255
+    plain = F.pil_to_tensor(image.resize((32, 20), Image.Resampling.BICUBIC))
+    assert torch.equal(transform.raw_pixels(image).bytes, plain)  # evaluation, and what is squashed whole: to the byte
+    assert torch.equal(whole((20, 32)).raw_pixels(image, "", Random(0))[0].bytes, plain)
+    plain = plain / 255
     expected = (plain - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
     torch.testing.assert_close(pixels, expected)
     torch.testing.assert_close(pixels_of(whole((20, 32)), image)[0], pixels)
@@ -145,6 +149,20 @@ def test_eval_squashes_and_normalises(image):
     torch.testing.assert_close(
         pixels_of(whole((20, 32), **other), image)[0], EvalTransform(size=(20, 32), **other)(image)
     )
+
+
+def test_what_is_drawn_is_drawn_in_one_order(image):
+    """Crop, flip, operations, rectangle: another order would be other pictures for the same seed."""
+    transform = TrainTransform(size=(24, 32), erase=0.5, scale=(0.2, 0.9))
+    for seed in range(12):
+        rng = Random(seed)
+        planes = resized_crop(image, crop_box(80, 60, (0.2, 0.9), (3 / 4, 4 / 3), rng), 32, 24)
+        planes = planes.flip(2) if rng.random() < 0.5 else planes
+        planes = RandAugment(2, 7)(planes, rng)
+        erased = erase_box(32, 24, rng) if rng.random() < 0.5 else (0, 0, 0, 0)
+        found, _ = transform.raw_pixels(image, "", Random(seed))
+        assert torch.equal(found.bytes, planes)
+        assert found.erased == erased
 
 
 def test_randomness_is_only_what_is_passed_in(image):
@@ -278,7 +296,73 @@ def test_impossible_transforms(options):
 
 
 def apply(name, image, level=0.7, sign=1):
-    return np.asarray(OPERATIONS[name](image, level, sign)).astype(int)
+    return np.asarray(from_planes(OPERATIONS[name](to_planes(image), level, sign))).astype(int)
+
+
+PILLOWS = {
+    "identity": lambda image, factor: image,
+    "autocontrast": lambda image, factor: ImageOps.autocontrast(image),
+    "equalize": lambda image, factor: ImageOps.equalize(image),
+    "brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
+}
+
+
+@pytest.mark.parametrize("name", PILLOWS)
+def test_colours_change_as_pillow_changes_them_to_the_byte(name, image):
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1, 9), (1, 9, 256), (9, 1, 256), (2, 3, 256), (3, 3, 256), (5, 7, 3), (20, 30, 1), (33, 20, 200)]
+    noises = [Image.fromarray(rng.integers(0, top, (h, w, 3), np.uint8)) for h, w, top in sizes]
+    for picture in (image, *noises):
+        for level in (0.0, 0.35, 0.7, 1.0):
+            wanted = np.asarray(PILLOWS[name](picture, 0.1 + 1.8 * level))
+            assert (apply(name, picture, level) == wanted).all(), (picture.size, level)
+
+
+SHIFT = 0.3 * 0.7
+MOVES = {  # output (x, y) takes input (ax + by + c, dx + ey + f), for level 0.7 and sign 1
+    "shear_x": (1, -SHIFT, 0, 0, 1, 0), "shear_y": (1, 0, 0, -SHIFT, 1, 0), "translate_x": (1, 0, -3.5, 0, 1, 0),
+    "translate_y": (1, 0, 0, 0, 1, -3.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*MOVES, "rotate"])
+def test_pixels_are_moved_as_pillow_moves_them_but_for_rounding(name, image):
+    level = 0.35 if name.startswith("translate") else 0.7
+    if name == "rotate":
+        wanted, outside = (
+            np.asarray(turned.rotate(21, Image.Resampling.BILINEAR), float)
+            for turned in (image, Image.new("RGB", image.size, (255,) * 3))
+        )
+    else:
+        wanted, outside = (
+            np.asarray(moved.transform(image.size, Image.Transform.AFFINE, MOVES[name], Image.Resampling.BILINEAR))
+            for moved in (image, Image.new("RGB", image.size, (255,) * 3))
+        )
+    inside = np.asarray(Image.fromarray(outside.astype(np.uint8)).filter(ImageFilter.MinFilter(5)))[..., 0] == 255
+    found = apply(name, image, level)
+    difference = found[inside] - wanted.astype(int)[inside]
+    assert difference.min() >= 0  # Pillow drops what follows the point
+    assert difference.max() <= 1
+    assert 0.1 < difference.mean() < 0.7 or name.startswith("translate")
+    gone = np.asarray(Image.fromarray(outside.astype(np.uint8)).filter(ImageFilter.MaxFilter(5)))[..., 0] == 0
+    assert (found[gone] == 128).all()
+    assert gone.any() or name.startswith("translate")
+
+
+def test_the_outermost_pixels_are_blended_with_the_grey():
+    white = Image.new("RGB", (8, 8), (255, 255, 255))
+    moved = apply("translate_x", white, 0.25)  # 2.5 pixels
+    assert moved[3, :5, 0].tolist() == [128, 128, 192, 255, 255]
+    assert apply("translate_y", white, 0.25, -1)[-5:, 3, 1].tolist() == [255, 255, 192, 128, 128]
+
+
+@pytest.mark.parametrize("size", [(3, 9), (7, 7), (8, 2)])
+def test_what_is_moved_out_of_a_small_picture_is_gone(size):
+    image = Image.new("RGB", size, (9, 9, 9))
+    for name, side in (("translate_x", size[0]), ("translate_y", size[1])):
+        for sign in (-1, 1):
+            assert (apply(name, image, sign=sign) == 9).mean() == max(0, side - 7) / side
 
 
 def test_the_ten_operations():
@@ -302,37 +386,31 @@ def test_brightness_factor(image):
     np.testing.assert_allclose(apply("brightness", image), (np.asarray(image) * 1.36).clip(0, 255), atol=1)
 
 
-def test_sharpness_factor(image):
-    from PIL import ImageEnhance
-
-    assert (apply("sharpness", image) == np.asarray(ImageEnhance.Sharpness(image).enhance(1.36))).all()
-
-
 def test_shear_keeps_the_top_left_and_moves_by_021(image):
     columns = Image.new("RGB", (80, 60))
     columns.paste((255, 255, 255), (30, 0, 31, 60))
-    lit = apply("shear_x", columns)[:, :, 0]
-    centre = [np.average(np.arange(80), weights=row) for row in lit * (lit != 128)]
+    inside = np.arange(20, 60)  # where no grey comes to
+    lit = apply("shear_x", columns)[:, 20:60, 0]
+    centre = [np.average(inside, weights=row) for row in lit]
     assert centre[0] == pytest.approx(30, abs=0.3)
     assert (centre[50] - centre[0]) / 50 == pytest.approx(0.21, abs=0.01)
-    rows = apply("shear_y", columns.transpose(Image.Transpose.TRANSPOSE), sign=-1)[:, :, 0]
-    lit = rows * (rows != 128)
-    centre = [np.average(np.arange(80), weights=lit[:, x]) for x in (0, 50)]
+    lit = apply("shear_y", columns.transpose(Image.Transpose.TRANSPOSE), sign=-1)[15:60, :, 0]
+    centre = [np.average(np.arange(15, 60), weights=lit[:, x]) for x in (0, 50)]
     assert (centre[1] - centre[0]) / 50 == pytest.approx(-0.21, abs=0.01)
 
 
 def test_rotation_is_21_degrees(image):
     line = Image.new("RGB", (101, 101))
     line.paste((255, 255, 255), (0, 50, 101, 51))
-    lit = apply("rotate", line)[:, :, 0]
-    lit = lit * (lit != 128)
-    y = [np.average(np.arange(101), weights=lit[:, x]) for x in (30, 70)]
+    lit = apply("rotate", line)[25:76, :, 0]
+    y = [np.average(np.arange(25, 76), weights=lit[:, x]) for x in (30, 70)]
     assert np.degrees(np.arctan2(y[0] - y[1], 40)) == pytest.approx(21, abs=0.5)
     assert (apply("rotate", image)[0, 0] == 128).all()
 
 
 def test_numbers_that_no_augmentation_has_are_refused(image):
-    assert RandAugment(0, 10)(image, Random(0)) is image
+    planes = to_planes(image)
+    assert RandAugment(0, 10)(planes, Random(0)) is planes
     for number, magnitude in ((-1, 5), (2, 10.5), (2, -1)):
         with pytest.raises(UserError, match=r"number >= 0 and magnitude in 0\.\.10"):
             RandAugment(number, magnitude)
