@@ -35,7 +35,7 @@ MINI_TOKENS = 32
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 
 
-def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
+def base(records: str | dict[str, float] = "train.jsonl", res: int = 256) -> Experiment:
     """The paper's recipe: ViT-B/16 from DeiT, 6 + 6 layers from BERT, 512 pairs a step, 30 epochs."""
     return Experiment(
         name="albef-base",
@@ -66,7 +66,9 @@ def base(records: str = "train.jsonl", res: int = 256) -> Experiment:
     )
 
 
-def small(records: str = "train.jsonl", res: int = 224, vocab_size: int = 8000, epochs: float = 30) -> Experiment:
+def small(
+    records: str | dict[str, float] = "train.jsonl", res: int = 224, vocab_size: int = 8000, epochs: float = 30
+) -> Experiment:
     """ViT-S/16 and 6 + 6 layers of 384 from scratch, with a vocabulary made from the captions, in any language."""
     return Experiment(
         name="albef-small",
@@ -89,14 +91,15 @@ def small(records: str = "train.jsonl", res: int = 224, vocab_size: int = 8000, 
 
 
 def mini(
-    records: str | None = None, test: str | None = None, classes: str | None = None, steps: int = 1400, size: int = 96,
-    kinds: int = 200, vocab_size: int = 1600,
+    records: str | dict[str, float] | None = None, test: str | None = None, classes: str | None = None,
+    steps: int = 1400, size: int = 96, kinds: int = 200, vocab_size: int = 1600,
 ) -> Experiment:  # fmt: skip
     """What two CPU cores train in minutes, on 300 to 10,000 pictures of yours, or on the built-in scenes.
 
-    records: pictures with captions: JSON lines, CSV, TSV, Parquet, or a folder of them; None = the scenes, ``kinds`` of
-    them, as the quickstart, measured as its relatives are. test: more of them, kept out of training, for retrieval and
-    the report. classes: a folder of class folders, to be named zero-shot. steps: of 64 pictures each.
+    records: pictures with captions: JSON lines, CSV, TSV, Parquet, shards, or a folder of them; or several with their
+    weights, {'mine.csv': 3, 'laion': 1}; None = the scenes, ``kinds`` of them, as the quickstart, measured as its
+    relatives are. test: more of them, kept out of training, for retrieval and the report. classes: a folder of class
+    folders, to be named zero-shot. steps: of 64 pictures each.
     """
     if records is None:
         return _scenes(steps, size, kinds)

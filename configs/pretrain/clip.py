@@ -28,7 +28,9 @@ QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 HEADS = {"itc": partial(ITC, queue_size=0)}
 
 
-def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout: float = 0.0) -> Experiment:
+def base(
+    records: str | dict[str, float], res: int = 224, global_batch: int = 32_768, patch_dropout: float = 0.0
+) -> Experiment:
     """The paper's recipe for ViT-B/16: 32,768 pairs a step, 32 epochs, crops and nothing else.
 
     Negatives are those of all processes; to hold so many at once takes many of them. Equal captions are positives of
@@ -54,7 +56,7 @@ def base(records: str, res: int = 224, global_batch: int = 32_768, patch_dropout
     )
 
 
-def lit(records: str, res: int = 224, global_batch: int = 4096) -> Experiment:
+def lit(records: str | dict[str, float], res: int = 224, global_batch: int = 4096) -> Experiment:
     """A frozen ViT-B/16, and a BERT that learns to describe what it sees."""
     return Experiment(
         name="lit-base",

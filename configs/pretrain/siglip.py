@@ -27,7 +27,7 @@ HEADS = {"sigmoid": partial(Sigmoid)}
 HALF = (0.5, 0.5, 0.5)
 
 
-def base(records: str, res: int = 224, global_batch: int = 32_768) -> Experiment:
+def base(records: str | dict[str, float], res: int = 224, global_batch: int = 32_768) -> Experiment:
     """The paper's sizes: ViT-B/16, 32,768 pairs a step, a vocabulary of 32,000 made from the captions.
 
     Left out: the paper's data (WebLI) and its optimizer (Adafactor); AdamW with its betas stands in. Texts are masked,

@@ -35,7 +35,7 @@ HEADS = {
 WEIGHTS = {"wpa": 0.1}
 
 
-def base(records: str, res: int = 384) -> Experiment:
+def base(records: str | dict[str, float], res: int = 384) -> Experiment:
     """The paper's recipe: ViT-B/32, pictures with their own shape and at most 200 patches, 4,096 pairs a step.
 
     Texts end with [SEP], which the alignment leaves out. The learning rate falls along a cosine here, along a line in

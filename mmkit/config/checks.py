@@ -113,7 +113,7 @@ def _check_data(exp: Experiment) -> None:
     if exp.data.max_tokens < 2 and exp.tokenizer is not None:
         raise UserError(f"data.max_tokens = {exp.data.max_tokens}: at least 2, the first is [CLS]")
     _positive("data", exp.data, ("workers",), or_zero=True)
-    _positive("data", exp.data, ("block",))
+    _positive("data", exp.data, ("block", "window"))
     _fraction("data", exp.data, ("max_bad_fraction",))
 
 

@@ -75,7 +75,9 @@ class Data:
     ``mmkit.data.targets.TargetEncoder`` of what the records say beside picture and text; None = all as it is.
     max_tokens: of a text, longer ones are cut; needed where there are words.
     blank_images: grey pictures in place of all, in training and evaluation: what the words alone tell.
-    block: so many neighbouring records are visited near each other, for slow disks; see ``mmkit.data.order.Order``.
+    block: so many neighbouring records are visited near each other, for slow disks, and ``window`` such blocks are
+    mixed; see ``mmkit.data.order.Order``. None = what suits the source: 1, or of Parquet with pictures its groups of
+    rows, as many as a worker keeps.
     """
 
     train: partial[Any]
@@ -91,7 +93,8 @@ class Data:
     accumulation_steps: int | None = None
     workers: int = 0
     max_bad_fraction: float = 0.01
-    block: int = 1
+    block: int | None = None
+    window: int | None = None
 
     def batch_plan(self, world: int) -> BatchPlan:
         """The batch for ``world`` processes; UserError where the numbers do not fit together."""

@@ -22,7 +22,7 @@ from mmkit.data.collate import Collator, Sample, stable_id
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.transforms import BlankTrain, look
 from mmkit.data.images.variable_size import KeepShapeTrain
-from mmkit.data.order import Order
+from mmkit.data.order import Mixed, Order
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.texts.masking import Masking, check_mask
@@ -138,15 +138,17 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) pairs of one rank's micro-batches, for steps ``start_step`` up to ``steps``.
 
     Micro-batch a of rank r is chunk ``a * world + r`` of the step, so that n accumulation steps on one rank see the
-    same samples in the same order as n ranks with one. Both steps count from the run's first one. block: see ``Order``.
+    same samples in the same order as n ranks with one. Both steps count from the run's first one. order: of how many
+    records, or in which order they are taken, if not in the plain one of this seed.
     """
 
     def __init__(
-        self, size: int, *, rank_batch: int, steps: int, accumulation: int = 1, rank: int = 0, world: int = 1,
-        seed: int = 0, start_step: int = 0, block: int = 1,
+        self, order: int | Order | Mixed, *, rank_batch: int, steps: int, accumulation: int = 1, rank: int = 0,
+        world: int = 1, seed: int = 0, start_step: int = 0, block: int = 1,
     ) -> None:  # fmt: skip
         check_seed(seed, "seed")
-        self.order = Order(size=size, seed=seed, block=block)
+        self.order = Order(size=order, seed=seed, block=block) if isinstance(order, int) else order
+        size = self.order.size
         self.rank_batch, self.accumulation, self.seed = rank_batch, accumulation, seed
         self.rank, self.world, self.start_step, self.steps = rank, world, start_step, steps
         self.global_batch = rank_batch * accumulation * world
@@ -164,11 +166,11 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start_step, self.steps):
-            epoch, within = divmod(step, self.steps_per_epoch)
             for micro in range(self.accumulation):
-                start = within * self.global_batch + (micro * self.world + self.rank) * self.rank_batch
-                indices = self.order.at(epoch, np.arange(start, start + self.rank_batch))
-                yield [(epoch, index) for index in indices.tolist()]
+                start = (micro * self.world + self.rank) * self.rank_batch
+                places = np.arange(start, start + self.rank_batch)
+                epochs, indices = self.order.visits(step, places, self.global_batch)
+                yield list(zip(epochs.tolist(), indices.tolist(), strict=True))
 
 
 def make_loader(

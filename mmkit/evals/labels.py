@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.labels import Label, is_numeric, label_in, own_names, read_as, same_names, some, tidy, whole
+from mmkit.data.order import Mixed, Order, order_of
 from mmkit.data.records import Record, Source, targets_of
 from mmkit.data.sources.classes import labels_in
 from mmkit.errors import UserError
@@ -47,6 +48,10 @@ class Relabelled:
         record = self.source[index]
         number = self._number(record.targets.get(self.label_key), record.key)
         return replace(record, targets={**record.targets, self.label_key: number})
+
+    def order(self, **given: Any) -> Order | Mixed:
+        """That of the source."""
+        return order_of(self.source, **given)
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record, without opening pictures where the source knows how."""

@@ -20,6 +20,7 @@ from mmkit.config.experiment import BatchPlan
 from mmkit.config.override import parameters_of
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
+from mmkit.data.order import RULE, Mixed, order_of
 from mmkit.data.records import Source, captions_of
 from mmkit.data.targets import Given, make_targets
 from mmkit.data.texts.coverage import Coverage, coverage
@@ -50,7 +51,8 @@ class Loader(Protocol):
 class Parts:
     """What the loop works with. ``predictor()`` makes what evaluators take, over the task's own model and heads.
 
-    texts: how the vocabulary fits the captions, where that is known.
+    texts: how the vocabulary fits the captions, where that is known. order: see ``Order.told``. sets: of several with
+    weights, (name, records, share of the samples).
     """
 
     task: nn.Module
@@ -61,6 +63,8 @@ class Parts:
     vocab_size: int
     transform: Any
     texts: Coverage | None = None
+    order: str = RULE
+    sets: tuple[tuple[str, int, float], ...] = ()
 
 
 def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
@@ -96,10 +100,12 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     dataset, eval_transform = make_dataset(exp, source, tokenizer)
     check_classes(heads, dataset.targets, source)
 
+    order = order_of(source, seed=exp.run.seed, block=exp.data.block, window=exp.data.window)
+
     def loader(start_step: int, steps: int) -> Iterable[Batch]:
         sampler = StepSampler(
-            len(dataset), rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
-            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps, block=exp.data.block,
+            order, rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
+            world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps,
         )  # fmt: skip
         return make_loader(dataset, sampler, workers=exp.data.workers, pinned=next(task.parameters()).is_cuda)
 
@@ -114,6 +120,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
         vocab_size=0 if tokenizer is None else tokenizer.vocab_size, transform=eval_transform, texts=texts,
+        order=order.told(), sets=order.sets() if isinstance(order, Mixed) else (),
     )  # fmt: skip
 
 

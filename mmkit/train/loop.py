@@ -19,7 +19,6 @@ from torch import Tensor
 from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
-from mmkit.data.order import RULE
 from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.progress import progress
@@ -93,6 +92,7 @@ def train(
                 logger.info("%s", line)
             if start is not None and meta is not None:
                 resuming.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
+                resuming.check_order(start, meta, parts.order)
                 resuming.check_tokenizer(start, meta)
                 if (cut := resuming.check_batch(start, meta, batch)) and rank() == 0:
                     logger.warning("%s", cut)
@@ -102,6 +102,7 @@ def train(
                 experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
                 start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
                 product=product, threads=threads, texts=parts.texts, engine=trainer.engine.told,
+                sets=parts.sets, order=parts.order,
             )  # fmt: skip
             if start is not None:
                 trainer.restore(start)
@@ -350,7 +351,7 @@ class Trainer:
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
             metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
-            seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"), order=RULE,
+            seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"), order=self.parts.order,
         )  # fmt: skip
         with self.clock.paused():
             self.saving.save(meta)

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmkit.config import Experiment, Optim
 from mmkit.config.experiment import BatchPlan
+from mmkit.data.order import RULE
 from mmkit.data.texts.coverage import Coverage
 from mmkit.heads.base import Head
 from mmkit.train.precision import ProductChoice
@@ -22,6 +23,7 @@ class Plan:
     Where micro-batches are accumulated, ``within``: the heads that compare samples, which see those of one micro-batch;
     ``counted``: the heads whose counts only a pass of their own tells. texts: how the vocabulary fits the captions.
     engine: who holds which weights, "" where every process holds all.
+    sets: of several with weights, (name, records, share of the samples). order: in which the records are taken.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Plan:
     counted: tuple[str, ...] = ()
     texts: Coverage | None = None
     engine: str = ""
+    sets: tuple[tuple[str, int, float], ...] = ()
+    order: str = RULE
 
     def lines(self) -> list[str]:
         """For people."""
@@ -60,6 +64,7 @@ class Plan:
             f"batch: {batch.rank_batch} a forward x {batch.accumulation_steps} accumulated x {batch.world} processes "
             f"= {batch.global_batch} a step"
             + (f"; {self.steps * batch.global_batch:,} samples in all" if self.minutes is None else ""),
+            *self._records(),
             *self._accumulation(),
             *([] if self.texts is None else [self.texts.line()]),
             f"parameters: {count(trainable)} trainable ({parts})" + (f"; without gradient: {frozen}" if frozen else ""),
@@ -81,6 +86,17 @@ class Plan:
             "in steps or epochs stays so"
         )
 
+    def _records(self) -> list[str]:
+        samples = self.steps * self.batch.global_batch
+        sets = [
+            f"{name} {records:,} records, {share:.1%} of the samples"
+            + (f" = {samples * share / records:.2f} visits each" if self.minutes is None else "")
+            for name, records, share in self.sets
+        ]
+        order = self.order.removeprefix(f"{RULE}, ") if self.order != RULE and not sets else ""
+        near = f"order: {order}: neighbours are read together; data.block=1 is the full shuffle, slower"
+        return ([f"sources: {'; '.join(sets)}"] if sets else []) + ([near] if order else [])
+
     def _accumulation(self) -> list[str]:
         lines = []
         if self.within:
@@ -99,6 +115,7 @@ class Plan:
 def make_plan(
     exp: Experiment, task: Any, *, records: int, steps_per_epoch: int, start_step: int, batch: BatchPlan,
     device: str, precision: str, product: ProductChoice, threads: int, texts: Coverage | None = None, engine: str = "",
+    sets: tuple[tuple[str, int, float], ...] = (), order: str = RULE,
 ) -> Plan:  # fmt: skip
     """The plan of one run. A model tells what it loaded by ``origins``: part -> file or name, and the share."""
     steps = exp.run.total_steps(steps_per_epoch)
@@ -110,6 +127,7 @@ def make_plan(
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
         within=tuple(name for name, head in heads if head.needs_negatives),
         counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts, engine=engine,
+        sets=sets, order=order,
     )  # fmt: skip
 
 

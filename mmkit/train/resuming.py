@@ -108,7 +108,7 @@ def rotate(root: Path, keep: int) -> None:
 def check_version(folder: Path) -> None:
     """UserError for a checkpoint of an earlier version, in whose plan, draws or order of records none goes on."""
     meta, run = load_meta(folder), folder.absolute().parents[1]
-    if meta.batch is None or meta.order != RULE:
+    if meta.batch is None or RULE not in meta.order:
         was = (
             " (0.1.0), which planned batches and drew random numbers" if meta.batch is None else ", which took records"
         )
@@ -163,6 +163,15 @@ def check_tokenizer(folder: Path, meta: Meta) -> None:
     place = folder.absolute().parents[1] / "tokenizer"
     if meta.tokenizer not in (None, digest_of(place)):
         raise UserError(f"{place}: cannot resume: not the tokenizer that this run began with; put that one back")
+
+
+def check_order(folder: Path, meta: Meta, order: str) -> None:
+    """UserError where the records would be taken in another order than before, as after their files were cut anew."""
+    if meta.order != order:
+        raise UserError(
+            f"{folder}: cannot resume: records were taken in the order {meta.order!r}, and now it would be {order!r}; "
+            "give data.block and data.window as they were, or the files that the run began with"
+        )
 
 
 def check_same(

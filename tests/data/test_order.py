@@ -7,9 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from mmkit.data import order
 from mmkit.data.loader import StepSampler
-from mmkit.data.order import Order, permuted
+from mmkit.data.order import RULE, Order, permuted
 from mmkit.errors import UserError
 
 LARGE = 100_000_000
@@ -30,15 +29,13 @@ def test_every_record_once_for_any_number_of_them():
 
 
 @pytest.mark.parametrize("block", [2, 7, 256])
-def test_blocks_and_windows_visit_every_record_once(block, monkeypatch):
-    monkeypatch.setattr(order, "WINDOW", 5)
+def test_blocks_and_windows_visit_every_record_once(block):
     for size in (1, block - 1, block, block + 1, 5 * block, 5 * block + 3, 1_000, 1_009):
-        assert is_order(whole(size=size, block=block)), size
+        assert is_order(whole(size=size, block=block, window=5)), size
 
 
-def test_blocks_are_read_whole_within_a_window(monkeypatch):
-    monkeypatch.setattr(order, "WINDOW", 10)
-    found, other = (whole(size=4_003, block=8, seed=1, epoch=epoch) for epoch in (0, 1))
+def test_blocks_are_read_whole_within_a_window():
+    found, other = (whole(size=4_003, block=8, window=10, seed=1, epoch=epoch) for epoch in (0, 1))
     last = set(found[4_000:].tolist())  # what is no block comes last, and other records in another epoch
     start = next(s for s in range(4_003) if {(s - n) % 4_003 for n in (1, 2, 3)} == last)
     assert last.isdisjoint(other[4_000:].tolist())
@@ -74,7 +71,7 @@ def test_seed_epoch_and_block_each_make_another_order():
 
 
 def test_an_order_is_the_same_on_every_machine_and_in_every_version_of_its_rule():
-    assert order.RULE == "feistel 16"
+    assert RULE == "feistel 16"
     assert whole(size=10, seed=42).tolist() == [8, 0, 6, 1, 5, 9, 7, 3, 2, 4]
     assert Order(size=LARGE, seed=42, block=256).at(5, np.array([0, 12_345_678])).tolist() == [42177541, 79577044]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmkit.data.labels import Label, own_names
+from mmkit.data.order import WINDOW, Mixed, Order, order_of, part_seed, shares_of
 from mmkit.data.picture_files import PictureFiles, several
 from mmkit.data.records import ByNumber, Record, Source, captions_of, described, targets_of
 from mmkit.errors import UserError
@@ -25,15 +26,24 @@ log = logging.getLogger(__name__)
 class Joined(ByNumber):
     """Several sources as one, one after the other. parts: sources, or partials that make them.
 
+    weights: training takes records of the parts in this proportion, (3, 1) or (0.75, 0.25), whatever their sizes: each
+    position of a run is of one part by a keyed draw, each part has its own order, and a small one is visited more often
+    than a large one. What goes through a source once, as an evaluator does, is not concerned. None = every record once.
+
     Two parts may each have a ``1.jpg`` or an image_id 1 of their own. So where an id is the picture's name, its whole
     path stands in; and where another id is of different pictures in different parts, too, and that is said. So it is
     with labels: numbers of ``class_names`` stay where all parts have the same, else their names stand in.
     """
 
-    def __init__(self, parts: Sequence[Source | partial[Any]]) -> None:
+    def __init__(self, parts: Sequence[Source | partial[Any]], weights: Sequence[float] | None = None) -> None:
         if not parts:
             raise UserError("Joined: no parts; give at least one source")
+        if weights is not None and len(weights) != len(parts):
+            raise UserError(f"Joined: {len(weights)} weights for {len(parts)} parts; give one for each")
+        self.shares = None if weights is None else shares_of(weights)
         self.parts: list[Source] = [part() if isinstance(part, partial) else part for part in parts]
+        if any(getattr(part, "shares", None) for part in self.parts):
+            raise UserError("Joined: a part has weights of its own; join all parts at once, by products of weights")
         self._ends = list(accumulate(map(len, self.parts)))
         names = [own_names(part) for part in self.parts]
         self.class_names = names[0] if all(other == names[0] for other in names) else None
@@ -49,6 +59,19 @@ class Joined(ByNumber):
         if names is not None and "label" in record.targets:
             record = replace(record, targets={**record.targets, "label": _named(record.targets["label"], names)})
         return self._own(record)
+
+    def order(self, *, seed: int = 0, block: int | None = None, window: int | None = None) -> Order | Mixed:
+        """In which order training takes the records; see ``mmkit.data.order.order_of``."""
+        made = (order_of(part, seed=seed, block=block, window=window) for part in self.parts)
+        orders = [one for one in made if isinstance(one, Order)]  # all: no part has weights
+        if self.shares is None:
+            blocks, windows = [one.block for one in orders], [one.window for one in orders if one.block > 1]
+            return Order(size=len(self), seed=seed, block=max(blocks), window=min(windows, default=WINDOW))
+        own = [replace(one, seed=part_seed(seed, number)) for number, one in enumerate(orders)]
+        told = (
+            getattr(part, "path", None) or getattr(part, "name", None) or type(part).__name__ for part in self.parts
+        )
+        return Mixed(parts=tuple(own), shares=self.shares, seed=seed, names=tuple(map(str, told)))
 
     def captions(self) -> Iterator[str]:
         """Every part's."""

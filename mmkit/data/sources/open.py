@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -83,14 +84,18 @@ def open_source(
 
 
 def open_records(
-    path: str | Path, *, needs: Sequence[str] = ("caption",), root: str | Path | None = None,
+    path: str | Path | Mapping[str, float], *, needs: Sequence[str] = ("caption",), root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Source:  # fmt: skip
     """Records for a config: JSON lines, a table (CSV, TSV), a Parquet or Arrow file or folder, a folder of pictures.
 
+    path: or several with their weights, {"train.jsonl": 3, "laion": 1}; see ``Joined``.
     needs: what each record must have besides its picture. root: where relative pictures are; default that of the file.
     columns: {field: column}, where the file calls them otherwise.
     """
+    if isinstance(path, Mapping):
+        parts = [partial(open_records, path=name, needs=needs, root=root, columns=columns) for name in path]
+        return Joined(parts, weights=list(path.values()))
     name = str(path)
     if readers.is_data_set(name):
         if root is not None:

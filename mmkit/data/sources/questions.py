@@ -13,6 +13,7 @@ from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
 from mmkit.data.text_files import one_text
+from mmkit.errors import UserError
 
 
 def guess_type(answer: str) -> str:
@@ -52,7 +53,9 @@ class Asked:
         self, source: Source, *, answers_needed: bool = True, where: str | Path = "", unit: str = "row",
         number: Callable[[int], int] = lambda index: index,
     ) -> None:  # fmt: skip
-        self.source = source
+        self.source, self.neighbours = source, getattr(source, "neighbours", None)
+        if getattr(source, "shares", None):
+            raise UserError(f"{where}: questions are sought in each source before they are joined by weights")
         problems, self._rows = Problems(where, unit=unit), array("q")
         for index, row in enumerate(targets_of(source, ("question", "answers", "answer"))):
             question, given = row.get("question"), given_in(row)
