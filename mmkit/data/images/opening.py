@@ -151,10 +151,12 @@ def _opened(image: Image.Image | Path | str | bytes | IO[bytes], name: str) -> I
     if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow refuses twice of it by itself, and our limit is the one that people set
     with _file(image) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(file, formats=_formats())
-        opened.decodermaxblock = max(opened.decodermaxblock, AT_ONCE)
+        opened.decodermaxblock = max(opened.decodermaxblock, min(size, AT_ONCE))
         with opened:
             yield opened
 

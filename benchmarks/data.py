@@ -1,0 +1,240 @@
+"""How fast records are found and read: tar shards beside loose files, the order of an epoch, a large index.
+
+    python benchmarks/data.py
+    python benchmarks/data.py --only reads --json data.json
+
+reads: random records of the same pictures from tar shards and from loose files (JSON lines), by mmkit's own readers, as
+bytes and decoded; all lie in the page cache. order: the positions of one step in an epoch of many records. index: one
+of many records is opened and read at random by several workers; own memory is what a worker shares with nobody, and
+resident memory holds what it saw of the index. Ways take turns; the time is the processor's, ratios are medians over
+the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from PIL import Image
+
+from mmkit.data.images.opening import load_image
+from mmkit.data.order import Order
+from mmkit.data.records import JsonLines, Record, Source
+from mmkit.data.sources.index import INDEX, Part, build_index, write_index
+from mmkit.data.sources.samples import schema
+from mmkit.data.sources.shards import Shards
+
+SHARD = 1000
+"""Samples of a shard that is written; of one that is only in an index, ten times as many."""
+WORKERS = 8
+
+
+# -- reads --
+
+
+def drawn(seed: int) -> bytes:
+    """A JPEG of 256 pixels and about 32 kB."""
+    rng, out = np.random.default_rng(seed), io.BytesIO()
+    y, x = np.mgrid[0:256, 0:256]
+    waves = np.stack([127 + 90 * np.sin(x / rng.uniform(5, 40) + y / rng.uniform(5, 40)) for _ in range(3)], -1)
+    noisy = (waves + rng.normal(0, 14, waves.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def write_both(folder: Path, records: int) -> tuple[Shards, JsonLines]:
+    """The same pictures in shards and loose, a few of them again and again."""
+    pictures = [drawn(seed) for seed in range(min(64, records))]
+    (folder / "shards").mkdir()
+    (folder / "loose").mkdir()
+    lines = []
+    for first in range(0, records, SHARD):
+        with tarfile.open(folder / "shards" / f"{first // SHARD:05d}.tar", "w") as tar:
+            for n in range(first, min(records, first + SHARD)):
+                picture = pictures[n % len(pictures)]
+                for ending, content in ((".jpg", picture), (".txt", f"picture {n}".encode())):
+                    info = tarfile.TarInfo(f"{n:09d}{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+                (folder / "loose" / f"{n:09d}.jpg").write_bytes(picture)
+                lines.append(json.dumps({"image": f"{n:09d}.jpg", "caption": f"picture {n}"}))
+    (folder / "loose" / "records.jsonl").write_text("\n".join(lines) + "\n")
+    build_index(folder / "shards")
+    return Shards(folder / "shards"), JsonLines(folder / "loose" / "records.jsonl")
+
+
+def as_bytes(record: Record) -> bytes:
+    """The picture's file; what lies loose is opened and read."""
+    if isinstance(record.image, bytes):
+        return record.image
+    with open(str(record.image), "rb") as file:
+        return file.read()
+
+
+def in_turns(ways: dict[str, Callable[[int], Any]], size: int, turns: int, a_turn: int) -> dict[str, list[float]]:
+    """Seconds of a record, by turns at random; the same records for every way.
+
+    Some results are held, as a batch holds them: how fast Pillow decodes depends on where in memory it does.
+    """
+    rng, held = Random(0), deque[Any](maxlen=16)
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(-1, turns):  # the first one warms up
+        indices = [rng.randrange(size) for _ in range(a_turn)]
+        for name, way in sorted(ways.items(), reverse=turn % 2 == 0):
+            start = time.process_time()
+            for index in indices:
+                held.append(way(index))
+            if turn >= 0:
+                found[name].append((time.process_time() - start) / a_turn)
+    return found
+
+
+def reads(folder: Path, records: int) -> dict[str, float]:
+    """Records a second, and how many times as fast shards are."""
+    shards, loose = write_both(folder, records)
+    sources: dict[str, Source] = {"tar": shards, "loose": loose}
+    found: dict[str, float] = {}
+    for what, read, turns, a_turn in (("bytes", as_bytes, 30, 500), ("decoded", load_image, 60, 50)):
+        ways = {name: (lambda index, s=source, r=read: r(s[index])) for name, source in sources.items()}
+        seconds = in_turns(ways, records, turns, a_turn)
+        found |= {f"{name} {what} per s": 1 / statistics.median(taken) for name, taken in seconds.items()}
+        pairs = zip(seconds["tar"], seconds["loose"], strict=True)
+        found[f"tar {what} x loose"] = statistics.median(b / a for a, b in pairs)
+    return found
+
+
+# -- order --
+
+
+def order(records: int, positions: int = 4096) -> dict[str, float]:
+    """Milliseconds and megabytes that the positions of one step take, with and without blocks."""
+    found: dict[str, float] = {"records": records, "positions": positions}
+    for block in (1, 256):
+        the_order, taken = Order(size=records, seed=1, block=block), []
+        for step in range(40):
+            at = np.arange(positions) + step * positions * 7
+            start = time.process_time()
+            the_order.at(step % 3, at)
+            taken.append(time.process_time() - start)
+        tracemalloc.start()
+        Order(size=records, seed=1, block=block).at(5, np.arange(positions))
+        found[f"block {block} ms"] = statistics.median(taken) * 1e3
+        found[f"block {block} MB"] = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
+    return found
+
+
+# -- index --
+
+
+def write_large(folder: Path, records: int) -> int:
+    """An index of so many records over shards that are holes, each of 32 kB a picture; its bytes."""
+    size, parts = 32_768, []
+    for first in range(0, records, 10 * SHARD):
+        rows = min(10 * SHARD, records - first)
+        path = folder / f"{first // (10 * SHARD):05d}.tar"
+        with path.open("wb") as file:
+            file.truncate(rows * size)
+        about = path.stat()
+        parts.append(Part(path.name, about.st_size, str(about.st_mtime_ns), rows, {}))
+
+    def batches() -> Any:
+        words = np.array([f"some words that describe picture {n % 977} of a large collection" for n in range(977)])
+        for number, part in enumerate(parts):
+            rows = np.arange(part.rows)
+            keys = pa.array(np.char.add(f"{number:05d}", np.char.zfill(rows.astype(str), 4)))
+            captions = pa.ListArray.from_arrays(
+                pa.array(np.arange(part.rows + 1), pa.int32()), pa.array(words[rows % 977])
+            )
+            sides, none = pa.array(np.full(part.rows, 256), pa.int32()), pa.nulls(part.rows, pa.string())
+            columns = [keys, pa.array(rows * size), pa.array(np.full(part.rows, size)), captions, sides, sides, none]
+            yield pa.record_batch(columns, schema=schema())
+
+    write_index(folder / INDEX, parts, batches())
+    return (folder / INDEX).stat().st_size
+
+
+def read_at_random(source: Shards, seed: int, counts: Sequence[int], report: Any) -> None:
+    """What a worker does: reads so many records, and says what memory it has after each of the counts."""
+    rng, done = Random(seed), 0
+    for count in counts:
+        for _ in range(count - done):
+            source[rng.randrange(len(source))]
+        done, about = count, psutil.Process().memory_full_info()
+        report.put((count, about.uss / 1e6, about.rss / 1e6))
+
+
+def index(folder: Path, records: int, reads_each: int) -> dict[str, float]:
+    """Seconds to open, and the memory of ``WORKERS`` processes that share it."""
+    written = write_large(folder, records)
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        source = Shards(folder)
+        taken.append(time.perf_counter() - start)
+    context = multiprocessing.get_context("spawn")
+    report, counts = context.Queue(), (reads_each // 20, reads_each // 2, reads_each)
+    workers = [context.Process(target=read_at_random, args=(source, n, counts, report)) for n in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    said = [report.get(timeout=600) for _ in range(len(counts) * WORKERS)]
+    for worker in workers:
+        worker.join()
+    found = {"records": records, "index MB": written / 1e6, "shards": len(source.index.parts), "open s": min(taken)}
+    for count in counts:
+        rows = [row for row in said if row[0] == count]
+        found[f"own MB of a worker after {count} reads"] = statistics.mean(own for _, own, _ in rows)
+        found[f"resident MB of a worker after {count} reads"] = statistics.mean(resident for _, _, resident in rows)
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("reads", "order", "index"), help="one part alone")
+    parser.add_argument("--pictures", type=int, default=4000, help="of reads")
+    parser.add_argument("--order-records", type=int, default=100_000_000)
+    parser.add_argument("--index-records", type=int, default=10_000_000)
+    parser.add_argument("--index-reads", type=int, default=20_000, help="of each worker")
+    parser.add_argument("--folder", type=Path, help="where files are written for a while (default: the system's)")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    args = parser.parse_args()
+    parts: dict[str, Callable[[Path], dict[str, float]]] = {
+        "reads": lambda folder: reads(folder, args.pictures),
+        "order": lambda folder: order(args.order_records),
+        "index": lambda folder: index(folder, args.index_records, args.index_reads),
+    }
+    found = {}
+    for name, part in parts.items():
+        if args.only in (None, name):
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                found[name] = part(Path(folder))
+            print(name)
+            for what, value in found[name].items():
+                print(
+                    f"  {what:45s} {value:12,.2f}" if isinstance(value, float) else f"  {what:45s} {value:9,d}",
+                    flush=True,
+                )
+    if args.json:
+        args.json.write_text(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
