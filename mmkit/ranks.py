@@ -10,6 +10,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,6 +85,29 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def asking_the_largest(timeout: timedelta) -> Callable[[int], Callable[[], int]]:
+    """From a number to a call that waits for the largest of all processes' numbers: asked at once, answered later.
+
+    In a group of its own, on the CPU, beside what the devices do; the k-th question of one process is the k-th of all.
+    """
+    import torch
+    import torch.distributed as dist
+
+    beside: Any = dist.new_group(backend="gloo", timeout=timeout)
+
+    def ask(number: int) -> Callable[[], int]:
+        found = torch.tensor(number)
+        work: Any = dist.all_reduce(found, dist.ReduceOp.MAX, group=beside, async_op=True)
+
+        def answer() -> int:
+            work.wait()
+            return int(found)
+
+        return answer
+
+    return ask
 
 
 def gather_objects(value: T) -> list[T]:

@@ -44,16 +44,14 @@ def stable_id(text: str) -> int:
 class Collator:
     """Makes batches of samples.
 
-    pad_to_max: every batch is ``max_tokens`` long (several ranks must agree on the length); otherwise texts are
-    trimmed to the longest of the batch, rounded up to a multiple of ``multiple``: few different shapes keep memory
-    from fragmenting, and the libraries below from preparing each anew. canvas: (height, width) of every batch, for
-    unequal pictures on several ranks; see ``variable_size.stack_pixels``. targets: makes the batch's targets of what
-    the samples hold.
+    Texts are trimmed to the longest of the batch, rounded up to a multiple of ``multiple`` up to ``max_tokens``: few
+    different shapes keep memory from fragmenting, and the libraries below from preparing each anew. canvas: (height,
+    width) of every batch, for unequal pictures on several ranks; see ``variable_size.stack_pixels``. targets: makes the
+    batch's targets of what the samples hold.
     """
 
     pad_id: int = 0
     max_tokens: int = 0
-    pad_to_max: bool = False
     multiple: int = 8
     canvas: tuple[int, int] | None = None
     targets: TargetEncoder = field(default_factory=RawTargets)
@@ -85,7 +83,7 @@ class Collator:
         ids = [s.ids for s in samples if s.ids is not None]
         if len(ids) < len(samples):
             return {}
-        width = self.max_tokens if self.pad_to_max else self._rounded(max(map(len, ids)))
+        width = self._rounded(max(map(len, ids)))
         return {
             "ids": padded(ids, width, self.pad_id),
             "mask": torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None],

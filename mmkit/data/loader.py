@@ -178,13 +178,14 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """One pass over the micro-batches of the sampler.
 
-    Does not touch the global random state. Texts are padded to ``max_tokens``, and unequal pictures to one canvas, when
-    there are several ranks. pinned: in memory that a GPU copies from by itself.
+    Does not touch the global random state. Unequal pictures are padded to one canvas when there are several ranks;
+    texts are as long as this rank's longest, see ``lengths.of_one_length``. pinned: in memory that a GPU copies from by
+    itself.
     """
-    transform, several = dataset.transform, sampler.world > 1
+    transform = dataset.transform
     collator = Collator(
         pad_id=0 if dataset.tokenizer is None else dataset.tokenizer.pad_id, max_tokens=dataset.max_tokens,
-        canvas=transform.canvas if several and isinstance(transform, KeepShapeTrain) else None, pad_to_max=several,
+        canvas=transform.canvas if sampler.world > 1 and isinstance(transform, KeepShapeTrain) else None,
         targets=dataset.targets,
     )  # fmt: skip
     return DataLoader(

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from mmkit.config.checks import check_words, refuse_words
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.override import parameters_of
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
+from mmkit.data.lengths import of_one_length
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
 from mmkit.data.order import RULE, Mixed, order_of
 from mmkit.data.records import Source, captions_of
@@ -27,7 +29,7 @@ from mmkit.data.texts.coverage import Coverage, coverage
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
-from mmkit.ranks import on_first, rank
+from mmkit.ranks import asking_the_largest, on_first, rank
 from mmkit.task import Task
 from mmkit.train.checks import check_classes
 from mmkit.train.init import find_sources, initialise
@@ -107,7 +109,12 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             order, rank_batch=batch.rank_batch, accumulation=batch.accumulation_steps, rank=rank(),
             world=batch.world, seed=exp.run.seed, start_step=start_step, steps=steps,
         )  # fmt: skip
-        return make_loader(dataset, sampler, workers=exp.data.workers, pinned=next(task.parameters()).is_cuda)
+        pinned = next(task.parameters()).is_cuda
+        batches = make_loader(dataset, sampler, workers=exp.data.workers, pinned=pinned)
+        if batch.world == 1 or tokenizer is None:
+            return batches
+        largest = asking_the_largest(timedelta(minutes=exp.run.timeout_minutes))
+        return of_one_length(batches, largest, tokenizer.pad_id, pinned)
 
     def predictor() -> Any:
         from mmkit.inference.predictor import Predictor
