@@ -1,0 +1,152 @@
+"""What one process holds, and what it sends, under each engine. Bytes, unless a name says otherwise.
+
+Weights, the teacher, gradients and AdamW's two averages are float32; so is what travels, but for the gathered weights
+of linear layers under half precision. The engines are those of ``run.engine``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmkit.encoders.joint import JointViT
+from mmkit.encoders.vit import ViT
+from mmkit.nn.block import PostNormBlock, PreNormBlock
+from mmkit.task import Task
+
+ENGINES = ("ddp", "fsdp", "hsdp")
+FLOAT, HALF = 4, 2
+ADAM = 2 * FLOAT
+"""A parameter's two averages."""
+
+CONTEXT_GIB = 1.5
+"""What a GPU's driver, its libraries and the buffers of NCCL take beside all tensors; not measured on many ranks."""
+PROCESS_GIB = 0.5
+"""Python and its libraries, where tensors lie in main memory."""
+USABLE = 0.95
+"""The share of the rest that tensors can fill: memory that is set free comes back in pieces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a task. trained, frozen, teacher: parameters. buffers: bytes.
+
+    Of a sharded engine, in bytes: ``gathered``, the weights that a process holds whole from their first pass to the end
+    of the step; ``passing``, those that it holds for a moment; ``entered``, those that it gathers in a step.
+    """
+
+    trained: int
+    frozen: int
+    teacher: int
+    buffers: int
+    gathered: int
+    passing: int
+    entered: int
+
+    @property
+    def saved(self) -> int:
+        """Bytes of a training state: weights, teacher, buffers, AdamW."""
+        return FLOAT * (self.trained + self.frozen + self.teacher) + ADAM * self.trained + self.buffers
+
+    @property
+    def model(self) -> int:
+        """Bytes of the model for use."""
+        return FLOAT * (self.trained + self.frozen)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The weights of a transformer block's attention and MLP, which are gathered together; see ``mmkit.train.engines``.
+
+    once: a step passes it once. again: also back, for which it is gathered a second time where it was given up.
+    """
+
+    weights: frozenset[nn.Parameter]
+    once: bool
+    again: bool
+
+    @property
+    def numel(self) -> int:
+        return sum(p.numel() for p in self.weights)
+
+
+def sizes_of(task: Task, half: bool, reshard: bool = False) -> Sizes:
+    """half: linear layers compute in half precision. reshard: the image tower gives its weights up between passes."""
+    teacher = set() if task.ema is None else set(task.ema.parameters())
+    every = set(task.parameters())
+    trained = sum(p.numel() for p in every if p.requires_grad)
+    frozen = sum(p.numel() for p in every - teacher) - trained
+    blocks = _blocks(task, teacher)
+    width = HALF if half else FLOAT
+    rest = FLOAT * sum(p.numel() for p in every.difference(*(block.weights for block in blocks)))
+    given_up = [block for block in blocks if block.once and (reshard or not block.again)]
+    kept = rest + width * sum(block.numel for block in blocks if block not in given_up)
+    return Sizes(
+        trained=trained, frozen=frozen, teacher=sum(p.numel() for p in teacher),
+        buffers=sum(b.numel() * b.element_size() for b in task.buffers()), gathered=kept,
+        passing=2 * width * max((block.numel for block in given_up), default=0),  # that at work, and the next one
+        entered=kept + width * sum(block.numel * (1 + block.again) for block in given_up),
+    )  # fmt: skip
+
+
+def _blocks(task: nn.Module, teacher: set[nn.Parameter]) -> list[_Block]:
+    towers = [m for m in task.modules() if isinstance(m, ViT) and not isinstance(m, JointViT)]
+    once = {block for tower in towers for block in tower.blocks}
+    found = []
+    for block in task.modules():
+        if isinstance(block, PreNormBlock | PostNormBlock):
+            parts = (block.attn, getattr(block, "cross", None), block.mlp)
+            weights = frozenset(p for part in parts if part is not None for p in part.parameters())
+            found.append(_Block(weights, block in once, not weights <= teacher))
+    return found
+
+
+def state_of(sizes: Sizes, engine: str, world: int, node: int) -> int:
+    """Weights, teacher, gradients, AdamW and buffers on one process; node: the processes of a node."""
+    parts = shards(engine, world, node)
+    sharded = FLOAT * (sizes.trained + sizes.frozen + sizes.teacher) + (FLOAT + ADAM) * sizes.trained
+    return -(-sharded // parts) + sizes.buffers
+
+
+def shards(engine: str, world: int, node: int) -> int:
+    """Over how many processes an engine splits the weights."""
+    return {"ddp": 1, "fsdp": world, "hsdp": min(world, node)}[engine]
+
+
+def needed(
+    sizes: Sizes, engine: str, world: int, node: int, *, passed: int, accumulation: int, gpu: bool = True
+) -> float:
+    """GiB that a card, or a CPU, must have for one process. passed: bytes of a pass, see ``Passed``."""
+    held = state_of(sizes, engine, world, node)
+    gradients = FLOAT * sizes.trained
+    if engine == "ddp":
+        # they are counted in a pass of one process; those of several lie in the buckets from the start
+        held -= 0 if world > 1 or accumulation > 1 else gradients
+    elif shards(engine, world, node) > 1:
+        held += sizes.gathered + sizes.passing + (gradients if accumulation > 1 else 0)
+    gib = (held + passed) / 2**30
+    return gib / USABLE + CONTEXT_GIB if gpu else gib + PROCESS_GIB
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes of a step: what a process sends, and what leaves a node."""
+
+    process: float
+    node: float
+
+
+def sent(sizes: Sizes, engine: str, world: int, node: int) -> Sent:
+    """Of gradients and weights, in rings; what heads exchange beside (embeddings, ITM's rows) is some megabytes."""
+    parts, nodes = shards(engine, world, node), -(-world // node)
+    gradients, several = FLOAT * sizes.trained, nodes > 1
+    if engine == "ddp":
+        ring = 2 * gradients * (world - 1) / world
+        return Sent(ring, ring * several)
+    share = (parts - 1) / parts
+    inside = (sizes.entered + gradients) * share
+    if parts == world:
+        return Sent(inside, inside * several)
+    across = 2 * gradients * (nodes - 1) / nodes
+    return Sent(inside + across / parts, across)

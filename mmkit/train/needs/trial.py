@@ -1,0 +1,173 @@
+"""A step on shapes alone: what it keeps in memory, and how much it multiplies. Nothing is computed, nothing allocated.
+
+The task is built on PyTorch's meta device and passed forward and backward under ``FakeTensorMode``; each storage is
+counted from its first operation until nothing holds it any more. It agrees with what a GPU reported to a percent
+(benchmarks/RESULTS.md). Left out: what several processes send each other, and the memory that kernels take for a
+moment inside themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmkit.config import Experiment
+from mmkit.errors import UserError
+from mmkit.nn.kernels import as_on_a_gpu
+from mmkit.task import Task
+from mmkit.train.build import make_task
+from mmkit.train.needs.samples import make_batch
+from mmkit.train.optim import make_optimizer
+from mmkit.train.rng import undisturbed
+
+log = logging.getLogger("mmkit.train")
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a model is told of its tokenizer."""
+
+    vocab_size: int
+    pad_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """Of one forward and backward pass over ``size`` samples.
+
+    bytes: the most that it holds beside weights, teacher and buffers; the gradients come in its course. flops: of
+    products, forward and back.
+    """
+
+    size: int
+    bytes: int
+    flops: int
+
+
+def make_shapes(exp: Experiment, words: Words | None, steps_per_epoch: int = 1) -> Task:
+    """The task of a run without its numbers; what ``optim.rules`` freeze has no gradient. UserError as of the run."""
+    with undisturbed(), torch.device("meta"):
+        task = make_task(exp, words, steps_per_epoch)
+        make_optimizer(task, exp.optim)
+    return task
+
+
+def passed(task: Task, exp: Experiment, size: int, *, gpu: bool, precision: str) -> Passed:
+    """Take a step of ``size`` samples. gpu: with the operations of a GPU. precision: "no", "bf16" or "fp16".
+
+    UserError for a head that no such batch can be made for.
+    """
+    half, words = HALF.get(precision), bool(task.model.spec.vocab_size)  # type: ignore[union-attr]
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed())
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if gpu:
+            stack.enter_context(as_on_a_gpu())
+            stack.enter_context(_Fused())
+        live = stack.enter_context(_Live())
+        stack.enter_context(_placed(task))
+        live.most = before = live.now
+        batch = make_batch(exp, dict(task.heads.items()), size, words)
+        with FlopCounterMode(display=False) as counter:
+            with nullcontext() if half is None else torch.autocast("cpu", half):
+                loss = task(batch, 1).loss
+            loss.backward()
+        return Passed(size=size, bytes=live.most - before, flops=counter.get_total_flops())
+
+
+@contextmanager
+def _placed(task: Task) -> Iterator[None]:
+    """Inside, the meta tensors of the task are fake ones, with gradients of their own; after, what they were."""
+    kept: list[tuple[nn.Module, str, Tensor]] = []
+    made: dict[int, Any] = {}
+    for module in task.modules():
+        for place in (module._parameters, module._buffers):
+            for name, value in place.items():
+                if value is not None:
+                    kept.append((module, name, value))
+                    if id(value) not in made:
+                        fake = torch.zeros(value.shape, dtype=value.dtype)
+                        made[id(value)] = (
+                            nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake
+                        )
+                    place[name] = made[id(value)]
+    try:
+        yield
+    finally:
+        for module, name, value in kept:
+            place = module._parameters if name in module._parameters else module._buffers
+            place[name] = value  # type: ignore[assignment]
+
+
+class _Live(TorchDispatchMode):
+    """now, most: bytes of all storages that operations made and something still holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return out
+
+    def _note(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+class _Fused(TorchFunctionMode):
+    """Attention and dropout as a GPU keeps them: of attention the output alone, of dropout a byte for each value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        given = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            mask = given.get("attn_mask")
+            if mask is not None and mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=args[0].dtype)
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                *args[:3], 0.0, given.get("is_causal", False), attn_mask=mask
+            )[0]
+        if func is F.dropout:
+            rate = args[1] if len(args) > 1 else given.get("p", 0.5)
+            return torch.native_dropout(args[0], rate, True)[0]
+        return func(*args, **given)
+
+
+def tried(exp: Experiment, task: Task, size: int, *, gpu: bool, precision: str) -> Passed:
+    """``passed``, and UserError in place of what else a part of somebody's own raises on shapes alone."""
+    try:
+        return passed(task, exp, size, gpu=gpu, precision=precision)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a head of one's own does
+        raise UserError(
+            f"a step of {', '.join(task.heads)} cannot be taken on shapes alone ({type(error).__name__}: "
+            f"{str(error)[:200]}); leave the head out for the plan (--set heads.NAME=null), and allow for it"
+        ) from error
