@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.picture_files import CHECK_LIMIT, MOST_PAIRS, PictureFiles, is_url, missing
-from mmkit.data.problems import Problems
+from mmkit.data.problems import Problems, is_collecting
 from mmkit.data.records import Record, tidy_captions
-from mmkit.data.sources.arrow import BATCH, open_rows
+from mmkit.data.sources.arrow import open_rows
+from mmkit.data.sources.parquet import BATCH, Parquet
 from mmkit.data.text_files import id_of, is_absent, is_null
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
+
+CHECKED = 256 * 2**20
+"""After so many bytes of rows no further pictures are looked for before a run."""
 
 
 class HuggingFace:
@@ -108,6 +112,11 @@ class HuggingFace:
         return image.as_posix() if isinstance(image, Path) else hashlib.blake2b(image, digest_size=16).hexdigest()
 
     @property
+    def neighbours(self) -> tuple[int, int] | None:
+        """How many rows are best read together, and how many such blocks stay in memory; None = it does not matter."""
+        return getattr(self.rows, "neighbours", None)
+
+    @property
     def class_names(self) -> list[str] | None:
         """What the numbers in ``targets["label"]`` are called, where the data set knows."""
         column = self.targets.get("label")
@@ -163,7 +172,13 @@ class HuggingFace:
                 tidy_captions(value)
             except ValueError as error:
                 problems.add(number, "bad caption", str(error))
-        problems.raise_if_any(min(rows, CHECK_LIMIT))
+        self._count_empty(self.caption, "bad caption", CHECK_LIMIT, problems)
+        problems.raise_if_any(rows)
+
+    def _count_empty(self, column: str, kind: str, start: int, problems: Problems) -> None:
+        """Notes groups of rows from ``start`` on in which the column is empty, where the files count that."""
+        for first, rows, empty in self.rows.without(column, start) if isinstance(self.rows, Parquet) else ():
+            problems.add(first, kind, f"column {column!r} is empty in {empty} of the {rows} rows from here on")
 
     def _check_pictures(self) -> None:
         """Rows without a picture, paths of missing ones, and ids of several pictures, told by their sizes."""
@@ -171,8 +186,14 @@ class HuggingFace:
         columns = [self.image] if self.image_id is None else [self.image, self.image_id]
         first: dict[str, tuple[int, int]] = {}
         paths: list[tuple[int | str, str, str | None]] = []
-        compared = 0
+        compared, read = 0, 0
         for start, batch in self.rows.batches(columns, BATCH):
+            if read > CHECKED and not is_collecting():
+                what = "%s: looked at the first %d of %d pictures only; see `mmkit data check`"
+                log.info(what, self.name, start, len(self))
+                self._count_empty(self.image, "no picture", start, problems)
+                break
+            read += batch.nbytes
             sizes, names = _sizes_and_paths(batch[self.image])
             ids = batch[self.image_id].to_pylist() if self.image_id is not None else [None] * batch.num_rows
             for at, (size, name, given) in enumerate(zip(sizes, names, ids, strict=True), start=start):

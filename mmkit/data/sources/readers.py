@@ -90,7 +90,8 @@ def read_data_set(name: str, wants: Wants, given: Options, in_order: bool = True
         found = next((own for own in NAMES["answers"] if own in there), None)
         targets |= {} if found is None else {"answers": found}
     caption = columns.get("caption", "caption")
-    is_wanted = "caption" in wants or "caption" in columns or (not wants and caption in there)
+    may = not wants or "boxes" in wants  # whose names a caption may say
+    is_wanted = "caption" in wants or "caption" in columns or (may and caption in there)
     image_id = columns.get("image_id", "image_id" if "image_id" in there else None)
     source = HuggingFace(
         name, split=split, image=columns.get("image", "image"), caption=caption if is_wanted else None,

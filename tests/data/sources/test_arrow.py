@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 
-from mmkit.data.sources import arrow
-from mmkit.data.sources.arrow import Loaded, Parquet, open_rows
+from mmkit.cli.main import main
+from mmkit.data.sources import arrow, hugging_face, parquet
+from mmkit.data.sources.arrow import Loaded, open_rows
 from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.open import open_records, open_source
+from mmkit.data.sources.parquet import Groups, Parquet
 from mmkit.errors import UserError
 
 FEATURES = datasets.Features({
@@ -37,8 +39,8 @@ def table(first, n):
 def files(tmp_path, monkeypatch):
     """Two files of 40 and 25 rows, in groups of 12 and 10 rows."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(arrow, "BATCH", 5)
-    monkeypatch.setattr(arrow, "FAR", 15)
+    monkeypatch.setattr(parquet, "BATCH", 5)
+    monkeypatch.setattr(parquet, "FAR", 15)
     names = [tmp_path / "rows/test-0.parquet", tmp_path / "rows/test-1.parquet"]
     names[0].parent.mkdir()
     table(0, 40).to_parquet(str(names[0]), batch_size=12)
@@ -106,7 +108,7 @@ def test_what_is_far_is_jumped_to(files):
 
 
 def test_who_reads_in_no_order_gets_what_datasets_loads(files, monkeypatch):
-    monkeypatch.setattr(arrow, "FAR", 1)
+    monkeypatch.setattr(parquet, "FAR", 1)
     made = []
 
     def copy():
@@ -122,7 +124,7 @@ def test_who_reads_in_no_order_gets_what_datasets_loads(files, monkeypatch):
 
 
 def test_a_row_far_inside_of_a_group_is_no_reason_to_read_all_before_it(files, monkeypatch):
-    monkeypatch.setattr(arrow, "FAR", 1)
+    monkeypatch.setattr(parquet, "FAR", 1)
     loaded = Loaded(table(0, 65))
     assert Parquet(files, lambda: loaded)._loaded is None
     rows = Parquet(files, lambda: loaded)
@@ -150,11 +152,103 @@ def test_a_copy_in_another_process_reads_on(files):
     assert isinstance(source.rows, Parquet)
 
 
-def test_what_is_trained_on_is_loaded_before_it_is_read(files):
+def test_how_what_is_trained_on_is_read(files):
+    """Pictures in Parquet where they lie; rows whose pictures lie elsewhere as ``datasets`` loads them, at once."""
     names = {"image": "image", "caption": "caption", "label": "label"}
     trained, measured = open_records(files[0], columns=names), open_source(files[0], {"caption"}, columns=names)
-    assert (type(trained.rows), type(measured.rows)) == (Loaded, Parquet)
+    assert (type(trained.rows), type(measured.rows)) == (Groups, Parquet)
     assert [trained[i] for i in range(40)] == [measured[i] for i in range(40)]
+    assert not (files[0].parents[1] / "cache").exists()
+    elsewhere = pa.table({"image": [str(files[0])], "caption": ["a"]})  # any file that is there
+    pq.write_table(elsewhere, files[0].parent / "a.parquet")
+    assert type(open_records(files[0].parent / "a.parquet").rows) is Loaded
+
+
+def test_groups_are_decoded_once_and_the_last_ones_stay(files, monkeypatch):
+    decoded, read = [], pq.ParquetFile.read_row_group
+
+    def counting(self, number, **options):
+        decoded.append((len(self.schema_arrow), number))
+        return read(self, number, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
+    theirs = Loaded(datasets.concatenate_datasets([table(0, 40), table(40, 25)]))
+    rows = Groups(files)
+    assert (rows.neighbours, len(rows), rows.names) == (None, 65, theirs.names)
+    order = list(range(65)) * 3
+    random.Random(0).shuffle(order)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(rows.row, order)) == [theirs.row(i) for i in order]
+    assert len(decoded) == 7
+    size = max(rows._table(group).nbytes for group in range(7))
+    monkeypatch.setattr(parquet, "MEMORY", 2 * size)
+    small = Groups(files)
+    assert small.neighbours == (10, max(1, 2 * size // (small.bytes // 7) // 2))  # 65 rows in 7 groups
+    decoded.clear()
+    for index, groups in ((0, 1), (11, 1), (12, 2), (0, 2), (64, 3), (0, 3), (13, 4), (64, 5)):
+        assert small.row(index) == theirs.row(index)
+        assert len(decoded) == groups, index
+    small.select(["caption"])
+    assert small.row(64) == {"caption": "row 64"}
+    assert pickle.loads(pickle.dumps(small)).row(3) == {"caption": "row 3"}
+    monkeypatch.setattr(parquet, "MEMORY", 1)
+    two = Groups(files)  # at least
+    assert two.neighbours[1] == 1
+    decoded.clear()
+    for index, groups in ((0, 1), (64, 2), (1, 2), (63, 2), (20, 3), (64, 3), (0, 4)):
+        assert two.row(index) == theirs.row(index)
+        assert len(decoded) == groups, index
+    monkeypatch.setattr(parquet, "MEMORY", Groups(files).bytes // 2)
+    assert Groups(files).neighbours == (10, 1)  # three groups of seven, so that one block and where it lies stay
+
+
+def test_groups_too_large_to_keep_and_files_that_change_are_named(files, monkeypatch, caplog):
+    rows = Groups(files)
+    assert not caplog.text
+    rows.row(64)
+    table(40, 24).to_parquet(str(files[1]))
+    with pytest.raises(UserError, match=r"test-1.parquet: was changed while it was in use"):
+        rows.row(50)
+    assert rows.row(39)["caption"] == "row 39"
+    monkeypatch.setattr(parquet, "MEMORY", 100)
+    Groups(files)
+    assert "a group of rows has 0 MB" in caplog.text
+    assert "row_group_size=100" in caplog.text
+
+
+def test_a_long_file_is_not_read_through_before_a_run(files, monkeypatch, caplog, capsys):
+    """Of pictures in Parquet a look at the first must do; ``data check`` looks at all."""
+    broken = table(0, 60).to_list()
+    broken[50]["image"] = None
+    long = files[0].parent / "long.parquet"
+    datasets.Dataset.from_list(broken, features=FEATURES).to_parquet(str(long), batch_size=10)
+    with pytest.raises(UserError, match=r"long.parquet:50: column 'image' is empty"):
+        HuggingFace(long)
+    monkeypatch.setattr(hugging_face, "CHECKED", 1)
+    caplog.set_level("INFO", "mmkit")
+    with pytest.raises(UserError, match=r"long.parquet:50: column 'image' is empty in 1 of the 10 rows from here on"):
+        HuggingFace(long)  # which the file counts
+    assert "looked at the first 10 of 60 pictures only" in caplog.text
+    assert main(["data", "check", str(long)]) == 2
+    assert "long.parquet:50: column 'image' is empty\n" in capsys.readouterr().err
+
+
+def test_what_the_files_count_themselves(tmp_path):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pictures = [(b"a", None), (None, "a.png"), None, (None, None), (b"b", "b.png"), (b"c", None)]
+    rows = {
+        "image": pa.array(
+            [None if p is None else dict(zip(("bytes", "path"), p, strict=True)) for p in pictures], kind
+        ),
+        "caption": ["a", None, "b", "c", "d", None],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=2)
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet", row_group_size=6)
+    found = Groups([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert list(found.without("caption", 0)) == [(0, 2, 1), (4, 2, 1), (6, 6, 2)]
+    assert list(found.without("caption", 2)) == [(4, 2, 1), (6, 6, 2)]
+    assert list(found.without("image", 0)) == [(2, 2, 2), (6, 6, 2)]
+    assert list(found.without("other", 0)) == []
 
 
 def test_a_picture_among_the_targets_stays_encoded(files):
