@@ -18,6 +18,7 @@ from mmkit.nn.attention import KeyValues, take
 from mmkit.nn.block import PostNormBlock, run
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
+from mmkit.nn.packing import Packing, packed, spread
 from mmkit.types import Tokens
 
 
@@ -79,11 +80,12 @@ class TextEncoder(nn.Module):
         return self.embeddings.words.weight
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
-        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D)."""
-        x_BLD = self.embeddings(ids_BL)
+        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D). What stands at padding has no meaning."""
+        packing = Packing.of(mask_BL)
+        x = packed(self.embeddings(ids_BL), packing)
         for block in self.blocks:
-            x_BLD = run(block, x_BLD, mask_BL, again=self.checkpointing and self.training)
-        return Tokens(x_BLD, mask_BL)
+            x = run(block, x, mask_BL, None, (), (), packing, again=self.checkpointing and self.training)
+        return Tokens(spread(x, packing), mask_BL)
 
 
 class FusionEncoder(nn.Module):
@@ -112,12 +114,15 @@ class FusionEncoder(nn.Module):
 
         Only the states at ``keep_BM`` (int64) are computed in the last layer: what is not read is not made.
         """
-        x_BLD, mask_BL = text
+        mask_BL = text.mask
+        packing = Packing.of(mask_BL)
+        x = packed(text.x, packing)
         folds = [context.fold for context in contexts]
         for i, block in enumerate(self.blocks):
             keep = keep_BM if i == len(self.blocks) - 1 else None
             sources = [context.layers[i] for context in contexts]
-            x_BLD = run(block, x_BLD, mask_BL, keep, sources, folds, again=self.checkpointing and self.training)
+            again = self.checkpointing and self.training
+            x = run(block, x, mask_BL, keep, sources, folds, packing, again=again)
         if not self.blocks:
-            x_BLD = take(x_BLD, keep_BM)
-        return Tokens(x_BLD, mask_BL if keep_BM is None else None)
+            x = take(x, keep_BM, packing)
+        return Tokens(spread(x, packing), mask_BL) if keep_BM is None else Tokens(x)

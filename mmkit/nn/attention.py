@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmkit.errors import UserError
 from mmkit.nn.dropout import dropout
 from mmkit.nn.kernels import written_out
+from mmkit.nn.packing import Packing, packed, spread
 
 
 class KeyValues(NamedTuple):
@@ -31,10 +32,12 @@ class KeyValues(NamedTuple):
         return KeyValues(self.k[index], self.v[index], None if self.mask is None else self.mask[index])
 
 
-def take(x_BND: Tensor, positions_BM: Tensor | None) -> Tensor:
-    """The tokens of each row at ``positions_BM`` (int64); all of them when it is None."""
+def take(x_BND: Tensor, positions_BM: Tensor | None, packing: Packing | None = None) -> Tensor:
+    """The tokens of each row at ``positions_BM`` (int64); all of them when it is None. packing: of ``x``, if it is."""
     if positions_BM is None:
         return x_BND
+    if packing is not None:
+        return packing.take(x_BND, positions_BM)
     return x_BND.gather(1, positions_BM.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
 
 
@@ -102,21 +105,25 @@ class SelfAttention(_Attention):
         self.causal = causal
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, M, D) for the queries at ``keep_BM`` alone."""
+    def forward(
+        self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(B, N, D) -> (B, N, D), or (B, M, D) for the queries at ``keep_BM`` alone; (real tokens, D) where packed."""
         if keep_BM is None:
-            q, k, v = (self._split(part) for part in self.qkv(x_BND).chunk(3, dim=-1))
+            q, k, v = (self._split(part) for part in spread(self.qkv(x_BND), packing).chunk(3, dim=-1))
         else:
             width = x_BND.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q = self._split(F.linear(take(x_BND, keep_BM), weight[:width], bias[:width]))
-            k, v = (self._split(part) for part in F.linear(x_BND, weight[width:], bias[width:]).chunk(2, dim=-1))
+            (q_weight, weight), (q_bias, bias) = (p.split((width, 2 * width)) for p in self.qkv.parameters())
+            q = self._split(F.linear(take(x_BND, keep_BM, packing), q_weight, q_bias))
+            k, v = (self._split(part) for part in spread(F.linear(x_BND, weight, bias), packing).chunk(2, dim=-1))
         mask = _key_mask(mask_BN)
         if self.causal and (mask is not None or keep_BM is not None):
-            at_N = torch.arange(x_BND.shape[1], device=x_BND.device)
+            at_N = torch.arange(k.shape[2], device=x_BND.device)
             earlier = at_N <= (at_N[None] if keep_BM is None else keep_BM)[:, None, :, None]
             mask = earlier if mask is None else mask & earlier
-        return self.proj(self._attend(q, k, v, mask, causal=self.causal and mask is None))
+        attended = self._attend(q, k, v, mask, causal=self.causal and mask is None)
+        return self.proj(attended if keep_BM is not None else packed(attended, packing))
 
     def read(self, x_BND: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
         """N tokens after those whose keys and values are ``past`` -> their output (B, N, D), and theirs with its own.
@@ -144,17 +151,19 @@ class CrossAttention(_Attention):
         k, v = (self._split(part) for part in self.kv(source_BND).chunk(2, dim=-1))
         return KeyValues(k, v, mask_BN)
 
-    def forward(self, x_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int]) -> Tensor:
+    def forward(
+        self, x_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int], packing: Packing | None = None
+    ) -> Tensor:
         """(B, N, D) -> (B, N, D). The rows of ``x`` belong to the sources in turn, ``fold`` times over each.
 
         Rows that read the same source become one row with more queries, so that keys and values are never copied.
         """
-        q = self._split(self.q(x_BND))
+        q = self._split(spread(self.q(x_BND), packing))
         rows = [source.k.shape[0] * fold for source, fold in zip(sources, folds, strict=True)]
         parts = [
             self._read(part, source, fold) for part, source, fold in zip(q.split(rows), sources, folds, strict=True)
         ]
-        return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return self.proj(packed(parts[0] if len(parts) == 1 else torch.cat(parts), packing))
 
     def _read(self, q: Tensor, source: KeyValues, fold: int) -> Tensor:
         n = q.shape[2]

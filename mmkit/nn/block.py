@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmkit.nn.attention import CrossAttention, KeyValues, SelfAttention, take
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.mlp import MLP
+from mmkit.nn.packing import Packing
 
 
 def run(block: nn.Module, *inputs: Any, again: bool) -> Tensor:
@@ -79,11 +80,15 @@ class PostNormBlock(nn.Module):
 
     def forward(
         self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None,
-        sources: Sequence[KeyValues] = (), folds: Sequence[int] = (),
+        sources: Sequence[KeyValues] = (), folds: Sequence[int] = (), packing: Packing | None = None,
     ) -> Tensor:  # fmt: skip
-        """(B, N, D) -> (B, N, D), or (B, M, D) at ``keep_BM`` alone; sources as in ``CrossAttention.forward``."""
-        attended = self.attn(x_BND, mask_BN, keep_BM)
-        return self._after(take(x_BND, keep_BM), attended, sources, folds)
+        """(B, N, D) -> (B, N, D), or (B, M, D) at ``keep_BM`` alone; sources as in ``CrossAttention.forward``.
+
+        packing: of the mask, where ``x`` has the real tokens alone: (real tokens, D), as then comes out.
+        """
+        attended = self.attn(x_BND, mask_BN, keep_BM, packing)
+        x_BND = take(x_BND, keep_BM, packing)
+        return self._after(x_BND, attended, sources, folds, packing if keep_BM is None else None)
 
     def read(
         self, x_BND: Tensor, past: KeyValues | None, sources: Sequence[KeyValues], folds: Sequence[int]
@@ -92,8 +97,11 @@ class PostNormBlock(nn.Module):
         attended, past = self.attn.read(x_BND, past)
         return self._after(x_BND, attended, sources, folds), past
 
-    def _after(self, x_BND: Tensor, attended_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int]) -> Tensor:
-        x_BND = self.norm1(x_BND + self.dropout(attended_BND))
+    def _after(
+        self, x_BND: Tensor, attended_BND: Tensor, sources: Sequence[KeyValues], folds: Sequence[int],
+        packing: Packing | None = None,
+    ) -> Tensor:  # fmt: skip
+        x_BND = self.norm1(x_BND + self.dropout(attended_BND, packing))
         if self.cross is not None:
-            x_BND = self.norm_cross(x_BND + self.dropout(self.cross(x_BND, sources, folds)))
-        return self.norm2(x_BND + self.dropout(self.mlp(x_BND)))
+            x_BND = self.norm_cross(x_BND + self.dropout(self.cross(x_BND, sources, folds, packing), packing))
+        return self.norm2(x_BND + self.dropout(self.mlp(x_BND), packing))

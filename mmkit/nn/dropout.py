@@ -12,18 +12,24 @@ from torch import Tensor, nn
 
 from mmkit.errors import UserError
 from mmkit.nn.kernels import written_out
+from mmkit.nn.packing import Packing
 
 _LEVELS = 2**16
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zeroes a random share ``rate`` of the values and scales the others up to keep the mean; any shape and device."""
+def dropout(x: Tensor, rate: float, packing: Packing | None = None) -> Tensor:
+    """Zeroes a random share ``rate`` of the values and scales the others up to keep the mean; any shape and device.
+
+    packing: of ``x`` (N, D), if it is packed; it then drops what it would drop of the padded texts.
+    """
     if rate == 0.0:
         return x
     if not written_out(x):
         return F.dropout(x, rate)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
+    size = x.numel() if packing is None else packing.at.numel() * x.shape[-1]
+    words = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    numbers = words.view(torch.int16)[:size]
+    numbers = numbers.view(x.shape) if packing is None else numbers.view(-1, x.shape[-1]).index_select(0, packing.rows)
     dropped = min(round(rate * _LEVELS), _LEVELS - 1)
     keep = (numbers >= dropped - _LEVELS // 2).to(x.dtype)
     return x * (keep * (_LEVELS / (_LEVELS - dropped)))
@@ -38,6 +44,6 @@ class Dropout(nn.Module):
             raise UserError(f"a dropout rate is at least 0 and below 1, not {rate}")
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
         """Any shape to the same shape."""
-        return dropout(x, self.rate) if self.training else x
+        return dropout(x, self.rate, packing) if self.training else x

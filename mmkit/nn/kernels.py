@@ -1,7 +1,8 @@
 """Where devices compute one thing by other operations: whose way is taken.
 
-On a CPU attention and dropout are written out, as the fused kernels are slow there. What wants to know beforehand how
-much memory a GPU will take runs the model on shapes alone, which have no device: it asks for the fused way.
+On a CPU attention and dropout are written out, as the fused kernels are slow there, and texts lose their padding. What
+wants to know beforehand how much memory a GPU will take runs the model on shapes alone, which have no device: it asks
+for the fused way.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""Texts without their padding: the real tokens of a batch, one behind the other.
+
+What treats each token by itself (linear layers, norms, activations) is spared the padding; attention, which needs
+rectangles, spreads the tokens out and packs them again. Padding is never read, so that nothing else changes. Where a
+token stands is looked up on the host: on a CPU that is free, a GPU would have to be waited for, and keeps its padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmkit.nn.kernels import written_out
+
+
+class Packing(NamedTuple):
+    """Where the N real tokens of B texts stand.
+
+    rows: (N,) int64, of each real token its place among the B x L. at: (B, L) int64, of each place its row among the
+    real tokens; without meaning where there is padding.
+    """
+
+    rows: Tensor
+    at: Tensor
+
+    @classmethod
+    def of(cls, mask_BL: Tensor | None) -> Packing | None:
+        """For a mask (B, L) bool; None where nothing is gained: no padding, no token at all, or not on a CPU.
+
+        And where shapes may not depend on values: for a mask that has none, and for what is exported.
+        """
+        if type(mask_BL) is not Tensor or not written_out(mask_BL):
+            return None
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        rows_N = mask_BL.flatten().nonzero().flatten()
+        if len(rows_N) in (0, mask_BL.numel()):
+            return None
+        at = (mask_BL.flatten().cumsum(0) - 1).clamp(min=0)
+        return cls(rows_N, at.view_as(mask_BL))
+
+    def pack(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) -> (N, D): the real tokens."""
+        return _Pack.apply(x_BLD, self.rows)
+
+    def spread(self, x_ND: Tensor) -> Tensor:
+        """(N, D) -> (B, L, D): zeros where there is padding."""
+        return _Spread.apply(x_ND, self.rows, self.at.shape)
+
+    def take(self, x_ND: Tensor, positions_BM: Tensor) -> Tensor:
+        """The tokens (B, M, D) of each text at ``positions_BM`` (int64), which must be real ones."""
+        return x_ND[self.at.gather(1, positions_BM)]
+
+
+def packed(x_BLD: Tensor, packing: Packing | None) -> Tensor:
+    """The real tokens (N, D); all (B, L, D) where there is no packing."""
+    return x_BLD if packing is None else packing.pack(x_BLD)
+
+
+def spread(x: Tensor, packing: Packing | None) -> Tensor:
+    """The inverse of ``packed``."""
+    return x if packing is None else packing.spread(x)
+
+
+def _copied(x_ND: Tensor, rows_N: Tensor, size: torch.Size) -> Tensor:
+    whole = x_ND.new_zeros(size.numel(), x_ND.shape[-1])
+    return whole.index_copy_(0, rows_N, x_ND).view(*size, -1)
+
+
+class _Pack(torch.autograd.Function):
+    """Rows of a tensor, each at most once; PyTorch's own gradient would add them one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor, rows_N: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_N)
+        ctx.size = x_BLD.shape[:2]
+        return x_BLD.flatten(0, 1).index_select(0, rows_N)
+
+    @staticmethod
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None]:
+        return _copied(grad_ND, ctx.saved_tensors[0], ctx.size), None
+
+
+class _Spread(torch.autograd.Function):
+    """The inverse of ``_Pack``, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, rows_N: Tensor, size: torch.Size) -> Tensor:
+        ctx.save_for_backward(rows_N)
+        return _copied(x_ND, rows_N, size)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor, None, None]:
+        return grad_BLD.flatten(0, 1).index_select(0, ctx.saved_tensors[0]), None, None
