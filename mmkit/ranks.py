@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmkit.errors import Stopped, UserError
@@ -172,37 +174,95 @@ def travelling(error: BaseException) -> BaseException:
 
 
 _blocks = itertools.count()
+LOST = (
+    "Timed out waiting", "timed out", "Connection closed by peer", "Connection reset by peer", "Broken pipe",
+    "ncclRemoteError",
+)  # fmt: skip
+"""Words by which the messages of PyTorch's backends tell that another process does not answer, or has gone."""
+ROLL_CALL = 5.0
+"""Seconds in which each process that lost another one says that it is still there."""
 
 
 @contextmanager
-def named_failures() -> Iterator[None]:
+def named_failures(where: Callable[[], str] = lambda: "") -> Iterator[None]:
     """What stops one process inside is told to those that only see it leave: they raise it as a UserError by its name.
 
-    To be entered by all processes. An error that all of them raise together passes as it is.
+    To be entered by all processes. An error that all of them raise together passes as it is. Where a process has gone
+    without a word, or does not answer in time, the others find out which it is. where: what stands before the message
+    then, as "after step 7: ".
     """
     key = f"mmkit/failed/{next(_blocks)}"
     try:
         yield
     except Exception as error:
-        first = _first_failure(key, error)
-        if first is None or isinstance(error, UserError | OSError):
-            raise
-        raise UserError(first) from error
+        lost = is_lost(error)
+        first = within(ROLL_CALL, partial(_first_failure, key, None if lost else error))
+        if first is not None and not isinstance(error, UserError | OSError):
+            raise UserError(first) from error
+        if lost:
+            raise UserError(where() + _who_is_lost(key, error)) from error
+        raise
 
 
-def _first_failure(key: str, error: Exception) -> str | None:
+def is_lost(error: BaseException) -> bool:
+    """Whether a call to all processes failed because one of them does not answer or has gone."""
+    return world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T | None:
+    """The result, or None where there is none in time: what asks a process that stopped may wait for ever."""
+    found: list[T] = []
+
+    def attempt() -> None:
+        with suppress(RuntimeError):  # what was asked is gone
+            found.append(work())
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
+
+
+def _first_failure(key: str, error: Exception | None) -> str | None:
     """Leave a note of this process's failure for the others; theirs, where another one was first."""
     if world_size() == 1:
         return None
     import torch.distributed as dist
 
-    note = f"{rank()} {travelling(error)}"
     store = dist.distributed_c10d._get_default_store()
-    try:
-        found = store.compare_set(key, "", note).decode()
-    except RuntimeError:  # the process that kept the notes is gone
-        return None
+    if error is None:
+        found = store.get(key).decode() if store.check([key]) else ""
+    else:
+        found = store.compare_set(key, "", f"{rank()} {travelling(error)}").decode()
     number, _, message = found.partition(" ")
-    if int(number) == rank():
+    if not number or int(number) == rank():
         return None
     return message if message.startswith("process ") else f"process {number} stopped: {message}"
+
+
+def _who_is_lost(key: str, error: Exception) -> str:
+    """Which processes do not say that they are there, in a sentence."""
+    import torch.distributed as dist
+
+    store = dist.distributed_c10d._get_default_store()
+    names = [f"{key}/here/{number}" for number in range(world_size())]
+    there: set[int] = {rank()}
+
+    def call() -> None:
+        store.set(names[rank()], "")
+        while len(there) < world_size():
+            there.update(number for number, name in enumerate(names) if number not in there and store.check([name]))
+            time.sleep(0.05)
+
+    within(ROLL_CALL, call)
+    missing = [str(number) for number in range(world_size()) if number not in there]
+    others = world_size() - 1
+    known = (
+        len(missing) == 1 or 0 < len(missing) < others
+    )  # of several all: then it may be this process that is cut off
+    who = f"process{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}" if known else "another process"
+    what = (
+        "did not answer in time (it hangs, or its disk, its card or the network does)" if "imed out" in str(error)
+        else "has gone without a word (as where the system kills it for its memory, or its node fails)"
+    )  # fmt: skip
+    return f"{who} {what}, so all processes end; what was saved is whole: go on with --resume"

@@ -1,5 +1,7 @@
 """What processes do together: each one alone, with a stand-in for the others; real ones in train/test_processes.py."""
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -185,3 +187,65 @@ def test_a_failure_is_noted_for_each_block_apart(as_rank, monkeypatch):
         with pytest.raises(KeyError), named_failures():
             raise KeyError(name)
     assert list(store.notes.values()) == ["1 process 1 stopped: KeyError: 'a'", "1 process 1 stopped: KeyError: 'b'"]
+
+
+# ---- a process that does not answer, or has gone without a word -----------------------------------------------------
+
+LATE = "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 2000ms for recv operation to complete"
+CLOSED = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:65199"
+
+
+class Notes:
+    """A store of notes, with those that other processes left."""
+
+    def __init__(self, *there, stopped=False):
+        self.there, self.stopped = set(there), stopped
+
+    def check(self, keys):
+        if self.stopped:
+            time.sleep(60)
+        return any(key.endswith(tuple(self.there)) for key in keys) if self.there else False
+
+    def set(self, key, value):
+        self.there.add(key)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer", "said"),
+    [
+        (LATE, (0, 2), "process 3 did not answer in time"),
+        (LATE, (0,), "processes 2, 3 did not answer in time"),
+        (LATE, (), "another process did not answer in time"),  # or it is this one that is cut off
+        (LATE, (0, 2, 3), "another process did not answer in time"),
+        (CLOSED, (2, 3), "process 0 has gone without a word"),
+    ],
+)
+def test_who_does_not_answer_is_named(as_rank, monkeypatch, error, answer, said):
+    as_rank(1, [None] * 4)
+    monkeypatch.setattr(ranks, "ROLL_CALL", 0.2)
+    store = Notes(*(f"/here/{number}" for number in answer))
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    with pytest.raises(UserError) as caught, named_failures(lambda: "after step 7: "):
+        raise RuntimeError(error)
+    assert str(caught.value).startswith(f"after step 7: {said} (")
+    assert "go on with --resume" in str(caught.value)
+    assert any(key.endswith("/here/1") for key in store.there)
+
+
+def test_where_nobody_keeps_the_notes_the_message_comes_all_the_same(as_rank, monkeypatch):
+    as_rank(1, [None, None])
+    monkeypatch.setattr(ranks, "ROLL_CALL", 0.2)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: Notes(stopped=True))
+    before = time.monotonic()
+    with pytest.raises(UserError, match="process 0 did not answer in time"), named_failures():
+        raise RuntimeError(LATE)
+    assert time.monotonic() - before < 5
+
+
+def test_other_errors_are_no_lost_process(as_rank):
+    assert not ranks.is_lost(RuntimeError(LATE))  # a process alone
+    as_rank(1, [None, None])
+    assert ranks.is_lost(RuntimeError(LATE))
+    assert ranks.is_lost(RuntimeError(CLOSED))
+    assert not ranks.is_lost(RuntimeError("NCCL error: invalid usage, Duplicate GPU detected"))
+    assert not ranks.is_lost(KeyError(LATE))

@@ -97,10 +97,16 @@ def _check_folder(folder: str) -> None:
         raise UserError(f"subfolder = {folder!r}: a run keeps something of its own in {own[0]!r}; choose another name")
 
 
+MOST_MINUTES = 525600
+
+
 def _check_run(exp: Experiment) -> None:
     run = exp.run
     _one_of("run", run, ("steps", "epochs", "minutes"), needed=True)
-    _positive("run", run, ("steps", "epochs", "minutes", "timeout_minutes", "keep_checkpoints", "stop_after_steps"))
+    _positive("run", run, ("steps", "epochs", "minutes", "keep_checkpoints", "stop_after_steps"))
+    _positive("run", run, ("timeout_minutes", "step_timeout_minutes"))
+    if (longest := max(run.timeout_minutes, run.step_timeout_minutes)) > MOST_MINUTES:
+        raise UserError(f"run: a time-out of {longest} minutes: at most {MOST_MINUTES}, a year")
     _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
         raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")

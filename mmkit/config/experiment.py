@@ -199,7 +199,8 @@ class Run:
     products, see ``train/precision.py``; "auto" = the fastest whose error is that of float32. eval_precision: in
     float32 an evaluation equals what a later process measures; "bf16" is faster. stop_after_steps: end this process
     early at that step, saved; the schedule stays that of the whole run. timeout_minutes: how long one process waits
-    for the others. engine: who holds the weights: "ddp" = every process all, "fsdp" = each process its share, "hsdp" =
+    for the others at the start, in the first step, and in evaluations and saves; step_timeout_minutes: in the steps
+    after the first. engine: who holds the weights: "ddp" = every process all, "fsdp" = each process its share, "hsdp" =
     each process of a node its share of what the other nodes hold too. shard_ranks: of hsdp, how many processes share;
     None = those of a node. reshard: of fsdp and hsdp, whether the image tower's weights are given up between its
     forward and its backward pass: less memory, one more gather.
@@ -221,6 +222,7 @@ class Run:
     compile: bool = False
     tensorboard: bool = True
     timeout_minutes: float = 30.0
+    step_timeout_minutes: float = 5.0
     engine: EngineName = "ddp"
     shard_ranks: int | None = None
     reshard: bool = False

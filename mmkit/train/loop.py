@@ -29,7 +29,7 @@ from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.engines.base import Engine
-from mmkit.train.engines.choose import make_engine, refuse_launched
+from mmkit.train.engines.choose import make_engine
 from mmkit.train.guard import Guard
 from mmkit.train.inherit import inherited
 from mmkit.train.lock import one_writer
@@ -49,6 +49,7 @@ from mmkit.train.setup import (
     threads_for,
 )  # fmt: skip
 from mmkit.train.throughput import Meter, peak_memory
+from mmkit.train.waits import Waits
 from mmkit.types import Batch, TaskOutput
 
 logger = logging.getLogger("mmkit.train")
@@ -68,7 +69,6 @@ def train(
     resume. Raises UserError for what does not fit, before the first step where that can be known, and ``Stopped`` after
     a SIGINT or SIGTERM, when all that was done is saved.
     """
-    refuse_launched()
     out = Path(out)
     state = start_processes(experiment.run)
     resume = resume or on_first(lambda: folder.restarted(out))
@@ -76,7 +76,8 @@ def train(
     validate(experiment, world=state.num_processes)
     batch = experiment.data.batch_plan(state.num_processes)
     on_first(lambda: folder.look(out, resume, apart))
-    with one_writer(out), named_failures():
+    waits = Waits(experiment.run)
+    with one_writer(out), named_failures(waits.where):
         start = on_first(lambda: folder.look(out, resume, apart))
         meta = on_first(lambda: resuming.load_meta(start)) if start is not None else None
         precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
@@ -98,6 +99,7 @@ def train(
                     logger.warning("%s", cut)
             accelerator = make_accelerator(experiment.run, precision)
             trainer = _make_trainer(experiment, dumped, out, parts, batch, accelerator, save_model)
+            trainer.waits = waits
             trainer.plan = make_plan(
                 experiment, parts.task, records=parts.records, steps_per_epoch=parts.steps_per_epoch,
                 start_step=meta.step if meta else 0, batch=batch, device=str(accelerator.device), precision=precision,
@@ -147,6 +149,7 @@ class Trainer:
     means: Means
     evaluators: Mapping[str, Callable[[Any], Mapping[str, float]]]
     plan: Plan = field(init=False)
+    waits: Waits = field(init=False)
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     evaluated: int = -1
@@ -207,11 +210,12 @@ class Trainer:
         with closing(batches), self.clock.running():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
-                self.take_step(batches)
-                self.step += 1
-                self.clock.tick()
-                if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
-                    self.report()
+                with self.waits.in_step(self.step + 1):
+                    self.take_step(batches)
+                    self.step += 1
+                    self.clock.tick()
+                    if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
+                        self.report()
                 if run.save_every_steps and self.step % run.save_every_steps == 0:
                     self.save()  # before an evaluation, which may fail
                 if run.eval_every_steps and self.step % run.eval_every_steps == 0:

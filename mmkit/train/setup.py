@@ -23,6 +23,7 @@ from mmkit.inference.predictor import Predictor, Progress
 from mmkit.parent import live_with_launcher, told_to_stop
 from mmkit.ranks import gather_objects, world_size
 from mmkit.slurm import is_alone_in_job, ranks_of_slurm
+from mmkit.train.engines.choose import refuse_launched
 
 logger = logging.getLogger("mmkit.train")
 
@@ -32,7 +33,7 @@ def start_processes(run: Run) -> PartialState:
 
     UserError where the launcher would shard or compile the model by itself.
     """
-    _check_launcher()
+    refuse_launched()
     return join_processes(on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
 
 
@@ -59,25 +60,6 @@ def _warn_alone() -> None:
     if is_alone_in_job():
         logger.warning(
             "Slurm gave this job %s tasks, and this process is alone: start it by `srun`", os.environ["SLURM_NTASKS"]
-        )
-
-
-def _check_launcher() -> None:
-    """UserError where the launcher's file asks for what is a setting of the run."""
-    asked = {
-        "ACCELERATE_USE_FSDP": "run.engine=fsdp", "ACCELERATE_USE_DEEPSPEED": "run.engine=fsdp",
-        "ACCELERATE_USE_MEGATRON_LM": "run.engine=fsdp",
-    }  # fmt: skip
-    for name, setting in asked.items():
-        if parse_flag_from_env(name):
-            raise UserError(
-                f"the launcher was told to shard the model by itself ({name}), which is a setting of the run: launch "
-                f"with configs/accelerate/ddp.yaml, or without a file, and give --set {setting}"
-            )
-    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
-        raise UserError(
-            "the launcher was told to compile the model (--dynamo_backend), which is a setting of the run: give "
-            "--dynamo_backend no, and --set run.compile=true"
         )
 
 

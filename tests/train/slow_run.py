@@ -1,6 +1,7 @@
 """Started by test_signals.py on several processes: a run that would take minutes, in its steps or in an evaluation.
 
-``python -m tests.train.slow_run OUT JSON steps|evaluation``; it makes OUT.begun once it is there.
+``python -m tests.train.slow_run OUT JSON steps|evaluation|waiting``; it makes OUT.begun once it is there. Waiting: its
+evaluation and its saves take longer than a step may, and then it ends.
 """
 
 import argparse
@@ -11,10 +12,21 @@ from pathlib import Path
 
 from mmkit.cli.main import execute
 from mmkit.evals.evaluator import together
+from mmkit.ranks import on_first
 from mmkit.train import loop
 from tests.train.fakes import tiny
 
 PLAIN = loop.dump(tiny())
+PATIENCE = 3.0
+"""Seconds that a step may take after the first."""
+WAITED = []
+
+
+def once(what):
+    """Wait for longer than a step may take, the first time; for the first process, while the others wait."""
+    if what not in WAITED:
+        WAITED.append(what)
+        time.sleep(1.3 * PATIENCE)
 
 
 class Slow:
@@ -24,6 +36,9 @@ class Slow:
         self.begun = begun
 
     def __call__(self, predictor):
+        if sys.argv[3] == "waiting":
+            return {"value": on_first(lambda: once("evaluation") or 1.0)}
+
         def share():
             self.begun.touch()
             for done in range(1200):
@@ -47,9 +62,18 @@ def main() -> int:
 
     loop.Trainer.take_step = slow
     loop.dump = lambda exp: PLAIN
-    run = dict(steps=2000, eval_every_steps=3 if where == "evaluation" else 0)
+    every = {"steps": 0, "evaluation": 3, "waiting": 2}[where]
+    run = dict(steps=2000, eval_every_steps=every, save_every_steps=2, step_timeout_minutes=PATIENCE / 60)
+    if where == "waiting":
+        run |= dict(steps=3)
+        begun.touch()
     exp = tiny(run=run, evals={"slow": partial(Slow, begun)}, data=dict(workers=1))
-    return execute(argparse.Namespace(json=file, run=lambda args: loop.train(exp, out)))
+
+    def save(folder, predictor, dumped):
+        if where == "waiting":
+            once("save")
+
+    return execute(argparse.Namespace(json=file, run=lambda args: loop.train(exp, out, save_model=save)))
 
 
 if __name__ == "__main__":

@@ -176,9 +176,7 @@ def test_a_run_without_a_launcher_leaves_no_mark(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("ACCELERATE_USE_FSDP", "true", "give --set run.engine=fsdp"),
-        ("ACCELERATE_USE_DEEPSPEED", "true", "give --set run.engine=fsdp"),
-        ("ACCELERATE_USE_MEGATRON_LM", "true", "give --set run.engine=fsdp"),
+        ("ACCELERATE_USE_FSDP", "true", "--set run.engine=fsdp"),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "run.compile=true"),
     ],
 )

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -109,7 +111,10 @@ def test_a_step_that_ends_early_by_its_settings_is_no_interrupt(tmp_path):
 @pytest.fixture
 def launched(tmp_path):
     """Start two processes with the slow run; the launcher, and all below it once they are at work."""
-    environment = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    environment = dict(
+        os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT),
+        TORCH_ELASTIC_SHUTDOWN_TIMEOUT="3",
+    )  # fmt: skip
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_processes", "2",
                 "-m", "tests.train.slow_run", tmp_path / "run", tmp_path / "n.json"]  # fmt: skip
@@ -153,3 +158,41 @@ def test_ten_seconds_after_the_launcher_was_killed_no_process_lives(tmp_path, la
     assert gone(below, 10)
     kept = resuming.latest(tmp_path / "run" / "checkpoints")
     assert kept is None or resuming.load_meta(kept).step >= 2
+
+
+def ranks_of(below):
+    """The processes of the run among those below the launcher, by their rank."""
+    found = {}
+    for process in below:
+        with suppress(psutil.Error):
+            environment = process.environ()
+            if "RANK" in environment and "RANK" not in process.parent().environ():
+                found[int(environment["RANK"])] = process
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "says"), [(signal.SIGSTOP, "did not answer in time"), (signal.SIGKILL, "has gone without a word")]
+)
+def test_a_process_that_hangs_or_goes_is_named_and_nothing_saved_is_lost(tmp_path, launched, number, says):
+    process, below = launched("steps")
+    ranks = ranks_of(below)
+    assert sorted(ranks) == [0, 1]
+    os.kill(ranks[1].pid, number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (line,) = [line for line in text.splitlines() if line.startswith("mmkit: error: ")]
+    assert re.match(r"mmkit: error: \[process 0\] after step \d+ \(run.step_timeout_minutes = 0.05\): ", line)
+    assert f": process 1 {says} " in line
+    assert "Traceback" not in text.partition("mmkit: error")[0]
+    assert gone(below, 5)
+    assert resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints")).step >= 2
+
+
+@pytest.mark.slow
+def test_evaluations_and_saves_may_take_longer_than_a_step(tmp_path, launched):
+    process, _ = launched("waiting")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    assert (tmp_path / "n.json").exists()

@@ -23,7 +23,7 @@ OTHERS = {
 
 
 def refuse_launched() -> None:
-    """UserError where the launcher was told to shard, by its file or flags."""
+    """UserError where the launcher was told to shard or to compile, by its file or flags."""
     for variable, name in OTHERS.items():
         if parse_flag_from_env(variable):
             raise UserError(
@@ -31,6 +31,11 @@ def refuse_launched() -> None:
                 "several processes (--multi_gpu), and say by run.engine who holds the weights: --set run.engine=fsdp, "
                 "or hsdp on several nodes"
             )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+        raise UserError(
+            "the launcher asks for compiling (--dynamo_backend), which is a setting of the run: give --dynamo_backend "
+            "no, and --set run.compile=true"
+        )
 
 
 def make_engine(run: Run, accelerator: Accelerator) -> Engine:
