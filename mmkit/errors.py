@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something the user gave cannot be used. The message names the file, line, key or value, and what to do."""
 
 
+class Unreadable(UserError):
+    """A record that cannot be read, or not now. The loader replaces it and counts it; others show the message."""
+
+
 def shortened(names: Sequence[str], most: int = 8) -> str:
     """The first names, for a message, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""

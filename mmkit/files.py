@@ -28,6 +28,11 @@ LARGEST = 16 * 2**20
 DEEPEST = 100
 
 
+def cache_folder() -> Path:
+    """Where mmkit keeps what it can make or fetch again: the folder in MMKIT_CACHE, or ~/.cache/mmkit."""
+    return Path(os.environ.get("MMKIT_CACHE") or Path.home() / ".cache" / "mmkit")
+
+
 @contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
     """A new, empty file in the folder of ``path``, which becomes ``path`` at the end of the block.

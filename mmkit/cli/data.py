@@ -57,7 +57,11 @@ def register(commands: Commands) -> None:
     command = add_command(
         inner, "index", "find the samples in a folder of tar shards, once, so that they can be read", index
     )
-    command.add_argument("folder", metavar="DIR", help="shards as img2dataset or WebDataset write them")
+    command.add_argument(
+        "folder", metavar="DIR or URL",
+        help="shards as img2dataset or WebDataset write them; of an address (s3://...) the index is kept here",
+    )  # fmt: skip
+    command.add_argument("--upload", action="store_true", help="of an address: put the index beside the shards too")
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     _register_import(inner)
     _register_export(inner)
@@ -188,11 +192,20 @@ def index(args: argparse.Namespace) -> Mapping[str, Any]:
     """Write the index beside the shards; only those that are new or changed are read."""
     import os
 
-    from mmkit.data.sources.index import build_index
+    from mmkit.data.remote import Remote, place_of
+    from mmkit.data.sources.index import INDEX, build_index
 
+    place = place_of(args.folder)
+    if args.upload and not isinstance(place, Remote):
+        raise UserError(f"--upload: {args.folder} lies on this machine, and its index beside the shards")
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     with progress() as report:
-        return build_index(args.folder, workers=workers, progress=lambda done, of: report("shards", done, of))
+        done = build_index(args.folder, workers=workers, progress=lambda done, of: report("shards", done, of))
+    if not isinstance(place, Remote):
+        return done
+    if args.upload:
+        place.put(place.home(INDEX), INDEX)
+    return {**done, "index": place.called(INDEX) if args.upload else str(place.home(INDEX))}
 
 
 def import_(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mmkit.data.ahead import ahead_of
 from mmkit.data.collate import Collator, Sample, stable_id
-from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import BlankTrain, look
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.order import Mixed, Order
@@ -27,7 +28,7 @@ from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.texts.masking import Masking, check_mask
 from mmkit.data.texts.protocol import Kind, Tokenizer
-from mmkit.errors import UserError
+from mmkit.errors import Unreadable, UserError
 from mmkit.parent import end_with_rank
 from mmkit.seeds import check_seed
 from mmkit.types import Batch, Pixels
@@ -68,11 +69,11 @@ class PairDataset(Dataset[Sample]):
         epoch, index = at
         skipped: list[str] = []
         for step in range(min(MAX_REPLACEMENTS, len(self.source))):
-            record = self.source[(index + step) % len(self.source)]
             try:
+                record = self.source[(index + step) % len(self.source)]
                 image = load_image(record)
                 return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
-            except BadImage as error:  # of the record, or of a further picture among its targets
+            except Unreadable as error:  # the record, its picture, or a further picture among its targets
                 skipped.append(str(error))
         raise UserError(
             f"{len(skipped)} pictures in a row cannot be read, the first: {skipped[0]}. See `mmkit data check`"
@@ -108,7 +109,7 @@ def encoded(targets: TargetEncoder, record: Record, rng: Random) -> Mapping[str,
     """A record's targets, made ready; UserError names the record."""
     try:
         return targets.encode(record.targets, rng)
-    except BadImage:
+    except Unreadable:
         raise
     except UserError as error:
         raise UserError(f"{record.key}: {error}") from error
@@ -190,7 +191,7 @@ def make_loader(
     )  # fmt: skip
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are pairs
-        batch_sampler=sampler, collate_fn=collator, num_workers=workers, prefetch_factor=4 if workers else None,
-        worker_init_fn=end_with_rank, pin_memory=pinned,
+        batch_sampler=ahead_of(sampler, dataset.source), collate_fn=collator, num_workers=workers,
+        prefetch_factor=4 if workers else None, worker_init_fn=end_with_rank, pin_memory=pinned,
         generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
     )  # fmt: skip

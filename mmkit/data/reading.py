@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Literal, TypeVar
 
-from mmkit.data.images.opening import BadImage
-from mmkit.errors import UserError
+from mmkit.errors import Unreadable, UserError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -50,20 +49,20 @@ def reading(
     """``make(item, number)`` of every item, in batches, one batch ahead.
 
     items: pictures, or what leads to them, such as the numbers of records. make: opens the picture, and raises
-    BadImage where it cannot; called in ``threads`` threads, several at a time. bad: "raise" the first BadImage, or
+    Unreadable where it cannot; called in ``threads`` threads, several at a time. bad: "raise" the first Unreadable, or
     "leave out" the item. Other errors are raised where they occur. A batch of which all are bad is empty.
     """
 
-    def tried(item: Item, number: int) -> Made | BadImage:
+    def tried(item: Item, number: int) -> Made | Unreadable:
         try:
             return make(item, number)
-        except BadImage as error:
+        except Unreadable as error:
             if bad == "raise":
                 raise
             return error
 
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="mmkit-reading")
-    waiting: deque[tuple[int, tuple[Item, ...], list[Future[Made | BadImage]]]] = deque()
+    waiting: deque[tuple[int, tuple[Item, ...], list[Future[Made | Unreadable]]]] = deque()
     first = 0
     try:
         for chunk in batches(items, batch_size):
@@ -93,12 +92,12 @@ def check_share(bad: Sequence[str], total: int, share: float, what: str = "--max
         )
 
 
-def _read(first: int, chunk: tuple[Item, ...], jobs: Sequence[Future[Made | BadImage]]) -> Read[Item, Made]:
+def _read(first: int, chunk: tuple[Item, ...], jobs: Sequence[Future[Made | Unreadable]]) -> Read[Item, Made]:
     found = [job.result() for job in jobs]
     return Read(
-        items=tuple(item for item, made in zip(chunk, found, strict=True) if not isinstance(made, BadImage)),
-        made=tuple(made for made in found if not isinstance(made, BadImage)),
-        left=tuple(item for item, made in zip(chunk, found, strict=True) if isinstance(made, BadImage)),
-        bad=tuple(str(made) for made in found if isinstance(made, BadImage)),
+        items=tuple(item for item, made in zip(chunk, found, strict=True) if not isinstance(made, Unreadable)),
+        made=tuple(made for made in found if not isinstance(made, Unreadable)),
+        left=tuple(item for item, made in zip(chunk, found, strict=True) if isinstance(made, Unreadable)),
+        bad=tuple(str(made) for made in found if isinstance(made, Unreadable)),
         done=first + len(chunk),
     )

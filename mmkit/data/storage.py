@@ -1,7 +1,7 @@
 """Files in one place, read at any byte: the only thing that must be written anew for what lies elsewhere.
 
-A place says which files it has, what changes when a file does, and gives ranges of bytes. Left out so far: what fsspec
-opens (an object store, a web server), which is to be a second class with these methods.
+A place says which files it has, what changes when a file does, and gives ranges of bytes. ``remote`` has the class for
+what lies elsewhere.
 """
 
 from __future__ import annotations
@@ -18,23 +18,43 @@ OPEN = 128
 """So many files are held open; systems allow a process some hundreds."""
 
 
+Stamp = tuple[int, str]
+"""The bytes of a file, and what differs once it was written anew."""
+
+
+class NoListing(UserError):
+    """A place that does not say which files it has."""
+
+
 class Place(Protocol):
     """Files by name. Threads and processes may share one; names have ``/`` between folders, as on any system."""
 
     def names(self, ending: str) -> list[str]:
-        """The files with this ending, sorted."""
+        """The files with this ending, sorted. NoListing where a place cannot say."""
         ...
 
-    def stamp(self, name: str) -> tuple[int, str]:
-        """The bytes of a file, and what differs once it was written anew. UserError where it is not there."""
+    def stamp(self, name: str) -> Stamp:
+        """UserError where it is not there."""
         ...
 
-    def read(self, name: str, start: int, size: int, stamp: tuple[int, str] | None = None) -> bytes:
+    def differs(self, name: str, stamp: Stamp) -> bool:
+        """Whether a file surely has another stamp by now, as far as it is known without asking for each."""
+        ...
+
+    def read(self, name: str, start: int, size: int, stamp: Stamp | None = None) -> bytes:
         """A range of bytes, fewer where the file ends. UserError for a file that has not this ``stamp`` any more."""
         ...
 
     def called(self, name: str) -> str:
         """A file's name for messages."""
+        ...
+
+    def home(self, name: str) -> Path:
+        """Where a file that is made from the others is written, on this machine."""
+        ...
+
+    def local(self, name: str) -> Path | None:
+        """A file as one of this machine, or None where there is none of this name."""
         ...
 
 
@@ -58,14 +78,26 @@ class Folder:
             here = Path(folder).relative_to(self.root)
             yield from ((here / name).as_posix() for name in files if not name.startswith("."))
 
-    def stamp(self, name: str) -> tuple[int, str]:
+    def differs(self, name: str, stamp: Stamp) -> bool:
+        """As of ``Place``."""
+        return self.stamp(name) != stamp
+
+    def home(self, name: str) -> Path:
+        """As of ``Place``: in the folder itself."""
+        return self.root / name
+
+    def local(self, name: str) -> Path | None:
+        """As of ``Place``."""
+        return self.root / name if (self.root / name).is_file() else None
+
+    def stamp(self, name: str) -> Stamp:
         """As of ``Place``: size and time of the last change."""
         try:
             return _stamp((self.root / name).stat())
         except OSError as error:
             raise UserError(f"{self.called(name)}: cannot be read ({error.strerror})") from error
 
-    def read(self, name: str, start: int, size: int, stamp: tuple[int, str] | None = None) -> bytes:
+    def read(self, name: str, start: int, size: int, stamp: Stamp | None = None) -> bytes:
         """As of ``Place``."""
         file, pieces = self._opened(name), []
         try:
@@ -89,7 +121,7 @@ class Folder:
             raise UserError(f"{self.called(name)}: cannot be read ({error.strerror})") from error
 
 
-def _stamp(found: os.stat_result) -> tuple[int, str]:
+def _stamp(found: os.stat_result) -> Stamp:
     return found.st_size, str(found.st_mtime_ns)
 
 

@@ -25,7 +25,7 @@ from mmkit.data.images.formats import BEGINNINGS, FORMATS, kind_of
 from mmkit.data.images.grey import deep_to_rgb, is_deep
 from mmkit.data.images.png import bare
 from mmkit.data.records import Record
-from mmkit.errors import UserError
+from mmkit.errors import Unreadable, UserError
 
 LIMIT = "MMKIT_MAX_MEGAPIXELS"
 """The environment variable that raises or lowers ``MAX_MEGAPIXELS``, for every command and every process of a run."""
@@ -50,8 +50,8 @@ LOCKS = tuple(Lock() for _ in range(64))
 """Objects in memory are read by one thread at a time: Pillow loads a picture when it is first looked at, once."""
 
 
-class BadImage(UserError):
-    """A picture that cannot be read. The loader replaces it and counts it; everything else shows the message."""
+class BadImage(Unreadable):
+    """A picture that cannot be read."""
 
 
 def max_megapixels() -> float:

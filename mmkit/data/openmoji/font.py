@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +22,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmkit.data.openmoji.kinds import KINDS, missing, people
 from mmkit.errors import UserError
-from mmkit.files import writing
+from mmkit.files import cache_folder, writing
 
 log = logging.getLogger(__name__)
 
 FONT = "openmoji/font/glyf_colr0.ttf"
 PRIVATE = 0x100000  # the first code point of a plane that is free for private use
 VARIATION = "\ufe0f"
-
-
-def cache_folder() -> Path:
-    """Where mmkit keeps what it can make again: the folder in MMKIT_CACHE, or ~/.cache/mmkit."""
-    return Path(os.environ.get("MMKIT_CACHE") or Path.home() / ".cache" / "mmkit")
 
 
 def font_data() -> bytes:

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mmkit.data.problems import Problems
+from mmkit.data.remote import is_url, place_of
 from mmkit.data.sources.samples import Trouble, scan, schema
-from mmkit.data.storage import Folder, Place
+from mmkit.data.storage import NoListing, Place
 from mmkit.errors import UserError
 from mmkit.files import beside, remove_folder
 
@@ -63,15 +64,22 @@ def build_index(
 ) -> Mapping[str, int]:
     """Write the index of a folder's shards; how many shards and records it has, and how many shards were read for it.
 
+    For an address the index is written on this machine (``Place.home``).
+
     workers: processes. progress: called with (done, total) shards. UserError, with shard and byte, for shards that are
     damaged and samples that are none; the others are not read again next time.
     """
-    place, index, parts = Folder(folder), Path(folder) / INDEX, Path(folder) / PARTS
+    place = place_of(folder)
+    index, parts = place.home(INDEX), place.home(PARTS)
     if workers < 1:
         raise UserError(f"workers = {workers}: at least 1")
-    stamps = {name: place.stamp(name) for name in place.names(ENDING)}
+    try:
+        stamps = {name: place.stamp(name) for name in place.names(ENDING)}
+    except NoListing as error:
+        raise UserError(f"{error}; make the index where the shards lie, and put {INDEX} beside them") from error
     if not stamps:
-        raise UserError(f"{folder}: {f'no shards in it (*{ENDING})' if place.root.is_dir() else 'no such folder'}")
+        is_there = is_url(folder) or Path(folder).is_dir()
+        raise UserError(f"{folder}: {f'no shards in it (*{ENDING})' if is_there else 'no such folder'}")
     kept = _kept(index, stamps)
     todo = [name for name in stamps if name not in kept and _part(parts, name, stamps[name]) is None]
     problems, make = Problems(folder, unit="sample"), partial(_make_part, place, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -72,6 +72,17 @@ class Joined(ByNumber):
             getattr(part, "path", None) or getattr(part, "name", None) or type(part).__name__ for part in self.parts
         )
         return Mixed(parts=tuple(own), shares=self.shares, seed=seed, names=tuple(map(str, told)))
+
+    @property
+    def held_blocks(self) -> int:
+        """As of ``Shards``: of the part whose cache is smallest, of those that have one."""
+        return min((held for part in self.parts if (held := getattr(part, "held_blocks", 0))), default=0)
+
+    def fetches(self, index: int) -> Sequence[Callable[[], object]]:
+        """As of ``Shards``; none for a record of this machine."""
+        at = bisect_right(self._ends, index)
+        own = getattr(self.parts[at], "fetches", None)
+        return own(index - (self._ends[at - 1] if at else 0)) if callable(own) else ()
 
     def captions(self) -> Iterator[str]:
         """Every part's."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mmkit.data.records import JsonLines, Source
+from mmkit.data.remote import is_url
 from mmkit.data.sources import readers
 from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
@@ -103,7 +104,7 @@ def open_records(
         return readers.read_data_set(name, frozenset(needs), Options(columns=columns, split="train"), in_order=False)
     if Path(name).suffix.lower() in TABLES:
         return Table(name, columns=columns, images=root, needs=needs)
-    if Path(name).is_dir() and root is None and columns is None:
+    if (Path(name).is_dir() or is_url(name)) and root is None and columns is None:
         return open_source(name, needs)  # type: ignore[arg-type]
     return JsonLines(name, root=root, needs=needs, columns=columns)
 
@@ -172,7 +173,8 @@ READERS = (
         takes=("split", "images", "annotations", "pictures"),
     ),
     Reader(
-        form="a folder of tar shards with their index", gives=EVERYTHING, fits=is_shards, read=readers.read_shards,
+        form="a folder of tar shards with their index, or its address (s3://...)", gives=EVERYTHING, fits=is_shards,
+        read=readers.read_shards,
     ),
     Reader(
         form="a folder of pictures, in a folder for each class, or with captions beside them",

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmkit.data.problems import is_collecting
 from mmkit.data.records import JsonLines, Source, renamed
+from mmkit.data.remote import is_url
 from mmkit.data.sources.class_folder import SPLITS, ClassFolder, is_class_folder
 from mmkit.data.sources.delimited import TableFile
 from mmkit.data.sources.folder import Folder
@@ -53,6 +54,8 @@ class Options:
 def is_data_set(spec: str) -> bool:
     """``hf:...``, or what ``datasets`` wrote: Parquet or Arrow, alone or in a folder without pictures."""
     path = Path(spec)
+    if is_url(spec):
+        return path.suffix.lower() in ARROW
     if spec.startswith(HUB) or path.suffix.lower() in ARROW:
         return True
     if not path.is_dir():

@@ -1,7 +1,7 @@
 """Tar shards as img2dataset and WebDataset write them, read at random where they lie, through an index of them.
 
-Nothing is unpacked or converted, and nothing of the index is copied into a process. Left out: shards that are not on a
-disk (``storage.Place`` is what they need), and compressed shards.
+Nothing is unpacked or converted, and nothing of the index is copied into a process. They lie in a folder, or elsewhere:
+see ``mmkit.data.remote``. Left out: compressed shards.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.blocks import BLOCK, Blocks
+from mmkit.data.order import WINDOW
 from mmkit.data.problems import Problems
 from mmkit.data.records import ByNumber, Record
+from mmkit.data.remote import Fetch, Remote, is_url, place_of
 from mmkit.data.sources.index import ENDING, INDEX, OPEN, Index, shard_of
 from mmkit.data.sources.walk import walk
-from mmkit.data.storage import Folder
+from mmkit.data.storage import Folder, NoListing
 from mmkit.data.text_files import id_of
 from mmkit.errors import UserError
 
@@ -31,14 +34,19 @@ WHERE = {
 }  # fmt: skip
 
 
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".zip", ".gz", ".txt")
+"""What ends so is no folder of shards, though its address could be one's."""
+
+
 class Shards(ByNumber):
     """The samples of the tar files in a folder; ``mmkit data index`` makes what it needs first.
 
     Args:
-        path: the folder.
+        path: the folder, or the address of one (``s3://...``), of which blocks are kept on this machine.
         needs: what each sample must have: "caption", or a target such as "label".
         min_size: pixels; samples whose shorter side is less are left out, by the width and height in their ``.json``.
         captioned: samples without a caption are left out.
+        cache, cache_gb: for an address, the folder of the blocks and how large it may become; see ``blocks.Blocks``.
 
     Raises:
         UserError: where there is no index, where shards changed since, came or went, and, with shard and byte, for
@@ -46,12 +54,19 @@ class Shards(ByNumber):
     """
 
     def __init__(
-        self, path: str | Path, *, needs: Collection[str] = ("caption",), min_size: int = 0, captioned: bool = False
-    ) -> None:
-        self.path, self.place = Path(path), Folder(path)
+        self, path: str | Path, *, needs: Collection[str] = ("caption",), min_size: int = 0, captioned: bool = False,
+        cache: str | Path | None = None, cache_gb: float | None = None,
+    ) -> None:  # fmt: skip
+        self.is_remote = is_url(path)
+        if not self.is_remote and (cache, cache_gb) != (None, None):
+            raise UserError(f"{path}: a cache is for shards that lie elsewhere; these lie on this machine")
+        self.path = str(path).rstrip("/") if self.is_remote else Path(path)
+        self.place = place_of(path, Blocks(cache, gb=cache_gb) if self.is_remote else None)
         self.min_size, self.captioned = min_size, captioned
-        if not (self.path / INDEX).is_file():
+        file = self.place.local(INDEX)
+        if file is None:
             raise UserError(f"{path}: tar shards without an index; make it, once: mmkit data index {path}")
+        self._file = file
         self._open()
         self._check_shards()
         self._ends = self._choose()
@@ -61,7 +76,7 @@ class Shards(ByNumber):
             self._check_has(key)
 
     def _open(self) -> None:
-        self.index = Index(self.path / INDEX)
+        self.index = Index(self._file)
         self._chosen = lru_cache(OPEN)(self._rows_of)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,6 +106,26 @@ class Shards(ByNumber):
 
     def _called(self, shard: str, start: int, key: str) -> str:
         return f"{self.place.called(shard)}:{start} ({key})"
+
+    @property
+    def neighbours(self) -> tuple[int, int] | None:
+        """As many records as lie in one block are read together, where blocks are fetched; see ``order.order_of``."""
+        if not self.is_remote:
+            return None
+        return max(1, BLOCK * len(self.index) // max(1, sum(part.size for part in self.index.parts))), WINDOW
+
+    @property
+    def held_blocks(self) -> int:
+        """So many blocks this machine may keep; 0 where none are fetched."""
+        return self.place.cache.limit // BLOCK if isinstance(self.place, Remote) else 0
+
+    def fetches(self, index: int) -> Sequence[Fetch]:
+        """What brings a record's bytes to this machine, each a call; equal ones bring the same."""
+        if not isinstance(self.place, Remote):
+            return ()
+        shard, at = shard_of(self._ends, index)
+        part, row = self.index.parts[shard], self.index.row(shard, int(self._chosen(shard)[at]) if self._picks else at)
+        return self.place.fetches(part.name, row.start, row.size, part.stamp)
 
     def captions(self) -> Iterator[str]:
         """Every caption; no shard is read."""
@@ -154,12 +189,15 @@ class Shards(ByNumber):
 
     def _check_shards(self) -> None:
         known, again = {part.name: part.stamp for part in self.index.parts}, f"mmkit data index {self.path}"
-        there = self.place.names(ENDING)
+        try:
+            there = self.place.names(ENDING)
+        except NoListing:  # the index names them; what changed is seen when it is read
+            there = list(known)
         for name in sorted(known.keys() ^ {*there}):
             what = "is gone" if name in known else "is not in the index"
             raise UserError(f"{self.place.called(name)}: {what}; make the index again: {again}")
         for name in there:
-            if self.place.stamp(name) != known[name]:
+            if self.place.differs(name, known[name]):
                 raise UserError(f"{self.place.called(name)}: was changed after its index; make it again: {again}")
 
     def _check_has(self, needed: str) -> None:
@@ -181,6 +219,8 @@ class Shards(ByNumber):
 
 
 def is_shards(name: str) -> bool:
-    """Whether a folder has an index of shards, or holds tar files and no pictures, below it too."""
+    """Whether a folder has an index of shards, or holds tar files and no pictures, below it too; or is an address."""
     path = Path(name)
+    if is_url(name):
+        return path.suffix.lower() not in FILES
     return (path / INDEX).is_file() or (path.is_dir() and bool(Folder(path).names(ENDING)) and not walk(path).pictures)
