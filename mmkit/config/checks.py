@@ -103,7 +103,7 @@ MOST_MINUTES = 525600
 def _check_run(exp: Experiment) -> None:
     run = exp.run
     _one_of("run", run, ("steps", "epochs", "minutes"), needed=True)
-    _positive("run", run, ("steps", "epochs", "minutes", "keep_checkpoints", "stop_after_steps"))
+    _positive("run", run, ("steps", "epochs", "minutes", "keep_checkpoints", "stop_after_steps", "save_every_minutes"))
     _positive("run", run, ("timeout_minutes", "step_timeout_minutes"))
     if (longest := max(run.timeout_minutes, run.step_timeout_minutes)) > MOST_MINUTES:
         raise UserError(f"run: a time-out of {longest} minutes: at most {MOST_MINUTES}, a year")

@@ -192,7 +192,9 @@ class Run:
 
     Give ``steps`` (optimizer steps), ``epochs``, or ``minutes``: a run by the clock, which counts the time of the steps
     alone (no evaluation, no saving, no pause before a resume), with the schedule over that time.
-    ``eval_every_steps`` and ``save_every_steps``: 0 = only at the end.
+    ``eval_every_steps`` and ``save_every_steps``: 0 = only at the end. save_every_minutes: the same by the clock of the
+    first process, beside the steps; None = not. save_in_background: training waits only until the state is copied, for
+    which there must be room in memory, and it is written meanwhile; what goes wrong stops the run at the next step.
     keep_checkpoints: how many of the newest training states stay. best: the metric by which the best model is kept, in
     the folder ``best`` of the run ("retrieval.t2i_r1"); None = none. best_is: whether its highest or lowest value is
     the best. precision: "auto" = bf16 where the device computes it natively. float32_matmul: the backend of float32
@@ -215,6 +217,8 @@ class Run:
     eval_precision: Literal["float32", "bf16"] = "float32"
     eval_every_steps: int = 0
     save_every_steps: int = 1000
+    save_every_minutes: float | None = None
+    save_in_background: bool = True
     log_every_steps: int = 10
     keep_checkpoints: int = 2
     best: str | None = None

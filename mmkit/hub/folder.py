@@ -63,12 +63,14 @@ LONGEST = 1_000_000  # tokens
 
 
 def save(
-    folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any], training: Mapping[str, Any] | None = None
-) -> None:
+    folder: str | Path, predictor: Predictor, experiment: Mapping[str, Any], training: Mapping[str, Any] | None = None,
+    *, weights: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Write a predictor so that ``load(folder)`` gives it back; other files in the folder stay.
 
     experiment: ``mmkit.config.dump`` of the run. training: the record of it (``mmkit/hub/training.py``); None = what
-    the folder and the experiment tell. Each file is replaced whole. UserError where it cannot be written.
+    the folder and the experiment tell. weights: to be written in place of the predictor's own, by the names in the
+    file, on the CPU, none sharing memory. Each file is replaced whole. UserError where it cannot be written.
     """
     folder = Path(folder)
     parts = experiment["args"]
@@ -89,9 +91,9 @@ def save(
             tokenizer.save(folder / TOKENIZER)
         write_json(folder / PREPROCESSING, preprocessing)
         with beside(folder / WEIGHTS) as part:
-            save_file(weights_of(predictor), part, metadata={"format": "pt"})
+            save_file(weights_of(predictor, weights), part, metadata={"format": "pt"})
             write_json(folder / CONFIG, config)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the model cannot be written ({error})") from error
 
 
@@ -229,9 +231,11 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
     return {**part, "args": arguments}
 
 
-def weights_of(predictor: Predictor) -> dict[str, Tensor]:
-    """What inference needs, by the name in the file; on the CPU, none sharing memory."""
+def weights_of(predictor: Predictor, others: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What inference needs, by the name in the file; on the CPU, none sharing memory. others: see ``save``."""
     state = state_of_all(predictor.model, {name: head for name, head in predictor.heads.items() if _has_weights(head)})
+    if others is not None:
+        return {name: others[name] for name in state}
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +19,77 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mmkit.errors import UserError
 from mmkit.files import replace_folder, to_disk
-from mmkit.ranks import gather_objects, on_first
+from mmkit.ranks import gather_objects
 from mmkit.train.engines.base import Engine, State
 from mmkit.train.resuming import META, STATE, TASK, Meta
 from mmkit.train.rng import random_state
 
 
-def save(root: Path, meta: Meta, state: State | None, scaler: dict[str, Any] | None = None) -> Path:
-    """Write ``root/step-*`` on the first process; to be called by all of them, for their random states.
+@dataclass(frozen=True)
+class Staged:
+    """All of a checkpoint but its ``Meta``. tensors, aliases: of the task, see ``split_state``. state: ``state.pt``."""
 
-    state: ``Engine.full_state()``, which the first process alone has. UserError where it cannot be written, as on a
-    full disk; what was there before stays.
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str]
+    state: dict[str, Any]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor of the task, under each of its names, none sharing memory."""
+        return self.tensors | {name: self.tensors[same].clone() for name, same in self.aliases.items()}
+
+
+def stage(whole: State | None, scaler: dict[str, Any] | None = None, *, copied: bool = False) -> Staged:
+    """What is to be saved; to be called by all processes, for their random states. Only the first one's is not empty.
+
+    whole: ``Engine.full_state()``, which the first process alone has. copied: on the CPU and apart from what trains on,
+    so that it can be written later.
     """
     states = gather_objects(random_state())
-    target = root / f"step-{meta.step:08d}"
+    if whole is None:
+        return Staged({}, {}, {})
+    tensors, aliases, rest = split_state(whole.task)
+    state: dict[str, Any] = {"optimizer": whole.optimizer, "scaler": scaler, "random": states, "rest": rest}
+    if copied:
+        tensors = {name: _apart(value) for name, value in tensors.items()}
+        state = deepcopy(state, {id(leaf): _apart(leaf) for leaf in tree_leaves(state) if isinstance(leaf, Tensor)})
+    return Staged(tensors, aliases, state)
 
-    def write() -> None:
-        assert state is not None
-        part = root / f".part-{meta.step:08d}"
-        try:
-            _fill(part, meta, state, {"scaler": scaler, "random": states})
-            replace_folder(part, target)
-        except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
-            shutil.rmtree(part, ignore_errors=True)
-            raise UserError(
-                f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); the checkpoints before it "
-                "are whole: make room, or whatever is missing there, and go on with --resume"
-            ) from error
 
-    on_first(write)
+def _apart(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
+
+
+def write(root: Path, meta: Meta, staged: Staged) -> Path:
+    """Write ``root/step-*``; by one process. UserError where it cannot be, as on a full disk; what was there stays."""
+    target, part = root / f"step-{meta.step:08d}", root / f".part-{meta.step:08d}"
+    try:
+        _fill(part, meta, staged)
+        replace_folder(part, target)
+    except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(
+            f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); the checkpoints before it "
+            "are whole: make room, or whatever is missing there, and go on with --resume"
+        ) from error
     return target
 
 
-def _fill(part: Path, meta: Meta, state: State, others: dict[str, Any]) -> None:
+def _fill(part: Path, meta: Meta, staged: Staged) -> None:
     """Everything of a checkpoint in the folder ``part``, until it has reached the disk."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    tensors, aliases, rest = split_state(state.task)
-    save_file(tensors, part / TASK, metadata={"aliases": json.dumps(aliases)})
-    torch.save({"optimizer": state.optimizer, "rest": rest} | others, part / STATE)
+    save_file(staged.tensors, part / TASK, metadata={"aliases": json.dumps(staged.aliases)})
+    torch.save(staged.state, part / STATE)
     sizes = {file.name: file.stat().st_size for file in part.iterdir()}
     text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
     (part / META).write_text(text, encoding="utf-8")
     for file in part.iterdir():
         to_disk(file)
+    to_disk(part)
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:

@@ -40,7 +40,7 @@ class Guard:
         self.device = device
         self.max_bad_fraction = max_bad_fraction
         self.gradients = gradients
-        self.stop_asked = False
+        self.stop_asked = self.save_asked = self.save_failed = False
         self.seen = 0
         self.bad = 0
         self._bad_names: list[str] = []
@@ -48,18 +48,20 @@ class Guard:
 
     def watch(
         self, step: int, losses: Sequence[Mapping[str, Tensor]], norm: Tensor, keys: Sequence[tuple[str, ...]],
-        skipped: Sequence[str], stop: bool, miscounted: Mapping[str, Tensor] | None = None,
+        skipped: Sequence[str], stop: bool, miscounted: Mapping[str, Tensor] | None = None, *, save: bool = False,
+        failed: bool = False,
     ) -> None:  # fmt: skip
         """Take note of step ``step`` (from 1): the losses and sample names of each micro-batch, the gradient's norm.
 
-        miscounted: by loss, whether its head counted otherwise than it had said before the step.
+        miscounted: by loss, whether its head counted otherwise than it had said before the step. What one process asks
+        or tells (``stop``, ``save``, ``failed``: a save in the background has), all then know (``stop_asked``, ...).
         """
         names = list(losses[0])
         per_micro = [torch.stack([part[n].float() for n in names]).isfinite().logical_not() for part in losses]
         gradient = norm.isfinite().logical_not() if self.gradients else torch.zeros_like(norm, dtype=torch.bool)
         wrong = dict(miscounted or {})
         found = torch.cat([torch.stack(per_micro).any(0), torch.stack([gradient, *wrong.values()])]).float()
-        facts = torch.tensor([float(stop), float(len(skipped)), float(sum(len(k) for k in keys))])
+        facts = torch.tensor([stop, save, failed, len(skipped), sum(len(k) for k in keys)], dtype=torch.float32)
         flags = torch.cat([found, facts.to(self.device, non_blocking=True)])
         if world_size() > 1:
             dist.all_reduce(flags)
@@ -85,9 +87,11 @@ class Guard:
     def _read(self, watched: _Watched) -> None:
         if watched.ready is not None:
             watched.ready.synchronize()
-        *flags, stop, bad, seen = watched.copy.tolist()
+        *flags, stop, save, failed, bad, seen = watched.copy.tolist()
         found, wrong = flags[: len(watched.names) + 1], flags[len(watched.names) + 1 :]
         self.stop_asked = self.stop_asked or stop > 0
+        self.save_asked = self.save_asked or save > 0
+        self.save_failed = self.save_failed or failed > 0
         self.bad += round(bad)
         self.seen += round(seen)
         if any(found):

@@ -165,11 +165,10 @@ class Trainer:
         last = min(self.plan.steps or ENDLESS, self.exp.run.stop_after_steps or ENDLESS)
         with progress(rank() == 0, keep=True) as self.tell, closing(self.log):
             self.tell("step", self.step, self.plan.steps)
-            with self.stop.listening():
+            with self.stop.listening(), self.saving.finishing():
                 with suppress(Stopped):  # in an evaluation; all processes come here, and save
                     self._steps(last)
-                self.guard.check()
-                self.save()
+                self.save(wait=True)
                 self._leave_if_asked()
                 if self._done():
                     self.evaluate()
@@ -216,8 +215,10 @@ class Trainer:
                     self.clock.tick()
                     if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
                         self.report()
-                if run.save_every_steps and self.step % run.save_every_steps == 0:
-                    self.save()  # before an evaluation, which may fail
+                if self.guard.save_failed:
+                    self.saving.join()
+                if self.guard.save_asked or (run.save_every_steps and self.step % run.save_every_steps == 0):
+                    self.save(wait=not run.save_in_background)  # before an evaluation, which may fail
                 if run.eval_every_steps and self.step % run.eval_every_steps == 0:
                     self.evaluate()
 
@@ -289,7 +290,10 @@ class Trainer:
         losses = [{**output.losses, "loss": output.loss} for output in outputs]
         wrong = counts.differ([output.counts for output in outputs]) if counts is not None else {}
         keys = [batch.keys for batch in batches]
-        self.guard.watch(self.step + 1, losses, norm, keys, skipped, bool(self.stop.asked), wrong)
+        self.guard.watch(
+            self.step + 1, losses, norm, keys, skipped, bool(self.stop.asked), wrong, save=self.saving.due(),
+            failed=self.saving.failed,
+        )  # fmt: skip
 
     # ---- numbers ----------------------------------------------------------------------------------------------
 
@@ -346,19 +350,21 @@ class Trainer:
 
     # ---- checkpoints ------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write the training state and the model; by all processes together."""
+    def save(self, wait: bool) -> None:
+        """Write the training state and the model, see ``Saving.save``; by all processes together."""
+        self.guard.check()
+        self.guard.save_asked = False
+        self.saving.join()
         if self.saving.saved == self.step:
             return
-        self.guard.check()
         meta = resuming.Meta(
             step=self.step, world=world_size(), product=self.plan.product.name, precision=self.plan.precision,
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
-            metrics=self.metrics, batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
+            metrics=dict(self.metrics), batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
             seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"), order=self.parts.order,
         )  # fmt: skip
         with self.clock.paused():
-            self.saving.save(meta)
+            self.saving.save(meta, wait=wait)
         self.meter.restart()
 
     def restore(self, source: Path) -> None:

@@ -5,24 +5,45 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from mmkit.config import Run
 from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
-from mmkit.ranks import on_first, rank, world_size
+from mmkit.ranks import on_first, rank, together, world_size
 from mmkit.train import checkpoint, folder, resuming
+from mmkit.train.background import Background
+from mmkit.train.checkpoint import Staged
 from mmkit.train.engines.base import Engine
 from mmkit.train.resuming import Meta
 from mmkit.train.rng import seed_all, set_random_state
 
 logger = logging.getLogger("mmkit.train")
 
-SaveModel = Callable[[Path, Any, Mapping[str, Any]], None]
+
+Weights = Mapping[str, Tensor]
+"""Name in ``Task`` -> tensor, on the CPU, none sharing memory."""
+
+
+class SaveModel(Protocol):
+    """What writes a model for use. weights: where they are not those that the predictor has now; None = those."""
+
+    def __call__(
+        self, folder: Path, predictor: Any, experiment: Mapping[str, Any], *, weights: Weights | None = None
+    ) -> None:
+        """Write it."""
+
+
+MODEL_STEP = Path("checkpoints", ".model.json")
+"""Of which step the model in the run's folder is."""
 
 
 @dataclass(kw_only=True)
@@ -38,21 +59,78 @@ class Saving:
     save_model: SaveModel | None
     saved: int = -1
     best: tuple[float, int] | None = None
+    now: Callable[[], float] = time.monotonic
+    seconds: float = 0.0
+    _since: float = field(init=False)
+    _running: bool = False
+    _background: Background = field(default_factory=Background)
 
-    def save(self, meta: Meta) -> None:
-        """Write the training state and the model; by all processes together."""
-        root = self.out / "checkpoints"
+    def __post_init__(self) -> None:
+        self._since = self.now()
+
+    # ---- the training state -----------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether ``run.save_every_minutes`` have gone by on the first process's clock since the last save."""
+        every = self.run.save_every_minutes
+        return every is not None and rank() == 0 and self.now() - self._since >= 60 * every
+
+    @property
+    def failed(self) -> bool:
+        """Whether what this process writes in the background has failed; ``join`` says why. Waits for nothing."""
+        return self._background.failed
+
+    def save(self, meta: Meta, *, wait: bool = True) -> None:
+        """Write the training state and the model; by all processes together.
+
+        wait: until it is done; else only until the state is copied, and ``join`` raises what goes wrong then.
+        """
+        self.join()
+        self._since = self.now()
         scaler = self.scaler.state_dict() if self.scaler else None
-        checkpoint.save(root, meta, self.engine.full_state(), scaler)
+        staged = checkpoint.stage(self.engine.full_state(), scaler, copied=not wait)
         self.saved = meta.step
+        if wait:
+            with self.engine.whole(first_only=True):
+                on_first(lambda: self._write(meta, staged, None))
+        else:
+            self._running = True
+            if rank() == 0:
+                self._background.start(lambda: self._write(meta, staged, staged.weights()))
 
-        def tidy() -> None:
-            resuming.rotate(root, self.run.keep_checkpoints)
-            if self.save_model is not None:
-                self.save_model(self.out, self.predictor(), self.experiment)
+    def _write(self, meta: Meta, staged: Staged, weights: Weights | None) -> None:
+        """The checkpoint, then the model of the same step; on the first process."""
+        root, begun = self.out / "checkpoints", time.monotonic()
+        checkpoint.write(root, meta, staged)
+        resuming.rotate(root, self.run.keep_checkpoints)
+        self._export(meta.step, weights)
+        self.seconds = time.monotonic() - begun
 
-        with self.engine.whole(first_only=True):
-            on_first(tidy)
+    def _export(self, step: int, weights: Weights | None = None) -> None:
+        """The model for use in the run's folder, and of which step it is."""
+        if self.save_model is not None:
+            self.save_model(self.out, self.predictor(), self.experiment, weights=weights)
+            write_json(self.out / MODEL_STEP, {"step": step})
+
+    def join(self) -> None:
+        """Wait for what is written in the background; what went wrong there is raised by all processes."""
+        if self._running:
+            self._running = False
+            together(self._background.join)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """At an error inside, what is written in the background is finished first, but for a second Ctrl-C."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            try:
+                self._background.join()
+            except Exception as error:  # noqa: BLE001  # the error that is raised came first
+                logger.warning("%s", error)
+            raise
 
     def restore(self, source: Path) -> Meta:
         """Become what ``save`` wrote, on this process."""
@@ -69,16 +147,23 @@ class Saving:
                 meta.world,
             )  # fmt: skip
         self.saved = meta.step
-        on_first(self._mend)
+        with self.engine.whole(first_only=True):
+            on_first(partial(self._mend, meta.step))
         self.best = on_first(partial(folder.read_best, self.out, self.run.best, self.run.best_is))
         return meta
 
-    def _mend(self) -> None:
-        """A process that was killed while it replaced the best model left the one before under a hidden name."""
+    def _mend(self, step: int) -> None:
+        """What a process left undone that was killed after the checkpoint of this step, or while it replaced the best.
+
+        The model in the run's folder may be that of the checkpoint before; the best one stands under a hidden name.
+        """
         for gone in self.out.glob(".best.*.gone"):
             if not (self.out / "best").exists():
                 gone.rename(self.out / "best")
             shutil.rmtree(gone, ignore_errors=True)
+        done = self.out / MODEL_STEP
+        if not done.is_file() or read_json(done, "remove it")["step"] != step:
+            self._export(step)
 
     def note_best(self, step: int, found: Mapping[str, float]) -> None:
         """Keep the model where the evaluation of this step is the best so far; of equal ones the first stays.
@@ -110,6 +195,6 @@ class Saving:
             shutil.rmtree(part, ignore_errors=True)
             write_json(part / folder.BEST, facts)
             write_json(part / "data.json", read_json(self.out / "data.json"))
-            self.save_model(part, self.predictor(), self.experiment)
+            self.save_model(part, self.predictor(), self.experiment, weights=None)
             replace_folder(part, self.out / "best")
         write_json(self.out / folder.BEST, facts)

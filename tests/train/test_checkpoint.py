@@ -51,7 +51,8 @@ def meta(step=3, **changes):
 
 def write(root, task, step=3):
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.1)
-    return checkpoint.save(root, meta(step), State(task=task.state_dict(), optimizer=optimizer.state_dict()))
+    state = State(task=task.state_dict(), optimizer=optimizer.state_dict())
+    return checkpoint.write(root, meta(step), checkpoint.stage(state))
 
 
 def read(path, task):

@@ -59,6 +59,17 @@ def test_a_signal_is_remembered():
     assert guard.stop_asked is True
 
 
+@pytest.mark.parametrize("name", ["save", "failed"])
+def test_what_one_process_asks_or_tells_of_saving_is_remembered(name):
+    guard = Guard(CPU, max_bad_fraction=0.0)
+    guard.watch(1, [{"a": FINE, "loss": FINE}], FINE, [("k",)], [], False)
+    assert (guard.save_asked, guard.save_failed) == (False, False)
+    guard.watch(2, [{"a": FINE, "loss": FINE}], FINE, [("k",)], [], False, **{name: True})
+    watched(guard, bad=0, seen=3)
+    assert (guard.save_asked, guard.save_failed) == (name == "save", name == "failed")
+    assert (guard.stop_asked, guard.seen, guard.bad) == (False, 5, 0)
+
+
 @pytest.mark.parametrize(("losses", "norm", "says"), [
     ([{"a": FINE, "b": NAN, "loss": NAN}], NAN, r"step 7: loss 'b' is not finite.*Samples: k0, k1, k2, k3\. "),
     ([{"a": FINE, "b": FINE, "loss": NAN}], FINE, "step 7: the weighted loss is not finite"),

@@ -53,7 +53,7 @@ def assert_same(one, other):
 def test_a_run_writes_its_folder_and_returns_its_numbers(tmp_path):
     saved = []
     exp = tiny(evals={"count": partial(Count)}, run=dict(eval_every_steps=5, steps=11), report=partial(Report))
-    numbers = train(exp, tmp_path, save_model=lambda *a: saved.append(a), build_parts=without_predictor)
+    numbers = train(exp, tmp_path, save_model=lambda *a, **_: saved.append(a), build_parts=without_predictor)
     assert numbers["step"] == 11
     assert math.isfinite(numbers["loss"])
     assert numbers["count.value"] == 1.0
@@ -258,7 +258,7 @@ def test_each_process_has_random_numbers_of_its_own(tmp_path, monkeypatch):
 
 def test_a_step_is_saved_once(tmp_path):
     saved = []
-    exp, note = tiny(run=dict(steps=4, save_every_steps=2)), lambda out, *_: saved.append(out)
+    exp, note = tiny(run=dict(steps=4, save_every_steps=2)), lambda out, *_, **__: saved.append(out)
     train(exp, tmp_path, save_model=note)
     assert len(saved) == 2
     (tmp_path / "numbers.json").unlink()

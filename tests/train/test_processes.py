@@ -64,6 +64,21 @@ def test_processes_stop_together_by_the_clock(two):
     assert 0.6 <= kept["seconds"] < 5
 
 
+def test_processes_save_together_by_the_first_one_s_clock(two):
+    _, reports = two
+    assert [report["saves"]["steps"] for report in reports] == [[3, 6, 7], [3, 6, 7]]
+
+
+def test_a_failed_save_in_the_background_stops_all_processes(two):
+    out, reports = two
+    for report in reports:
+        kind, message, *steps = report["saves"]["full"]
+        assert kind == "UserError"
+        assert "step-00000003: cannot be written (No space left on device)" in message
+        assert steps == [3]
+    assert list((out / "full" / "checkpoints").iterdir()) == []
+
+
 def test_a_mistake_of_one_process_is_named_by_all(two):
     _, reports = two
     for report in reports:

@@ -9,7 +9,9 @@ import torch.distributed as dist
 
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank, together
+from mmkit.train import checkpoint, loop
 from mmkit.train.loop import train
+from mmkit.train.saving import Saving
 from tests.train.fakes import Squares, drawing, plain, tiny
 from tests.train.test_loop import Sick
 
@@ -63,6 +65,32 @@ def mistakes():
     }  # fmt: skip
 
 
+def saves(out):
+    """Of two processes with other clocks the steps at which they save; and what both see of a full disk."""
+    steps, clock, save, step, fill = [], [0.0], Saving.save, loop.Trainer.take_step, checkpoint._fill
+
+    def note(self, meta, *, wait):
+        steps.append(meta.step)
+        save(self, meta, wait=wait)
+
+    def take_step(self, batches):
+        clock[0] += 60 if rank() == 0 else 600
+        if self.saving._background._thread is not None:
+            self.saving._background._thread.join()  # so that it fails before this step
+        step(self, batches)
+
+    def full(part, meta, staged):
+        raise OSError(28, "No space left on device")
+
+    Saving.save, loop.Trainer.take_step, loop.Saving = note, take_step, partial(Saving, now=lambda: clock[0])
+    train(tiny(run=dict(steps=7, save_every_minutes=3)), out / "by_clock")
+    found, steps[:] = list(steps), []
+    checkpoint._fill = full
+    said = told(lambda: train(tiny(run=dict(steps=7, save_every_minutes=3)), out / "full"))
+    Saving.save, loop.Trainer.take_step, loop.Saving, checkpoint._fill = save, step, Saving, fill
+    return {"steps": found, "full": [*said, *steps]}
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     numbers = train(plain(4), out / "plain")
@@ -76,7 +104,7 @@ def main() -> None:
     timed = train(tiny(run=dict(steps=None, minutes=0.01), optim=dict(warmup_steps=None)), out / "clock")
     report = {
         "loss": numbers["loss"], "sick": sick, "bad": bad_message, "clock": [timed["step"], timed["lr"]],
-        "mistakes": mistakes(),
+        "mistakes": mistakes(), "saves": saves(out),
     }  # fmt: skip
     dist.barrier()
     me = rank()  # in the end one leaves by a mistake, and the other one sees only that it has gone
