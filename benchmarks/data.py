@@ -7,7 +7,8 @@ reads: random records of the same pictures from tar shards and from loose files 
 bytes and decoded; all lie in the page cache. order: the positions of one step in an epoch of many records. index: one
 of many records is opened and read at random by several workers; own memory is what a worker shares with nobody, and
 resident memory holds what it saw of the index. Ways take turns; the time is the processor's, ratios are medians over
-the turns.
+the turns. remote: an epoch of the shards from a web server of this machine that answers each request after a while (it
+needs aiohttp), in the order of training, by the clock: with an empty cache, and then with all blocks on this machine.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,8 +36,10 @@ import psutil
 import pyarrow as pa
 from PIL import Image
 
+from mmkit.data.ahead import ahead_of
 from mmkit.data.images.opening import load_image
-from mmkit.data.order import Order
+from mmkit.data.loader import StepSampler
+from mmkit.data.order import Order, order_of
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.data.sources.index import INDEX, Part, build_index, write_index
 from mmkit.data.sources.samples import schema
@@ -205,14 +209,77 @@ def index(folder: Path, records: int, reads_each: int) -> dict[str, float]:
     return found
 
 
+# -- remote --
+
+
+def serve(folder: str, delay: float, port: Any) -> None:
+    """Ranges of a folder's files over HTTP, each request after ``delay`` seconds; a process of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            time.sleep(delay)
+            path = Path(folder, self.path.strip("/"))
+            size = path.stat().st_size if path.is_file() else -1
+            first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            start, end = int(first or 0), int(last or size - 1)
+            self.send_response(404 if size < 0 else 206 if first else 200)
+            self.send_header("Content-Length", str(max(0, min(end + 1, size) - start)))
+            self.send_header("Content-Range", f"bytes {start}-{min(end, size - 1)}/{size}")
+            self.end_headers()
+            if self.command == "GET" and size >= 0:
+                with path.open("rb") as file:
+                    file.seek(start)
+                    self.wfile.write(file.read(min(end + 1, size) - start))
+
+        do_GET = do_HEAD = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    port.put(server.server_port)
+    server.serve_forever()
+
+
+def remote(folder: Path, records: int, delay: float) -> dict[str, float]:
+    """Records a second of one reader, as bytes, and the blocks that were fetched."""
+    here, _ = write_both(folder, records)
+    context = multiprocessing.get_context("spawn")
+    port = context.Queue()
+    server = context.Process(target=serve, args=(str(folder / "shards"), delay, port), daemon=True)
+    server.start()
+    source = Shards(f"http://127.0.0.1:{port.get(timeout=60)}", cache=folder / "cache")
+    order = order_of(source)
+    assert isinstance(order, Order)
+    found: dict[str, float] = {"records": records, "ms of a request": delay * 1e3, "neighbours": order.block}
+    sampler = StepSampler(order, rank_batch=64, steps=records // 64)
+    ways = {
+        "cold, fetched ahead": (source, ahead_of(sampler, source)), "warm": (source, sampler),
+        "cold, one at a time": (Shards(source.path, cache=folder / "other"), sampler), "this disk": (here, sampler),
+    }  # fmt: skip
+    for name, (shards, batches) in ways.items():
+        start = time.perf_counter()
+        for batch in batches:
+            for _, index in batch:
+                shards[index]
+        found[f"{name}, per s"] = len(sampler) * 64 / (time.perf_counter() - start)
+    found["blocks"] = len(list((folder / "cache").glob("0*/*")))
+    server.terminate()
+    server.join()
+    return found
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("reads", "order", "index"), help="one part alone")
+    parser.add_argument("--only", choices=("reads", "order", "index", "remote"), help="one part alone")
     parser.add_argument("--pictures", type=int, default=4000, help="of reads")
     parser.add_argument("--order-records", type=int, default=100_000_000)
     parser.add_argument("--index-records", type=int, default=10_000_000)
     parser.add_argument("--index-reads", type=int, default=20_000, help="of each worker")
+    parser.add_argument("--delay", type=float, default=0.05, help="seconds until the web server answers")
     parser.add_argument("--folder", type=Path, help="where files are written for a while (default: the system's)")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
@@ -220,6 +287,7 @@ def main() -> None:
         "reads": lambda folder: reads(folder, args.pictures),
         "order": lambda folder: order(args.order_records),
         "index": lambda folder: index(folder, args.index_records, args.index_reads),
+        "remote": lambda folder: remote(folder, args.pictures, args.delay),
     }
     found = {}
     for name, part in parts.items():

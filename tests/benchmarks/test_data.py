@@ -1,7 +1,9 @@
 """The benchmark of data, small: both ways read the same, the order's numbers, an index that several workers share."""
 
 import json
+import queue
 import sys
+import threading
 from random import Random
 
 import pytest
@@ -48,6 +50,37 @@ def test_a_large_index_is_read_at_random(tmp_path, monkeypatch):
     data.read_at_random(source, 0, (2, 5), Report)
     assert [count for count, _, _ in said] == [2, 5]
     assert all(0 < own <= resident for _, own, resident in said)
+
+
+def test_shards_of_a_web_server_are_read_cold_and_warm(tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+
+    class Context:
+        """Threads in place of processes."""
+
+        Queue = queue.Queue
+
+        class Process(threading.Thread):
+            def __init__(self, target, args, daemon):
+                super().__init__(target=target, args=args, daemon=daemon)
+
+            def terminate(self):
+                servers.pop().shutdown()
+
+    servers, real = [], data.ThreadingHTTPServer
+
+    def server(*args):
+        servers.append(real(*args))
+        return servers[-1]
+
+    monkeypatch.setattr(data, "ThreadingHTTPServer", server)
+    monkeypatch.setattr(data.multiprocessing, "get_context", lambda kind: Context)
+    monkeypatch.setattr(data, "drawn", lambda seed: bytes([seed] * 900))
+    found = data.remote(tmp_path, 128, 0.0)
+    assert found["blocks"] == 1
+    assert found["records"] == 128
+    ways = ("cold, fetched ahead", "warm", "cold, one at a time", "this disk")
+    assert all(found[f"{way}, per s"] > 0 for way in ways)
 
 
 def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
