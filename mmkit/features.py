@@ -1,4 +1,4 @@
-"""What a head sees: the model protocol, and the memoised views of one batch through the model.
+"""What a head sees: the memoised views of one batch through the model.
 
 A view is computed when the first head asks for it and kept for the others, so that heads neither plan nor repeat
 work. The teacher's views are the same, through the averaged copy and without gradient.
@@ -8,67 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property, wraps
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from mmkit.chunks import in_chunks, joined, split
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 from mmkit.exchange import rows_of_all
+from mmkit.protocol import Context
 from mmkit.ranks import gather, gather_with_grad, rank, world_size
 from mmkit.types import Batch, Fused, MaskedText, ModelSpec, Tokens
-
-
-class Context(Protocol):
-    """Images made ready to be read by texts: what ``image_context`` returns and ``fuse`` takes."""
-
-    def rows(self, index: Tensor) -> Self:
-        """Those of the images ``index`` (int64), in that order."""
-
-    def repeated(self, fold: int) -> Self:
-        """The same B images, each read by ``fold`` texts: rows i, i + B, i + 2 B, ... belong to image i."""
-
-
-@runtime_checkable
-class Model(Protocol):
-    """What heads, evaluators and the loop ask of a model. What ``spec`` says is absent is never called."""
-
-    spec: ModelSpec
-
-    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
-        """Pixels (B, 3, height, width) float, and (B, height, width) bool where there is picture -> tokens (B, P, D).
-
-        The mask is None when every picture fills its rectangle; a model that cannot use one raises UserError.
-        """
-
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
-        """Ids (B, L) int64, mask (B, L) bool -> tokens (B, L, D)."""
-
-    def embed_image(self, image: Tokens) -> Tensor:
-        """Image tokens -> (B, E) float32, L2-normalised."""
-
-    def embed_text(self, text: Tokens) -> Tensor:
-        """Text tokens -> (B, E) float32, L2-normalised."""
-
-    def image_context(self, image: Tokens) -> Context:
-        """Image tokens made ready for ``fuse``, once for all the texts that read them."""
-
-    def fuse(self, text: Tokens, contexts: Sequence[Context], keep_BM: Tensor | None = None) -> Fused:
-        """Texts that read the contexts' images in turn -> the states of both.
-
-        With ``keep_BM`` (int64) those of the text at these positions alone: (B, M, D).
-        """
-
-
-class Layered(Protocol):
-    """What a model also has whose ``spec.layers`` are not empty."""
-
-    def image_layers(
-        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
-    ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names``."""
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,6 +61,7 @@ class Features:
         self, model: Any, batch: Batch, step: int = 0, *, alpha: float = 0.0,
         teacher: Features | None = None,
         twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0, layers: Collection[str] = (),
+        chunks: int = 1,
     ) -> None:  # fmt: skip
         self.model = model  # the Model protocol, which a module's type cannot express
         self.batch = batch.normalised()
@@ -122,6 +74,7 @@ class Features:
         self._kept: dict[Hashable, Any] = {}
         self._brought: dict[tuple[str, Tensor], Tokens] = {}
         self._wanted = layers
+        self._chunks = chunks
         self._layers: dict[str, Tokens] = {}
         device = batch.pixels.device.type
         self._precision: dict[str, Any] = {
@@ -153,9 +106,8 @@ class Features:
         """Image tokens (B, P, D)."""
         if self._wanted:
             return self._see(self._wanted)
-        if self.batch.pixel_mask is None:
-            return self.model.encode_image(self.batch.pixels)
-        return self.model.encode_image(self.batch.pixels, self.batch.pixel_mask)
+        given = [x for x in (self.batch.pixels, self.batch.pixel_mask) if x is not None]
+        return self.chunked(self.model.encode_image, *given)
 
     def image_layers(self, names: Collection[str]) -> dict[str, Tokens]:
         """The image tokens (B, P, D) after each of the named layers of ``spec.layers``, from the pass of ``image``.
@@ -178,14 +130,20 @@ class Features:
 
     @_in_the_step
     def _see(self, names: Collection[str]) -> Tokens:
-        image, seen = self.model.image_layers(self.batch.pixels, self.batch.pixel_mask, names)
-        self._layers |= seen
+        model = self.model
+
+        def see(pixels: Tensor, mask: Tensor | None) -> tuple[Tokens, tuple[Tokens, ...]]:
+            image, seen = model.image_layers(pixels, mask, names)
+            return image, tuple(seen[name] for name in names)
+
+        image, seen = self.chunked(see, self.batch.pixels, self.batch.pixel_mask)
+        self._layers |= zip(names, seen, strict=True)
         return image
 
     @_view
     def text(self) -> Tokens:
         """Text tokens (B, L, D), before fusion."""
-        return self.model.encode_text(self.ids, self.mask)
+        return self.chunked(self.model.encode_text, self.ids, self.mask)
 
     @_view
     def image_embed(self) -> Tensor:
@@ -205,7 +163,7 @@ class Features:
     @_view
     def fused(self) -> Fused:
         """The fused states of each text with its own image."""
-        return self.model.fuse(self.text, [self.context])
+        return self._read(self.text)
 
     @_view
     def fused_first(self) -> Fused:
@@ -213,7 +171,15 @@ class Features:
         if "fused" in self.__dict__:
             return Fused(Tokens(self.fused.text.x[:, :1]))
         keep_B1 = torch.zeros(len(self.batch), 1, dtype=torch.int64, device=self.batch.pixels.device)
-        return self.model.fuse(self.text, [self.context], keep_B1)
+        return self._read(self.text, keep_B1)
+
+    def _read(self, text: Tokens, keep_BM: Tensor | None = None) -> Fused:
+        """Each text reads its own image; a chunk of them projects its own."""
+        if self._chunks == 1:
+            return self.model.fuse(text, [self.context], keep_BM)
+        model = self.model
+        read = lambda text, image, keep: model.fuse(text, [model.image_context(image)], keep)  # noqa: E731
+        return in_chunks(read, text, self.image, keep_BM, chunks=self._chunks)
 
     def take_image(self, image: Tokens, rows_B: Tensor) -> None:
         """Sample b shows picture ``rows_B[b]`` (int64) of tokens (n, P, D): none is encoded or projected twice."""
@@ -239,8 +205,7 @@ class Features:
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
-        text = self.model.encode_text(masked.ids, self.mask)
-        states_BMD = self.model.fuse(text, [self.context], masked.positions).text.x
+        states_BMD = self._read(self.chunked(self.model.encode_text, masked.ids, self.mask), masked.positions).text.x
         return states_BMD.flatten(0, 1)[masked.index]
 
     @cached_property
@@ -301,24 +266,37 @@ class Features:
         Indices select from all ranks' samples, with gradient. Own images' keys and values are shared between groups;
         those of other rows are selected, or made anew where the images come from another rank.
         """
-        size = len(self.batch)
-        asked = [("text", text) for text, _ in pairs]
-        if world_size() > 1:
-            asked += [("image", image) for _, image in pairs]
-        self._bring([(kind, rows) for kind, rows in asked if rows is not None])
-        texts = [self.text if rows is None else self.texts(rows) for rows, _ in pairs]
-        contexts: list[Context] = []
-        folds: list[int] = []
+        size, folds, images = len(self.batch), list[int](), list[Rows]()
         for _, rows in pairs:
-            if rows is None and contexts and contexts[-1] is self.context:
+            if rows is None and images and images[-1] is None:
                 folds[-1] += 1
             else:
-                contexts.append(self.context if rows is None else self._context_of(rows))
+                images.append(rows)
                 folds.append(1)
-        text = Tokens(torch.cat([t.x for t in texts]), torch.cat([t.full_mask() for t in texts]))
-        if len(text.x) != size * len(pairs):
+        asked: list[tuple[str, Rows]] = [("text", rows) for rows, _ in pairs]
+        if self._chunks > 1 or world_size() > 1:
+            asked += [("image", rows) for rows in images]
+        brought = self._bring(asked)
+        texts = brought[: len(pairs)]
+        if any(len(text.x) != size for text in texts):
             raise ValueError(f"each group needs {size} texts, one for each sample of the batch")
-        return self.model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_BM)
+        model = self.model
+
+        def read(texts: Sequence[Tokens], contexts: Sequence[Context], keep_NM: Tensor | None) -> Fused:
+            text = Tokens(torch.cat([t.x for t in texts]), torch.cat([t.full_mask() for t in texts]))
+            return model.fuse(text, [c.repeated(n) for c, n in zip(contexts, folds, strict=True)], keep_NM)
+
+        if self._chunks == 1:
+            contexts = [self.context if rows is None else self._context_of(rows) for rows in images]
+            return read(texts, contexts, keep_BM)
+
+        def read_chunk(texts: list[Tokens], images: list[Tokens], keeps: list[Tensor] | None) -> list[Fused]:
+            contexts = [model.image_context(image) for image in images]
+            return split(read(texts, contexts, None if keeps is None else torch.cat(keeps)), len(texts))
+
+        keeps = None if keep_BM is None else split(keep_BM, len(pairs))
+        groups: Fused = joined(in_chunks(read_chunk, texts, brought[len(pairs) :], keeps, chunks=self._chunks))
+        return groups
 
     def images(self, rows: Tensor) -> Tokens:
         """The image tokens (N, P, D) of ``rows`` (N,) among all ranks' samples, with gradient; N is that of all ranks.
@@ -332,12 +310,13 @@ class Features:
         return self._bring([("text", rows)])[0]
 
     @_in_the_step
-    def _bring(self, asked: Sequence[tuple[str, Tensor]]) -> list[Tokens]:
-        new = [at for at in dict.fromkeys(asked) if at not in self._brought]
+    def _bring(self, asked: Sequence[tuple[str, Rows]]) -> list[Tokens]:
+        own = {kind: getattr(self, kind) for kind, _ in asked}
+        new = [(kind, rows) for kind, rows in asked if rows is not None and (kind, rows) not in self._brought]
         precision = self._precision["dtype"] if self._precision["enabled"] else None
-        found = rows_of_all([(self.image if kind == "image" else self.text, rows) for kind, rows in new], precision)
-        self._brought |= dict(zip(new, found, strict=True))
-        return [self._brought[at] for at in asked]
+        found = rows_of_all([(own[kind], rows) for kind, rows in new], precision)
+        self._brought |= zip(new, found, strict=True)
+        return [own[kind] if rows is None else self._brought[kind, rows] for kind, rows in asked]
 
     def _context_of(self, rows: Tensor) -> Context:
         if world_size() == 1:
@@ -345,6 +324,13 @@ class Features:
         return self.model.image_context(self.images(rows))
 
     # ---- help for heads ---------------------------------------------------------------------------------------
+
+    def chunked(self, work: Callable[..., R], *rows: Any) -> R:
+        """``work(*rows)`` for work that treats each row by itself, in the chunks of the run; see ``chunks.in_chunks``.
+
+        What ``work`` needs beside its rows it must not hold through these views: they would never be let go.
+        """
+        return in_chunks(work, *rows, chunks=self._chunks)
 
     @_in_the_step
     def memo(self, key: Hashable, make: Callable[[Features], R]) -> R:

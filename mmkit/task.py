@@ -13,17 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from mmkit.chunks import check_chunks
 from mmkit.errors import UserError
-from mmkit.features import Features, Model, check_layers
+from mmkit.features import Features, check_layers
 from mmkit.heads.base import Head
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.nn.temperature import Temperature
+from mmkit.protocol import Model
 from mmkit.ranks import sum_over_ranks, world_size
 from mmkit.seeds import check_seed
 from mmkit.types import Batch, Count, HeadOutput, TaskOutput
@@ -53,20 +56,22 @@ class Task(nn.Module):
     """A model with objectives.
 
     Args:
-        model: anything with the model protocol of ``features.py``.
+        model: anything with the model protocol of ``protocol.py``.
         heads: objectives by the name under which they are logged and saved.
         weights: what each loss counts, a number or a function of the step; 1.0 where none is given.
         momentum: of the teacher's average; None for no teacher.
         alpha: the weight of the teacher's soft targets, a number or a function of the step.
         seed: of the draws that heads make through ``Features.random``.
+        chunks: in how many a micro-batch passes the model, see ``chunks.py``.
     """
 
     def __init__(
         self, model: nn.Module, heads: Mapping[str, Head], *, weights: Mapping[str, float | Schedule] | None = None,
-        momentum: float | None = 0.995, alpha: float | Schedule = 0.4, seed: int = 0,
+        momentum: float | None = 0.995, alpha: float | Schedule = 0.4, seed: int = 0, chunks: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         check_seed(seed, "seed")
+        check_chunks(model, chunks)
         self.model = model
         self.heads = nn.ModuleDict(heads)
         self.weights: dict[str, float | Schedule] = {**dict.fromkeys(heads, 1.0), **(weights or {})}
@@ -74,6 +79,7 @@ class Task(nn.Module):
             raise UserError(f"weights for heads that do not exist: {', '.join(sorted(unknown))}")
         self.alpha = alpha
         self.seed = seed
+        self.chunks = chunks
         self.layers = frozenset(name for head in heads.values() for name in head.reads_layers)
         if self.layers:
             check_layers(cast(Model, model).spec, self.layers)
@@ -153,16 +159,15 @@ class Task(nn.Module):
 
     def features(self, batch: Batch, step: int, before: int = 0) -> Features:
         """The views of a batch through the model and, where there is one, through its teacher."""
-        alpha = _at(self.alpha, step) if self.ema is not None else 0.0
-        teacher: Features | None = None
-        twins: dict[nn.Module, nn.Module] = {}
-        if self.ema is not None:
-            teacher = Features(self.ema["model"], batch, step, seed=self.seed, before=before, layers=self.layers)
-            twins = {head: self.ema[f"heads_{name}"] for name, head in self._heads().items() if head.distilled}
-        return Features(
-            self.model, batch, step, alpha=alpha, teacher=teacher, twins=twins, seed=self.seed, before=before,
-            layers=self.layers,
-        )  # fmt: skip
+        made = partial(
+            Features, batch=batch, step=step, seed=self.seed, before=before, layers=self.layers, chunks=self.chunks
+        )
+        if self.ema is None:
+            return made(self.model)
+        twins: dict[nn.Module, nn.Module] = {
+            head: self.ema[f"heads_{name}"] for name, head in self._heads().items() if head.distilled
+        }
+        return made(self.model, alpha=_at(self.alpha, step), teacher=made(self.ema["model"]), twins=twins)
 
     @torch.no_grad()
     def after_step(self, carries: Sequence[Carry]) -> None:

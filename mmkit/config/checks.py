@@ -18,7 +18,7 @@ def validate(exp: Experiment, world: int = 1) -> Experiment:
     UserError names the path of what does not fit or contradicts itself.
     """
     check_partials(exp)
-    _check_run(exp)
+    _check_run(exp, world)
     _check_data(exp)
     _check_heads(exp, world)
     _check_sizes(exp)
@@ -100,13 +100,16 @@ def _check_folder(folder: str) -> None:
 MOST_MINUTES = 525600
 
 
-def _check_run(exp: Experiment) -> None:
+def _check_run(exp: Experiment, world: int) -> None:
     run = exp.run
     _one_of("run", run, ("steps", "epochs", "minutes"), needed=True)
     _positive("run", run, ("steps", "epochs", "minutes", "keep_checkpoints", "stop_after_steps", "save_every_minutes"))
     _positive("run", run, ("timeout_minutes", "step_timeout_minutes"))
     if (longest := max(run.timeout_minutes, run.step_timeout_minutes)) > MOST_MINUTES:
         raise UserError(f"run: a time-out of {longest} minutes: at most {MOST_MINUTES}, a year")
+    _positive("run", run, ("chunks",))
+    if run.chunks > (samples := exp.data.batch_plan(world).rank_batch):
+        raise UserError(f"run.chunks = {run.chunks}: more than the {samples} samples of a micro-batch")
     _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
         raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")

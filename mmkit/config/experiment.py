@@ -205,7 +205,8 @@ class Run:
     after the first. engine: who holds the weights: "ddp" = every process all, "fsdp" = each process its share, "hsdp" =
     each process of a node its share of what the other nodes hold too. shard_ranks: of hsdp, how many processes share;
     None = those of a node. reshard: of fsdp and hsdp, whether the image tower's weights are given up between its
-    forward and its backward pass: less memory, one more gather.
+    forward and its backward pass: less memory, one more gather. chunks: in how many a micro-batch passes the model,
+    which compares all of it and keeps the activations of one; each is passed twice (see docs/training.md).
     """
 
     steps: int | None = None
@@ -224,6 +225,7 @@ class Run:
     best: str | None = None
     best_is: Literal["highest", "lowest"] = "highest"
     compile: bool = False
+    chunks: int = 1
     tensorboard: bool = True
     timeout_minutes: float = 30.0
     step_timeout_minutes: float = 5.0

@@ -42,12 +42,20 @@ class MLM(Head, VocabularyHead):
 
     def forward(self, f: Features) -> HeadOutput:
         """Count: the hidden positions; with none the loss is 0. Logs: the chance level ln V, and the accuracy."""
-        masked = f.masked_text
-        logits_NV = self.predict(f)
-        teacher_NV = f.twin(self).predict(f.teacher) if f.teacher is not None and f.alpha else None
-        loss_N = distilled_cross_entropy(logits_NV, masked.labels, teacher_NV, f.alpha)
-        hits_N = (logits_NV.detach().argmax(-1) == masked.labels).float()
-        logs: dict[str, Log] = {"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)}
+        labels_N, words_VD, alpha = f.masked_text.labels, f.model.word_embeddings, f.alpha
+        states_ND, taught = f.masked, f.teacher if f.alpha else None
+        twin, teacher_ND, theirs_VD = (
+            (None, None, None) if taught is None else (f.twin(self), taught.masked, taught.model.word_embeddings)
+        )
+
+        def judge(states_ND: Tensor, labels_N: Tensor, teacher_ND: Tensor | None) -> tuple[Tensor, Tensor]:
+            logits_NV = self.logits(states_ND, words_VD)
+            teacher_NV = None if twin is None else twin.logits(teacher_ND, theirs_VD)
+            hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
+            return distilled_cross_entropy(logits_NV, labels_N, teacher_NV, alpha), hits_N
+
+        loss_N, hits_N = f.chunked(judge, states_ND, labels_N, teacher_ND)
+        logs: dict[str, Log] = {"chance": math.log(len(self.bias)), "accuracy": mean_or_zero(hits_N)}
         return HeadOutput(loss=mean_or_zero(loss_N), count=self.counts(f), logs=logs)
 
     def counts(self, f: Features) -> int:

@@ -193,7 +193,9 @@ def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
     momentum, alpha = (
         (None, 0.0) if exp.teacher is None else (exp.teacher.momentum, exp.teacher.alpha_ramp(steps_per_epoch))
     )
-    return Task(model, heads, weights=exp.weights, momentum=momentum, alpha=alpha, seed=exp.run.seed)
+    return Task(
+        model, heads, weights=exp.weights, momentum=momentum, alpha=alpha, seed=exp.run.seed, chunks=exp.run.chunks
+    )
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:

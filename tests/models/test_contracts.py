@@ -5,9 +5,10 @@ import torch
 
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
-from mmkit.features import Features, Model
+from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.models.sizes.albef import albef, albef_base, albef_mini, albef_small
+from mmkit.protocol import Model
 from mmkit.task import Task
 from mmkit.types import HeadOutput, Tokens
 from tests.examples import VOCAB, batch

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mmkit.errors import UserError
-from mmkit.features import Features, Model
+from mmkit.features import Features
 from mmkit.models.sizes.vision import vision_base, vision_small
 from mmkit.nn.pool import pooled
+from mmkit.protocol import Model
 from mmkit.types import Batch, Tokens
 from tests.examples import VOCAB, batch
 from tests.sizes import albef_tiny, vision_tiny

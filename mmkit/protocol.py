@@ -1,0 +1,60 @@
+"""What a model is to heads, evaluators and the loop: the methods that they call, whatever it is built of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, Self, runtime_checkable
+
+from torch import Tensor
+
+from mmkit.types import Fused, ModelSpec, Tokens
+
+
+class Context(Protocol):
+    """Images made ready to be read by texts: what ``image_context`` returns and ``fuse`` takes."""
+
+    def rows(self, index: Tensor) -> Self:
+        """Those of the images ``index`` (int64), in that order."""
+
+    def repeated(self, fold: int) -> Self:
+        """The same B images, each read by ``fold`` texts: rows i, i + B, i + 2 B, ... belong to image i."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What heads, evaluators and the loop ask of a model. What ``spec`` says is absent is never called."""
+
+    spec: ModelSpec
+
+    def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """Pixels (B, 3, height, width) float, and (B, height, width) bool where there is picture -> tokens (B, P, D).
+
+        The mask is None when every picture fills its rectangle; a model that cannot use one raises UserError.
+        """
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
+        """Ids (B, L) int64, mask (B, L) bool -> tokens (B, L, D)."""
+
+    def embed_image(self, image: Tokens) -> Tensor:
+        """Image tokens -> (B, E) float32, L2-normalised."""
+
+    def embed_text(self, text: Tokens) -> Tensor:
+        """Text tokens -> (B, E) float32, L2-normalised."""
+
+    def image_context(self, image: Tokens) -> Context:
+        """Image tokens made ready for ``fuse``, once for all the texts that read them."""
+
+    def fuse(self, text: Tokens, contexts: Sequence[Context], keep_BM: Tensor | None = None) -> Fused:
+        """Texts that read the contexts' images in turn -> the states of both.
+
+        With ``keep_BM`` (int64) those of the text at these positions alone: (B, M, D).
+        """
+
+
+class Layered(Protocol):
+    """What a model also has whose ``spec.layers`` are not empty."""
+
+    def image_layers(
+        self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names``."""
