@@ -55,14 +55,16 @@ def register(commands: Commands) -> None:
     )
     add_source_options(command, COLUMNS, questions=True)
     command = add_command(
-        inner, "index", "find the samples in a folder of tar shards, once, so that they can be read", index
+        inner, "index", "find the samples in a folder of tar shards, or the lines of a file, once", index
     )
     command.add_argument(
-        "folder", metavar="DIR or URL",
-        help="shards as img2dataset or WebDataset write them; of an address (s3://...) the index is kept here",
+        "source", metavar="DIR, URL or FILE",
+        help="shards as img2dataset or WebDataset write them; of an address (s3://...) the index is kept here; or JSON "
+        "lines",
     )  # fmt: skip
     command.add_argument("--upload", action="store_true", help="of an address: put the index beside the shards too")
-    command.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    command.add_argument("--workers", type=int, metavar="N", help="processes, for shards (default: one for each core)")
+    add_source_options(command, COLUMNS)
     _register_import(inner)
     _register_export(inner)
     command = add_command(inner, "build-answers", "list the answers that questions are answered with", build)
@@ -108,7 +110,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The values of these options."""
     from mmkit.data.sources.delimited import columns_of
 
-    values = {name: getattr(args, name) for name in ("split", "images", "annotations", "pictures")}
+    values = {name: getattr(args, name, None) for name in ("split", "images", "annotations", "pictures")}
     return {**values, "columns": columns_of(args.columns)}
 
 
@@ -189,18 +191,31 @@ def check(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def index(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Write the index beside the shards; only those that are new or changed are read."""
+    """Write the index in the folder of the shards, of which only new and changed ones are read, or beside the file."""
     import os
 
+    from mmkit.data.line_index import indexing
     from mmkit.data.remote import Remote, place_of
     from mmkit.data.sources.index import INDEX, build_index
+    from mmkit.data.sources.open import open_source
+    from mmkit.data.sources.readers import Options
 
-    place = place_of(args.folder)
+    place = place_of(args.source)
     if args.upload and not isinstance(place, Remote):
-        raise UserError(f"--upload: {args.folder} lies on this machine, and its index beside the shards")
+        raise UserError(f"--upload: {args.source} lies on this machine, and its index beside the shards")
+    given = {name: value for name, value in _given(args).items() if name in ("columns", "images", "split")}
+    if not isinstance(place, Remote) and Path(args.source).is_file():
+        with indexing() as made:
+            records = len(open_source(args.source, **given))
+        if not made:
+            raise UserError(
+                f"{args.source}: needs no index, or can have none; JSON lines and folders of shards have one"
+            )
+        return {"records": records, "index": str(made[-1])}
+    Options(**given).refuse(args.source)
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     with progress() as report:
-        done = build_index(args.folder, workers=workers, progress=lambda done, of: report("shards", done, of))
+        done = build_index(args.source, workers=workers, progress=lambda done, of: report("shards", done, of))
     if not isinstance(place, Remote):
         return done
     if args.upload:

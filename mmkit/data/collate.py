@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +32,6 @@ class Sample:
     masked: tuple[list[int], list[int], list[int]] | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
-
-
-def stable_id(text: str) -> int:
-    """A 63-bit id that is the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,14 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmkit.data.ahead import ahead_of
-from mmkit.data.collate import Collator, Sample, stable_id
+from mmkit.data.collate import Collator, Sample
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import BlankTrain, look
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.order import Mixed, Order
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
+from mmkit.data.text_files import stable_id
 from mmkit.data.texts.masking import Masking, check_mask
 from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import Unreadable, UserError

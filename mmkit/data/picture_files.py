@@ -15,11 +15,12 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from mmkit.data.problems import Problems, is_collecting
+from mmkit.data.text_files import stable_id
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ MOST_PAIRS = 10_000
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:image/")
 
 
+Numbers: TypeAlias = "array[int] | memoryview | np.ndarray"
+
+
 class PictureFiles:
     """The pictures of one file of records. root: what relative paths are relative to.
 
@@ -40,14 +44,14 @@ class PictureFiles:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._absolute = os.path.abspath(root)
-        self._same: dict[str, str] = {}
-        self._ids, self._pictures = array("q"), array("q")
+        self.absolute = os.path.abspath(root)
+        self.same: dict[str, str] = {}
+        self._ids: array[int] | memoryview = array("q")
+        self._pictures: array[int] | memoryview = array("q")
         self._sample: list[tuple[int, str]] = []
         self._every = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        # the hashes that ``note`` keeps are of this process alone
         return {**self.__dict__, "_ids": array("q"), "_pictures": array("q"), "_sample": []}
 
     def __len__(self) -> int:
@@ -59,7 +63,7 @@ class PictureFiles:
             image = image.replace("\\", "/")
         if image.startswith(".") or "/." in image or "//" in image:
             image = self._normal(image)
-        return self._same.get(image, image)
+        return self.same.get(image, image)
 
     def _normal(self, image: str) -> str:
         name = posixpath.normpath(image)
@@ -74,12 +78,16 @@ class PictureFiles:
     def note(self, image: str, image_id: str | None) -> None:
         """One more row. image_id: as the file says it, or None where it says none."""
         row, name = len(self._ids), self.name(image)
-        self._ids.append(hash(name if image_id is None else image_id))
-        self._pictures.append(hash(os.path.join(self._absolute, name)))
+        self._ids.append(stable_id(name if image_id is None else image_id))  # type: ignore[union-attr]
+        self._pictures.append(stable_id(os.path.join(self.absolute, name)))  # type: ignore[union-attr]  # as of RowFile
         if row % self._every == 0:
             self._sample.append((row, image))
             if len(self._sample) > 2 * CHECK_LIMIT:
                 self._sample, self._every = self._sample[::2], 2 * self._every
+
+    def take(self, ids: memoryview, pictures: memoryview, same: dict[str, str]) -> None:
+        """The rows as ``note`` and ``check`` left them before."""
+        self._ids, self._pictures, self.same = ids, pictures, same
 
     def check(self, problems: Problems, number: Callable[[int], int | str]) -> None:
         """Looks for the pictures and notes those that are missing. number: of a row, for the message."""
@@ -137,21 +145,21 @@ class PictureFiles:
     def _look(self, name: str, first: dict[tuple[int, int], str]) -> bool:
         """Whether a picture is there; names of a file that was met before are one with its first."""
         try:
-            found = os.stat(os.path.join(self._absolute, name))
+            found = os.stat(os.path.join(self.absolute, name))
         except (OSError, ValueError):
             return False
         if found.st_ino:
             other = first.setdefault((found.st_dev, found.st_ino), name)
             if other != name:
-                self._same[name] = other
-        return os.path.isfile(os.path.join(self._absolute, name))
+                self.same[name] = other
+        return os.path.isfile(os.path.join(self.absolute, name))
 
     def hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, pictures), each (rows,) int64, of this process alone: equal where these are."""
+        """(ids, pictures), each (rows,) int64, ``stable_id`` of each row's."""
         return np.frombuffer(self._ids, np.int64), np.frombuffer(self._pictures, np.int64)
 
 
-def several(keys: array[int] | np.ndarray, values: array[int] | np.ndarray) -> list[tuple[int, int]]:
+def several(keys: Numbers, values: Numbers) -> list[tuple[int, int]]:
     """Pairs of rows with one key and different values, one pair for each further value of a key, by row."""
     key, value = np.asarray(keys, np.int64), np.asarray(values, np.int64)
     order = np.lexsort((np.arange(len(key)), value, key))

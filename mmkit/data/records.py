@@ -9,8 +9,9 @@ training. Left out: writing (any program can write JSON lines), and pictures beh
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -18,11 +19,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from mmkit.data.line_index import find_rows
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.row_file import RowFile
 from mmkit.data.text_files import NotText, id_of, is_absent, is_null, not_utf8, one_text, parse_json
 from mmkit.errors import UserError
+
+LOOKED_AT = 1000
+"""So many pictures of a file that has an index are looked for again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +198,7 @@ class JsonLines(FileRecords):
     ``{"image": "pictures/1.jpg", "caption": "a dog", "image_id": "1", "label": 3}``: ``image`` is a path relative to
     the file (or to ``root``), ``caption`` a string or a list of strings, ``image_id`` optional (the image's path stands
     in where it is missing, null or empty). Every other key becomes an entry of ``Record.targets``, but for those that
-    are null. Only byte offsets stay in memory; threads may read.
+    are null. Only byte offsets stay in memory, of files from 32 MB up in an index (``line_index``); threads may read.
 
     Args:
         path: the file, UTF-8.
@@ -216,7 +221,10 @@ class JsonLines(FileRecords):
         self.columns = {field: key for field, key in (columns or {}).items() if field != key}
         self.rows = RowFile(self.path, f"JSON lines with the keys {', '.join(self.needs)}")
         self.files = PictureFiles(self.root)
-        self._validate()
+        self._check_form()
+        about = () if root is None and not self.columns else (str(root), sorted(self.columns.items()))
+        if find_rows(self.rows, self.files, self.needs, about, self._validate):
+            self._look_again()
 
     def _row(self, index: int) -> dict[str, Any]:
         found: dict[str, Any] = parse_json(self.rows[index].strip(), first=self.lines[index] == 1)
@@ -224,20 +232,33 @@ class JsonLines(FileRecords):
             found = renamed(found, self.columns)
         return {key: value for key, value in found.items() if not is_null(value)}
 
-    def _validate(self) -> None:
-        self._check_form()
-        problems = Problems(self.path)
+    def _validate(self, look: bool = False) -> Collection[str]:
+        """What all rows hold, if one is to ``look``."""
+        problems, held = Problems(self.path), None
         for number, start, line in self.rows.physical_lines():
             if not line.strip():
                 continue
             problems.rows += 1
             found = self._checked(number, line, problems)
             if found is not None:
+                row, image_id = found
                 self.rows.add(number, start, len(line))
-                self.files.note(*found)
+                self.files.note(row["image"], image_id)
+                if look:
+                    held = [key for key in (held or row) if not is_absent(row.get(key)) and row[key] != []]
         if not problems.rows:
             raise UserError(f"{self.path}: the file is empty")
         self._check_pictures(problems)
+        return held or ()
+
+    def _look_again(self) -> None:
+        """Some of the pictures that were there when the index was made; UserError for those that are gone."""
+        problems, rows = Problems(self.path), range(0, len(self), -(-len(self) // LOOKED_AT))
+        for row in rows:
+            image = self._row(row)["image"]
+            if not os.path.isfile(self.files.path(image)):
+                problems.add(self.lines[row], *missing(image, self.files.path(image)))
+        problems.raise_if_any(len(rows))
 
     def _check_form(self) -> None:
         """UserError for what is JSON, but not one object per line, and for tables."""
@@ -258,8 +279,10 @@ class JsonLines(FileRecords):
                 f"mmkit data import {kind} {name} {other}"
             )
 
-    def _checked(self, number: int, line: bytes, problems: Problems) -> tuple[str, str | None] | None:
-        """The picture that the line names and the id that it gives, or None with the problem noted."""
+    def _checked(
+        self, number: int, line: bytes, problems: Problems
+    ) -> tuple[dict[str, Any], str | None] | None:  # fmt: skip
+        """What a line says, and the id that it gives; or None with the problem noted."""
         row = parse_row(number, line, (), problems)
         if row is None:
             return None
@@ -283,7 +306,7 @@ class JsonLines(FileRecords):
                 for key in self.needs[1:]:
                     if is_null(row[key]):
                         raise ValueError(f'"{key}" is {json.dumps(row[key])}; give it a value, or remove the line')
-                return image, _checked_id(row.get("image_id"))
+                return row, _checked_id(row.get("image_id"))
             except ValueError as error:
                 problems.add(number, _kind(str(error)), str(error))
         return None

@@ -1,8 +1,8 @@
 """The rows of a text file by number, each a range of its bytes that is read when it is asked for.
 
-Only numbers stay in memory. Reading moves no file position, so that threads and forked processes may share one object;
-a pickled one opens the file anew. A file that changed since its rows were found is an error that names it, never a row
-cut elsewhere.
+Only numbers stay in memory, or in a mapped file (``line_index``). Reading moves no file position, so that threads and
+forked processes may share one object; a pickled one opens the file anew. A file that changed since its rows were found
+is an error that names it, never a row cut elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ class RowFile:
 
     def __init__(self, path: str | Path, what: str) -> None:
         self.path = Path(path)
-        self._starts, self._sizes, self.lines = array("q"), array("q"), array("q")
+        self.starts: array[int] | memoryview = array("q")
+        self.sizes: array[int] | memoryview = array("q")
+        self.lines: array[int] | memoryview = array("q")
+        self._again: tuple[Any, ...] | None = None
         if not self.path.is_file():
             reason = "is a folder, not a file" if self.path.is_dir() else "no such file"
             raise UserError(f"{self.path}: {reason}; expected {what}")
@@ -36,21 +39,42 @@ class RowFile:
 
     def __getitem__(self, index: int) -> bytes:
         """The bytes of a row with its line end; IndexError beyond the last; negative numbers count from it."""
-        return self._read(self._starts[index], self._sizes[index])
+        return self._read(self.starts[index], self.sizes[index])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        state = {**self.__dict__, "_file": None}
+        return state if self._again is None else state | dict.fromkeys(("lines", "starts", "sizes"))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._again is not None:
+            mapped, place = self._again
+            self.lines, self.starts, self.sizes = mapped(place)
+
+    @property
+    def length(self) -> int:
+        """The bytes of the file."""
+        return self._stamp[0]
+
+    @property
+    def changed(self) -> int:
+        """The time of its last change, in nanoseconds."""
+        return self._stamp[1]
+
+    def take(self, lines: memoryview, starts: memoryview, sizes: memoryview, again: tuple[Any, ...]) -> None:
+        """The rows as they were noted before. again: (function, argument) that give these three to a copy."""
+        self.lines, self.starts, self.sizes, self._again = lines, starts, sizes, again
 
     def add(self, line: int, start: int, size: int) -> None:
         """One more row: the number of its first line in the file, from 1, and its bytes."""
-        self.lines.append(line)
-        self._starts.append(start)
-        self._sizes.append(size)
+        self.lines.append(line)  # type: ignore[union-attr]  # an array, until an index is taken
+        self.starts.append(start)  # type: ignore[union-attr]
+        self.sizes.append(size)  # type: ignore[union-attr]
 
     def drop_last(self) -> None:
         """The row that was noted last is none."""
-        for numbers in (self.lines, self._starts, self._sizes):
-            numbers.pop()
+        for numbers in (self.lines, self.starts, self.sizes):
+            numbers.pop()  # type: ignore[union-attr]
 
     def physical_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """(number, first byte, bytes with the end) of every line, blank ones too; only a line feed ends one."""

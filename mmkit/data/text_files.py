@@ -8,6 +8,7 @@ NEL, VT, FS, a lone \r) is part of the line that it stands in. Left out: guessin
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import math
 import re
@@ -178,6 +179,11 @@ def read_json(path: str | Path, what: str = "JSON") -> Any:
         if data.lstrip()[:1] == b"{" and b"\n" in data.strip() and "Extra data" in str(error):
             lines = "; if it holds one object a line, call it .jsonl"
         raise UserError(f"{path}: cannot be read as JSON ({error}); expected {what}{lines}") from error
+
+
+def stable_id(text: str) -> int:
+    """A 63-bit id that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
 def is_null(value: Any) -> bool:

@@ -22,10 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmkit.data.collate import Collator, Sample, of_pictures, padded_texts, stable_id
+from mmkit.data.collate import Collator, Sample, of_pictures, padded_texts
 from mmkit.data.images.transforms import look
 from mmkit.data.reading import batches, reading
 from mmkit.data.targets import RawTargets, TargetEncoder
+from mmkit.data.text_files import stable_id
 from mmkit.data.texts.answers.rules import choices
 from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.errors import UserError

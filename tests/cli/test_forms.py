@@ -89,7 +89,14 @@ def as_parquet(root):
     return root / "test.parquet"
 
 
-FORMS = {"shards": as_shards, "parquet": as_parquet}
+def as_indexed_lines(root):
+    root.mkdir()
+    path = as_lines(root / "own")
+    assert main(["data", "index", str(path)]) == 0
+    return path
+
+
+FORMS = {"shards": as_shards, "parquet": as_parquet, "index": as_indexed_lines}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmkit.data import loader
-from mmkit.data.collate import Collator, Sample, stable_id
+from mmkit.data.collate import Collator, Sample
 from mmkit.data.images.opening import BadImage
 from mmkit.data.images.transforms import BlankTrain, TrainTransform
 from mmkit.data.images.variable_size import KeepShapeTrain
@@ -16,6 +16,7 @@ from mmkit.data.loader import PairDataset, StepSampler, make_loader, still
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import JsonLines, Record
 from mmkit.data.targets import RawTargets
+from mmkit.data.text_files import stable_id
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError

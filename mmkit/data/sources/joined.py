@@ -18,6 +18,7 @@ from mmkit.data.labels import Label, own_names
 from mmkit.data.order import WINDOW, Mixed, Order, order_of, part_seed, shares_of
 from mmkit.data.picture_files import PictureFiles, several
 from mmkit.data.records import ByNumber, Record, Source, captions_of, described, targets_of
+from mmkit.data.text_files import stable_id
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Joined(ByNumber):
             record.image_id
             for part in self.parts if _files(part) is not None
             for record in map(part.__getitem__, range(len(part)))
-            if hash(record.image_id) in twice and not _is_name(record)
+            if stable_id(record.image_id) in twice and not _is_name(record)
         }  # fmt: skip
         if found:
             some = ", ".join(sorted(found)[:5])
