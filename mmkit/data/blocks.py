@@ -75,7 +75,7 @@ class Blocks:
         kept = self._kept(file, number, length, start, size)
         if kept is not None:
             return kept
-        with self._locked(f"{crc32(f'{file}/{number}'.encode()) % LOCKS:04d}"):
+        with self.alone(f"{crc32(f'{file}/{number}'.encode()) % LOCKS:04d}"):
             kept = self._kept(file, number, length, start, size)
             if kept is not None:
                 return kept
@@ -121,7 +121,7 @@ class Blocks:
     def _count(self, added: int) -> None:
         """Note what was added, and make room where it is too much."""
         note = self.folder / ".held"
-        with self._locked("count"):
+        with self.alone("count"):
             try:
                 held = int(note.read_text()) + added
             except (OSError, ValueError):
@@ -159,7 +159,7 @@ class Blocks:
         return held
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def alone(self, name: str) -> Iterator[None]:
         """Alone among the processes and threads that use the folder; not where another one has not let go in time."""
         from filelock import FileLock, Timeout
 

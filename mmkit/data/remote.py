@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -74,6 +75,8 @@ class Remote:
         self.url, self.cache = url.rstrip("/"), cache if cache is not None else Blocks()
         if self.url.lower().endswith(".tar"):
             raise UserError(f"{url}: give the folder in which the shards lie, {self.url.rpartition('/')[0]}")
+        if self.url.startswith("http") and set(self.url) & {"?", "#"}:
+            raise UserError(f"{url}: names of files cannot follow it; give an address without ? and #")
         self._is_web = self.url.startswith(("http://", "https://"))
         self._opened: tuple[int, Any, str] | None = None
         self._seen: dict[str, Stamp] = {}
@@ -149,19 +152,23 @@ class Remote:
         own = self.home(name)
         if own.is_file():
             return own
-        system, _ = self._system()
         try:
-            size, mark = self.stamp(name)
+            stamp = self.stamp(name)
         except Gone:
             return None
-        copy = own.with_name(f"{_short(f'{size} {mark}')}-{name}")
-        if not (copy.is_file() and copy.stat().st_size == size):
-            with beside(copy) as part:
-                get = lambda: system.get_file(self._path(name), str(part))  # noqa: E731
-                self._tried(self.called(name), get, seconds=max(10 * SECONDS, size / 1e6))
-                if part.stat().st_size != size:
-                    raise UserError(f"{self.called(name)}: {part.stat().st_size} bytes came in place of {size}")
+        copy = own.with_name(f"{_short(repr(stamp))}-{name}")
+        with self.cache.alone("index"):  # processes that start together
+            if not (copy.is_file() and copy.stat().st_size == stamp[0]):
+                self._copy(name, stamp[0], copy)
         return copy
+
+    def _copy(self, name: str, size: int, to: Path) -> None:
+        system, _ = self._system()
+        with beside(to) as part:
+            get = partial(system.get_file, self._path(name), str(part))
+            self._tried(self.called(name), get, seconds=max(10 * SECONDS, size / 1e6))
+            if part.stat().st_size != size:
+                raise UserError(f"{self.called(name)}: {part.stat().st_size} bytes came in place of {size}")
 
     def put(self, path: Path, name: str) -> None:
         """Write a file there. UserError where that is not possible."""

@@ -329,6 +329,44 @@ def test_the_command_makes_the_index_of_an_address(memory, capsys, tmp_path):
     assert f"--upload: {tmp_path} lies on this machine" in capsys.readouterr().err
 
 
+def test_processes_that_start_together_fetch_an_index_once(memory, monkeypatch):
+    main(["data", "index", URL, "--workers", "1", "--upload"])
+    Remote(URL).home(INDEX).unlink()
+    times, real = [], MemoryFileSystem.get_file
+
+    def slow(self, path, *args, **options):
+        times.append(path)
+        time.sleep(0.05)
+        return real(self, path, *args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", slow)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(Shards(URL)[1].image)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == [picture(1)] * 3
+    assert len(times) == 1
+    memory.pipe_file("/bucket/set/00002.tar", packed([9]))
+    build_index(URL)
+    memory.put_file(str(Remote(URL).home(INDEX)), f"/bucket/set/{INDEX}")
+    Remote(URL).home(INDEX).unlink()
+    assert len(Shards(URL)) == 9  # another one lies there now
+    assert len(times) == 2
+
+
+def test_a_disk_by_its_address(tmp_path):
+    for name, first in (("00000.tar", 0), ("00001.tar", 4)):
+        (tmp_path / name).write_bytes(packed(range(first, first + 4)))
+    url = f"file://{tmp_path}"
+    assert build_index(url)["records"] == 8
+    assert [Shards(url)[n].image for n in (0, 7)] == [picture(0), picture(7)]
+    (tmp_path / "00001.tar").write_bytes(packed(range(5, 9)))
+    with pytest.raises(UserError, match=r"00001.tar: was changed after its index"):
+        without_blocks(Shards(url))[7]
+
+
 def test_a_damaged_shard_is_named_with_its_byte(memory):
     memory.pipe_file("/bucket/set/00000.tar", packed(range(4))[:5000])
     with pytest.raises(UserError, match=r"00000.tar:\d+: .*cut off"):
@@ -337,7 +375,7 @@ def test_a_damaged_shard_is_named_with_its_byte(memory):
 
 @pytest.mark.parametrize(("url", "says"), [
     ("s3://bucket/set", r"s3:// needs another package \(Install s3fs"), ("nosuch://x", "Protocol not known: nosuch"),
-    ("memory://bucket/none", "no shards in it|without an index"),
+    ("https://host/set?key=1", r"without \? and #"), ("memory://bucket/none", "no shards in it|without an index"),
     ("memory://bucket/set/00000.tar", "give the folder in which the shards lie, memory://bucket/set"),
 ])  # fmt: skip
 def test_what_is_no_place_is_said(url, says, memory):
