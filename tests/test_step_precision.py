@@ -61,16 +61,16 @@ def watched(t, device):
         if isinstance(module, nn.Linear):
             handles.append(module.register_forward_hook(partial(note, name=name)))
 
-    def weights(q, k, mask, causal=False, own=attention.attention_weights):
+    def attend(q, k, v, mask, own=attention.attend, **options):
         watch.inside += 1
-        out = own(q, k, mask, causal)
+        out = own(q, k, v, mask, **options)
         watch.inside -= 1
-        if {q.dtype, k.dtype, out.dtype} != {torch.bfloat16}:
+        if {q.dtype, k.dtype, v.dtype, out.dtype} != {torch.bfloat16}:
             watch.wrong.append("attention")
         return out
 
     with pytest.MonkeyPatch.context() as patch, watch:
-        patch.setattr(attention, "attention_weights", weights)
+        patch.setattr(attention, "attend", attend)
         yield watch, seen
     for handle in handles:
         handle.remove()

@@ -26,13 +26,18 @@ def dropout(x: Tensor, rate: float, packing: Packing | None = None) -> Tensor:
         return x
     if not written_out(x):
         return F.dropout(x, rate)
+    keep, factor = kept(x, rate, packing)
+    return x * (keep.to(x.dtype) * factor)
+
+
+def kept(x: Tensor, rate: float, packing: Packing | None = None) -> tuple[Tensor, float]:
+    """Which values are not dropped, bool of the shape of ``x``, and what they are multiplied with."""
     size = x.numel() if packing is None else packing.at.numel() * x.shape[-1]
     words = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     numbers = words.view(torch.int16)[:size]
     numbers = numbers.view(x.shape) if packing is None else numbers.view(-1, x.shape[-1]).index_select(0, packing.rows)
     dropped = min(round(rate * _LEVELS), _LEVELS - 1)
-    keep = (numbers >= dropped - _LEVELS // 2).to(x.dtype)
-    return x * (keep * (_LEVELS / (_LEVELS - dropped)))
+    return numbers >= dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
 
 
 class Dropout(nn.Module):

@@ -93,17 +93,17 @@ def test_one_pass_over_many_is_one_at_a_time(target):
 
 
 def gradients_of_plain_run(model, run, monkeypatch):
-    """All attention weights of a run of the model as everybody runs it, with their gradients, by ``backward``."""
+    """All attention weights of a run of the model that nobody watches, with their gradients, by ``backward``."""
     kept, plain = [], mmkit.nn.attention.attention_weights
 
-    def kept_weights(*args, **kwargs):
-        weights = plain(*args, **kwargs)
+    def attend(q, k, v, mask, *, rate, causal):
+        weights = plain(q, k, mask, causal)
         if weights.requires_grad:
             weights.retain_grad()
             kept.append(weights)
-        return weights
+        return weights @ v
 
-    monkeypatch.setattr(mmkit.nn.attention, "attention_weights", kept_weights)
+    monkeypatch.setattr(mmkit.nn.attention, "attend", attend)
     model.model.eval()
     run().sum().backward()
     monkeypatch.undo()

@@ -1,0 +1,72 @@
+"""Attention for a CPU: products, softmax and dropout one after the other, and their gradients, with the fewest copies.
+
+The same operations with gradients from PyTorch give the same bits and take longer: each part is copied once for its
+product, again for its gradient, and the scale is a pass of its own. Not for second derivatives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmkit.nn.dropout import kept
+
+
+class Heads(torch.autograd.Function):
+    """(B, N, parts x D) -> for each part (B, H, N, D/H), each contiguous, by one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BNE: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
+        """The parts."""
+        return x_BNE.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Of the parts that of the whole."""
+        size, heads, tokens, width = grads[0].shape
+        out = grads[0].new_empty(size, tokens, len(grads), heads, width)
+        for part, grad in zip(out.unbind(2), grads, strict=True):
+            part.copy_(grad.transpose(1, 2))
+        return out.flatten(2), None, None
+
+
+class PlainAttention(torch.autograd.Function):
+    """softmax(q k / sqrt(D)) v for (B, H, N, D/H) of one type; mask and rate as in ``attend``."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+        """(B, H, N, D/H)."""
+        size, heads = q.shape[:2]
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        ctx.scale = q.shape[-1] ** -0.5
+        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=ctx.scale)
+        if mask is not None:
+            scores.unflatten(0, (size, heads)).masked_fill_(~mask, -torch.inf)
+        weights, keep = scores.softmax(-1), None
+        read = weights
+        if rate:
+            keep, ctx.factor = kept(weights, rate)
+            read = (weights * keep).mul_(ctx.factor)
+        ctx.save_for_backward(q, k, v, weights, keep, read if rate else None)
+        return torch.bmm(read, v).unflatten(0, (size, heads))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Of the output those of q, k and v."""
+        q, k, v, weights, keep, read = ctx.saved_tensors
+        pairs, grad = grad.shape[:2], grad.flatten(0, 1)
+        for_v = torch.bmm((weights if read is None else read).transpose(1, 2), grad)
+        for_weights = torch.bmm(grad, v.transpose(1, 2))
+        if keep is not None:
+            for_weights.mul_(keep).mul_(ctx.factor)
+        for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        any_ = q.new_empty(())
+        for_q = torch.baddbmm(any_, for_scores, k, beta=0, alpha=ctx.scale)
+        for_k = torch.baddbmm(any_, for_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale)
+        for_q, for_k, for_v = (x.unflatten(0, pairs) for x in (for_q, for_k, for_v))
+        return for_q, for_k, for_v, None, None

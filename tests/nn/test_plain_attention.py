@@ -1,0 +1,92 @@
+"""The CPU's own attention against the same operations with PyTorch's gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmkit.nn import attention
+from mmkit.nn.attention import SelfAttention, attend, attention_weights
+from mmkit.nn.dropout import dropout
+from mmkit.nn.plain_attention import Heads, PlainAttention
+
+MASK = torch.tensor([[True, True, True, False, False], [True] * 5])[:, None, None]
+
+
+def parts(tokens=(4, 5, 5), dtype=torch.float64):
+    torch.manual_seed(0)
+    return [torch.randn(2, 3, n, 8, dtype=dtype, requires_grad=True) for n in tokens]
+
+
+def gradients(out, inputs):
+    torch.manual_seed(2)
+    return torch.autograd.grad(out, inputs, torch.randn_like(out))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
+def test_output_and_gradients_are_those_of_the_operations_one_by_one(mask, rate):
+    q, k, v = parts()
+    torch.manual_seed(1)
+    ours = PlainAttention.apply(q, k, v, mask, rate)
+    torch.manual_seed(1)
+    theirs = dropout(attention_weights(q, k, mask), rate) @ v
+    torch.testing.assert_close(ours, theirs)
+    for own, wanted in zip(gradients(ours, (q, k, v)), gradients(theirs, (q, k, v)), strict=True):
+        torch.testing.assert_close(own, wanted)
+
+
+def test_a_causal_layer_reads_what_stands_before():
+    q, k, v = parts((5, 5, 5))
+    torch.testing.assert_close(attend(q, k, v, None, causal=True), attention_weights(q, k, None, causal=True) @ v)
+
+
+def test_heads_are_split_and_joined_again():
+    x = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
+    ours = Heads.apply(x, 4, 2)
+    theirs = [part.unflatten(-1, (4, -1)).transpose(1, 2) for part in x.chunk(2, dim=-1)]
+    for own, wanted in zip(ours, theirs, strict=True):
+        assert own.is_contiguous()
+        assert torch.equal(own, wanted)
+    weights = [torch.randn_like(part) for part in theirs]
+    own, wanted = (torch.autograd.grad(split, x, weights)[0] for split in (ours, theirs))
+    assert torch.equal(own, wanted)
+
+
+def test_autocast_multiplies_in_bfloat16():
+    q, k, v = parts(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v, MASK)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), attend(q, k, v, MASK), rtol=0.05, atol=0.05)
+    assert all(grad.dtype == torch.float32 for grad in gradients(out, (q, k, v)))
+
+
+@pytest.mark.parametrize(("tokens", "rate", "learns", "fused"), [
+    (128, 0.0, False, True), (127, 0.0, False, False), (128, 0.1, False, False), (128, 0.0, True, False),
+])  # fmt: skip
+def test_the_fused_kernel_serves_many_tokens_without_gradient(monkeypatch, tokens, rate, learns, fused):
+    used = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args, **options):
+        used.append(True)
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", noted)
+    q, k, v = parts((tokens,) * 3, torch.float32)
+    with torch.set_grad_enabled(learns):
+        out = attend(q, k, v, None, rate=rate)
+    assert bool(used) == fused
+    if not rate:
+        torch.testing.assert_close(out, attention_weights(q, k, None) @ v, rtol=1e-5, atol=1e-5)
+
+
+def test_a_watched_layer_gives_the_same_and_its_weights():
+    layer = SelfAttention(24, 3)
+    nn.init.normal_(layer.qkv.weight)
+    x, seen = torch.randn(2, 5, 24), []
+    plain = layer(x, MASK[:, 0, 0])
+    layer.watch = seen.append
+    torch.testing.assert_close(layer(x, MASK[:, 0, 0]), plain)
+    assert seen[0].shape == (2, 3, 5, 5)
+    assert (seen[0][0, :, :, 3:] == 0).all()
