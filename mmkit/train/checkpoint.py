@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from mmkit.ranks import gather_objects
 from mmkit.train.engines.base import Engine, State
 from mmkit.train.resuming import META, STATE, TASK, Meta
 from mmkit.train.rng import random_state
+from mmkit.train.room import shown
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,20 @@ def write(root: Path, meta: Meta, staged: Staged) -> Path:
         _fill(part, meta, staged)
         replace_folder(part, target)
     except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
-        shutil.rmtree(part, ignore_errors=True)
-        raise UserError(
-            f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); the checkpoints before it "
-            "are whole: make room, or whatever is missing there, and go on with --resume"
-        ) from error
+        raise failure(part, target, error) from error
     return target
+
+
+def failure(part: Path, target: Path, error: Exception) -> UserError:
+    """What to say where a checkpoint cannot be written, of which then nothing is left."""
+    left = ""
+    with suppress(OSError):
+        left = f"; {shown(shutil.disk_usage(target.parent).free)} left on its disk"
+    shutil.rmtree(part, ignore_errors=True)
+    return UserError(
+        f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}{left}); the checkpoints before it "
+        "are whole: make room, or whatever is missing there, and go on with --resume"
+    )
 
 
 def _fill(part: Path, meta: Meta, staged: Staged) -> None:

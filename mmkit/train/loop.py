@@ -106,6 +106,7 @@ def train(
                 product=product, threads=threads, texts=parts.texts, engine=trainer.engine.told,
                 sets=parts.sets, order=parts.order,
             )  # fmt: skip
+            trainer.saving.check_room(parts.task, trainer.optimizer)
             if start is not None:
                 trainer.restore(start)
             return trainer.run(fresh=start is None, apart=apart)

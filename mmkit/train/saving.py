@@ -25,6 +25,7 @@ from mmkit.train.checkpoint import Staged
 from mmkit.train.engines.base import Engine
 from mmkit.train.resuming import Meta
 from mmkit.train.rng import seed_all, set_random_state
+from mmkit.train.room import check_room, sizes_of
 
 logger = logging.getLogger("mmkit.train")
 
@@ -79,6 +80,12 @@ class Saving:
     def failed(self) -> bool:
         """Whether what this process writes in the background has failed; ``join`` says why. Waits for nothing."""
         return self._background.failed
+
+    def check_room(self, task: Any, optimizer: Any) -> None:
+        """UserError where the disk has no room for what the run will keep; by all processes."""
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        sizes = sizes_of(task, trained, exports=self.save_model is not None)
+        on_first(partial(check_room, self.out, self.run, sizes))
 
     def save(self, meta: Meta, *, wait: bool = True) -> None:
         """Write the training state and the model; by all processes together.

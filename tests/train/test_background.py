@@ -153,7 +153,7 @@ def test_a_failed_save_stops_the_run_at_the_next_step(tmp_path, monkeypatch, cap
     assert execute(argparse.Namespace(json=None, run=lambda args: train(exp, tmp_path))) == 2
     assert steps[-1] == 4
     said = capsys.readouterr().err
-    assert said.count("step-00000004: cannot be written (No space left on device)") == 1
+    assert said.count("step-00000004: cannot be written (No space left on device; ") == 1
     assert "Traceback" not in said
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000002"]
     assert not (tmp_path / ".mmkit-lock").exists()

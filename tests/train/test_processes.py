@@ -74,7 +74,7 @@ def test_a_failed_save_in_the_background_stops_all_processes(two):
     for report in reports:
         kind, message, *steps = report["saves"]["full"]
         assert kind == "UserError"
-        assert "step-00000003: cannot be written (No space left on device)" in message
+        assert "step-00000003: cannot be written (No space left on device; " in message
         assert steps == [3]
     assert list((out / "full" / "checkpoints").iterdir()) == []
 
