@@ -22,7 +22,7 @@ from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import is_collecting
 from mmkit.data.row_file import RowFile
 from mmkit.errors import UserError
-from mmkit.files import beside
+from mmkit.files import beside, cache_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -81,9 +81,8 @@ def _places(path: Path, about: object) -> tuple[Path, Path]:
     """Beside the file, and in the user's own folder."""
     own = hashlib.blake2b(repr(about).encode(), digest_size=4).hexdigest() if about else ""
     name = f".{path.name}{own and f'.{own}'}.mmkit-index"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmkit" / "indexes"
     whole = hashlib.blake2b(os.path.abspath(path).encode(errors="surrogateescape"), digest_size=8).hexdigest()
-    return path.with_name(name), cache / f"{whole}{name}"
+    return path.with_name(name), cache_folder() / "indexes" / f"{whole}{name}"
 
 
 def _mapped(place: Path, rows: RowFile, files: PictureFiles, needs: Collection[str]) -> bool:

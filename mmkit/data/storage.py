@@ -6,6 +6,7 @@ what lies elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from mmkit.errors import UserError
+from mmkit.files import cache_folder
 
 OPEN = 128
 """So many files are held open; systems allow a process some hundreds."""
@@ -73,8 +75,9 @@ class Folder:
         return sorted(name for name in self._below() if name.lower().endswith(ending))
 
     def _below(self) -> Iterator[str]:
-        for folder, folders, files in os.walk(self.root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for folder, folders, files in os.walk(self.root, followlinks=True, onerror=_unreadable):
+            real = os.path.realpath(folder)
+            folders[:] = [name for name in folders if not (name.startswith(".") or _leads_back(folder, name, real))]
             here = Path(folder).relative_to(self.root)
             yield from ((here / name).as_posix() for name in files if not name.startswith("."))
 
@@ -83,12 +86,17 @@ class Folder:
         return self.stamp(name) != stamp
 
     def home(self, name: str) -> Path:
-        """As of ``Place``: in the folder itself."""
-        return self.root / name
+        """As of ``Place``: in the folder itself, or with the user where it cannot be written to."""
+        own = self.root / name
+        return own if own.is_file() or os.access(self.root, os.W_OK) or not self.root.is_dir() else self._kept(name)
 
     def local(self, name: str) -> Path | None:
         """As of ``Place``."""
-        return self.root / name if (self.root / name).is_file() else None
+        return next((file for file in (self.root / name, self._kept(name)) if file.is_file()), None)
+
+    def _kept(self, name: str) -> Path:
+        whole = hashlib.blake2b(os.path.abspath(self.root).encode(errors="surrogateescape"), digest_size=8)
+        return cache_folder() / "indexes" / whole.hexdigest() / name
 
     def stamp(self, name: str) -> Stamp:
         """As of ``Place``: size and time of the last change."""
@@ -119,6 +127,17 @@ class Folder:
             return (self.root / name).open("rb", buffering=0)
         except OSError as error:
             raise UserError(f"{self.called(name)}: cannot be read ({error.strerror})") from error
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # of the folder itself, which its caller tells
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _leads_back(folder: str, name: str, real: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    place = os.path.join(folder, name)
+    return os.path.islink(place) and Path(real).is_relative_to(os.path.realpath(place))
 
 
 def _stamp(found: os.stat_result) -> Stamp:

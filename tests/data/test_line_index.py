@@ -19,7 +19,7 @@ from mmkit.errors import UserError
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Five rows about three pictures, one of them under two names; an index is made of files of any size."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(line_index, "LARGE", 0)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -138,7 +138,7 @@ def test_where_nothing_can_be_written_the_index_lies_with_the_user(file, tmp_pat
     caplog.set_level("INFO", "mmkit")
     assert isinstance(JsonLines(file).rows.starts, memoryview)
     assert "the index goes elsewhere" in caplog.text
-    [place] = (tmp_path / "cache/mmkit/indexes").iterdir()
+    [place] = (tmp_path / "cache/indexes").iterdir()
     assert place.name.endswith(".rows.jsonl.mmkit-index")
     with monkeypatch.context() as patch:
         patch.setattr(JsonLines, "_validate", never)

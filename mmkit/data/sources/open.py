@@ -17,6 +17,7 @@ from mmkit.data.remote import is_url
 from mmkit.data.sources import readers
 from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
+from mmkit.data.sources.index import ENDING
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.published.json_form import form_of
 from mmkit.data.sources.readers import EVERYTHING, Options, Wants
@@ -77,9 +78,10 @@ def open_source(
         tool = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz"}.get(path.suffix.lower())
         if tool is not None and folder.suffix.lower() != ".tar":
             raise UserError(f"{name}: is compressed; unpack it, and give {folder}: {tool} -k {name}")
+        shards = f"; or, if it is a shard, give its folder: {path.parent}" if path.suffix.lower() == ENDING else ""
         raise UserError(
             f"{name}: an archive; unpack it into a folder of pictures with captions beside them: mkdir {folder} && "
-            f"{unpack_by(name, folder)}"
+            f"{unpack_by(name, folder)}{shards}"
         )
     raise UserError(f"{name}: no such file or folder; give {forms(wanted)}")
 

@@ -25,6 +25,7 @@ NOTED = frozenset((
     "sha256", "md5",
 ))  # fmt: skip
 """Keys of ``.json`` that are columns of their own, or of no use to training."""
+TOGETHER = "names occur once, and the files of a sample stand one behind the other"
 READ = (".txt", ".json", ".cls")
 
 Trouble = tuple[int, str, str]
@@ -59,7 +60,8 @@ def scan(place: Place, name: str, stamp: tuple[int, str]) -> Scanned:
     read = Ahead(lambda start, size: place.read(name, start, size, stamp))
     for sample in _samples(read, stamp[0], found):
         if sample.picture is None:
-            found.append((sample.at, "no picture", f"{sample.key}: a sample without a picture"))
+            has = ", ".join(sorted(sample.endings))
+            found.append((sample.at, "no picture", f"{sample.key}: a sample without a picture; it has {has}"))
             continue
         try:
             captions, said = sample.words()
@@ -157,7 +159,7 @@ def _samples(read: Ahead, length: int, found: list[Trouble]) -> Iterator[_Sample
                     yield sample
                 sample = _Sample(key, member.at)
                 if key in keys:
-                    found.append((member.at, "repeated key", f"{key}: a sample of this name came before"))
+                    found.append((member.at, "repeated key", f"{key}: a sample of this name came before; {TOGETHER}"))
                 keys.add(key)
             trouble = sample.take(member, ending, read)
             if trouble is not None:

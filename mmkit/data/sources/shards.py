@@ -223,4 +223,7 @@ def is_shards(name: str) -> bool:
     path = Path(name)
     if is_url(name):
         return path.suffix.lower() not in FILES
-    return (path / INDEX).is_file() or (path.is_dir() and bool(Folder(path).names(ENDING)) and not walk(path).pictures)
+    if not path.is_dir():
+        return False
+    place = Folder(path)
+    return place.local(INDEX) is not None or (bool(place.names(ENDING)) and not walk(path).pictures)

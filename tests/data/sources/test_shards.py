@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 
@@ -303,8 +304,9 @@ def test_a_missing_caption_is_named_with_shard_and_byte(tmp_path):
     [
         ([*sample(1), ("000000001.jpg", jpeg(1))], 4, "repeated key"),
         ([*sample(1), *sample(2), *sample(1)], 7, "repeated key"),
+        ([("1.jpg", jpeg(1)), ("2.jpg", jpeg(2)), ("1.txt", b"a")], 3, "the files of a sample stand one behind the"),
         ([*sample(1), ("000000001.txt", b"again")], 4, "000000001.txt: the sample has such a file already"),
-        ([*sample(1), ("2.txt", b"alone")], 4, "2: a sample without a picture"),
+        ([*sample(1), ("2.txt", b"alone")], 4, "2: a sample without a picture; it has .txt"),
         (
             [*sample(1), ("2.jpg", jpeg(2)), ("2.txt", b"a\xff")],
             4,
@@ -398,6 +400,36 @@ def test_a_damaged_index_is_named_and_made_again(shards):
             Shards(shards)
         assert build_index(shards)["read"] == 3
     assert (shards / INDEX).read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_to_has_its_index_with_the_user(shards, tmp_path_factory, monkeypatch):
+    kept = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MMKIT_CACHE", str(kept))
+    access = os.access
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "access", lambda path, mode: path != shards and access(path, mode))
+        assert main(["data", "index", str(shards), "--workers", "1"]) == 0
+        assert build_index(shards)["read"] == 0
+    assert not (shards / INDEX).exists()
+    [index_file] = [path for path in kept.rglob("*") if path.is_file()]
+    assert index_file.name == INDEX
+    assert open_source(shards, {"caption"})[9].captions == ("picture 9",)
+    pack(shards / "00001.tar", sample(7))
+    with pytest.raises(UserError, match=r"00001.tar: was changed after its index"):
+        Shards(shards)
+    assert build_index(shards)["read"] == 3  # now that it can be written there
+    assert Shards(shards)[4].captions == ("picture 7",)
+
+
+def test_links_to_folders_are_followed_once_and_what_cannot_be_read_is_named(shards, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    pack(other / "1.tar", sample(1))
+    (shards / "link").symlink_to(other)
+    (shards / "more" / "back").symlink_to(shards)
+    (shards / ".hidden.tar").write_bytes(b"x")
+    assert storage.Folder(shards).names(".tar") == ["00000.tar", "00001.tar", "link/1.tar", "more/00002.tar"]
+    with pytest.raises(UserError, match=r"x: cannot be read \(no\)"):
+        storage._unreadable(PermissionError(13, "no", "x"))
 
 
 def test_nothing_to_index(tmp_path):
