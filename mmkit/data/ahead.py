@@ -96,9 +96,7 @@ class _Walk:
         for number, batch in enumerate(self._of.sampler):
             wanted: dict[Any, None] = dict.fromkeys(fetch for _, index in batch for fetch in self._of.fetches(index))
             new = [fetch for fetch in wanted if fetch not in lately]
-            for fetch in wanted:
-                lately[fetch] = None
-                lately.move_to_end(fetch)
+            lately.update(wanted)
             while len(lately) > SHARE * self._of.most:
                 lately.popitem(last=False)
             with self._given:

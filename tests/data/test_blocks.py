@@ -114,6 +114,14 @@ def test_the_oldest_go_first_and_the_limit_holds(cache):
     assert int((cache.folder / ".held").read_text()) == 9 * SIZE
 
 
+def test_the_newest_stays_in_the_smallest_cache(tmp_path):
+    cache = Blocks(tmp_path, gb=SIZE / 1e9)
+    for number in range(3):
+        cache.read("a", number, SIZE, 0, 1, Fetch())
+        os.utime(tmp_path / "a" / f"{number:06d}", (2000 + number,) * 2)
+    assert [path.name for path in tmp_path.glob("a/*")] == ["000002"]
+
+
 def test_what_others_removed_is_counted_anew(cache):
     for number in range(10):
         cache.read("a", number, SIZE, 0, 1, Fetch())

@@ -62,7 +62,7 @@ def translate(planes: Tensor, right: float, down: float) -> Tensor:
 def _overlap(length: int, by: int) -> tuple[slice, slice]:
     """What stays of a line that is moved: where it was, where it comes to."""
     first, last = min(length, max(0, -by)), max(0, min(length, length - by))
-    return slice(first, last), slice(first + by, last + by) if first < last else slice(0, 0)
+    return slice(first, last), slice(first + by, last + by)  # both empty where nothing stays
 
 
 def rotate(planes: Tensor, degrees: float) -> Tensor:

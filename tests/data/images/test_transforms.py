@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional as F
 
+from mmkit.data.images import randaugment
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.images.planes import from_planes, resized_crop, to_planes
 from mmkit.data.images.randaugment import NAMES, OPERATIONS, RandAugment
@@ -355,6 +356,15 @@ def test_the_outermost_pixels_are_blended_with_the_grey():
     moved = apply("translate_x", white, 0.25)  # 2.5 pixels
     assert moved[3, :5, 0].tolist() == [128, 128, 192, 255, 255]
     assert apply("translate_y", white, 0.25, -1)[-5:, 3, 1].tolist() == [255, 255, 192, 128, 128]
+
+
+def test_where_pixels_come_from_is_kept_for_small_pictures_alone():
+    randaugment._grid.cache_clear()
+    for _ in range(2):
+        randaugment.affine(torch.zeros(3, 512, 512, dtype=torch.uint8), 1, 0.1, 0, 0, 1, 0)
+        randaugment.affine(torch.zeros(3, 512, 513, dtype=torch.uint8), 1, 0.1, 0, 0, 1, 0)
+    about = randaugment._grid.cache_info()
+    assert (about.currsize, about.hits) == (1, 1)
 
 
 @pytest.mark.parametrize("size", [(3, 9), (7, 7), (8, 2)])
