@@ -2,6 +2,7 @@
 
 import torch
 
+from mmkit.heads.captioning import Captioner, PrefixCaptioner
 from mmkit.heads.image_classify import ImageClassify
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -36,11 +37,20 @@ def batch(size=6, *, length=10, image_size=32, seed=0, pad=0) -> Batch:
     return Batch(
         pixels=pixels, ids=ids_p, mask=mask, image_id=torch.arange(size) + 1000 * seed,
         caption_id=torch.arange(size) + 1000 * seed + 500,
-        targets={"label": torch.arange(size) % 4}, keys=tuple(f"sample {i}" for i in range(size)),
+        targets={"label": torch.arange(size) % 4} | captions(ids, lengths),
+        keys=tuple(f"sample {i}" for i in range(size)),
         masked=MaskedText(
             ids=masked, positions=positions, index=torch.arange(2 * size), labels=ids.gather(1, positions).flatten()
         ),
     )  # fmt: skip
+
+
+def captions(ids, lengths):
+    """As ``CaptionTokens`` would make them of the texts, without what ends them."""
+    width = ids.shape[1]
+    index = [row * width + i for row, n in enumerate(lengths.tolist()) for i in range(n - 1)]
+    at = torch.tensor(index)
+    return {"caption_ids": ids, "caption_index": at, "caption_labels": ids.flatten()[at + 1]}
 
 
 HEADS = {
@@ -51,6 +61,8 @@ HEADS = {
     "mlm_untied": lambda spec: MLM(spec, tied=False),
     "sigmoid": Sigmoid,
     "wpa": WPA,
+    "caption": lambda spec: Captioner(spec, depth=1, heads=2, max_tokens=16, dropout=0.0),
+    "caption_prefix": lambda spec: PrefixCaptioner(spec, depth=1, heads=2, max_tokens=16, dropout=0.0),
     "image": lambda spec: ImageClassify(spec, ("a", "b", "c", "d")),
 }
 

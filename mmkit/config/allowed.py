@@ -43,6 +43,7 @@ COMPARING = _named("heads.itc:ITC", "heads.sigmoid:Sigmoid")
 HEADS = COMPARING | _named(
     "heads.itm:ITM", "heads.mlm:MLM", "heads.wpa:WPA", "heads.classify:Classify", "heads.image_classify:ImageClassify",
     "heads.answers.classifier:AnswerClassifier", "heads.answers.decoder:AnswerDecoder",
+    "heads.captioning:Captioner", "heads.captioning:PrefixCaptioner",
 )  # fmt: skip
 DRAWS = _named("heads.itm:gumbel_choice")
 """Functions that stand in the arguments of heads."""
@@ -70,10 +71,13 @@ SOURCES = _named(
 VALUES = TRANSFORMS | _named(
     "config.experiment:Experiment Data Run Optim Rule Teacher Ramp", "data.images.transforms:TrainTransform BlankTrain",
     "data.images.variable_size:KeepShapeTrain", "data.texts.masking:Masking", "data.texts.protocol:Framing",
+    "encoders.decoding:Decoding",
 )  # fmt: skip
 """Dataclasses that are built as they are read: they hold numbers and check them."""
 SETTINGS = VALUES | _named(
-    "data.texts.tokenizers:train_sentencepiece from_hub reuse", "data.targets:AnswerTokens AnswerScores ClassLabels",
+    "data.texts.tokenizers:train_sentencepiece from_hub reuse",
+    "data.targets:AnswerTokens AnswerScores CaptionTokens ClassLabels",
+    "evals.captions.evaluate:WrittenCaptions",
     "evals.classification:Classification", "evals.grounding:Grounding", "evals.image_classes:ImageClasses",
     "evals.retrieval:Retrieval", "evals.vqa:VQA", "evals.zeroshot:ZeroShot", "report.make:Report",
     "report.answers:AnswersReport",

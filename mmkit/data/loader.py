@@ -91,14 +91,16 @@ class PairDataset(Dataset[Sample]):
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
         return replace(
-            self._seen(record, pixels, rng, skipped), ids=ids, caption=caption, masked=masked,
+            self._seen(record, pixels, rng, skipped, caption), ids=ids, caption=caption, masked=masked,
             caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
         )  # fmt: skip
 
-    def _seen(self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...]) -> Sample:
+    def _seen(
+        self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...], caption: str | None = None
+    ) -> Sample:
         return Sample(
             pixels=pixels, image_id=stable_id(record.image_id), key=record.key,
-            targets=encoded(self.targets, record, rng), skipped=skipped,
+            targets=encoded(self.targets, record, rng, caption), skipped=skipped,
         )  # fmt: skip
 
     def _view(self, record: Record) -> Transform:
@@ -106,10 +108,13 @@ class PairDataset(Dataset[Sample]):
         return still(self.transform) if asks(record) else self.transform
 
 
-def encoded(targets: TargetEncoder, record: Record, rng: Random) -> Mapping[str, Any]:
-    """A record's targets, made ready; UserError names the record."""
+def encoded(targets: TargetEncoder, record: Record, rng: Random, caption: str | None = None) -> Mapping[str, Any]:
+    """A record's targets, made ready; UserError names the record. caption: for encoders that read it."""
+    said = record.targets
+    if caption is not None and getattr(targets, "reads_caption", False):
+        said = {**said, "caption": caption}
     try:
-        return targets.encode(record.targets, rng)
+        return targets.encode(said, rng)
     except Unreadable:
         raise
     except UserError as error:

@@ -22,7 +22,11 @@ from mmkit.errors import UserError
 
 
 class TargetEncoder(Protocol):
-    """Made by ``Data.targets``, called with what the run gives (``Given``)."""
+    """Made by ``Data.targets``, called with what the run gives (``Given``).
+
+    With an attribute ``reads_caption = True`` it finds the caption that was drawn, as the view turned it, under the
+    key "caption" of the targets.
+    """
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """One record's. ``rng`` depends on (seed, epoch, index) alone."""
@@ -152,6 +156,48 @@ class AnswerTokens:
 def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
     """[CLS], the words and [SEP], at most ``max_tokens`` in all."""
     return [*tokenizer.encode(answer, max_tokens - 1, "answer"), tokenizer.sep_id]
+
+
+class CaptionTokens:
+    """The caption that was drawn, as the decoder of a captioning head reads and predicts it (BLIP, section 3.2).
+
+    prompt: what it begins with, of which nothing is learned; that of the head. max_tokens: of both, with [CLS] and
+    [SEP]; of a longer caption the end is not learned. The batch gets ``caption_ids`` (B, L) int64 decoder inputs, and
+    for the N tokens to predict ``caption_index`` (N,) int64 into the flattened (B, L), ``caption_labels`` (N,) int64.
+    """
+
+    reads_caption = True
+
+    def __init__(self, given: Given, prompt: str = "", max_tokens: int = 40) -> None:
+        self.tokenizer, self.prompt, self.max_tokens = given.words, prompt, max_tokens
+        self.first = prompt_ids(given.words, prompt)
+        if len(self.first) + 2 > max_tokens:
+            raise UserError(
+                f"data.targets: max_tokens = {max_tokens} leaves no room for a caption after the prompt {prompt!r} of "
+                f"{len(self.first)} tokens"
+            )
+
+    def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
+        """The ids of prompt, caption and [SEP]."""
+        words = prompt_ids(self.tokenizer, targets["caption"])[1:]
+        return {"ids": [*self.first, *words, self.tokenizer.sep_id][: self.max_tokens]}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See the class."""
+        rows, known = [target["ids"] for target in encoded], len(self.first)
+        width, pad = max(len(ids) for ids in rows) - 1, self.tokenizer.pad_id
+        index = [row * width + i for row, ids in enumerate(rows) for i in range(known - 1, len(ids) - 1)]
+        return {
+            "caption_ids": torch.tensor([[*ids[:-1], *[pad] * (width + 1 - len(ids))] for ids in rows]),
+            "caption_index": torch.tensor(index),
+            "caption_labels": torch.tensor([i for ids in rows for i in ids[known:]]),
+        }
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """[CLS] and the words, without a [SEP] behind them."""
+    ids = tokenizer.encode(text, None, "caption") if text.strip() else [tokenizer.cls_id]
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.sep_id else ids
 
 
 class AnswerScores:

@@ -7,8 +7,7 @@ proposes are written (``encoders/decoding.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -71,28 +70,7 @@ class TextDecoder(nn.Module):
         x_BND = self.embeddings(ids_BN, start=at)
         found: list[KeyValues] = []
         for i, block in enumerate(self._layers):
-            x_BND, own = block.read(x_BND, None if past is None else past[i], [context.layers[i]], [context.fold])
+            before = None if past is None else past[i]
+            x_BND, own = block.read(x_BND, before, sources=[context.layers[i]], folds=[context.fold])
             found.append(own)
         return x_BND, found
-
-
-@dataclass(frozen=True)
-class DecoderWriter:
-    """A decoder as ``decoding.Writer``. logits: called with states (R, D) and the words' vectors (V, D)."""
-
-    decoder: TextDecoder
-    context: ImageContext
-    logits: Callable[[Tensor, Tensor], Tensor]
-
-    def read(self, ids_RN: Tensor, past: Sequence[KeyValues] | None) -> tuple[Tensor, list[KeyValues]]:
-        """As of ``Writer``."""
-        states_RND, past = self.decoder.read(ids_RN, past, self.context)
-        return self.logits(states_RND[:, -1], self.decoder.word_embeddings), past
-
-    def chosen(self, past: Sequence[KeyValues], rows_R: Tensor) -> list[KeyValues]:
-        """As of ``Writer``."""
-        return [layer.rows(rows_R) for layer in past]
-
-    def repeated(self, times: int) -> DecoderWriter:
-        """As of ``Writer``: a source is read by more texts, and never copied."""
-        return replace(self, context=self.context.repeated(times))

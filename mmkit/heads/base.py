@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mmkit.encoders.decoding import Writer
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.types import Count, Fused, HeadOutput
+from mmkit.types import Count, Fused, HeadOutput, Tokens
 
 
 class Head(nn.Module):
@@ -172,6 +173,20 @@ class Writes(Answers, Protocol):
 
     def generate(self, fused: Fused, first: int, last: int) -> tuple[Tensor, Tensor]:
         """From [CLS], ``first``, to [SEP], ``last`` -> ids (B, L) int64 and probabilities (B,) float32."""
+
+
+@runtime_checkable
+class Captions(Protocol):
+    """A head that writes about a picture alone.
+
+    prompt: what its texts begin with; max_tokens: of prompt and text, in pieces, with [CLS] and [SEP].
+    """
+
+    prompt: str
+    max_tokens: int
+
+    def writer(self, image: Tokens) -> Writer:
+        """What writes about image tokens (B, P, D)."""
 
 
 @runtime_checkable

@@ -29,10 +29,12 @@ from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.text_files import stable_id
 from mmkit.data.texts.answers.rules import choices
 from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.encoders.decoding import Decoding
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Answers, Classifies, Matches, Writes, reads_words
+from mmkit.heads.base import Answers, Captions, Classifies, Matches, Writes, reads_words
 from mmkit.inference.answering import Answering, candidates_of
+from mmkit.inference.captioning import Captioning, captioning
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
@@ -163,6 +165,20 @@ class Predictor:
                 best = sorter.predict(self.features(samples)).softmax(1).topk(min(top, len(sorter.classes)))
             for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 found.append([(sorter.classes[i], value) for i, value in zip(numbers, values, strict=True)])
+        return found
+
+    def caption(
+        self, images: Iterable[Picture] | Tensor, how: Decoding | None = None, batch_size: int = 64
+    ) -> list[str]:
+        """What each picture shows, written by the head that learned to write captions.
+
+        how: beams, drawn words, lengths; None = three beams. UserError where the model writes none.
+        """
+        writing = self.captioning(how)
+        found: list[str] = []
+        for image in self.image_tokens(images, batch_size):
+            with self.inference():
+                found += writing.texts(image)[0]
         return found
 
     # ---- batches of tokens -------------------------------------------------------------------------------------
@@ -335,6 +351,11 @@ class Predictor:
         return Answering(
             head=head, tokenizer=self.tokenizer, answers=chosen, candidates=candidates_of(head, self.tokenizer, chosen)
         )  # fmt: skip
+
+    def captioning(self, how: Decoding | None = None) -> Captioning:
+        """The head that writes captions with how it does; UserError where the model has none."""
+        hint = "Fine-tune it: configs/finetune/captions.py"
+        return captioning(self.head_that(Captions, "has no head that writes captions", hint), self.tokenizer, how)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

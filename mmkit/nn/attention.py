@@ -142,17 +142,30 @@ class SelfAttention(_Attention):
         attended = self._attend(q, k, v, mask, causal=self.causal and mask is None)
         return self.proj(attended if keep_BM is not None else packed(attended, packing))
 
-    def read(self, x_BND: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+    def read(
+        self, x_BND: Tensor, past: KeyValues | None, mask_BN: Tensor | None = None, causal: bool = True
+    ) -> tuple[Tensor, KeyValues]:
         """N tokens after those whose keys and values are ``past`` -> their output (B, N, D), and theirs with its own.
 
-        For decoding token by token; equal to the last rows of a causal ``forward`` on the whole sequence.
+        For decoding token by token; equal to the last rows of a causal ``forward`` on the whole sequence. mask: which
+        of the N are real; None = all. causal=False: they see each other both ways, as tokens of a picture do.
         """
         q, k, v = self._split_parts(self.qkv(x_BND), 3)
         if past is not None:
             k, v = torch.cat([past.k, k], dim=2), torch.cat([past.v, v], dim=2)
-        new, all_ = q.shape[2], k.shape[2]
-        mask = None if new == 1 else torch.ones(new, all_, dtype=torch.bool, device=k.device).tril(all_ - new)
-        return self.proj(self._attend(q, k, v, mask)), KeyValues(k, v)
+            if past.mask is not None or mask_BN is not None:
+                mask_BN = torch.cat([_real(past.mask, past.k), _real(mask_BN, x_BND[:, None])], dim=1)
+        mask, new, seen = _key_mask(mask_BN), q.shape[2], k.shape[2]
+        if causal and new > 1:
+            earlier = torch.ones(new, seen, dtype=torch.bool, device=k.device).tril(seen - new)
+            mask = earlier if mask is None else mask & earlier
+        return self.proj(self._attend(q, k, v, mask)), KeyValues(k, v, mask_BN)
+
+
+def _real(mask_BN: Tensor | None, x_BHND: Tensor) -> Tensor:
+    """The mask as a tensor (B, N), also where it is None."""
+    size, length = x_BHND.shape[0], x_BHND.shape[2]
+    return x_BHND.new_ones(size, length, dtype=torch.bool) if mask_BN is None else mask_BN
 
 
 class CrossAttention(_Attention):

@@ -91,10 +91,11 @@ class PostNormBlock(nn.Module):
         return self._after(x_BND, attended, sources, folds, packing if keep_BM is None else None)
 
     def read(
-        self, x_BND: Tensor, past: KeyValues | None, sources: Sequence[KeyValues], folds: Sequence[int]
-    ) -> tuple[Tensor, KeyValues]:
-        """N tokens of a causal layer after those in ``past``; see ``SelfAttention.read``."""
-        attended, past = self.attn.read(x_BND, past)
+        self, x_BND: Tensor, past: KeyValues | None, mask_BN: Tensor | None = None, causal: bool = True,
+        sources: Sequence[KeyValues] = (), folds: Sequence[int] = (),
+    ) -> tuple[Tensor, KeyValues]:  # fmt: skip
+        """N tokens after those in ``past``; see ``SelfAttention.read``."""
+        attended, past = self.attn.read(x_BND, past, mask_BN, causal)
         return self._after(x_BND, attended, sources, folds), past
 
     def _after(

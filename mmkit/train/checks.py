@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from mmkit.data.labels import own_names, tidy
-from mmkit.data.targets import AnswerScores, ClassLabels
+from mmkit.data.targets import AnswerScores, CaptionTokens, ClassLabels
 from mmkit.data.texts.answers.rules import class_numbers
 from mmkit.errors import UserError
 from mmkit.heads.answers.classifier import AnswerClassifier
+from mmkit.heads.base import Captions
 from mmkit.heads.image_classify import ImageClassify
 
 
@@ -30,6 +31,8 @@ def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predicto
 def check_classes(heads: Mapping[str, nn.Module], targets: object, source: object = None) -> None:
     """UserError where a head's classes are not those of the targets or the source, one by one and in their order."""
     for name, head in heads.items():
+        if isinstance(head, Captions):
+            _check_captions(name, head, targets)
         if isinstance(head, ImageClassify):
             _check_names(name, head, targets, source)
         if not isinstance(head, AnswerClassifier) or not isinstance(targets, AnswerScores):
@@ -44,6 +47,15 @@ def check_classes(heads: Mapping[str, nn.Module], targets: object, source: objec
             raise UserError(
                 f"heads.{name} and data.targets have other lists of answers: {what}; give both the same one"
             )
+
+
+def _check_captions(name: str, head: Captions, targets: object) -> None:
+    if not isinstance(targets, CaptionTokens):
+        raise UserError(f"heads.{name} learns from captions: give data.targets = partial(CaptionTokens, ...)")
+    for what in ("prompt", "max_tokens"):
+        own, theirs = getattr(head, what), getattr(targets, what)
+        if own != theirs:
+            raise UserError(f"heads.{name} has {what} = {own!r} and data.targets {theirs!r}: give both the same")
 
 
 def _check_names(name: str, head: ImageClassify, targets: object, source: object) -> None:

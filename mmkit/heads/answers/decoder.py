@@ -12,12 +12,13 @@ from math import log
 import torch
 from torch import Tensor
 
-from mmkit.encoders.decoder import DecoderWriter, TextDecoder
+from mmkit.encoders.decoder import TextDecoder
 from mmkit.encoders.decoding import Decoding, write
 from mmkit.encoders.text import ImageContext
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Candidates, EachSample
+from mmkit.heads.writing import DecoderWriter, from_fusion
 from mmkit.losses import distilled_cross_entropy, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import Fused, HeadOutput, Log, ModelSpec
@@ -58,17 +59,7 @@ class AnswerDecoder(EachSample):
 
     def inherit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The decoder of a pre-trained model's fusion layers, word embeddings and MLM head, as far as they fit."""
-        found: dict[str, Tensor] = {}
-        for name, own in self.named_parameters():
-            source = name.replace("decoder.embeddings.", "model.text.embeddings.", 1)
-            source = source.replace("decoder.blocks.", "model.fusion.blocks.", 1)
-            source = source.replace("vocabulary.", "heads.mlm.", 1)
-            if source not in state:
-                continue
-            value = state[source][: len(own)] if name == "decoder.embeddings.positions.weight" else state[source]
-            if value.shape == own.shape:
-                found[name] = value
-        return found
+        return from_fusion(self, state)
 
     # ---- training ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,103 @@
+"""``mmkit caption``: what pictures show, written by a model, or how well it writes over a set of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.evaluate import (
+    add_evaluation_options,
+    add_source_options,
+    evaluation,
+    make_predictor,
+    measure,
+    open_data,
+)
+from mmkit.cli.main import add_command, write_json
+from mmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.encoders.decoding import Decoding
+
+OF_DATA = ("images", "split", "columns", "predictions", "max_bad")
+WAYS = ("beams", "max_new_tokens", "min_new_tokens", "length_penalty", "repetition_penalty", "temperature", "top_k",
+        "top_p", "seed")  # fmt: skip
+DRAWN = ("temperature", "top_k", "top_p", "seed")
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(
+        commands, "caption", "write what pictures show, or score the captions that a model writes", run
+    )
+    command.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="pictures to write about")
+    command.add_argument(
+        "--data", metavar="RECORDS",
+        help="records with image and caption to score against: JSON lines, a table, shards, dataset_coco.json with "
+        "--images and --split, hf:NAME, openmoji[:LANGUAGE], ...",
+    )  # fmt: skip
+    add_source_options(command, "image=...,caption=...")
+    how = command.add_argument_group("how to write")
+    how.add_argument("--beams", type=int, metavar="K", help="texts tried side by side (default 3; 1 with --sample)")
+    how.add_argument("--sample", action="store_true", help="draw the words by their probabilities")
+    how.add_argument("--temperature", type=float, help="of the drawn words: below 1 likelier ones (default 1)")
+    how.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest words (default all)")
+    how.add_argument("--top-p", type=float, metavar="P", help="draw from the words that hold this mass (default 1)")
+    how.add_argument("--seed", type=int, help="of what is drawn (default 0)")
+    how.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest caption, in tokens (default 30)")
+    how.add_argument("--min-new-tokens", type=int, metavar="N", help="the shortest caption, in tokens (default 0)")
+    how.add_argument("--length-penalty", type=float, metavar="A", help="of beams: above 1 for longer texts (default 1)")
+    how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repeated words (default 1)")
+    add_evaluation_options(command, "the captions, with image_id, as COCO's server takes them")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    """The captions, or the scores of those of a data set."""
+    if (args.image is None) == (args.data is None):
+        raise UserError("give either --image FILE [FILE ...], or --data RECORDS")
+    if args.data is None and any(getattr(args, name) is not None for name in OF_DATA):
+        raise UserError("--images, --split, --columns, --predictions, --max-bad belong to --data")
+    if not args.sample and (given := [name for name in DRAWN if getattr(args, name) is not None]):
+        raise UserError(f"--{given[0].replace('_', '-')} is about drawn words: give --sample too")
+    if args.data is not None:
+        source = open_data(args, {"caption"}, ("image", "caption", "image_id"))
+        from mmkit.evals.captions.evaluate import WrittenCaptions
+
+        measure(args, WrittenCaptions(source=source, how=_how(args), **evaluation(args)))
+        return None
+    _write(args)
+    return None
+
+
+def _how(args: argparse.Namespace) -> Decoding | None:
+    """As the options say; None where they say nothing."""
+    from mmkit.encoders.decoding import Decoding
+    from mmkit.inference.captioning import USUAL
+
+    given = {name: getattr(args, name) for name in WAYS if getattr(args, name) is not None}
+    if not given and not args.sample:
+        return None
+    return Decoding(**{"beams": 1 if args.sample else USUAL.beams, "sample": args.sample, **given})
+
+
+def _write(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmkit.data.images.opening import load_image
+    from mmkit.ranks import rank
+
+    pictures = [load_image(path) for path in args.image]
+    how = _how(args)
+    with make_predictor(args) as predictor:
+        found = predictor.caption(pictures, how, batch_size=args.batch_size)
+    if rank() == 0:
+        table = Table(show_header=False, box=None)
+        for path, caption in zip(args.image, found, strict=True):
+            table.add_row(str(path), caption)
+        Console().print(table, markup=False, highlight=False)
+    said = [{"image": str(path), "caption": caption} for path, caption in zip(args.image, found, strict=True)]
+    write_json(args.json, {"captions": said})
