@@ -11,7 +11,9 @@ import torch.multiprocessing as mp
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """Forks need not import everything again, and those of a server of their own know nothing of what the tests did before:
 after a compiled backward pass no fork of a process can take one."""
-mp.set_forkserver_preload(["pytest", "mmkit.train.loop", "mmkit.hub.folder", "mmkit.explanation.explain"])
+mp.set_forkserver_preload(
+    ["pytest", "mmkit.train.loop", "mmkit.hub.folder", "mmkit.explanation.explain", "torch._dynamo"]
+)
 
 
 def on_processes(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
