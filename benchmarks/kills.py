@@ -3,10 +3,11 @@
     python benchmarks/kills.py --kills 100 --json kills.json
 
 Each run is on several processes of the CPU, under each engine in turn. Again and again a phase is drawn (the start, a
-step, a save, an evaluation), a moment in it, and who is killed by SIGKILL: the first process, the last one, or all at
-once. Those that are left must end by themselves, with an exit code that is not 0; in the start, where they may not have
-met yet, a launcher would end them, and so does this. Then the same command is given again until the run is finished, and weights, teacher, queues, optimizer, random states, the next batch and the lines of the
-log must equal those of the undisturbed run to the bit. The exit code says whether they did and nobody hung.
+step, a save, its writing in the background, an evaluation), a moment in it, and who is killed by SIGKILL: the first
+process, the last one, or all at once. Those that are left must end by themselves, with an exit code that is not 0; in
+the start, where they may not have met yet, a launcher would end them, and so does this. Then the same command is given
+again until the run is finished, and weights, teacher, queues, optimizer, random states, the next batch and the lines of
+the log must equal those of the undisturbed run to the bit. The exit code says whether they did and nobody hung.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the processe
 
 from PIL import Image
 
-PHASES = ("start", "step", "save", "evaluate")
+PHASES = ("start", "step", "save", "write", "evaluate")
 ENGINES = ("ddp", "fsdp")
 STEPS, SAVE_EVERY, EVAL_EVERY = 9, 3, 4
 WHO = ("first", "last", "all")
@@ -111,7 +112,7 @@ def one_process(
     from mmkit import ranks
     from mmkit.cli.main import execute
     from mmkit.hub import folder as hub
-    from mmkit.train import loop
+    from mmkit.train import checkpoint, loop
     from mmkit.train.saving import Saving
 
     torch.set_num_threads(1)
@@ -120,6 +121,7 @@ def one_process(
         _watch(loop.Trainer, "take_step", "step", seen, spent)
         _watch(loop.Trainer, "evaluate", "evaluate", seen, spent)
         _watch(Saving, "save", "save", seen, spent)
+        _watch(checkpoint, "write", "write", seen, spent)
         _watch(loop, "train", "start", seen, spent)
     run = loop.Trainer.run
 
@@ -265,7 +267,7 @@ class Killer:
         """(phase, which time it begins, seconds after that, who)."""
         phase = self.random.choice(PHASES)
         spent = self.whole[engine][2][PHASES.index(phase)]
-        times = {"start": 1, "step": STEPS - 1, "save": 2, "evaluate": 2}[phase]
+        times = {"start": 1, "step": STEPS - 1, "save": 2, "write": 2, "evaluate": 2}[phase]
         return phase, self.random.randint(1, times), self.random.uniform(0.0, spent), self.random.choice(WHO)
 
     def _attempt(
@@ -320,12 +322,13 @@ class Killer:
         if differ:
             self.found.wrong.append(f"{out.name} ({engine}): {len(differ)} differ: {', '.join(differ[:5])}")
         if (lines := told_by(out)) != events:
-            other = [line for line in lines if line not in events] + [line for line in events if line not in lines]
+            own, whole = Counter(map(json.dumps, lines)), Counter(map(json.dumps, events))
+            other = [*(own - whole), *(whole - own)]
             self.found.wrong.append(f"{out.name} ({engine}): other lines in metrics.jsonl: {other[:2]}")
 
     def _said(self, out: Path) -> str:
         logs = [out.with_suffix(f".{number}.log") for number in range(self.world)]
-        return "\n".join(log.read_text()[-1500:] for log in logs if log.exists())
+        return "\n".join(log.read_text()[-6000:] for log in logs if log.exists())
 
 
 def kills(folder: Path, number: int, engines: tuple[str, ...] = ENGINES, each: int = 5, **settings: Any) -> Found:

@@ -29,6 +29,20 @@ SPARE_TENSORS = 1000  # a part may register some twice, or hold constants that a
 SPARE_VALUES = 2**28
 
 
+def names_of_all(model: nn.Module, heads: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:
+    """Of the names of a task's state those that ``state_of_all`` gives.
+
+    No module is asked for its state: under FSDP that takes its weights apart, while another thread computes with them.
+    """
+    parts = {"model.": model, **{f"heads.{name}.": head for name, head in heads.items()}}
+    queues = tuple(
+        f"{prefix}{name}." if name else prefix
+        for prefix, module in parts.items() for name, part in module.named_modules() if isinstance(part, FeatureQueue)
+    )  # fmt: skip
+    own = (name for name in names if name.startswith(tuple(parts)) and not name.endswith("_extra_state"))
+    return [name for name in own if not name.startswith(queues)]
+
+
 def state_of(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
     """The weights and persistent buffers of a module, without those of queues."""
     queues = tuple(

@@ -51,7 +51,7 @@ from mmkit.hub.files import (
     read_json,
     shapes_in,
 )
-from mmkit.hub.fit import check_plan, check_shapes, state_of_all
+from mmkit.hub.fit import check_plan, check_shapes, names_of_all, state_of_all
 from mmkit.hub.place import FORMAT, config_of
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
@@ -233,9 +233,10 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
 
 def weights_of(predictor: Predictor, others: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """What inference needs, by the name in the file; on the CPU, none sharing memory. others: see ``save``."""
-    state = state_of_all(predictor.model, {name: head for name, head in predictor.heads.items() if _has_weights(head)})
+    heads = {name: head for name, head in predictor.heads.items() if _has_weights(head)}
     if others is not None:
-        return {name: others[name] for name in state}
+        return {name: others[name] for name in names_of_all(predictor.model, heads, others)}
+    state = state_of_all(predictor.model, heads)
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,14 @@ logger = logging.getLogger("mmkit.train")
 class RunLog:
     """``metrics.jsonl`` and ``tensorboard/`` in the run's folder.
 
-    A run that resumes at ``start_step`` first drops the lines of later steps, which the abandoned process wrote.
+    A run that resumes at ``start_step`` first drops the lines of later steps, which the abandoned process wrote. Where
+    it evaluates that step again, as the process may have ended before the run did, this stands for what was found then.
     """
 
     def __init__(self, folder: Path, *, writes: bool, start_step: int = 0, tensorboard: bool = True) -> None:
         self.path = folder / "metrics.jsonl"
         self.writes = writes
+        self._start_step = start_step
         self._scalars: SummaryWriter | None = None
         if not writes:
             return
@@ -48,6 +50,8 @@ class RunLog:
         if not self.writes:
             return
         line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        if event == "eval" and step == self._start_step:
+            keep(self.path, lambda one: (one["event"], one["step"]) != ("eval", step))
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -74,8 +78,13 @@ class RunLog:
 
 def keep_until(path: Path, step: int) -> None:
     """Drop the events after ``step`` from a metrics file, and a last line that was cut off."""
+    keep(path, lambda event: event["step"] <= step)
+
+
+def keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the events of a metrics file that are not wanted, and a last line that was cut off."""
     if path.is_file():
-        write_text(path, "".join(f"{line}\n" for line, event in events_in(path) if event["step"] <= step))
+        write_text(path, "".join(f"{line}\n" for line, event in events_in(path) if wanted(event)))
 
 
 def events_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

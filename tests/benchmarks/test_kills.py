@@ -1,5 +1,6 @@
 """Ten kills at random moments, over engines and phases; and that the benchmark sees what differs, and who hangs."""
 
+import json
 import signal
 
 import pytest
@@ -19,15 +20,17 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     assert found.runs >= 2
 
 
+LINES = str([f'{{"event": "train", "step": 1, "loss": {loss}}}' for loss in (4, 3)])
+
+
 def run_of(killer, codes, tell=None):
     """Let a run end so at once, in place of processes."""
 
     def attempt(out, engine, plan):
         out.mkdir(exist_ok=True)
-        (out / "metrics.jsonl").write_text(
-            '{"event": "train", "step": 1, "time": 7, "loss": %s}\n' % (tell or {}).get("loss", 3)
-        )
-        out.with_suffix(".digest").write_text('{"task.weight": "%s"}' % (tell or {}).get("weight", "a"))
+        told = {"loss": 3, "weight": "a"} | (tell or {})
+        (out / "metrics.jsonl").write_text(json.dumps({"event": "train", "step": 1, "time": 7, "loss": told["loss"]}))
+        out.with_suffix(".digest").write_text(json.dumps({"task.weight": told["weight"]}))
         return list(codes.pop(0)), [1.0] * len(kills.PHASES)
 
     killer._attempt = attempt
@@ -35,7 +38,7 @@ def run_of(killer, codes, tell=None):
 
 @pytest.mark.parametrize(
     ("tell", "wrong"),
-    [({}, []), ({"weight": "b"}, ["1 differ: task.weight"]), ({"loss": 4}, ["other lines in metrics.jsonl: [{'event': 'train', 'step': 1, 'loss': 4}, {'event': 'train', 'step': 1, 'loss': 3}]"])],
+    [({}, []), ({"weight": "b"}, ["1 differ: task.weight"]), ({"loss": 4}, ["other lines in metrics.jsonl: " + LINES])],
 )
 def test_what_differs_is_told(tmp_path, tell, wrong):
     killer = Killer(tmp_path)
@@ -59,12 +62,12 @@ def test_a_run_that_ends_badly_without_a_kill_or_as_if_nothing_was_is_told(tmp_p
 
 def test_a_moment_lies_in_its_phase(tmp_path):
     killer = Killer(tmp_path, seed=3)
-    killer.whole["ddp"] = ({}, [], [4.0, 0.1, 0.2, 0.3])
+    killer.whole["ddp"] = ({}, [], [4.0, 0.1, 0.2, 0.3, 0.5])
     plans = [killer._plan("ddp") for _ in range(200)]
     assert {phase for phase, *_ in plans} == set(kills.PHASES)
     assert {who for *_, who in plans} == {"first", "last", "all"}
     longest = {phase: max(seconds for one, _, seconds, _ in plans if one == phase) for phase in kills.PHASES}
-    for phase, spent in zip(kills.PHASES, [4.0, 0.1, 0.2, 0.3], strict=True):
+    for phase, spent in zip(kills.PHASES, [4.0, 0.1, 0.2, 0.3, 0.5], strict=True):
         assert 0.5 * spent < longest[phase] <= spent
 
 
@@ -85,9 +88,9 @@ def test_the_killed_is_who_was_drawn(tmp_path, monkeypatch):
     ranks, killer = [Rank(7), Rank(8), Rank(9)], Killer(tmp_path, world=3)
     for who, pids in (("first", [7]), ("last", [9]), ("all", [7, 8, 9])):
         told.clear()
-        killer._kill(ranks, [1, 2, 0, 0], ("step", 2, 0.0, who), "ddp")
+        killer._kill(ranks, [1, 2, 0, 0, 0], ("step", 2, 0.0, who), "ddp")
         assert told == [(pid, signal.SIGKILL) for pid in pids]
     assert killer.found.kills == {"ddp step": 3}
     told.clear()
-    killer._kill(ranks, [1, 0, 0, 0], ("start", 1, 0.0, "first"), "ddp")
+    killer._kill(ranks, [1, 0, 0, 0, 0], ("start", 1, 0.0, "first"), "ddp")
     assert told == [(7, signal.SIGKILL), *((rank.pid, signal.SIGTERM) for rank in ranks)]  # as a launcher does

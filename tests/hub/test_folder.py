@@ -94,6 +94,23 @@ def test_a_queue_inside_a_head_with_weights_is_left_out(tmp_path):
     assert any(name.startswith("heads.mlm.dense") for name in hub.weights_of(predictor))
 
 
+def test_weights_that_are_given_are_written_without_asking_the_modules(monkeypatch):
+    """Under FSDP that takes weights apart, with which the next step is computing."""
+    predictor, _ = make()
+    head = MLM(predictor.model.spec)
+    head.queue = predictor.heads["itc"].queue
+    predictor.heads["mlm"] = head
+    wanted = hub.weights_of(predictor)
+    given = {name: value + 1 for name, value in wanted.items()}
+    queue = {name: value for name, value in head.queue.state_dict().items() if isinstance(value, torch.Tensor)}
+    others = {f"heads.{of}.queue.{name}": value for of in ("mlm", "itc") for name, value in queue.items()}
+    others |= {"teacher.model.x": torch.zeros(1), "model_of_another": torch.zeros(1)}
+    monkeypatch.setattr(torch.nn.Module, "state_dict", lambda self: 1 / 0)
+    found = hub.weights_of(predictor, given | others)
+    assert found.keys() == wanted.keys()
+    assert all(found[name] is given[name] for name in found)
+
+
 def test_loading_leaves_the_random_state_alone(saved):
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from mmkit.train import folder, loop
 from mmkit.train.loop import train
 from mmkit.train.setup import start_processes
 from mmkit.train.stages import train_stages
-from tests.train.fakes import tiny, weights
+from tests.train.fakes import Count, tiny, weights
+from tests.train.test_loop import events
 
 CONFIG = """
 from mmkit.config import Experiment
@@ -73,6 +75,20 @@ def test_another_word_is_refused(words, capsys):
     with suppress(SystemExit):  # of the parser, where it sees it
         assert main(["train", *words]) == 2
     assert "the word auto, stands after it" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_in_its_last_evaluation_tells_it_once(tmp_path, monkeypatch):
+    exp = tiny(run=dict(steps=4, eval_every_steps=2), evals={"e": partial(Count)})
+
+    def ends(path, numbers):
+        raise KeyError("killed")
+
+    monkeypatch.setattr(loop, "write_json", ends)
+    with pytest.raises(KeyError):
+        train(exp, tmp_path)
+    monkeypatch.undo()
+    train(replace(exp, evals={"e": partial(Count, value=2.0)}), tmp_path, resume=True)
+    assert [(event["step"], event["e.value"]) for event in events(tmp_path, "eval")] == [(2, 1.0), (4, 2.0)]
 
 
 # ---- a launcher's restart -------------------------------------------------------------------------------------------
