@@ -24,8 +24,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_apart = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process works by itself, as if it were the only one."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
 def group() -> Any:
     """``torch.distributed`` where processes work together, else None. Imports nothing: who works together has it."""
+    if _apart:
+        return None
     dist = sys.modules.get("torch.distributed")
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 

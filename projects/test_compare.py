@@ -54,7 +54,7 @@ def test_every_start_and_seed_is_trained_with_the_same_arguments(monkeypatch, tm
 @pytest.mark.parametrize("config", ["nlvr2", "visual_entailment"])
 def test_a_run_that_is_done_is_not_trained_again(config, tmp_path):
     spec = f"projects/{config}/config.py:openmoji(start='scratch', steps=1, size=36, kinds=40)"
-    small = ["data.global_batch=2", "data.train.n=8", "evals.test.source.n=4", "run.tensorboard=false",
+    small = ["data.global_batch=2", "data.train.n=8", "evals.test.source.n=4", "run.trackers=[]",
              "tokenizer.vocab_size=120", "run.precision=no"]  # fmt: skip
     first = compare.run(spec, small, tmp_path / "run")
     written = (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -18,7 +18,7 @@ from mmkit.train.loop import train
 from mmkit.train.stages import train_stages
 
 ROOT = Path(__file__).parent.parent / "configs"
-SMALL = ["data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.tensorboard=false"]
+SMALL = ["data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.trackers=[]"]
 
 
 def functions():
@@ -103,7 +103,7 @@ def test_albef_on_records_takes_two_steps(tmp_path):
     lines = [json.dumps({"image": f"{i}.png", "caption": f"shade {i} of red, two words {i * 7}"}) for i in range(8)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     spec = f"{ROOT}/pretrain/albef.py:small(records='{tmp_path}/train.jsonl', res=32, vocab_size=60, epochs=1)"
-    experiment = override(load_experiment(spec), ["data.global_batch=4", "data.workers=0", "run.tensorboard=false"])
+    experiment = override(load_experiment(spec), ["data.global_batch=4", "data.workers=0", "run.trackers=[]"])
     assert train(experiment, tmp_path / "run")["step"] == 2
 
 
@@ -150,7 +150,7 @@ def test_own_pictures_to_a_report_which_is_written_again(own_data, tmp_path, cap
     """With its test set and its class folders; and by ``mmkit report`` when it is lost, with others if wished."""
     call = f"records='{own_data}/train.csv', test='{own_data}/test.csv', classes='{own_data}/classes', size=24"
     out = tmp_path / "run"
-    small = ["data.global_batch=4", "run.steps=2", "run.tensorboard=false", "optim.warmup_frac=0"]
+    small = ["data.global_batch=4", "run.steps=2", "run.trackers=[]", "optim.warmup_frac=0"]
     assert main(["train", f"{ROOT}/pretrain/albef.py:mini({call})", "--out", str(out), "--set", *small]) == 0
     page = out / "report.html"
     first = page.read_text()
@@ -178,7 +178,7 @@ def answers_twelve_questions(own_data, start, tmp_path):
     (own_data / "asked.csv").write_text("\n".join(["image,question,answers", *rows]))
     spec = f"{ROOT}/finetune/vqa.py:mini(records='{own_data}/asked.csv', start='{start}', size=24)"
     out = tmp_path / "asked"
-    small = ["run.steps=2", "run.tensorboard=false", "optim.warmup_frac=0"]
+    small = ["run.steps=2", "run.trackers=[]", "optim.warmup_frac=0"]
     assert main(["train", spec, "--out", str(out), "--set", *small]) == 0
     assert json.loads((out / "experiment.json").read_text())["args"]["data"]["args"]["global_batch"] == 12
     assert set(mmkit.load(out).heads["answer"].answers) == {"red", "blue"}

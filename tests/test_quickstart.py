@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 FIRST = [
     "run.steps=150", "data.global_batch=32", "data.train.n=3000", "data.train.kinds=8", "data.train.people=0.0",
     "evals.retrieval.source.n=60", "evals.retrieval.source.kinds=8", "evals.retrieval.source.people=0.0",
-    "evals.retrieval_zh.source.n=20", "report.zeroshot.zeroshot.source.kinds=8", "run.tensorboard=false",
+    "evals.retrieval_zh.source.n=20", "report.zeroshot.zeroshot.source.kinds=8", "run.trackers=[]",
 ]  # fmt: skip
 ASKED = [
     f"{source}.{name}"
@@ -25,7 +25,7 @@ ASKED = [
 ]
 SMALL = [
     *(f"first.{change}" for change in FIRST), *ASKED, "run.steps=150", "data.global_batch=32", "data.train.n=4800",
-    "evals.vqa.source.n=120", "report.source.n=120", "report.shown=4", "run.tensorboard=false",
+    "evals.vqa.source.n=120", "report.source.n=120", "report.shown=4", "run.trackers=[]",
 ]  # fmt: skip
 
 

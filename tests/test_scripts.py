@@ -14,7 +14,7 @@ from tests.train.test_processes import launch
 ROOT = Path(__file__).parent.parent
 LINES = re.findall(r"^(?:\w+=\w+ )?accelerate launch .*?(scripts/\w+\.py.*)$", (ROOT / "README.md").read_text(), re.M)
 SMALL = [
-    "data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.tensorboard=false",
+    "data.global_batch=4", "data.workers=0", "run.steps=2", "run.save_every_steps=0", "run.trackers=[]",
     "data.train.n=40",
 ]  # fmt: skip
 PRETRAIN = [

@@ -82,7 +82,7 @@ def _with_words(exp: Experiment) -> list[str]:
     return [f"{name} ({reader.__name__})" for name, reader in readers.items()]
 
 
-OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "best"}
+OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "trackers", "best"}
 """Folders that a run makes in its own."""
 
 
@@ -110,7 +110,7 @@ def _check_run(exp: Experiment, world: int) -> None:
     _positive("run", run, ("chunks",))
     if run.chunks > (samples := exp.data.batch_plan(world).rank_batch):
         raise UserError(f"run.chunks = {run.chunks}: more than the {samples} samples of a micro-batch")
-    _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps"), or_zero=True)
+    _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps", "gc_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
         raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")
     if exp.teacher is not None:

@@ -21,6 +21,7 @@ from mmkit.errors import UserError
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Product = Literal["auto", "highest", "high", "medium"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 EngineName = Literal["ddp", "fsdp", "hsdp"]
 
 
@@ -207,6 +208,8 @@ class Run:
     None = those of a node. reshard: of fsdp and hsdp, whether the image tower's weights are given up between its
     forward and its backward pass: less memory, one more gather. chunks: in how many a micro-batch passes the model,
     which compares all of it and keeps the activations of one; each is passed twice (see docs/training.md).
+    trackers: where the numbers also go, see ``train/trackers.py``. gc_every_steps: Python's garbage is collected at
+    these steps alone; 0 = when Python thinks best.
     """
 
     steps: int | None = None
@@ -226,7 +229,8 @@ class Run:
     best_is: Literal["highest", "lowest"] = "highest"
     compile: bool = False
     chunks: int = 1
-    tensorboard: bool = True
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    gc_every_steps: int = 50
     timeout_minutes: float = 30.0
     step_timeout_minutes: float = 5.0
     engine: EngineName = "ddp"

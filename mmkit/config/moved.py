@@ -62,10 +62,21 @@ def with_present_names(data: Any) -> Any:
         key: present(value) if key in FORMS and isinstance(value, str) else with_present_names(value)
         for key, value in data.items()
     }
+    arguments = found.get("args")
+    if found.get("dataclass") == "mmkit.config.experiment:Run" and isinstance(arguments, dict):
+        found["args"] = _with_trackers(arguments)
     renamed = next((_ARGUMENTS[name] for form, name in found.items() if form in FORMS and name in _ARGUMENTS), {})
     if renamed and isinstance(arguments := found.get("args"), dict):
         found["args"] = {renamed.get(k, k): v for k, v in arguments.items() if renamed.get(k, k) is not None}
     return found
+
+
+def _with_trackers(args: dict[str, Any]) -> dict[str, Any]:
+    """A run once said whether it wrote for TensorBoard, and of no other tracker."""
+    if "tensorboard" not in args or "trackers" in args:
+        return args
+    now = {"tuple": ["tensorboard"] if args["tensorboard"] else []}
+    return {name: value for name, value in args.items() if name != "tensorboard"} | {"trackers": now}
 
 
 def where_now(module: str | None) -> str:

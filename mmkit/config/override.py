@@ -187,6 +187,7 @@ def parse_text(text: str, annotation: Any, path: str) -> Any:
         if text.lower() in ("inf", "-inf"):
             candidates.append(float(text))
     candidates.append(text)
+    candidates.append([part.strip() for part in text.strip("[]()").split(",") if part.strip()])  # names without quotes
     if all(option is str for option in options):
         candidates = [c for c in candidates if isinstance(c, str)][:1]
     for candidate in candidates:

@@ -40,6 +40,7 @@ FREE = {LOCK, STARTING, LAUNCHER, ".DS_Store", "Thumbs.db", "desktop.ini"}
 OWN = re.compile(
     r"((experiment|versions|data)\.json|command\.txt|metrics\.(jsonl|part)|\.\w+\.jsonl?(\.[0-9a-f]{12})?\.part"
     r"|checkpoints|checkpoints/\.[^/]+(/[^/]+)?|tensorboard|tensorboard/events\.out\.tfevents\.[^/]+"
+    r"|trackers|trackers/(ids\.json|wandb(/.*)?)"
     r"|(tokenizer|\.tokenizer\.part)(/([^/]*sentencepiece\.model[^/]*|vocab\.txt|merges\.txt|spiece\.model"
     r"|(framing|tokenizer|tokenizer_config|vocab|added_tokens|special_tokens_map)\.json|chat_template\.jinja))?)"
 )

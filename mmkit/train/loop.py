@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.engines.base import Engine
 from mmkit.train.engines.choose import make_engine
+from mmkit.train.garbage import Garbage
+from mmkit.train.gauges import read_pace, with_arithmetic
 from mmkit.train.guard import Guard
 from mmkit.train.inherit import inherited
 from mmkit.train.lock import one_writer
@@ -49,6 +52,7 @@ from mmkit.train.setup import (
     threads_for,
 )  # fmt: skip
 from mmkit.train.throughput import Meter, peak_memory
+from mmkit.train.trackers import Trackers
 from mmkit.train.waits import Waits
 from mmkit.types import Batch, TaskOutput
 
@@ -107,6 +111,7 @@ def train(
                 sets=parts.sets, order=parts.order,
             )  # fmt: skip
             trainer.saving.check_room(parts.task, trainer.optimizer)
+            trainer.plan = with_arithmetic(trainer.plan, experiment, parts.vocab_size, accelerator.device)
             if start is not None:
                 trainer.restore(start)
             return trainer.run(fresh=start is None, apart=apart)
@@ -129,7 +134,7 @@ def _make_trainer(
     return Trainer(
         exp=exp, out=out, parts=parts, batch=batch, accelerator=accelerator, engine=engine, optimizer=optimizer,
         guard=guard, saving=saving, evaluators={name: make() for name, make in exp.evals.items()},
-        clock=Clock(exp.run.minutes), means=Means(accelerator.device),
+        clock=Clock(exp.run.minutes), means=Means(accelerator.device), garbage=Garbage(exp.run.gc_every_steps),
     )  # fmt: skip
 
 
@@ -148,6 +153,7 @@ class Trainer:
     saving: Saving
     clock: Clock
     means: Means
+    garbage: Garbage
     evaluators: Mapping[str, Callable[[Any], Mapping[str, float]]]
     plan: Plan = field(init=False)
     waits: Waits = field(init=False)
@@ -195,7 +201,11 @@ class Trainer:
             "vocab_size": self.parts.vocab_size,
         }  # fmt: skip
         on_first(lambda: folder.start(self.out, dict(self.saving.experiment), counts, fresh, apart))
-        self.log = RunLog(self.out, writes=first, start_step=self.step, tensorboard=self.exp.run.tensorboard)
+        trackers = partial(
+            Trackers, self.out, self.exp.run.trackers, name=self.exp.name, start_step=self.step,
+            config=self.saving.experiment,
+        )  # fmt: skip
+        self.log = RunLog(self.out, writes=first, start_step=self.step, trackers=trackers)
         self.log.event("plan", self.step, asdict(self.plan))
         if first:
             for line in self.plan.lines():
@@ -207,13 +217,14 @@ class Trainer:
             self.evaluate()
         self.meter.restart()
         self.parts.task.train()
-        with closing(batches), self.clock.running():
+        with closing(batches), self.clock.running(), self.garbage.held():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
                 with self.waits.in_step(self.step + 1):
                     self.take_step(batches)
                     self.step += 1
                     self.clock.tick()
+                    self.garbage.tick()
                     if self.step % (run.log_every_steps or self.plan.steps) == 0 or self._done():
                         self.report()
                 if self.guard.save_failed:
@@ -310,10 +321,9 @@ class Trainer:
         self._reported = frozenset(values)
         epoch = self.step / self.plan.steps_per_epoch
         rates = {"lr": self._rate, "epoch": epoch, "samples": self.step * self.batch.global_batch}
-        self.metrics |= values | rates | self.meter.read()
-        self.log.event("train", self.step, {name: self.metrics[name] for name in (*values, *rates)} | peak_memory() | {
-            name: self.metrics[name] for name in ("samples_per_second", "data_share")
-        })  # fmt: skip
+        pace = read_pace(self.meter, self.parts.task, self.plan)
+        self.metrics |= values | rates | pace
+        self.log.event("train", self.step, values | rates | pace)
         self.tell("step", self.step, self.plan.steps, summary(self.metrics))
 
     def evaluate(self) -> None:
@@ -321,7 +331,7 @@ class Trainer:
         if not self.evaluators or self.evaluated == self.step:
             return
         self.guard.check()
-        with undisturbed(), self.clock.paused(), self._predictor() as predictor:
+        with undisturbed(), self.clock.paused(), self.garbage.let_go(), self._predictor() as predictor:
             found = {
                 f"{name}.{metric}": value
                 for name, evaluator in self.evaluators.items()

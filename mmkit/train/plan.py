@@ -12,6 +12,7 @@ from mmkit.config.experiment import BatchPlan
 from mmkit.data.order import RULE
 from mmkit.data.texts.coverage import Coverage
 from mmkit.heads.base import Head
+from mmkit.train.allocator import advice, allocator
 from mmkit.train.precision import ProductChoice
 
 
@@ -24,6 +25,8 @@ class Plan:
     ``counted``: the heads whose counts only a pass of their own tells. texts: how the vocabulary fits the captions.
     engine: who holds which weights, "" where every process holds all.
     sets: of several with weights, (name, records, share of the samples). order: in which the records are taken.
+    allocator: a line about it, "" where there is nothing to say. flops_a_sample: of products, forward and back; peak:
+    operations a second of the card; None where one of them is not known.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Plan:
     engine: str = ""
     sets: tuple[tuple[str, int, float], ...] = ()
     order: str = RULE
+    allocator: str = ""
+    flops_a_sample: float | None = None
+    peak: float | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -72,7 +78,14 @@ class Plan:
             *([self.engine] if self.engine else []),
             f"on {self.device}, precision {self.precision}, float32 product {self.product.name!r} "
             f"({self.product.reason}), {self.threads} threads",
+            *([self.allocator] if self.allocator else []),
+            *self._arithmetic(),
         ]
+
+    def _arithmetic(self) -> list[str]:
+        if self.flops_a_sample is None or self.peak is None:
+            return []
+        return [f"{self.flops_a_sample / 1e9:.1f} GFLOP a sample; mfu is the share of {self.peak / 1e12:.4g} TFLOP/s"]
 
     def _length(self) -> str:
         if self.minutes is None:
@@ -127,7 +140,7 @@ def make_plan(
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
         within=tuple(name for name, head in heads if head.needs_negatives),
         counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts, engine=engine,
-        sets=sets, order=order,
+        sets=sets, order=order, allocator=advice(allocator()) if device == "cpu" else "",
     )  # fmt: skip
 
 

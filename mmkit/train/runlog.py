@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON line an event, TensorBoard, and lines or a progress bar for people.
+"""What a run writes down: one JSON line an event, its trackers, and lines or a progress bar for people.
 
 Only the first process writes; every process may call everything, and nothing here waits for another process.
 """
@@ -11,39 +11,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmkit.errors import UserError
 from mmkit.files import write_text
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from mmkit.train.trackers import Trackers
 
 logger = logging.getLogger("mmkit.train")
 
 
 class RunLog:
-    """``metrics.jsonl`` and ``tensorboard/`` in the run's folder.
+    """``metrics.jsonl`` in the run's folder; ``trackers`` get the same numbers.
 
     A run that resumes at ``start_step`` first drops the lines of later steps, which the abandoned process wrote. Where
     it evaluates that step again, as the process may have ended before the run did, this stands for what was found then.
     """
 
-    def __init__(self, folder: Path, *, writes: bool, start_step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, writes: bool, start_step: int = 0, trackers: Callable[[], Trackers] | None = None
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self.writes = writes
         self._start_step = start_step
-        self._scalars: SummaryWriter | None = None
-        if not writes:
-            return
-        keep_until(self.path, start_step)
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._scalars = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._trackers: Trackers | None = None
+        if writes:
+            keep_until(self.path, start_step)
+            self._trackers = None if trackers is None else trackers()
 
     def event(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """One line ``{"event": ..., "step": ..., "time": ..., **values}``; numbers also go to TensorBoard.
+        """One line ``{"event": ..., "step": ..., "time": ..., **values}``; numbers also go to the trackers.
 
         UserError where it cannot be written, as on a full disk.
         """
@@ -60,20 +56,19 @@ class RunLog:
                 f"{self.path}: cannot be written ({error.strerror}); make room, or whatever is missing there, and go "
                 "on with --resume"
             ) from error
-        if self._scalars is not None and event in ("train", "eval"):
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._scalars.add_scalar(f"{event}/{name}", value, step)
+        if self._trackers is not None and event in ("train", "eval"):
+            numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+            self._trackers.log(numbers, step)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        if self._scalars is not None:
-            self._scalars.flush()
+        if self._trackers is not None:
+            self._trackers.flush()
 
     def close(self) -> None:
         """Write what is buffered and let go of the files."""
-        if self._scalars is not None:
-            self._scalars.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -19,6 +19,7 @@ class Meter:
         self._start = time.perf_counter()
         self._waited = 0.0
         self._samples = 0
+        self._steps = 0
 
     def timed(self, batches: Iterable[T]) -> Generator[T]:
         """The same batches, with the time to get each counted as waiting; closing it ends the workers behind them."""
@@ -30,12 +31,20 @@ class Meter:
             start = time.perf_counter()
 
     def count(self, samples: int) -> None:
-        """Add samples of all processes."""
+        """A step is done: add its samples, of all processes."""
         self._samples += samples
+        self._steps += 1
 
     def restart(self) -> None:
         """Leave out what happened since the last ``read``, such as an evaluation."""
-        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
+        self._start, self._waited, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
+
+    def a_step(self) -> dict[str, float]:
+        """Seconds of a step on this process since the last ``read``, and those of them in which it waited for data."""
+        steps = max(1, self._steps)
+        return {
+            "step_seconds": (time.perf_counter() - self._start) / steps, "data_seconds": self._waited / steps,
+        }  # fmt: skip
 
     def read(self) -> dict[str, float]:
         """Rate (1/s), data share (0 to 1), memory (GiB) since the last call, and start again."""
@@ -50,6 +59,7 @@ def peak_memory() -> dict[str, float]:
     values = {"peak_rss_gib": peak_rss_gib()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         values["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        values["allocation_retries"] = torch.cuda.memory_stats().get("num_alloc_retries", 0)
     return values
 
 

@@ -29,7 +29,7 @@ SIZES = dict(
 )  # fmt: skip
 CONFIG = "projects/nlvr2/config.py"
 SMALL = [
-    "data.global_batch=4", "data.train.n=16", "run.tensorboard=false", "run.log_every_steps=1", "run.precision=no",
+    "data.global_batch=4", "data.train.n=16", "run.trackers=[]", "run.log_every_steps=1", "run.precision=no",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from projects.visual_entailment.data import CLASSES, SNLIVE
 
 CONFIG = "projects/visual_entailment/config.py"
 SMALL = [
-    "data.global_batch=4", "data.train.n=16", "run.tensorboard=false", "run.log_every_steps=1", "run.precision=no",
+    "data.global_batch=4", "data.train.n=16", "run.trackers=[]", "run.log_every_steps=1", "run.precision=no",
 ]  # fmt: skip
 ROWS = [
     {

@@ -30,7 +30,7 @@ def paint(folder, names=COLOURS, n=6):
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("classify")
     exp = load_experiment(CONFIG.format(paint(root / "train")))
-    exp = override(exp, ["data.global_batch=6", "run.tensorboard=false", "run.save_every_steps=0", "optim.lr=0.002"])
+    exp = override(exp, ["data.global_batch=6", "run.trackers=[]", "run.save_every_steps=0", "optim.lr=0.002"])
     train(exp, root / "run", save_model=hub.save)
     return root / "run"
 

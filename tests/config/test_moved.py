@@ -8,6 +8,8 @@ import pytest
 from mmkit.config import dump, rebuild
 from mmkit.config.allowed import ANYTHING
 from mmkit.config.moved import present, where_now, with_present_names
+from mmkit.config.runs import rebuild as of_a_run
+from mmkit.errors import UserError
 from mmkit.evals.zeroshot import ZeroShot
 from tests.train.fakes import Squares, tiny
 
@@ -116,3 +118,15 @@ def test_an_import_by_an_old_name_is_told_the_new_one():
     assert where_now("mmkit.predictor") == "; it is mmkit.inference.predictor now"
     assert where_now("mmkit.data.tokenizer") == "; it is mmkit.data.texts.tokenizers now"
     assert where_now("mmkit.nothing") == where_now(None) == ""
+
+
+@pytest.mark.parametrize(("old", "now"), [(True, ("tensorboard",)), (False, ())])
+def test_a_run_that_named_tensorboard_alone_has_trackers(old, now):
+    dumped = dump(tiny(run=dict(trackers=("wandb",))))
+    arguments = dumped["args"]["run"]["args"]
+    del arguments["trackers"]
+    arguments["tensorboard"] = old
+    assert of_a_run(dumped, "tests").run.trackers == now
+    dumped["args"]["run"]["args"] |= {"trackers": {"tuple": ["wandb"]}}
+    with pytest.raises(UserError, match="tensorboard"):
+        of_a_run(dumped, "tests")

@@ -24,9 +24,7 @@ REASONS = {
 }
 """Why a block may be parsed and not run; a comment before it says which, so that a reader knows, too."""
 
-STEPS = (
-    "run.steps=2 run.epochs=null run.minutes=null run.save_every_steps=0 run.tensorboard=false run.log_every_steps=0"
-)
+STEPS = "run.steps=2 run.epochs=null run.minutes=null run.save_every_steps=0 run.trackers=[] run.log_every_steps=0"
 SMALL = f"{STEPS} data.global_batch=4 optim.warmup_frac=0 data.workers=0"
 PUT_IN: list[tuple[str, str]] = [
     # Sizes that a test can wait for; the commands stay as they stand.

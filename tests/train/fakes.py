@@ -80,7 +80,7 @@ def tiny(**changes) -> Experiment:
         float32_matmul="highest",
         save_every_steps=0,
         log_every_steps=2,
-        tensorboard=False,
+        trackers=(),
         seed=3,
     )
     exp = Experiment(

@@ -18,6 +18,7 @@ from mmkit.train import checkpoint, resuming, rng
 from mmkit.train.engines.base import State
 from mmkit.train.precision import choose_precision, choose_product
 from mmkit.train.runlog import RunLog
+from mmkit.train.trackers import Trackers
 from tests.train.fakes import tiny
 
 
@@ -302,12 +303,12 @@ def test_a_step_has_the_same_samples_on_any_number_of_processes(tmp_path, before
 
 
 def test_log_drops_what_an_abandoned_process_wrote(tmp_path):
-    log = RunLog(tmp_path, writes=True, tensorboard=False)
+    log = RunLog(tmp_path, writes=True)
     for step in (1, 2, 3):
         log.event("train", step, {"loss": 0.5})
     with log.path.open("a") as file:
         file.write('{"event": "tra')
-    log = RunLog(tmp_path, writes=True, start_step=2, tensorboard=False)
+    log = RunLog(tmp_path, writes=True, start_step=2)
     log.event("train", 3, {"loss": 0.25})
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [(e["step"], e["loss"]) for e in lines] == [(1, 0.5), (2, 0.5), (3, 0.25)]
@@ -316,7 +317,7 @@ def test_log_drops_what_an_abandoned_process_wrote(tmp_path):
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path):
-    log = RunLog(tmp_path / "none", writes=True, tensorboard=False)
+    log = RunLog(tmp_path / "none", writes=True)
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No such file.*go on with --resume"):
         log.event("train", 1, {"loss": 0.5})
 
@@ -324,7 +325,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
 def test_tensorboard_gets_the_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = RunLog(tmp_path, writes=True)
+    log = RunLog(tmp_path, writes=True, trackers=lambda: Trackers(tmp_path, ("tensorboard",)))
     log.event("train", 4, {"loss": 0.5, "name": "x"})
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))

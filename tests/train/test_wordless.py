@@ -71,7 +71,7 @@ def pictures(**changes) -> Experiment:
             transform=partial(TrainTransform, scale=(0.5, 1.0), randaugment=None, erase=0.25),
         ),
         optim=Optim(lr=2e-3, warmup_frac=0.1),
-        run=Run(steps=4, precision="no", float32_matmul="highest", save_every_steps=0, tensorboard=False, seed=3),
+        run=Run(steps=4, precision="no", float32_matmul="highest", save_every_steps=0, trackers=(), seed=3),
         evals={"class": partial(ImageClasses, source=partial(Plain, 12))},
     )  # fmt: skip
     return change(exp, **changes)

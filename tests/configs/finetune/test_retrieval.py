@@ -11,7 +11,7 @@ from mmkit.train.loop import train
 
 FILE = Path(__file__).parents[3] / "configs" / "finetune" / "retrieval.py"
 SMALL = [
-    "data.global_batch=4", "run.steps=2", "run.tensorboard=false", "data.train.n=12", "evals.retrieval.source.n=6",
+    "data.global_batch=4", "run.steps=2", "run.trackers=[]", "data.train.n=12", "evals.retrieval.source.n=6",
 ]  # fmt: skip
 
 
