@@ -22,10 +22,11 @@ from mmkit.train.throughput import Meter
 logger = logging.getLogger("mmkit.train")
 
 
-def read_pace(meter: Meter, task: Any, plan: Plan) -> dict[str, float]:
-    """All of it since the last report; by all processes."""
+def read_pace(meter: Meter, task: Any, plan: Plan, saved: float) -> dict[str, float]:
+    """All of it since the last report; by all processes. saved: seconds of the last save, 0 before the first."""
     seconds = meter.a_step()
     found = meter.read() | seconds | by_rank(seconds) | queue_ages(task.heads, plan.batch.global_batch)
+    found |= {"save_seconds": saved} if saved else {}
     return found | mfu(found["samples_per_second"], plan.flops_a_sample, plan.peak, plan.batch.world)
 
 

@@ -321,7 +321,7 @@ class Trainer:
         self._reported = frozenset(values)
         epoch = self.step / self.plan.steps_per_epoch
         rates = {"lr": self._rate, "epoch": epoch, "samples": self.step * self.batch.global_batch}
-        pace = read_pace(self.meter, self.parts.task, self.plan)
+        pace = read_pace(self.meter, self.parts.task, self.plan, self.saving.seconds)
         self.metrics |= values | rates | pace
         self.log.event("train", self.step, values | rates | pace)
         self.tell("step", self.step, self.plan.steps, summary(self.metrics))

@@ -24,8 +24,8 @@ TASK, STATE, META = "task.safetensors", "state.pt", "meta.json"
 FREE_TO_CHANGE = (
     "name", "evals", "report", "data.workers", "data.max_bad_fraction", "run.eval_every_steps", "run.save_every_steps",
     "run.save_every_minutes", "run.save_in_background", "run.log_every_steps", "run.keep_checkpoints", "run.best",
-    "run.best_is", "run.trackers", "run.gc_every_steps", "run.timeout_minutes", "run.step_timeout_minutes", "run.eval_precision",
-    "run.stop_after_steps", "run.engine", "run.shard_ranks", "run.reshard",
+    "run.best_is", "run.trackers", "run.gc_every_steps", "run.timeout_minutes", "run.step_timeout_minutes",
+    "run.eval_precision", "run.stop_after_steps", "run.engine", "run.shard_ranks", "run.reshard",
     "run.chunks", "data.rank_batch", "data.global_batch", "data.accumulation_steps",
 )  # fmt: skip
 """Settings that do not enter the numbers of a run, and may differ when it resumes; of the batch see ``check_batch``."""

@@ -135,6 +135,8 @@ def test_load_says_where_a_file_is_malformed(tmp_path):
         ("run.epochs=2", lambda e: e.run.epochs, 2.0),
         ("run.precision=bf16", lambda e: e.run.precision, "bf16"),
         ("run.trackers=[]", lambda e: e.run.trackers, ()),
+        ("run.trackers=wandb", lambda e: e.run.trackers, ("wandb",)),
+        ("run.trackers=[wandb, trackio]", lambda e: e.run.trackers, ("wandb", "trackio")),
         ("name=12", lambda e: e.name, "12"),
         ("optim.lr=1e-5", lambda e: e.optim.lr, 1e-5),
         ("optim.betas=(0.9, 0.98)", lambda e: e.optim.betas, (0.9, 0.98)),

@@ -108,10 +108,13 @@ def test_a_run_logs_them(tmp_path, monkeypatch):
         "mmkit.train.loop.with_arithmetic",
         lambda plan, *_: gauges.replace(plan, flops_a_sample=1e6, peak=1e12),
     )
-    train(tiny(run=dict(steps=4)), tmp_path / "run")
+    saving = dict(save_every_steps=2, save_in_background=False)
+    train(tiny(run=dict(steps=4, **saving)), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     told = [line for line in lines if line["event"] == "train"]
     assert [line["itc.queue_steps"] for line in told] == [13 / 8, 13 / 8]
+    assert "save_seconds" not in told[0]
+    assert told[1]["save_seconds"] > 0
     for line in told:
         assert line["mfu"] == pytest.approx(line["samples_per_second"] * 1e6 / 1e12)
         assert 0 <= line["data_seconds"] <= line["step_seconds"]
