@@ -15,12 +15,13 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from mmkit.errors import UserError
+from mmkit.errors import Stopped, UserError
 
 PARENT = os.getppid()
 """Of this process, as early as it is known."""
@@ -57,6 +58,46 @@ def restarts() -> int:
     """How often the launcher has started this process anew, as ``--max_restarts`` lets it."""
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     return int(count) if count.isdecimal() else 0
+
+
+def begun_anew() -> bool:
+    """Whether a launcher or Slurm starts again what it started before, which may have ended a moment ago."""
+    return restarts() > 0 or os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def launcher_patience() -> float | None:
+    """Seconds from the launcher's SIGTERM to its SIGKILL; None without a launcher."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    seconds = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
+    return float(seconds) if seconds.isdecimal() else 30.0
+
+
+@contextmanager
+def stopped_when_told() -> Iterator[None]:
+    """Inside, SIGTERM ends a process that is alone as Ctrl-C does, by ``Stopped``: what was begun is tidied up.
+
+    One of several ends at once: the others may be waiting for it, where no signal of Python's comes through.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if not main or several or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    own = os.getpid()
+
+    def told(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a child that was forked has nothing to tidy up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Stopped(number)
+
+    signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def launcher_name() -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit import files
 from mmkit.errors import Stopped, UserError
-from mmkit.parent import live_with_launcher
+from mmkit.parent import live_with_launcher, stopped_when_told
 from mmkit.ranks import group, rank, world_size
 from mmkit.slurm import ranks_of_slurm
 
@@ -91,18 +91,8 @@ def execute(args: argparse.Namespace) -> int:
     """Run a parsed command: 0, 2 for bad input, or 128 + the signal that ended it."""
     set_up_logging()
     try:
-        ranks_of_slurm()
-        live_with_launcher()
-        expand_home(args)
-        check_written(args)
-        check_outputs(args)
-        check_texts(args)
-        check_counts(args)
-        check_model(args)
-        if (numbers := args.run(args)) is not None:
-            show(numbers)
-            write_json(args.json, numbers)
-        leave_processes()
+        with stopped_when_told():
+            _execute(args)
     except UserError as error:
         sys.stdout.flush()
         sys.stderr.write(f"mmkit: error: {process_label()}{error}\n")
@@ -121,6 +111,21 @@ def execute(args: argparse.Namespace) -> int:
         sys.stderr.write(f"mmkit: error: {process_label()}{_told(error)}\n")
         return 2
     return 0
+
+
+def _execute(args: argparse.Namespace) -> None:
+    ranks_of_slurm()
+    live_with_launcher()
+    expand_home(args)
+    check_written(args)
+    check_outputs(args)
+    check_texts(args)
+    check_counts(args)
+    check_model(args)
+    if (numbers := args.run(args)) is not None:
+        show(numbers)
+        write_json(args.json, numbers)
+    leave_processes()
 
 
 def _told(error: OSError | SystemExit) -> str:

@@ -82,7 +82,7 @@ def _with_words(exp: Experiment) -> list[str]:
     return [f"{name} ({reader.__name__})" for name, reader in readers.items()]
 
 
-OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "trackers", "best"}
+OF_A_RUN = {"checkpoints", "tokenizer", "tensorboard", "trackers", "best", "flight-recorder"}
 """Folders that a run makes in its own."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from mmkit.errors import UserError, shortened
 from mmkit.files import read_json, replace_folder, write_json, write_text
 from mmkit.parent import launcher_name, restarts
-from mmkit.ranks import on_first, rank
+from mmkit.ranks import group, on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
 from mmkit.train.resuming import check_version, latest, torn
 from mmkit.train.runlog import events_in
@@ -33,6 +33,8 @@ PACKAGES = (
 NUMBERS, BEST, EXPERIMENT, COMMAND = "numbers.json", "best.json", "experiment.json", "command.txt"
 STARTING = ".mmkit-starting"
 """Where a run that is not sure to start yet keeps what it makes."""
+FLIGHTS = "flight-recorder"
+"""Where NCCL writes what its processes last did together, when one of them does not answer."""
 LAUNCHER = ".mmkit-launcher"
 """Which launcher began the run, or went on with it: it may do so again."""
 FREE = {LOCK, STARTING, LAUNCHER, ".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -41,6 +43,7 @@ OWN = re.compile(
     r"((experiment|versions|data)\.json|command\.txt|metrics\.(jsonl|part)|\.\w+\.jsonl?(\.[0-9a-f]{12})?\.part"
     r"|checkpoints|checkpoints/\.[^/]+(/[^/]+)?|tensorboard|tensorboard/events\.out\.tfevents\.[^/]+"
     r"|trackers|trackers/(ids\.json|wandb(/.*)?)"
+    r"|flight-recorder(/rank_\d+)?"
     r"|(tokenizer|\.tokenizer\.part)(/([^/]*sentencepiece\.model[^/]*|vocab\.txt|merges\.txt|spiece\.model"
     r"|(framing|tokenizer|tokenizer_config|vocab|added_tokens|special_tokens_map)\.json|chat_template\.jinja))?)"
 )
@@ -152,6 +155,8 @@ def start(out: Path, experiment: dict[str, Any], counts: dict[str, Any], fresh: 
     write_json(out / EXPERIMENT, experiment)
     with (out / COMMAND).open("a", encoding="utf-8") as file:
         file.write(shlex.join(sys.argv) + "\n")
+    if (dist := group()) is not None and "nccl" in dist.get_backend():
+        make_folder(out / FLIGHTS)
     if (launcher := launcher_name()) is not None:
         write_text(out / LAUNCHER, launcher)
     write_json(out / "versions.json", versions())

@@ -6,11 +6,13 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmkit.errors import UserError
+from mmkit.parent import begun_anew
 from mmkit.ranks import on_first
 
 if sys.platform == "win32":
@@ -21,6 +23,8 @@ else:
 logger = logging.getLogger("mmkit.train")
 
 LOCK = ".mmkit-lock"
+PATIENCE = 120.0
+"""Seconds in which the lock of a process that has ended comes free, also where its node has gone."""
 _held: set[int] = set()
 
 
@@ -28,15 +32,16 @@ _held: set[int] = set()
 def one_writer(out: Path) -> Iterator[None]:
     """Nobody else writes to the folder ``out`` inside the block; to be entered by all processes, the first one locks.
 
-    A folder that is not there is made, and goes away again if nothing came to be in it. UserError where another process
-    has it, or it cannot be made. Where the file system has no locks, a log line says so.
+    What a launcher or a queue starts anew waits a while for the end of the process before. A folder that is not there
+    is made, and goes away again if nothing came to be in it. UserError where another process has it, or it cannot be
+    made. Where the file system has no locks, a log line says so.
     """
     taken: list[int | None] = []
     made: list[bool] = []
 
     def take() -> None:
         made.append(make_folder(out))
-        taken.append(_take(out))
+        taken.append(_take_in_time(out, PATIENCE if begun_anew() else 0.0))
 
     try:
         on_first(take)
@@ -69,6 +74,23 @@ def is_folder(out: Path) -> bool:
         raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from error
 
 
+def _take_in_time(out: Path, seconds: float) -> int | None:
+    """As ``_take``, once the other one has let go, for which it may have so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return _take(out)
+        except Locked as error:
+            if time.monotonic() >= end:
+                raise
+            logger.info("%s", error)
+            time.sleep(min(5.0, max(0.1, seconds / 20)))
+
+
+class Locked(UserError):
+    """Another process has the folder."""
+
+
 def _take(out: Path) -> int | None:
     """The open, locked file; None where there are no locks."""
     path = out / LOCK
@@ -82,7 +104,7 @@ def _take(out: Path) -> int | None:
         except (BlockingIOError, PermissionError) as error:
             who = os.pread(handle, 200, 0).decode(errors="replace") if hasattr(os, "pread") else ""
             os.close(handle)
-            raise UserError(
+            raise Locked(
                 f"{out}: another run writes there{f' ({who})' if who else ''}; wait for its end, or give another --out"
             ) from error
         except OSError as error:

@@ -74,7 +74,7 @@ def train(
     a SIGINT or SIGTERM, when all that was done is saved.
     """
     out = Path(out)
-    state = start_processes(experiment.run)
+    state = start_processes(experiment.run, out)
     resume = resume or on_first(lambda: folder.restarted(out))
     experiment = inherited(experiment, out)
     validate(experiment, world=state.num_processes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,17 +25,36 @@ from mmkit.parent import live_with_launcher, told_to_stop
 from mmkit.ranks import gather_objects, world_size
 from mmkit.slurm import is_alone_in_job, ranks_of_slurm
 from mmkit.train.engines.choose import refuse_launched
+from mmkit.train.folder import FLIGHTS
 
 logger = logging.getLogger("mmkit.train")
 
 
-def start_processes(run: Run) -> PartialState:
+def start_processes(run: Run, out: Path) -> PartialState:
     """Join the other processes of a run, and end with the launcher; the device of this one.
 
-    UserError where the launcher would shard or compile the model by itself.
+    out: the run's folder, for what NCCL's flight recorder has to tell. UserError where the launcher would shard or
+    compile the model by itself.
     """
     refuse_launched()
+    ranks_of_slurm()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        record_flight(out)
     return join_processes(on_cpu(), timeout=timedelta(minutes=run.timeout_minutes))
+
+
+def record_flight(out: Path) -> None:
+    """Let NCCL keep the last calls between processes, and write them to ``out/flight-recorder/rank_*`` at a time-out.
+
+    Variables that are set stay; so does what an older PyTorch calls them.
+    """
+    for names, value in (
+        (("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"), "2000"),
+        (("TORCH_FR_DUMP_ON_TIMEOUT", "TORCH_NCCL_DUMP_ON_TIMEOUT"), "1"),
+        (("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"), str(out.absolute() / FLIGHTS / "rank_")),
+    ):
+        if not any(name in os.environ for name in names):
+            os.environ[names[0] if hasattr(torch.distributed, "set_timeout") else names[1]] = value  # since torch 2.15
 
 
 def join_processes(cpu: bool, **settings: Any) -> PartialState:
@@ -142,12 +162,15 @@ class StopSignal:
             predictor.progress = self._stopping(predictor.progress)
         self._at_once = world_size() == 1
         try:
-            if self._at_once:
-                self._raise_if_asked()
+            self.raise_together()
             yield predictor
         finally:
             self._at_once = False
-        if world_size() > 1 and (number := max(gather_objects(self.asked))):
+        self.raise_together()
+
+    def raise_together(self) -> None:
+        """Raise ``Stopped`` on all processes where one of them was told to stop; to be called by all."""
+        if number := max(gather_objects(self.asked)):
             raise Stopped(number)
 
     def _stopping(self, tell: Progress) -> Progress:

@@ -44,7 +44,7 @@ def train_stages(
     validate(experiment)
     experiment = inherited(experiment, out, allow)
     stages = experiment.stages()
-    start_processes(stages[0].run)
+    start_processes(stages[0].run, out)
     resume = resume or on_first(lambda: any(restarted(out / stage.subfolder) for stage in stages))
     on_first(partial(_look, out, stages, resume))
     if len(stages) == 1:

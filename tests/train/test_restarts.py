@@ -1,18 +1,25 @@
 """``--resume auto``, and a launcher that starts its processes anew: the same command goes on in the same folder."""
 
+import argparse
+import logging
 import os
+import signal
+import socket
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from threading import Timer
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmkit import parent
-from mmkit.cli.main import main
+from mmkit.cli.main import execute, main
 from mmkit.errors import UserError
 from mmkit.hub import folder as hub
-from mmkit.train import folder, loop
+from mmkit.train import folder, lock, loop, setup
 from mmkit.train.loop import train
 from mmkit.train.setup import start_processes
 from mmkit.train.stages import train_stages
@@ -186,6 +193,94 @@ def test_a_run_without_a_launcher_leaves_no_mark(tmp_path):
     assert parent.restarts() == 0
 
 
+# ---- the lock of a process that has ended, or will soon -------------------------------------------------------------
+
+
+def test_what_starts_anew_waits_for_the_end_of_the_one_before(tmp_path, launched, monkeypatch, caplog):
+    caplog.set_level("INFO", "mmkit.train")
+    monkeypatch.setattr(lock, "PATIENCE", 5.0)
+    monkeypatch.setattr(logging.getLogger("mmkit"), "propagate", True)
+    before = lock._take(tmp_path)
+    Timer(0.3, lambda: lock._release(tmp_path / lock.LOCK, before)).start()
+    launched(1)
+    with lock.one_writer(tmp_path):
+        assert (tmp_path / lock.LOCK).is_file()
+    assert (
+        f"another run writes there (process {os.getpid()} on {socket.gethostname()}); wait for its end" in caplog.text
+    )
+
+
+def test_nobody_waits_longer_or_who_is_started_by_hand(tmp_path, launched, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    before = lock._take(tmp_path)
+    for count, slurm, waits in ((0, "0", False), (1, "0", True), (0, "2", True), (0, "", False)):
+        launched(count)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", slurm)
+        began = time.monotonic()
+        with pytest.raises(UserError, match="wait for its end, or give another --out"), lock.one_writer(tmp_path):
+            pass
+        assert (time.monotonic() - began >= 0.3) == waits
+    lock._release(tmp_path / lock.LOCK, before)
+
+
+# ---- told to stop before the first step -----------------------------------------------------------------------------
+
+
+def test_a_run_that_is_told_to_stop_while_it_starts_leaves_nothing(tmp_path, capsys):
+    def slow(captions, folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    exp = tiny(tokenizer=partial(slow))
+    before = signal.getsignal(signal.SIGTERM)
+    code = execute(argparse.Namespace(json=None, run=lambda args: train(exp, tmp_path / "run")))
+    assert code == 143
+    assert "mmkit: stopped by SIGTERM" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_one_of_several_ends_at_once_where_nothing_can_be_lost(monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with parent.stopped_when_told():
+        assert (signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == (world == "2")
+
+
+def test_a_forked_child_ends_as_any_other():
+    with parent.stopped_when_told():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGTERM
+
+
+# ---- what NCCL has to tell ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_the_flight_recorder_writes_into_the_runs_folder(tmp_path, monkeypatch, new):
+    names = {True: ("TORCH_FR_BUFFER_SIZE", "TORCH_FR_DUMP_ON_TIMEOUT", "TORCH_FR_DUMP_TEMP_FILE"), False: (
+        "TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_NCCL_DUMP_ON_TIMEOUT", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"
+    )}  # fmt: skip
+    monkeypatch.setattr(setup, "os", SimpleNamespace(environ={}))
+    monkeypatch.setattr(setup.torch, "distributed", SimpleNamespace(**({"set_timeout": 1} if new else {})))
+    setup.record_flight(tmp_path)
+    assert setup.os.environ == dict(zip(names[new], ("2000", "1", f"{tmp_path}/flight-recorder/rank_"), strict=True))
+    setup.os.environ = {names[not new][0]: "7", names[new][1]: "0"}
+    setup.record_flight(tmp_path)
+    assert setup.os.environ[names[new][1]] == "0"
+    assert names[new][0] not in setup.os.environ
+    assert len(setup.os.environ) == 3
+
+
+def test_what_it_wrote_before_the_first_checkpoint_does_not_keep_a_run_from_its_folder(tmp_path):
+    for name in ("flight-recorder", "flight-recorder/rank_12"):
+        assert folder.OWN.fullmatch(name)
+    assert not folder.OWN.fullmatch("flight-recorder/mine.txt")
+
+
 # ---- what a launcher's file may not ask -----------------------------------------------------------------------------
 
 
@@ -196,7 +291,7 @@ def test_a_run_without_a_launcher_leaves_no_mark(tmp_path):
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "run.compile=true"),
     ],
 )
-def test_what_is_a_setting_of_the_run_is_refused_in_the_launchers_file(name, value, says, monkeypatch):
+def test_what_is_a_setting_of_the_run_is_refused_in_the_launchers_file(name, value, says, monkeypatch, tmp_path):
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
-        start_processes(tiny().run)
+        start_processes(tiny().run, tmp_path)
