@@ -406,6 +406,47 @@ def test_the_cache_that_is_named_is_used(memory, tmp_path):
     assert (copy.place.cache.folder, copy.place.cache.limit) == (tmp_path / "disk", 1_000_000)
 
 
+def test_the_byte_that_cannot_be_read_is_told(memory, asked):
+    memory.pipe_file("/bucket/set/x", bytes(3 * SIZE))
+    place, (_, then) = Remote(URL), asked
+
+    def fails(what, path):
+        if what == "cat_file":
+            raise OSError("reset")
+
+    then.append(fails)
+    with pytest.raises(Unreadable, match=rf"{URL}/x: cannot be read at byte {2 * SIZE}, 3 tries"):
+        place.read("x", 2 * SIZE + 5, 1)
+
+
+class Answered(Exception):
+    """As a web client's error."""
+
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+@pytest.mark.parametrize(("status", "is_gone"), [
+    (400, True), (403, True), (404, True), (410, True), (499, True), (408, False), (429, False), (500, False),
+    (503, False), (399, False),
+])  # fmt: skip
+def test_which_answers_are_asked_for_again(status, is_gone):
+    assert remote._is_gone(Answered(status)) is is_gone
+    missing = FileNotFoundError("x")
+    missing.__cause__ = Answered(status)
+    assert remote._is_gone(missing) is is_gone
+
+
+def test_what_is_missing_is_gone():
+    assert remote._is_gone(FileNotFoundError("x"))
+    missing = FileNotFoundError("x")
+    missing.__cause__ = KeyError("x")
+    assert remote._is_gone(missing)
+    assert not remote._is_gone(OSError("x"))
+    assert not remote._is_gone(KeyError("x"))
+
+
 # -- a web server --
 
 
