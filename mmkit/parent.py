@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -138,14 +139,22 @@ def end_with_rank(worker: int) -> None:
     """``worker_init_fn`` of a loader: the worker ends when the process that made it does, not later and not before.
 
     A terminal, a launcher or a batch system tells all processes to stop; the rank then finishes its step and saves, for
-    which its workers must stay. Where Linux does not help, torch's workers look for their parent every five seconds.
+    which its workers must stay. Where a server forks workers, or Linux does not help, a thread waits for the rank.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(STEP) and None)
-        parent = multiprocessing.parent_process()
-        if parent is not None and parent.pid == os.getppid():  # a server that forks stands between them otherwise
-            end_with_parent(os.getppid(), signal.SIGKILL)
+    if sys.platform == "win32":
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(STEP) and None)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid == os.getppid():
+        end_with_parent(os.getppid(), signal.SIGKILL)
+    if parent is not None and (parent.pid != os.getppid() or not sys.platform.startswith("linux")):
+        threading.Thread(target=_end_after, args=(parent,), name="mmkit-rank", daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _launcher() -> list[psutil.Process]:

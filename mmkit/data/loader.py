@@ -29,6 +29,7 @@ from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.text_files import stable_id
 from mmkit.data.texts.masking import Masking, check_mask
 from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.data.workers import context_for
 from mmkit.errors import Unreadable, UserError
 from mmkit.parent import end_with_rank
 from mmkit.seeds import check_seed
@@ -187,7 +188,7 @@ def make_loader(
 
     Does not touch the global random state. Unequal pictures are padded to one canvas when there are several ranks;
     texts are as long as this rank's longest, see ``lengths.of_one_length``. pinned: in memory that a GPU copies from by
-    itself.
+    itself; then workers come from a server that knows nothing of the GPU and its threads, where the data allow it.
     """
     transform = dataset.transform
     collator = Collator(
@@ -199,5 +200,6 @@ def make_loader(
         dataset,  # type: ignore[arg-type]  # its indices are pairs
         batch_sampler=ahead_of(sampler, dataset.source), collate_fn=collator, num_workers=workers,
         prefetch_factor=4 if workers else None, worker_init_fn=end_with_rank, pin_memory=pinned,
+        multiprocessing_context=context_for(pinned, dataset, collator) if workers else None,
         generator=Generator().manual_seed(sampler.seed),  # the base seed of workers would come from the global state
     )  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor
 from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
+from mmkit.data.workers import named_workers
 from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.progress import progress
@@ -217,7 +218,7 @@ class Trainer:
             self.evaluate()
         self.meter.restart()
         self.parts.task.train()
-        with closing(batches), self.clock.running(), self.garbage.held():
+        with closing(batches), self.clock.running(), self.garbage.held(), named_workers():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
                 with self.waits.in_step(self.step + 1):
