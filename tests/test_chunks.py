@@ -13,7 +13,7 @@ from mmkit.task import Task
 from mmkit.types import Fused, HeadOutput, Tokens
 from tests.examples import HEADS, VOCAB, batch
 from tests.sizes import albef_tiny, dual_tiny, vilt_tiny, vision_tiny
-from tests.test_accumulation import OWN, answers, difference
+from tests.test_accumulation import OWN, answers, difference, hidden
 
 SIZE = 7
 
@@ -41,17 +41,14 @@ def everything(model, heads, chunks, rate=0.1, **options):
     with torch.no_grad():
         for p in t.parameters():
             p += 0.02 * torch.randn_like(p)  # also of what starts at zero
-    for module in t.model.modules():
-        if hasattr(module, "rate"):
-            module.rate = rate
+    for module in t.modules():
+        for name in ("rate", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
     b = batch(SIZE, seed=3)
-    b = replace(
-        b,
-        image_id=torch.tensor([1, 1, 2, 3, 4, 5, 6]),
-        targets={**answers(scores=False), "label": torch.arange(SIZE) % 3},
-    )
-    m = b.masked
-    return t.train(), replace(b, masked=replace(m, index=m.index[[0, 1, 3, 8, 11]], labels=m.labels[[0, 1, 3, 8, 11]]))
+    targets = {**b.targets, **answers(scores=False), "label": torch.arange(SIZE) % 3}
+    b = replace(b, image_id=torch.tensor([1, 1, 2, 3, 4, 5, 6]), targets=targets)
+    return t.train(), hidden(b, [0, 1, 3, 8, 11])
 
 
 def step(t, b, precision=torch.float32):
@@ -74,6 +71,7 @@ def at_once(work, *rows, use_reentrant):
 ALL = {
     "albef": (albef_tiny, ("itc", "itm", "mlm")), "vilt": (vilt_tiny, ("itm_mixed", "mlm_untied", "wpa")),
     "dual": (dual_tiny, ("sigmoid",)), "clip": (dual_tiny, ("itc",)), "vision": (vision_tiny, ("image", "layers")),
+    "captions": (albef_tiny, ("caption", "caption_prefix")),
     "answers": (albef_tiny, ("decoder", "classes", "wpa", "itm")),
     "sigmoid": (albef_tiny, ("sigmoid", "itm_mixed", "layers")),
 }  # fmt: skip

@@ -64,12 +64,17 @@ class Captioner(Head):
     def forward(self, f: Features) -> HeadOutput:
         """Count: the words to predict, with what ends them. Logs: the chance level ln V, and the accuracy."""
         ids_BL, index_N, labels_N = (f.target(f"caption_{name}") for name in ("ids", "index", "labels"))
-        states_BLD = self.decoder(ids_BL, self.decoder.context(f.image))
-        logits_NV = self.vocabulary.logits(states_BLD.flatten(0, 1)[index_N], self.decoder.word_embeddings).float()
-        loss_N = F.cross_entropy(logits_NV, labels_N, label_smoothing=self.smoothing, reduction="none")
-        hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
-        logs: dict[str, Log] = {"chance": math.log(logits_NV.shape[-1]), "accuracy": mean_or_zero(hits_N)}
+        read = lambda ids_BL, image: self.decoder(ids_BL, self.decoder.context(image))  # noqa: E731
+        states_BLD = f.chunked(read, ids_BL, f.image)
+        loss_N, hits_N = f.chunked(self._judge, states_BLD.flatten(0, 1)[index_N], labels_N)
+        logs: dict[str, Log] = {"chance": math.log(len(self.vocabulary.bias)), "accuracy": mean_or_zero(hits_N)}
         return HeadOutput(loss=mean_or_zero(loss_N), count=self.counts(f), logs=logs)
+
+    def _judge(self, states_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each word the loss, and whether it is the likeliest one."""
+        logits_NV = self.vocabulary.logits(states_ND, self.decoder.word_embeddings).float()
+        loss_N = F.cross_entropy(logits_NV, labels_N, label_smoothing=self.smoothing, reduction="none")
+        return loss_N, (logits_NV.detach().argmax(-1) == labels_N).float()
 
     def counts(self, f: Features) -> int:
         """The words to predict."""

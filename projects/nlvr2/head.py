@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkit.chunks import joined, split
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
@@ -42,8 +43,8 @@ class PairClassify(Classify):
 
     def predict(self, f: Features) -> Tensor:
         """The logits (B, C) float32 of a batch. Both pictures pass the image tower in one batch of 2 B."""
-        pixels = torch.cat([f.batch.pixels, f.target("second")])
-        cls_BD = f.model.read_pairs(f.text, f.model.encode_image(pixels))
+        text, pixels = f.text, torch.cat([f.batch.pixels, f.target("second")])
+        cls_BD = read_pairs(f, text, f.chunked(f.model.encode_image, pixels))
         return self.logits(Fused(Tokens(cls_BD[:, None])))
 
 
@@ -119,7 +120,14 @@ class TextAssignment(Head):
     def logits(self, f: Features, chosen: Assigned) -> Tensor:
         """(B, 3) float32, of the own texts with the chosen pictures."""
         pairs = f.images(torch.cat([chosen.left_B, chosen.right_B]))
-        return self.out(f.model.read_pairs(f.text, pairs)).float()
+        return self.out(read_pairs(f, f.text, pairs)).float()
+
+
+def read_pairs(f: Features, text: Tokens, pairs: Tokens) -> Tensor:
+    """``read_pairs`` of the model, in the chunks of the run: (B, D)."""
+    model = f.model
+    read = lambda text, left, right: model.read_pairs(text, joined([left, right]))  # noqa: E731
+    return f.chunked(read, text, *split(pairs, 2))
 
 
 def similarities(f: Features) -> Tensor:

@@ -128,7 +128,7 @@ def drawing(**data) -> Experiment:
     return change(exp, heads=dict(exp.heads) | {"drawn": partial(Drawn)})
 
 
-def plain(steps: int) -> Experiment:
+def plain(steps: int, **run) -> Experiment:
     """Without dropout, so that it does not matter on which process a sample is."""
-    exp = tiny(model=partial(albef_tiny, image_size=32, max_tokens=16), run=dict(steps=steps))
+    exp = tiny(model=partial(albef_tiny, image_size=32, max_tokens=16), run=dict(steps=steps, **run))
     return change(exp, data=dict(max_tokens=12), optim=dict(lr=1e-3, eps=1e-4))

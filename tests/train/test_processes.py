@@ -38,10 +38,11 @@ def test_two_processes_run_as_one(two, tmp_path):
     out, reports = two
     numbers = train(plain(4), tmp_path)
     assert reports[0]["loss"] == reports[1]["loss"] == pytest.approx(numbers["loss"], abs=1e-4)
-    one, other = weights(tmp_path), weights(out / "plain")
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for run in ("plain", "chunks-ddp", "chunks-fsdp"):
+        one, other = weights(tmp_path), weights(out / run)
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_micro_batches_on_two_processes_take_the_steps_of_the_joined_batch(two, tmp_path):

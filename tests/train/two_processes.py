@@ -95,6 +95,8 @@ def main() -> None:
     out = Path(sys.argv[1])
     numbers = train(plain(4), out / "plain")
     train(drawing(rank_batch=2), out / "accumulated")
+    for engine in ("ddp", "fsdp"):
+        train(plain(4, chunks=2, engine=engine), out / f"chunks-{engine}")
     train(tiny(run=dict(steps=6)), out / "whole")
     train(tiny(run=dict(steps=6, stop_after_steps=2)), out / "parts")
     train(tiny(run=dict(steps=6)), out / "parts", resume=True)
