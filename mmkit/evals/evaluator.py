@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from mmkit import ranks
-from mmkit.data.images.opening import BadImage, load_image
+from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Source
-from mmkit.errors import UserError
+from mmkit.errors import Unreadable, UserError
 from mmkit.evals.predictions import check_predictions
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank, world_size
@@ -130,7 +130,7 @@ class Evaluator:
     ) -> Iterator[Part[T]]:  # fmt: skip
         """The units of items 0 to ``total`` of all processes, in order, each as soon as all of its round are done.
 
-        make: opens the picture of an item, and raises BadImage where it cannot; runs in threads. work: makes of what
+        make: opens the picture of an item, and raises Unreadable where it cannot; runs in threads. work: makes of what
         was read what each process shall see; not called for a unit of which nothing was read. what: the items, for
         messages. shows: an item of the same unit whose picture this one shows; a bad one takes them all with it.
         """
@@ -236,7 +236,7 @@ def together(work: Callable[[], T]) -> T:
     def share() -> T:
         try:
             return work()
-        except BadImage as error:
+        except Unreadable as error:
             raise UserError(f"{error}. {EVERY_PICTURE}") from error
 
     return ranks.together(share)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from mmkit.errors import UserError
+from mmkit.errors import Unreadable, UserError
 from mmkit.evals.classification import Classification
 from mmkit.evals.evaluator import EVERY_PICTURE
 from mmkit.evals.grounding import Grounding
@@ -129,3 +129,24 @@ def test_predictions_are_of_what_was_read_with_its_own_words(tmp_path):
     kind, options, model, source, gone = cases()["answers"]
     with pytest.raises(UserError, match="a file of --predictions answers all of them"):
         kind(source=source, bad=0.4, predictions=tmp_path / "v.json", **options)
+
+
+class Away(Pictures):
+    """One record cannot be fetched now, as of shards that lie elsewhere; what is said of it can."""
+
+    def __getitem__(self, index):
+        if index == 4:
+            raise Unreadable("s3://bucket/00000.tar: cannot be read at byte 0")
+        return super().__getitem__(index)
+
+    def described(self):
+        records = map(super().__getitem__, range(len(self)))
+        return ((record.key, record.image_id, record.captions) for record in records)
+
+
+def test_a_record_that_cannot_be_fetched_counts_as_a_bad_picture():
+    found = Retrieval(source=Away(11), bad=0.1, batch_size=3)(predictor(1))
+    assert found.pop("left_out") == 1
+    assert found == pytest.approx(Retrieval(source=Without(Pictures(11), 4), batch_size=3)(predictor(1)), abs=1e-6)
+    with pytest.raises(UserError, match=r"00000.tar: cannot be read at byte 0\. An evaluation reads every"):
+        Retrieval(source=Away(11), batch_size=3)(predictor(1))
