@@ -53,8 +53,8 @@ class Loader(Protocol):
 class Parts:
     """What the loop works with. ``predictor()`` makes what evaluators take, over the task's own model and heads.
 
-    texts: how the vocabulary fits the captions, where that is known. order: see ``Order.told``. sets: of several with
-    weights, (name, records, share of the samples).
+    texts: how the vocabulary fits the captions, where that is known. order: see ``Order.told``. digest: of the data,
+    "" where the source has none. sets: of several with weights, (name, records, share of the samples).
     """
 
     task: nn.Module
@@ -66,6 +66,7 @@ class Parts:
     transform: Any
     texts: Coverage | None = None
     order: str = RULE
+    digest: str = ""
     sets: tuple[tuple[str, int, float], ...] = ()
 
 
@@ -127,7 +128,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     return Parts(
         task=task, records=records, steps_per_epoch=steps_per_epoch, loader=loader, predictor=predictor,
         vocab_size=0 if tokenizer is None else tokenizer.vocab_size, transform=eval_transform, texts=texts,
-        order=order.told(), sets=order.sets() if isinstance(order, Mixed) else (),
+        order=order.told(), digest=getattr(source, "digest", ""), sets=order.sets() if isinstance(order, Mixed) else (),
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def train(
                 logger.info("%s", line)
             if start is not None and meta is not None:
                 resuming.check_same(start, meta.experiment, dumped, (meta.records, parts.records), free)
-                resuming.check_order(start, meta, parts.order)
+                resuming.check_order(start, meta, parts.order, parts.digest)
                 resuming.check_tokenizer(start, meta)
                 if (cut := resuming.check_batch(start, meta, batch)) and rank() == 0:
                     logger.warning("%s", cut)
@@ -374,6 +374,7 @@ class Trainer:
             threads=self.plan.threads, records=self.parts.records, experiment=dict(self.saving.experiment),
             metrics=dict(self.metrics), batch=asdict(self.batch), seen=self.guard.seen, bad=self.guard.bad,
             seconds=self.clock.seconds, tokenizer=resuming.digest_of(self.out / "tokenizer"), order=self.parts.order,
+            data=self.parts.digest,
         )  # fmt: skip
         with self.clock.paused():
             self.saving.save(meta, wait=wait)

@@ -38,7 +38,8 @@ class Meta:
     product: the float32 backend. records: how many the source had. batch: see ``BatchPlan``; None = not known, as
     version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
     so far. files: name -> size of the files beside this one. tokenizer: see ``digest_of``; None = not known.
-    order: by which rule an epoch visits the records; "" = by one that is not used any more.
+    order: by which rule an epoch visits the records; "" = by one that is not used any more. data: a digest of the
+    records, "" where their source has none.
     """
 
     step: int
@@ -56,6 +57,7 @@ class Meta:
     files: dict[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
     order: str = ""
+    data: str = ""
 
 
 def load_meta(folder: Path) -> Meta:
@@ -165,12 +167,19 @@ def check_tokenizer(folder: Path, meta: Meta) -> None:
         raise UserError(f"{place}: cannot resume: not the tokenizer that this run began with; put that one back")
 
 
-def check_order(folder: Path, meta: Meta, order: str) -> None:
-    """UserError where the records would be taken in another order than before, as after their files were cut anew."""
+def check_order(folder: Path, meta: Meta, order: str, data: str) -> None:
+    """UserError where the records would be taken in another order than before, as after their files were cut anew, or
+    are others.
+    """
     if meta.order != order:
         raise UserError(
             f"{folder}: cannot resume: records were taken in the order {meta.order!r}, and now it would be {order!r}; "
             "give data.block and data.window as they were, or the files that the run began with"
+        )
+    if meta.data != data:
+        raise UserError(
+            f"{folder}: cannot resume: the shards are not those that the run began with, by their names, sizes or "
+            "numbers of samples; put those back, or start a new run"
         )
 
 

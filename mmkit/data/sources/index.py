@@ -7,6 +7,7 @@ read again. What a row holds: ``samples.schema``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from bisect import bisect_right
@@ -131,6 +132,11 @@ class Index:
 
     def __len__(self) -> int:
         return self.ends[-1]
+
+    def digest(self, times: bool = False) -> str:
+        """Of the shards' names, sizes and numbers of rows. times: and of what changes when one is written anew."""
+        about = [(part.name, part.size, part.rows, *([part.changed] if times else [])) for part in self.parts]
+        return hashlib.blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
 
     def row(self, shard: int, at: int) -> Row:
         """One row of a shard."""

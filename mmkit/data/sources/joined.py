@@ -75,6 +75,11 @@ class Joined(ByNumber):
         return Mixed(parts=tuple(own), shares=self.shares, seed=seed, names=tuple(map(str, told)))
 
     @property
+    def digest(self) -> str:
+        """Which samples these are, as far as the parts say; see ``Shards``."""
+        return " ".join(getattr(part, "digest", "") for part in self.parts).strip()
+
+    @property
     def held_blocks(self) -> int:
         """As of ``Shards``: of the part whose cache is smallest, of those that have one."""
         return min((held for part in self.parts if (held := getattr(part, "held_blocks", 0))), default=0)

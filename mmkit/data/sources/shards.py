@@ -80,11 +80,19 @@ class Shards(ByNumber):
         self._chosen = lru_cache(OPEN)(self._rows_of)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("index", "_chosen")}
+        kept = {key: value for key, value in vars(self).items() if key not in ("index", "_chosen")}
+        return {**kept, "_made": self.index.digest(times=True)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._open()
+        if vars(self).pop("_made") != self.index.digest(times=True):
+            raise UserError(f"{self.path}: the index was made anew while it was in use; start again")
+
+    @property
+    def digest(self) -> str:
+        """Which samples these are: a run is resumed on the same alone."""
+        return self.index.digest()
 
     def __len__(self) -> int:
         return self._ends[-1]

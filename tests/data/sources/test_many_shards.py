@@ -1,6 +1,7 @@
 """What a run promises, on shards: the same batches on any ranks and workers, also resumed, at no cost in memory."""
 
 import io
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -19,6 +20,7 @@ from mmkit.data.sources.index import INDEX, Part, build_index, write_index
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.samples import schema
 from mmkit.data.sources.shards import Shards
+from mmkit.errors import UserError
 from mmkit.train.loop import train
 from tests.data.sources.test_shards import pack
 from tests.train.fakes import tiny, weights
@@ -80,12 +82,22 @@ def test_any_ranks_and_workers_give_the_same_batches(folder, tokenizer, kind):
             assert all(torch.equal(one, two) for (_, one, _), (_, two, _) in zip(step, other, strict=True))
 
 
-def test_a_run_that_was_stopped_in_mid_epoch_goes_on(folder, tmp_path):
+def test_a_run_that_was_stopped_in_mid_epoch_goes_on_with_the_same_shards_alone(folder, tmp_path):
     def run(**changes):
-        return tiny(data=dict(train=partial(Shards, path=folder), workers=1), run=dict(steps=6, **changes))
+        return tiny(data=dict(train=partial(Shards, path=mine), workers=1), run=dict(steps=6, **changes))
 
+    mine, one = tmp_path / "mine", tmp_path / "mine/00001.tar"
+    shutil.copytree(folder, mine)
+    build_index(mine)
     whole = train(run(), tmp_path / "whole")
     train(run(stop_after_steps=4), tmp_path / "parts")
+    begun = one.read_bytes()
+    one.write_bytes(begun + bytes(10_240))  # more of an end
+    build_index(mine)
+    with pytest.raises(UserError, match="cannot resume: the shards are not those that the run began with"):
+        train(run(), tmp_path / "parts", resume=True)
+    one.write_bytes(begun)  # another time, the same samples
+    build_index(mine)
     assert train(run(), tmp_path / "parts", resume=True)["loss"] == whole["loss"]
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert one.keys() == two.keys()

@@ -153,7 +153,12 @@ def test_a_copy_in_another_process_maps_the_index_anew(shards):
     build_index(shards)
     source = Shards(shards)
     assert len(pickle.dumps(source)) < 1_000
-    assert pickle.loads(pickle.dumps(source))[9].captions == ("picture 9",)
+    told = pickle.dumps(source)
+    assert pickle.loads(told)[9].captions == ("picture 9",)
+    os.utime(shards / "00001.tar", ns=(1, 1))
+    build_index(shards)
+    with pytest.raises(UserError, match="the index was made anew while it was in use"):
+        pickle.loads(told)  # rows of other numbers
 
 
 def test_more_shards_than_files_may_be_open(shards, monkeypatch):
