@@ -396,6 +396,25 @@ def test_what_an_address_is(tmp_path):
         open_source("https://host/rows.jsonl")
 
 
+def test_a_cache_that_is_too_small_for_the_order_is_told(memory, monkeypatch, tmp_path, caplog):
+    build_index(URL)
+    whole = sum(part.size for part in Shards(URL).index.parts)
+    monkeypatch.setattr(shards_module, "WINDOW", 2)
+    assert whole == 5 * SIZE
+    for blocks_kept, told in ((6, False), (4, False), (3, True), (1, True)):
+        caplog.clear()
+        Shards(URL, cache=tmp_path / "own", cache_gb=blocks_kept * SIZE / 1e9)
+        assert ("fetched again and again. Set MMKIT_BLOCKS_GB" in caplog.text) is told
+        assert (f"data.window to {max(1, blocks_kept // 2)}" in caplog.text) is told
+
+
+def test_a_cache_that_holds_all_is_large_enough(memory, monkeypatch, tmp_path, caplog):
+    build_index(URL)
+    monkeypatch.setattr(shards_module, "WINDOW", 3)
+    Shards(URL, cache=tmp_path / "own", cache_gb=5 * SIZE / 1e9)
+    assert "again and again" not in caplog.text
+
+
 def test_the_cache_that_is_named_is_used(memory, tmp_path):
     build_index(URL)
     source = Shards(URL, cache=tmp_path / "disk", cache_gb=0.001)

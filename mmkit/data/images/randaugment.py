@@ -9,7 +9,7 @@ Pillow's bytes; what moves pixels blends the outermost with the grey and rounds,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 
@@ -161,11 +161,19 @@ class RandAugment:
 
     def __call__(self, planes: Tensor, rng: Random) -> Tensor:
         """(3, h, w) uint8 to the same."""
-        for name in rng.choices(NAMES, k=self.number):
-            if rng.random() < self.probability:
-                planes = OPERATIONS[name](planes, self.level, rng.choice((-1, 1)))
-        return planes
+        return self._augmented(planes, self._drawn(rng))
 
     def picture(self, image: Image.Image, rng: Random) -> Image.Image:
-        """RGB picture to RGB picture of the same size."""
-        return from_planes(self(to_planes(image), rng))
+        """RGB picture to RGB picture of the same size; itself where no operation is drawn."""
+        drawn = self._drawn(rng)
+        return from_planes(self._augmented(to_planes(image), drawn)) if drawn else image
+
+    def _drawn(self, rng: Random) -> list[tuple[str, int]]:
+        """(operation, sign) of each that is applied."""
+        names = rng.choices(NAMES, k=self.number)
+        return [(name, rng.choice((-1, 1))) for name in names if rng.random() < self.probability]
+
+    def _augmented(self, planes: Tensor, drawn: Sequence[tuple[str, int]]) -> Tensor:
+        for name, sign in drawn:
+            planes = OPERATIONS[name](planes, self.level, sign)
+        return planes

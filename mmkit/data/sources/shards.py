@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.blocks import BLOCK, Blocks
+from mmkit.data.blocks import BLOCK, LIMIT, Blocks
 from mmkit.data.order import WINDOW
 from mmkit.data.problems import Problems
 from mmkit.data.records import ByNumber, Record
@@ -68,6 +68,7 @@ class Shards(ByNumber):
             raise UserError(f"{path}: tar shards without an index; make it, once: mmkit data index {path}")
         self._file = file
         self._open()
+        self._tell_small_cache()
         self._check_shards()
         self._ends = self._choose()
         keys = dict.fromkeys(key for part in self.index.parts for key in part.counts)
@@ -121,6 +122,15 @@ class Shards(ByNumber):
         if not self.is_remote:
             return None
         return max(1, BLOCK * len(self.index) // max(1, sum(part.size for part in self.index.parts))), WINDOW
+
+    def _tell_small_cache(self) -> None:
+        held, whole = self.held_blocks, sum(part.size for part in self.index.parts)
+        if held and held < 2 * WINDOW and held * BLOCK < whole:
+            log.warning(
+                "%s: %d blocks are kept here, and a run mixes %d of them at a time: they will be fetched again and "
+                "again. Set %s to %.0f or more, or data.window to %d",
+                self.path, held, WINDOW, LIMIT, 2 * WINDOW * BLOCK / 1e9 + 1, max(1, held // 2),
+            )  # fmt: skip
 
     @property
     def held_blocks(self) -> int:

@@ -11,7 +11,9 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
+from mmkit.data.images import opening
 from mmkit.data.images.formats import FORMATS, SUFFIXES, suffix_of
 from mmkit.data.images.opening import BadImage, load_image, upright
 from mmkit.data.records import Record
@@ -312,3 +314,27 @@ def test_importing_and_opening_leave_pillows_settings_alone(tmp_path):
         "from mmkit.data.images.opening import load_image; load_image(sys.argv[1]); assert before == I.MAX_IMAGE_PIXELS"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def test_a_file_is_given_to_the_decoder_at_once(monkeypatch, tmp_path):
+    noise = Image.effect_noise((500, 400), 90).convert("RGB")
+    noise.save(tmp_path / "large.jpg", quality=98)
+    size, sizes, real = (tmp_path / "large.jpg").stat().st_size, [], JpegImageFile.load_read
+    assert size > 150_000
+
+    def load_read(self, most):
+        found = real(self, most)
+        sizes.append(len(found))
+        return found
+
+    with Image.open(tmp_path / "large.jpg") as opened:
+        wanted = opened.convert("RGB").tobytes()
+    monkeypatch.setattr(JpegImageFile, "load_read", load_read)
+    for given in (tmp_path / "large.jpg", (tmp_path / "large.jpg").read_bytes()):
+        sizes.clear()
+        assert load_image(given).tobytes() == wanted
+        assert len(sizes) == 1
+    monkeypatch.setattr(opening, "AT_ONCE", 100_000)
+    sizes.clear()
+    assert load_image(tmp_path / "large.jpg").tobytes() == wanted
+    assert sizes[0] == 100_000

@@ -426,6 +426,17 @@ def test_numbers_that_no_augmentation_has_are_refused(image):
             RandAugment(number, magnitude)
 
 
+def test_pictures_and_planes_are_augmented_alike(image):
+    for seed in range(12):
+        found = RandAugment(2, 7).picture(image, Random(seed))
+        assert torch.equal(to_planes(found), RandAugment(2, 7)(to_planes(image), Random(seed)))
+        rng, other = Random(seed), Random(seed)
+        RandAugment(3, 7).picture(image, rng)
+        RandAugment(3, 7)(to_planes(image), other)
+        assert rng.random() == other.random()
+    assert RandAugment(2, 7, probability=0.0).picture(image, Random(0)) is image
+
+
 def test_half_of_the_draws_do_nothing(image, monkeypatch):
     calls = []
     fake = {name: lambda image, level, sign, name=name: calls.append((name, level, sign)) or image for name in NAMES}
