@@ -18,6 +18,7 @@ from torch import Tensor
 from mmkit.config import Run
 from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
+from mmkit.parent import launcher_patience
 from mmkit.ranks import on_first, rank, together, world_size
 from mmkit.train import checkpoint, folder, resuming
 from mmkit.train.background import Background
@@ -62,6 +63,7 @@ class Saving:
     best: tuple[float, int] | None = None
     now: Callable[[], float] = time.monotonic
     seconds: float = 0.0
+    _warned: bool = False
     _since: float = field(init=False)
     _running: bool = False
     _background: Background = field(default_factory=Background)
@@ -112,6 +114,14 @@ class Saving:
         resuming.rotate(root, self.run.keep_checkpoints)
         self._export(meta.step, weights)
         self.seconds = time.monotonic() - begun
+        patience = launcher_patience()
+        if patience is not None and self.seconds > patience and not self._warned:
+            self._warned = True
+            logger.warning(
+                "a checkpoint took %.0f s to write, and the launcher kills its processes %g s after it tells them to "
+                "stop: set TORCH_ELASTIC_SHUTDOWN_TIMEOUT=%d, so that a run that is told to stop can save",
+                self.seconds, patience, round(2 * self.seconds) + 30,
+            )  # fmt: skip
 
     def _export(self, step: int, weights: Weights | None = None) -> None:
         """The model for use in the run's folder, and of which step it is."""

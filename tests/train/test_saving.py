@@ -211,6 +211,33 @@ def test_a_save_is_due_by_the_first_process_s_clock(tmp_path, held, monkeypatch,
     assert one.due() == by_clock
 
 
+@pytest.mark.parametrize(
+    ("run", "limit", "took", "says"),
+    [
+        ("none", None, 36.0, "36 s to write, and the launcher kills its processes 30 s after"),
+        ("none", None, 30.0, ""),
+        ("none", "300", 36.0, ""),
+        ("none", "35", 36.0, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=102"),
+        (None, None, 36.0, ""),
+    ],
+)
+def test_a_save_that_the_launcher_would_cut_off_is_warned_about_once(
+    tmp_path, monkeypatch, caplog, run, limit, took, says
+):
+    for name, value in (("TORCHELASTIC_RUN_ID", run), ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", limit)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=iter([0.0, took, 100.0, 100.0 + took]).__next__))
+    monkeypatch.setattr(saving.checkpoint, "write", lambda root, meta, staged: None)
+    monkeypatch.setattr(saving.logger.parent, "propagate", True)
+    one = made(tmp_path)
+    one._write(META, None, None)
+    one._write(META, None, None)
+    assert says in caplog.text
+    assert caplog.text.count("TORCH_ELASTIC_SHUTDOWN_TIMEOUT") == bool(says)
+
+
 def test_nothing_of_a_half_written_best_model_gets_into_the_next(tmp_path):
     write_json(tmp_path / "data.json", {"records": 5})
     write_text(tmp_path / ".best.part" / "old", "of a process that was killed")
