@@ -78,7 +78,7 @@ def experiment(data: Path, engine: str, workers: int) -> Any:
     )  # fmt: skip
     run = Run(
         steps=STEPS, precision="no", float32_matmul="highest", save_every_steps=SAVE_EVERY, eval_every_steps=EVAL_EVERY,
-        log_every_steps=1, tensorboard=False, seed=3, best="dev.i2t_r1", engine=engine, step_timeout_minutes=0.5,
+        log_every_steps=1, trackers=(), seed=3, best="dev.i2t_r1", engine=engine, step_timeout_minutes=0.5,
     )  # fmt: skip
     return Experiment(
         name="kills", model=model, run=run,

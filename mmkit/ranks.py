@@ -7,6 +7,7 @@ it with several: a command that computes nothing does without.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 import time
@@ -263,22 +264,23 @@ def _who_is_lost(key: str, error: Exception) -> str:
     store = dist.distributed_c10d._get_default_store()
     names = [f"{key}/here/{number}" for number in range(world_size())]
     there: set[int] = {rank()}
+    reached: list[bool] = []
 
     def call() -> None:
         store.set(names[rank()], "")
+        reached.append(True)
         while len(there) < world_size():
             there.update(number for number, name in enumerate(names) if number not in there and store.check([name]))
             time.sleep(0.05)
 
     within(ROLL_CALL, call)
     missing = [str(number) for number in range(world_size()) if number not in there]
-    others = world_size() - 1
-    known = (
-        len(missing) == 1 or 0 < len(missing) < others
-    )  # of several all: then it may be this process that is cut off
+    if not reached and rank() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        missing = ["0"]  # which keeps the notes, where no launcher does
+    known = len(missing) == 1 or 0 < len(missing) < world_size() - 1  # of several all: then this one may be cut off
     who = f"process{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}" if known else "another process"
     what = (
         "did not answer in time (it hangs, or its disk, its card or the network does)" if "imed out" in str(error)
-        else "has gone without a word (as where the system kills it for its memory, or its node fails)"
+        else "has gone (where it said nothing itself, it was killed, as for its memory, or its node failed)"
     )  # fmt: skip
     return f"{who} {what}, so all processes end; what was saved is whole: go on with --resume"

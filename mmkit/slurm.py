@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 from mmkit.errors import UserError
 
@@ -47,20 +48,22 @@ def ranks_of_slurm(environment: MutableMapping[str, str] = os.environ) -> bool:
 
 def is_task(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether this process is one of several tasks that ``srun`` started."""
-    if "SLURM_PROCID" not in environment or "SLURM_STEP_ID" not in environment:
+    if "SLURM_PROCID" not in environment or not any(name in environment for name in _WORLD):
         return False
-    if not any(name in environment for name in _WORLD):
-        return False
-    return _number(environment, "SLURM_STEP_ID") < NO_TASKS and _number(environment, *_WORLD) > 1
+    return _in_step(environment) and _number(environment, *_WORLD) > 1
+
+
+def _in_step(environment: MutableMapping[str, str]) -> bool:
+    step = environment.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < NO_TASKS
 
 
 def is_alone_in_job(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether a job was given several tasks and this process is none of them: it was started without ``srun``."""
     if "RANK" in environment or "SLURM_JOB_ID" not in environment or "SLURM_NTASKS" not in environment:
         return False
-    steps = environment.get("SLURM_STEP_ID", "")
-    own = not steps.isdecimal() or int(steps) >= NO_TASKS
-    return own and _number(environment, "SLURM_NTASKS") > 1
+    tasks = environment["SLURM_NTASKS"]
+    return not _in_step(environment) and tasks.isdecimal() and int(tasks) > 1
 
 
 def tasks_on_node(environment: MutableMapping[str, str]) -> int:
@@ -82,9 +85,11 @@ def tasks_on_node(environment: MutableMapping[str, str]) -> int:
 def first_host(nodes: str) -> str:
     """The first name of Slurm's list of nodes, as "a07" of "a[07-09,12],b3"; by ``scontrol`` where it is there."""
     if shutil.which("scontrol") is not None:
-        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=60)
-        if done.returncode == 0 and done.stdout.split():
-            return done.stdout.split()[0]
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["scontrol", "show", "hostnames", nodes]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+            if found:
+                return found[0]
     first = re.match(r"(?:[^,\[\]]|\[\d[^\[\]]*\])+", nodes.strip())
     if first is None:
         raise UserError(f"{nodes!r}: no list of nodes as Slurm writes it; set MASTER_ADDR to the first node's name")

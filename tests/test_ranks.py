@@ -207,6 +207,7 @@ class Notes:
         return any(key.endswith(tuple(self.there)) for key in keys) if self.there else False
 
     def set(self, key, value):
+        self.check([key])
         self.there.add(key)
 
 
@@ -217,7 +218,7 @@ class Notes:
         (LATE, (0,), "processes 2, 3 did not answer in time"),
         (LATE, (), "another process did not answer in time"),  # or it is this one that is cut off
         (LATE, (0, 2, 3), "another process did not answer in time"),
-        (CLOSED, (2, 3), "process 0 has gone without a word"),
+        (CLOSED, (2, 3), "process 0 has gone"),
     ],
 )
 def test_who_does_not_answer_is_named(as_rank, monkeypatch, error, answer, said):
@@ -232,12 +233,17 @@ def test_who_does_not_answer_is_named(as_rank, monkeypatch, error, answer, said)
     assert any(key.endswith("/here/1") for key in store.there)
 
 
-def test_where_nobody_keeps_the_notes_the_message_comes_all_the_same(as_rank, monkeypatch):
-    as_rank(1, [None, None])
+@pytest.mark.parametrize(
+    ("number", "agent", "who"), [(1, "False", "process 0"), (1, "True", "another process"), (0, "", "another process")]
+)
+def test_where_nobody_keeps_the_notes_the_message_comes_all_the_same(as_rank, monkeypatch, number, agent, who):
+    """Without a launcher it is the first process that keeps them."""
+    as_rank(number, [None] * 3)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
     monkeypatch.setattr(ranks, "ROLL_CALL", 0.2)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: Notes(stopped=True))
     before = time.monotonic()
-    with pytest.raises(UserError, match="process 0 did not answer in time"), named_failures():
+    with pytest.raises(UserError, match=f"^{who} did not answer in time"), named_failures():
         raise RuntimeError(LATE)
     assert time.monotonic() - before < 5
 

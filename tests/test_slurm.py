@@ -56,6 +56,7 @@ def test_a_task_of_a_step_becomes_a_rank():
         without("SLURM_PROCID"),  # the shell of salloc
         TASK | {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # the step that salloc makes of its shell
         TASK | {"SLURM_STEP_ID": str(0xFFFFFFFB)},
+        TASK | {"SLURM_STEP_ID": "batch"},
         without("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"),
     ],
 )
@@ -97,8 +98,9 @@ def test_scontrol_knows_better_where_it_is_there(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert first_host("a1") == "a1-ib"
-    program.write_text("#!/bin/sh\nexit 1\n")
-    assert first_host("a[1-3]") == "a1"
+    for text in ("#!/bin/sh\necho no\nexit 1\n", "#!/bin/sh\nexit 0\n", "#!/none\n"):
+        program.write_text(text)
+        assert first_host("a[1-3]") == "a1"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,15 @@ def test_a_process_that_is_alone_in_a_job_of_several_tasks_is_told():
     assert not is_alone_in_job(job | {"SLURM_NTASKS": "1"})
     assert not is_alone_in_job(job | {"RANK": "0"})
     assert not is_alone_in_job({})
+
+
+def test_processes_that_slurm_bound_to_cores_of_their_own_share_none(monkeypatch):
+    monkeypatch.setattr("mmkit.train.setup.world_size", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    for bound, share in (("6", 1), ("8", 1), ("5", 4), ("", 4)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", bound)
+        assert local_processes() == share
 
 
 def test_processes_of_this_machine_share_its_cores(monkeypatch):

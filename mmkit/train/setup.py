@@ -84,9 +84,15 @@ def _warn_alone() -> None:
 
 
 def local_processes() -> int:
-    """How many of the run's processes are on this machine, and share its cores."""
-    found = os.environ.get("LOCAL_WORLD_SIZE", "")
+    """How many of the run's processes share the cores that this one may use."""
+    found, bound = os.environ.get("LOCAL_WORLD_SIZE", ""), os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if bound.isdecimal() and _cores() <= int(bound):  # Slurm has given each its own
+        return 1
     return int(found) if world_size() > 1 and found.isdecimal() and int(found) else world_size()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_cpu() -> bool:
@@ -115,8 +121,7 @@ def threads_for(workers: int, local_processes: int) -> int:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // local_processes - workers)
+    return max(1, _cores() // local_processes - workers)
 
 
 @contextmanager

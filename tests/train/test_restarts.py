@@ -190,6 +190,7 @@ def test_a_launcher_is_told_from_others(monkeypatch):
 def test_a_run_without_a_launcher_leaves_no_mark(tmp_path):
     train(tiny(run=dict(steps=3, stop_after_steps=1)), tmp_path)
     assert not (tmp_path / folder.LAUNCHER).exists()
+    assert "TORCH_FR_BUFFER_SIZE" not in os.environ
     assert parent.restarts() == 0
 
 

@@ -1,6 +1,7 @@
 """A run that is told to stop saves, and tells it by its exit code; a killed launcher leaves no process."""
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from mmkit.cli.main import execute
 from mmkit.errors import Stopped
-from mmkit.train import loop, resuming
+from mmkit.train import loop, resuming, setup
 from mmkit.train.loop import train
 from tests.test_parent import gone
 from tests.train.fakes import Count, tiny
@@ -98,6 +99,16 @@ def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch):
     assert not isinstance(stopped.value, Stopped)
 
 
+@pytest.mark.parametrize(("asked", "number"), [([0, 15], 15), ([0, 0], 0)])
+def test_a_signal_that_came_before_an_evaluation_of_several_stops_it_before_it_begins(monkeypatch, asked, number):
+    monkeypatch.setattr(setup, "gather_objects", lambda own: asked)
+    monkeypatch.setattr(setup, "world_size", lambda: 2)
+    reached = []
+    with suppress(Stopped), setup.StopSignal().at_once(None):
+        reached.append("evaluation")
+    assert reached == ([] if number else ["evaluation"])
+
+
 def test_a_step_that_ends_early_by_its_settings_is_no_interrupt(tmp_path):
     file = tmp_path / "n.json"
     exp = tiny(run=dict(steps=6, stop_after_steps=3))
@@ -120,9 +131,10 @@ def launched(tmp_path):
                 "-m", "tests.train.slow_run", tmp_path / "run", tmp_path / "n.json"]  # fmt: skip
     started = []
 
-    def start(where):
+    def start(where, *words):
+        command = [*launcher[:3], *words, *launcher[3:], where]
         process = subprocess.Popen(
-            [*launcher, where], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         started.append(process)
         end = time.time() + 90
@@ -171,23 +183,36 @@ def ranks_of(below):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "says"), [(signal.SIGSTOP, "did not answer in time"), (signal.SIGKILL, "has gone without a word")]
-)
-def test_a_process_that_hangs_or_goes_is_named_and_nothing_saved_is_lost(tmp_path, launched, number, says):
-    process, below = launched("steps")
-    ranks = ranks_of(below)
-    assert sorted(ranks) == [0, 1]
-    os.kill(ranks[1].pid, number)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+def named_by_the_other(text, says):
     (line,) = [line for line in text.splitlines() if line.startswith("mmkit: error: ")]
     assert re.match(r"mmkit: error: \[process 0\] after step \d+ \(run.step_timeout_minutes = 0.05\): ", line)
     assert f": process 1 {says} " in line
     assert "Traceback" not in text.partition("mmkit: error")[0]
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named_and_nothing_saved_is_lost(tmp_path, launched):
+    process, below = launched("steps")
+    ranks = ranks_of(below)
+    assert sorted(ranks) == [0, 1]
+    os.kill(ranks[1].pid, signal.SIGSTOP)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    named_by_the_other(text, "did not answer in time")
     assert gone(below, 5)
     assert resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints")).step >= 2
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_named_and_the_launcher_s_restart_goes_on_to_the_end(tmp_path, launched):
+    process, below = launched("steps", "--max_restarts", "1")
+    os.kill(ranks_of(below)[1].pid, signal.SIGKILL)
+    text, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, text
+    named_by_the_other(text, "has gone")
+    assert re.search(r"resumes after step \d+", text)
+    assert json.loads((tmp_path / "n.json").read_text())["step"] == 80
+    assert gone(below, 5)
 
 
 @pytest.mark.slow
