@@ -167,6 +167,10 @@ def check_experiment(args, where):
 def launch(words, where):
     """``accelerate launch``: its options by its own parser, the script's by the script's."""
     args = launch_command_parser().parse_args(words)
+    if args.module:
+        assert args.training_script == "mmkit", f"{where}: no module of these pages"
+        parse(args.training_script_args, where)
+        return
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules["mmkit.cli.main"], "execute", lambda args: seen.append(args) or 0)
