@@ -3,6 +3,9 @@
 What treats each token by itself (linear layers, norms, activations) is spared the padding; attention, which needs
 rectangles, spreads the tokens out and packs them again. Padding is never read, so that nothing else changes. Where a
 token stands is looked up on the host: on a CPU that is free, a GPU would have to be waited for, and keeps its padding.
+
+oneDNN makes a program for each shape and keeps it, with 20 MB for the layers of a text tower, or for one matrix of all
+words. So a little padding stays: shapes are few.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from torch import Tensor
 
 from mmkit.nn.kernels import written_out
 
+TOKENS = 2
+"""Of each text, to whose multiple the number of packed tokens is rounded up."""
+
 
 class Packing(NamedTuple):
-    """Where the N real tokens of B texts stand.
+    """Where the N tokens of B texts stand that are packed: all real ones, and as much padding as fills them up.
 
-    rows: (N,) int64, of each real token its place among the B x L. at: (B, L) int64, of each place its row among the
-    real tokens; without meaning where there is padding.
+    rows: (N,) int64, of each packed token its place among the B x L, the real ones first and in order. at: (B, L)
+    int64, of each place its row among the real tokens; without meaning where there is padding.
     """
 
     rows: Tensor
@@ -27,7 +33,7 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, mask_BL: Tensor | None) -> Packing | None:
-        """For a mask (B, L) bool; None where nothing is gained: no padding, no token at all, or not on a CPU.
+        """For a mask (B, L) bool; None where nothing is gained: little padding, no token at all, or not on a CPU.
 
         And where shapes may not depend on values: for a mask that has none, and for what is exported.
         """
@@ -35,18 +41,19 @@ class Packing(NamedTuple):
             return None
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None
-        rows_N = mask_BL.flatten().nonzero().flatten()
-        if len(rows_N) in (0, mask_BL.numel()):
+        whole = mask_BL.flatten()
+        count = rounded(int(whole.sum()), TOKENS * len(mask_BL))
+        if not 0 < count < len(whole):
             return None
-        at = (mask_BL.flatten().cumsum(0) - 1).clamp(min=0)
-        return cls(rows_N, at.view_as(mask_BL))
+        at = (whole.cumsum(0) - 1).clamp(min=0)
+        return cls((~whole).int().argsort(stable=True)[:count], at.view_as(mask_BL))
 
     def pack(self, x_BLD: Tensor) -> Tensor:
-        """(B, L, D) -> (N, D): the real tokens."""
+        """(B, L, D) -> (N, D): the packed tokens."""
         return _Pack.apply(x_BLD, self.rows)
 
     def spread(self, x_ND: Tensor) -> Tensor:
-        """(N, D) -> (B, L, D): zeros where there is padding."""
+        """(N, D) -> (B, L, D): zeros at padding that was not packed."""
         return _Spread.apply(x_ND, self.rows, self.at.shape)
 
     def take(self, x_ND: Tensor, positions_BM: Tensor) -> Tensor:
@@ -54,8 +61,13 @@ class Packing(NamedTuple):
         return x_ND[self.at.gather(1, positions_BM)]
 
 
+def rounded(count: int, step: int) -> int:
+    """The next multiple of ``step``."""
+    return -(-count // step) * step
+
+
 def packed(x_BLD: Tensor, packing: Packing | None) -> Tensor:
-    """The real tokens (N, D); all (B, L, D) where there is no packing."""
+    """The packed tokens (N, D); all (B, L, D) where there is no packing."""
     return x_BLD if packing is None else packing.pack(x_BLD)
 
 

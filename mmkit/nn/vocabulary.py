@@ -6,6 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkit.nn.kernels import written_out
+from mmkit.nn.packing import rounded
+
+ROWS = 32
+"""To a multiple of so many the states are filled up with zeros, where oneDNN multiplies."""
+
 
 class VocabularyHead(nn.Module):
     """Linear, GELU, norm, then the product with the words' vectors and a bias.
@@ -26,7 +32,11 @@ class VocabularyHead(nn.Module):
 
     def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
         """States (N, D) and word embeddings (V, D) -> (N, V)."""
-        logits_NV = F.linear(self.norm(F.gelu(self.dense(states_ND))), words_VD, self.bias)
+        states_ND = self.norm(F.gelu(self.dense(states_ND)))
+        count = len(states_ND)
+        if written_out(states_ND) and torch.is_autocast_enabled("cpu"):  # of few different shapes, see nn/packing.py
+            states_ND = F.pad(states_ND, (0, 0, 0, rounded(count, ROWS) - count))
+        logits_NV = F.linear(states_ND, words_VD, self.bias)[:count]
         if self.training or self.known is None or self.known >= logits_NV.shape[-1]:
             return logits_NV
         beyond_V = torch.arange(logits_NV.shape[-1], device=logits_NV.device) >= self.known

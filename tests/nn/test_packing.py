@@ -11,7 +11,10 @@ from mmkit.nn.packing import Packing, packed, spread
 from mmkit.types import Tokens
 from tests.examples import batch, task
 
-MASK = torch.tensor([[True, True, False, False], [True, True, True, True], [True, False, False, False]])
+LENGTHS = torch.tensor([2, 4, 1])
+MASK = torch.arange(6) < LENGTHS[:, None]
+REAL = [0, 1, 6, 7, 8, 9, 12]  # places of the real tokens
+FILL = [2, 3, 4, 5, 10]  # of the padding that makes them a multiple of two a text
 
 
 @pytest.fixture
@@ -21,33 +24,42 @@ def padded(monkeypatch):
 
 
 def test_the_real_tokens_stand_one_behind_the_other():
-    x = torch.arange(12.0).view(3, 4, 1).requires_grad_()
-    packing = Packing.of(MASK)
-    out = packing.pack(x)
-    assert out.flatten().tolist() == [0, 1, 4, 5, 6, 7, 8]
-    (out.flatten() * torch.arange(1.0, 8.0)).sum().backward()
-    assert x.grad.flatten().tolist() == [1, 2, 0, 0, 3, 4, 5, 6, 7, 0, 0, 0]
-
-
-def test_spread_is_the_inverse_with_zeros_at_padding():
-    x = torch.arange(1.0, 8.0)[:, None].requires_grad_()
-    out = Packing.of(MASK).spread(x)
-    assert out.shape == (3, 4, 1)
-    assert out.flatten().tolist() == [1, 2, 0, 0, 3, 4, 5, 6, 7, 0, 0, 0]
+    x = torch.arange(18.0).view(3, 6, 1).requires_grad_()
+    out = Packing.of(MASK).pack(x)
+    assert out.flatten().tolist() == REAL + FILL
     (out.flatten() * torch.arange(1.0, 13.0)).sum().backward()
-    assert x.grad.flatten().tolist() == [1, 2, 5, 6, 7, 8, 9]
+    assert x.grad.flatten()[REAL + FILL].tolist() == list(range(1, 13))
+    assert x.grad.sum() == sum(range(1, 13))  # and zero elsewhere
+
+
+def test_spread_is_the_inverse_with_zeros_at_the_rest():
+    x = torch.arange(1.0, 13.0)[:, None].requires_grad_()
+    out = Packing.of(MASK).spread(x)
+    assert out.shape == (3, 6, 1)
+    assert out.flatten()[REAL + FILL].tolist() == list(range(1, 13))
+    assert out.sum() == sum(range(1, 13))
+    (out.flatten() * torch.arange(18.0)).sum().backward()
+    assert x.grad.flatten().tolist() == REAL + FILL
 
 
 def test_tokens_are_found_by_their_positions():
-    x = torch.arange(7.0)[:, None]
+    x = torch.arange(12.0)[:, None]
     out = Packing.of(MASK).take(x, torch.tensor([[1, 0], [3, 2], [0, 0]]))
     assert out[..., 0].tolist() == [[1, 0], [5, 4], [6, 6]]
 
 
 def test_padding_may_stand_in_front():
     packing = Packing.of(MASK.flip(1))
-    assert packing.pack(torch.arange(12.0).view(3, 4, 1)).flatten().tolist() == [2, 3, 4, 5, 6, 7, 11]
-    assert packing.take(torch.arange(7.0)[:, None], torch.tensor([[2], [0], [3]])).flatten().tolist() == [0, 2, 6]
+    assert packing.pack(torch.arange(18.0).view(3, 6, 1)).flatten().tolist()[:7] == [4, 5, 8, 9, 10, 11, 17]
+    assert packing.take(torch.arange(12.0)[:, None], torch.tensor([[4], [2], [5]])).flatten().tolist() == [0, 2, 6]
+
+
+@pytest.mark.parametrize(("lengths", "packed"), [
+    ([1, 1], 4), ([2, 2], 4), ([2, 3], 8), ([4, 4], 8), ([6, 4], 12), ([6, 6], 12), ([6, 7], None), ([0, 0], None),
+])  # fmt: skip
+def test_shapes_are_few(lengths, packed):
+    packing = Packing.of(torch.arange(7) < torch.tensor(lengths)[:, None])
+    assert (None if packing is None else len(packing.rows)) == packed
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)])
@@ -67,7 +79,7 @@ def test_what_would_have_to_be_waited_for_or_has_no_values_keeps_its_padding():
 
 
 def test_dropout_drops_what_it_would_drop_of_the_padded_texts():
-    x = torch.randn(3, 4, 6)
+    x = torch.randn(3, 6, 6)
     torch.manual_seed(0)
     whole = dropout(x, 0.4)
     torch.manual_seed(0)
@@ -76,22 +88,22 @@ def test_dropout_drops_what_it_would_drop_of_the_padded_texts():
     assert (packing.pack(whole) == 0).any()
 
 
-def test_a_text_encoder_computes_the_real_tokens_alone(monkeypatch):
+def test_a_text_encoder_computes_the_packed_tokens_alone():
     encoder = TextEncoder(32, 8, depth=2, width=16, heads=2, dropout=0.0)
     seen = []
     encoder.blocks[1].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    encoder(torch.randint(32, (3, 4)), MASK)
-    assert seen == [(7, 16)]
+    encoder(torch.randint(32, (3, 6)), MASK)
+    assert seen == [(12, 16)]
 
 
 def test_texts_that_read_images_are_packed_too_and_read_their_own():
     encoder = FusionEncoder(depth=2, width=16, heads=2, image_width=12, dropout=0.0)
     seen = []
     encoder.blocks[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    text, images = torch.randn(3, 4, 16), torch.randn(3, 5, 12)
+    text, images = torch.randn(3, 6, 16), torch.randn(3, 5, 12)
     out = encoder(Tokens(text, MASK), [encoder.context(Tokens(images))])
-    assert seen == [(7, 16)]
-    for b, length in enumerate(MASK.sum(1).tolist()):
+    assert seen == [(12, 16)]
+    for b, length in enumerate(LENGTHS.tolist()):
         alone = encoder(Tokens(text[b : b + 1, :length]), [encoder.context(Tokens(images[b : b + 1]))])
         torch.testing.assert_close(out.x[b : b + 1, :length], alone.x)
     kept = encoder(Tokens(text, MASK), [encoder.context(Tokens(images))], torch.tensor([[1], [3], [0]]))
@@ -120,7 +132,7 @@ def test_a_step_has_the_same_losses_and_gradients(padded, checkpointing):
 
 def test_compiled_blocks_take_packed_texts():
     encoder = TextEncoder(32, 8, depth=1, width=16, heads=2, dropout=0.0)
-    ids = torch.randint(32, (3, 4))
+    ids = torch.randint(32, (3, 6))
     wanted = encoder(ids, MASK).x
     encoder.blocks[0].compile(dynamic=True, backend="eager", fullgraph=True)
     torch.testing.assert_close(encoder(ids, MASK).x, wanted)
