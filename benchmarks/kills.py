@@ -204,10 +204,10 @@ def hashed(value: Any) -> str:
 
 def told_by(out: Path) -> list[Any]:
     """The events of a run without what no two runs share: times, speeds, memory; and without where it resumed."""
-    free = {"time", "samples_per_second", "data_share", "peak_rss_gib"}
+    free = ("time", "second", "share", "peak", "memory", "mfu", "hfu", "rank", "retries", "flops")
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in event.items() if name not in free and "memory" not in name}
+        {name: value for name, value in event.items() if not any(word in name for word in free)}
         for event in events if event["event"] in ("train", "eval")
     ]  # fmt: skip
 
