@@ -261,6 +261,8 @@ def _connected(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: {protocol}:// needs another package ({hint})") from error
     except ValueError as error:
         raise UserError(f"{url}: {error}") from error
+    except Exception as error:  # some connect at once
+        raise Unreadable(f"{url}: cannot be reached ({type(error).__name__}: {error})") from error
     return system, root.rstrip("/")
 
 

@@ -384,6 +384,15 @@ def test_what_is_no_place_is_said(url, says, memory):
             use(url)
 
 
+def test_a_store_that_connects_at_once_and_cannot_is_said(monkeypatch):
+    def refused(*args, **options):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", refused)
+    with pytest.raises(Unreadable, match=r"ftp://host/set: cannot be reached \(ConnectionRefusedError: .*refused\)"):
+        Remote("ftp://host/set")
+
+
 def test_what_an_address_is(tmp_path):
     assert is_url("s3://a/b")
     assert not is_url(tmp_path)
