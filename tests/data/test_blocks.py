@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -192,3 +194,26 @@ def test_where_and_how_large(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/x: blocks cannot be kept there .*MMKIT_CACHE"):
         Blocks(tmp_path / "file" / "x", gb=1)
+
+
+FETCHES = """
+import sys, time
+from mmkit.data.blocks import Blocks
+def fetch():
+    print("begun", flush=True)
+    time.sleep(60)
+Blocks(sys.argv[1], gb=1).read("a", 0, 1000, 0, 1, fetch)
+"""
+
+
+def test_a_process_that_is_killed_while_it_fetches_stops_nobody(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", FETCHES, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        found, cache = [], Blocks(tmp_path, gb=1)
+        waiting = threading.Thread(target=lambda: found.append(cache.read("a", 0, SIZE, 0, 2, Fetch())))
+        waiting.start()
+        time.sleep(0.1)
+        assert not found
+        process.kill()
+        waiting.join(10)
+    assert found == [b"01"]
