@@ -38,8 +38,6 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The counts; unreadable pictures are named in the JSON, and on stderr as they are met."""
-    from mmkit.ranks import world_size
-
     if not 0 <= args.max_bad <= 1:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
     source = _source(args)
@@ -47,8 +45,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.inference.embed_files import embed_files
 
     with make_predictor(args) as predictor:
-        if world_size() > 1:
-            raise UserError("mmkit features runs in one process; give each process a file of records of its own")
         found = embed_files(
             predictor, source, args.out, batch_size=args.batch_size, texts=not args.no_texts,
             max_bad_fraction=args.max_bad,

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 
@@ -40,9 +40,16 @@ def checks(device: torch.device, out: Path, processes: int) -> dict[str, Check]:
 def versions() -> list[Finding]:
     """Of Python and of what computes."""
     names = ("mmkit", "torch", "torchvision", "accelerate", "transformers", "datasets")
-    said = ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+    said = ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)])
     fresh = sys.version_info >= (3, 11)
     return [Finding(name="versions", said=said, wanted="Python 3.11 or newer", state="ok" if fresh else "wrong")]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # as of mmkit itself, where it runs from a clone
+        return "not installed"
 
 
 def of_device(device: torch.device) -> list[Finding]:

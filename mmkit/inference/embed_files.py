@@ -2,7 +2,8 @@
 
 The work is done in parts that are kept beside the result until it is whole, so that a run that was stopped goes on
 where it was; the result itself appears at once or not at all. A picture that cannot be read is named and left out.
-Left out: tokens before pooling, and work shared between processes (give each a part of the records).
+Several processes share the parts, over a disk that all of them see, and the first one puts them together: the file is
+that of one process. Left out: tokens before pooling.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mmkit.files import beside, check_ending, write_tensors
 from mmkit.inference import EMBEDDED_AS
 from mmkit.inference.fingerprint import fingerprint
 from mmkit.inference.predictor import Predictor
+from mmkit.ranks import gather_objects, on_first, rank, together, world_size
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +74,9 @@ def embed_files(
     ``text_image`` (m,) int64, the picture's row of each text, and ``about`` (bytes,) uint8, the UTF-8 of a JSON object
     with the lists ``keys``, ``images``, ``image_ids`` and ``captions``; it is put together in memory, Parquet is not.
 
-    UserError where the model has no joint space, more than ``max_bad_fraction`` of the pictures (and more than one)
-    cannot be read, or the file cannot be written; what is done so far is kept for the next call.
+    To be called by all processes. UserError where the model has no joint space, more than ``max_bad_fraction`` of the
+    pictures (and more than one) cannot be read, or the file cannot be written; what is done so far is kept for the next
+    call.
     """
     out = Path(out)
     check_ending(out, *EMBEDDED_AS)
@@ -83,30 +86,53 @@ def embed_files(
         raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
     folder, texts = out.with_name(f".{out.name}.parts"), texts and predictor.reads_words
     kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}", str(len(source))], ["{}"])
-    size, total, resumed = PART_BATCHES * batch_size, len(source), 0
-    bad: list[str] = []
-    try:
+    size, total = PART_BATCHES * batch_size, len(source)
+    paths = [folder / f"{number:06d}.safetensors" for number in range(-(-total // size))]
+
+    def made() -> tuple[dict[int, list[str]], int]:
+        """The parts of this process: by number what could not be read, and the rows that were there before."""
+        bad: dict[int, list[str]] = {}
+        resumed = 0
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = range(-(-total // size))
-        for number in numbers:
-            path = folder / f"{number:06d}.safetensors"
+        for number in range(rank(), len(paths), world_size()):
             records = [source[i] for i in range(number * size, min(total, (number + 1) * size))]
-            part = _read(path, kind, records)
+            part = _read(paths[number], kind, records)
             if part is None:
                 part = _made(predictor, records, batch_size, texts, number * size, total)
-                _write(path, kind, records, part)
+                _write(paths[number], kind, records, part)
             else:
                 resumed += len(records)
                 predictor.progress("pictures", number * size + len(records), total)
-            bad += part.about["unreadable"]
-            check_share(bad, total, max_bad_fraction, "max_bad_fraction, --max-bad", few=1)
-        parts = (_kept(folder / f"{number:06d}.safetensors") for number in numbers)
-        width = predictor.model.spec.embed_dim
-        written = (_parquet if out.suffix.lower() == ".parquet" else _safetensors)(out, parts, width)
+            bad[number] = part.about["unreadable"]
+            _check(bad, total, max_bad_fraction)
+        return bad, resumed
+
+    def joined() -> tuple[int, int]:
+        if absent := [str(path) for path in paths if not path.is_file()]:
+            raise UserError(f"{absent[0]}: not seen by the first process; put --out on a disk that all processes share")
+        write = _parquet if out.suffix.lower() == ".parquet" else _safetensors
+        written = write(out, map(_kept, paths), predictor.model.spec.embed_dim)
         shutil.rmtree(folder)
+        return written
+
+    try:
+        found = gather_objects(together(made))
+        bad = {number: messages for part, _ in found for number, messages in part.items()}
+        unreadable = _check(bad, total, max_bad_fraction)
+        pictures, rows = on_first(joined)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
-    return Embedded(pictures=written[0], texts=written[1], width=width, unreadable=tuple(bad), resumed=resumed)
+    return Embedded(
+        pictures=pictures, texts=rows, width=predictor.model.spec.embed_dim, unreadable=unreadable,
+        resumed=sum(resumed for _, resumed in found),
+    )  # fmt: skip
+
+
+def _check(bad: Mapping[int, Sequence[str]], total: int, most: float) -> tuple[str, ...]:
+    """The messages of parts in the order of the records; UserError where they are too many."""
+    told = [message for number in sorted(bad) for message in bad[number]]
+    check_share(told, total, most, "max_bad_fraction, --max-bad", few=1)
+    return tuple(told)
 
 
 def _made(

@@ -106,6 +106,7 @@ def test_the_checks_are_all_there():
         "versions", "device", "product", "allocator", "shared_memory", "open_files", "disk", "tar", "decode",
     }  # fmt: skip
     assert "torch 2" in machine.versions()[0].said
+    assert machine._version("no-such-package") == "not installed"
     assert machine.decode()[0].value > 10
 
 

@@ -13,9 +13,11 @@ from safetensors import safe_open
 
 from mmkit.data.sources.folder import Pictures
 from mmkit.errors import UserError
+from mmkit.inference import embed_files as module
 from mmkit.inference.embed_files import embed_files
 from tests.evals.parts import Pictures as Coloured
 from tests.evals.parts import predictor
+from tests.several import on_processes
 from tests.sizes import dual_tiny, vilt_tiny
 
 
@@ -218,3 +220,45 @@ def test_names_that_are_no_utf8_are_written(tmp_path, ending):
     assert embed_files(predictor(), Pictures(tmp_path / "p"), out).pictures == 1
     (name,) = read(out)[0]
     assert name == ("\\udcff.png" if ending == "parquet" else "\udcff.png")
+
+
+def share(rank, world, folder):
+    """A part is a batch of two; the second process stops in its second one at first, and all with it."""
+    module.PART_BATCHES = 1
+    source, out = Pictures(folder / "pictures"), folder / "shared.parquet"
+    model = predictor()
+
+    def stop(what, done, total):
+        if done == 7 and rank == 1:
+            raise UserError("no more")
+
+    model.progress = stop
+    with pytest.raises(UserError, match="no more"):
+        embed_files(model, source, out, batch_size=2)
+    assert not out.exists()
+    model.progress = lambda what, done, total: None
+    found = embed_files(model, source, out, batch_size=2)
+    assert (found.pictures, found.texts, found.resumed) == (6, 3, 6)
+    assert len(found.unreadable) == 1
+    assert "broken.png" in found.unreadable[0]
+    assert out.is_file()
+
+
+def test_two_processes_write_the_file_of_one_and_go_on_together(folder, monkeypatch):
+    broken = folder / "pictures" / "0" / "6.png"
+    broken.rename(broken.with_name("broken.png"))
+    broken.with_name("broken.png").write_bytes(b"no picture")
+    on_processes(2, share, folder)
+    assert not list(folder.glob(".*.parts"))
+    monkeypatch.setattr(module, "PART_BATCHES", 1)
+    embed_files(predictor(), Pictures(folder / "pictures"), folder / "alone.parquet", batch_size=2)
+    assert (folder / "shared.parquet").read_bytes() == (folder / "alone.parquet").read_bytes()
+
+
+def test_parts_on_another_disk_are_told(folder, monkeypatch):
+    monkeypatch.setattr(module, "PART_BATCHES", 1)
+    monkeypatch.setattr(module, "world_size", lambda: 2)  # of which the other one writes elsewhere
+    with pytest.raises(
+        UserError, match=r"000001\.safetensors: not seen by the first process; put --out on a disk that"
+    ):
+        embed_files(predictor(), Pictures(folder / "pictures"), folder / "x.parquet", batch_size=2)

@@ -164,8 +164,7 @@ def _other_models(exp: Experiment, words: Words | None, forecast: Forecast) -> I
         return
     known = arguments_of(exp.model)
     if known.get("checkpointing") is False:
-        changed = replace(exp, model=partial(exp.model, checkpointing=True))
-        gib = _memory(changed, words, forecast)
+        gib = _memory(replace(exp, model=partial(exp.model, checkpointing=True)), words, forecast)
         if gib <= machine.memory_gib:
             yield f"model.checkpointing=true ({gib:.1f} GiB, and about a third more arithmetic)"
     if "image_size" not in parameters_of(exp.model):
@@ -177,10 +176,7 @@ def _other_models(exp: Experiment, words: Words | None, forecast: Forecast) -> I
         smaller = replace(
             exp, model=partial(exp.model, image_size=size), data=replace(exp.data, image_size=size)
         )  # fmt: skip
-        try:
-            gib = _memory(smaller, words, forecast)
-        except UserError:  # no whole number of patches
-            continue
+        gib = _memory(smaller, words, forecast)
         if gib <= machine.memory_gib:
             yield f"pictures of {size} pixels, model.image_size={size} data.image_size={size} ({gib:.1f} GiB)"
             return
@@ -189,6 +185,9 @@ def _other_models(exp: Experiment, words: Words | None, forecast: Forecast) -> I
 def _memory(exp: Experiment, words: Words | None, forecast: Forecast) -> float:
     """GiB of a process with another model, at the run's batch and engine."""
     machine = forecast.machine
-    task = make_shapes(exp, words)
-    found = tried(exp, task, forecast.batch.rank_batch, gpu=machine.gpu, precision=machine.precision)
+    try:
+        task = make_shapes(exp, words)
+        found = tried(exp, task, forecast.batch.rank_batch, gpu=machine.gpu, precision=machine.precision)
+    except UserError:  # no whole number of patches, or a part of one's own that cannot be tried
+        return float("inf")
     return replace(forecast, passed=found, sizes=_sizes(exp, task, machine)).memory(forecast.engine)

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -77,8 +77,7 @@ def passed(task: Task, exp: Experiment, size: int, *, gpu: bool, precision: str)
         stack.enter_context(undisturbed())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if gpu:
-            stack.enter_context(as_on_a_gpu())
-            stack.enter_context(_Fused())
+            stack.enter_context(_fused())
         live = stack.enter_context(_Live())
         stack.enter_context(_placed(task))
         live.most = before = live.now
@@ -142,22 +141,29 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-class _Fused(TorchFunctionMode):
-    """Attention and dropout as a GPU keeps them: of attention the output alone, of dropout a byte for each value."""
+@contextmanager
+def _fused() -> Iterator[None]:
+    """Attention and dropout as a GPU keeps them: of attention the output alone, of dropout a byte for each value.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        given = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            mask = given.get("attn_mask")
-            if mask is not None and mask.dtype == torch.bool:
-                mask = torch.zeros_like(mask, dtype=args[0].dtype)
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                *args[:3], 0.0, given.get("is_causal", False), attn_mask=mask
-            )[0]
-        if func is F.dropout:
-            rate = args[1] if len(args) > 1 else given.get("p", 0.5)
-            return torch.native_dropout(args[0], rate, True)[0]
-        return func(*args, **given)
+    Names are replaced, and no mode is entered: what checkpoints recompute in the backward pass must find the same.
+    """
+
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False,
+    ) -> Tensor:  # fmt: skip
+        mask = attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, attn_mask=mask)[0]
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return torch.native_dropout(x, p, training)[0]
+
+    with (
+        as_on_a_gpu(), patch.object(F, "scaled_dot_product_attention", attention), patch.object(F, "dropout", dropout)
+    ):  # fmt: skip
+        yield
 
 
 def tried(exp: Experiment, task: Task, size: int, *, gpu: bool, precision: str) -> Passed:
