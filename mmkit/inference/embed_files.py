@@ -107,25 +107,26 @@ def embed_files(
             _check(bad, total, max_bad_fraction)
         return bad, resumed
 
-    def joined() -> tuple[int, int]:
-        if absent := [str(path) for path in paths if not path.is_file()]:
-            raise UserError(f"{absent[0]}: not seen by the first process; put --out on a disk that all processes share")
-        write = _parquet if out.suffix.lower() == ".parquet" else _safetensors
-        written = write(out, map(_kept, paths), predictor.model.spec.embed_dim)
-        shutil.rmtree(folder)
-        return written
-
     try:
         found = gather_objects(together(made))
         bad = {number: messages for part, _ in found for number, messages in part.items()}
         unreadable = _check(bad, total, max_bad_fraction)
-        pictures, rows = on_first(joined)
+        pictures, rows = on_first(lambda: _put_together(out, paths, predictor.model.spec.embed_dim))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     return Embedded(
         pictures=pictures, texts=rows, width=predictor.model.spec.embed_dim, unreadable=unreadable,
         resumed=sum(resumed for _, resumed in found),
     )  # fmt: skip
+
+
+def _put_together(out: Path, paths: Sequence[Path], width: int) -> tuple[int, int]:
+    """Write the result and remove its parts: how many pictures and texts."""
+    if absent := [str(path) for path in paths if not path.is_file()]:
+        raise UserError(f"{absent[0]}: not seen by the first process; put --out on a disk that all processes share")
+    written = (_parquet if out.suffix.lower() == ".parquet" else _safetensors)(out, map(_kept, paths), width)
+    shutil.rmtree(out.with_name(f".{out.name}.parts"))
+    return written
 
 
 def _check(bad: Mapping[int, Sequence[str]], total: int, most: float) -> tuple[str, ...]:
