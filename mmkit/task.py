@@ -187,8 +187,10 @@ class Task(nn.Module):
             if isinstance(module, Temperature):
                 module.constrain()
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, within: bool = False) -> None:
         """Compiles every transformer block, of the teacher too, where most of the time goes; the rest stays eager.
+
+        within: only what a block's attention and MLP compute, where an engine does something before and after each.
 
         torch keeps compiled code on disk and finds it again by its settings. ``ATEN_CPU_CAPABILITY`` is none of them,
         so that code made for vectors of another width would be taken, and write beyond its arrays or leave parts of
@@ -202,7 +204,11 @@ class Task(nn.Module):
         config.triton.coalesce_tiling_analysis = False
         for module in self.modules():
             if isinstance(module, PreNormBlock | PostNormBlock):
-                module.compile(dynamic=True)
+                for part in (module.attn, getattr(module, "cross", None), module.mlp) if within else ():
+                    if part is not None:
+                        vars(part)["forward"] = torch.compile(part.forward, dynamic=True)
+                if not within:
+                    module.compile(dynamic=True)
 
     def _heads(self) -> Mapping[str, Head]:
         return cast(Mapping[str, Head], self.heads)

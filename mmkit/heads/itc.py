@@ -68,7 +68,7 @@ class ITC(EachSample):
                 hits.append(hard_BN.gather(1, best_B1).mean())
         candidates = hard_BN.shape[1]
         logs: dict[str, Log] = {"chance": math.log(candidates), "candidates": candidates}
-        logs |= {"temperature": f.temperature.detach(), "i2t_accuracy": hits[0], "t2i_accuracy": hits[1]}
+        logs |= {"temperature": f.temperature.detach().clone(), "i2t_accuracy": hits[0], "t2i_accuracy": hits[1]}
         carry = {"image": image_G.detach(), "text": text_G.detach()}
         carry |= {"image_id": f.all_image_id, "caption_id": f.all_caption_id}
         return HeadOutput(loss=(losses[0] + losses[1]) / 2, count=self.counts(f), logs=logs, carry=carry)

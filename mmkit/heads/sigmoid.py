@@ -49,7 +49,7 @@ class Sigmoid(EachSample):
         loss = -F.logsigmoid(torch.where(positive_BG, logits_BG, -logits_BG)).sum() / len(f.batch)
         found = positive_BG.gather(1, logits_BG.detach().argmax(1, keepdim=True)).float().mean()
         logs: dict[str, Log] = {"chance": _chance(candidates), "candidates": candidates, "i2t_accuracy": found}
-        logs |= {"temperature": f.temperature.detach(), "bias": self.bias.detach()}
+        logs |= {"temperature": f.temperature.detach().clone(), "bias": self.bias.detach().clone()}
         return HeadOutput(loss=loss, count=self.counts(f), logs=logs)
 
 

@@ -10,13 +10,14 @@ read them on any number of processes, under any engine: load into what ``state``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmkit.config import Optim
 from mmkit.types import Batch, Count
@@ -38,10 +39,10 @@ class State:
 class Engine(Protocol):
     """Made by ``choose.make_engine``; ``prepare`` is called once, before all others, and by all processes.
 
-    name: as ``run.engine`` has it. told: what the plan says of it, "" for what goes without saying.
+    name: "ddp", "fsdp" or "hsdp". told: what the plan says of it once it is prepared, "" where nothing is to be said.
     """
 
-    name: ClassVar[str]
+    name: str
     told: str
 
     def prepare(self, task: Any, optim: Optim, compiled: bool) -> Any:
@@ -102,11 +103,25 @@ def filled(optimizer: Any) -> dict[str, Any]:
     return dict(optimizer.state_dict())
 
 
+def held(parameters: Iterable[nn.Parameter]) -> int:
+    """The bytes of weights, gradients and optimizer that this process keeps between its steps."""
+    total = 0
+    for p in parameters:
+        own = p.to_local() if isinstance(p, DTensor) else p
+        total += own.numel() * own.element_size() * (4 if p.requires_grad else 1)  # Adam has two more of each
+    return total
+
+
+def size(number: int) -> str:
+    """Bytes as "1.25 GiB" or "3.2 MiB"."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
 def clip(parameters: Sequence[nn.Parameter], most: float | None) -> Tensor:
     """The norm of the gradients of ``parameters``, all plain or all of one mesh; then brought down to ``most``."""
     own = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
-    if hasattr(norm, "full_tensor"):  # of shards it is this process's part so far
+    if isinstance(norm, DTensor):  # of shards it is this process's part so far
         norm = norm.full_tensor()
     if most is not None:
         torch.nn.utils.clip_grads_with_norm_(own, most, norm)

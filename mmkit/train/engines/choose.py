@@ -49,10 +49,11 @@ def make_engine(run: Run, accelerator: Accelerator) -> Engine:
     kind = accelerator.device.type
     if shards == world:
         mesh = init_device_mesh(kind, (world,), mesh_dim_names=("shard",))
-        return Sharded(accelerator, mesh, run.reshard, f"{run.engine}: each of {world} processes holds its share")
+        told = f"{run.engine}: each of {world} processes holds its share"
+        return Sharded(run.engine, accelerator, mesh, run.reshard, told)
     mesh = init_device_mesh(kind, (world // shards, shards), mesh_dim_names=("replica", "shard"))
     told = f"hsdp: each of {shards} processes holds its share, in {world // shards} groups that hold the same"
-    return Sharded(accelerator, mesh, run.reshard, told)
+    return Sharded(run.engine, accelerator, mesh, run.reshard, told)
 
 
 def shards_of(run: Run) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from mmkit.config import Optim
-from mmkit.ranks import rank
-from mmkit.train.engines.base import State, clip, filled
+from mmkit.ranks import rank, world_size
+from mmkit.train.engines.base import State, clip, filled, held, size
 from mmkit.train.optim import make_optimizer
 from mmkit.types import Batch, Count
 
@@ -23,7 +23,7 @@ from mmkit.types import Batch, Count
 class DDP:
     """See ``Engine``."""
 
-    name: ClassVar[str] = "ddp"
+    name = "ddp"
 
     def __init__(self, accelerator: Accelerator, told: str = "") -> None:
         self.accelerator = accelerator
@@ -40,6 +40,10 @@ class DDP:
         with warnings.catch_warnings():  # torch's new name for broadcast_buffers is not known to Accelerate yet
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.wrapped, self.optimizer = self.accelerator.prepare(task, make_optimizer(task, optim))
+        if world_size() > 1:
+            self.told = (
+                f"ddp: each process holds all weights, {size(held(task.parameters()))} with gradients and optimizer"
+            )
         return self.optimizer
 
     def forward(self, batch: Batch, step: int, before: int, totals: Mapping[str, Count] | None) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmkit.config import Optim
 from mmkit.ranks import rank
-from mmkit.train.engines.base import State, clip, filled
+from mmkit.train.engines.base import State, clip, filled, held, size
 from mmkit.train.engines.scalars import give_axes
 from mmkit.train.engines.units import shard, units_of
 from mmkit.train.engines.whole import Twin
@@ -37,11 +37,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Sharded:
-    """See ``Engine``. mesh: of one axis, or of two, (replicas, shards). reshard: see ``Run``."""
+    """See ``Engine``. mesh: of one axis, or of two, (replicas, shards). reshard: see ``Run``. told: of the processes."""
 
-    name: ClassVar[str] = "fsdp"
-
-    def __init__(self, accelerator: Accelerator, mesh: DeviceMesh, reshard: bool, told: str) -> None:
+    def __init__(self, name: str, accelerator: Accelerator, mesh: DeviceMesh, reshard: bool, told: str) -> None:
+        self.name = name
         self.accelerator = accelerator
         self.mesh = mesh
         self.reshard = reshard
@@ -55,18 +54,20 @@ class Sharded:
         """See ``Engine``."""
         self.task = task
         groups = settle(task, optim.rules)
+        whole = size(held(task.parameters()))
         _from_first(task)
         self.scalars = give_axes(task)
         self._twin = Twin(nn.ModuleDict({"model": task.model, "heads": task.heads}))
         if compiled:
-            task.compile_blocks()
+            task.compile_blocks(within=True)
         self.root = _Root(task)
-        shard(
-            self.root, units_of(task, task.ema, self.reshard), self.mesh, DTYPES.get(self.accelerator.mixed_precision)
-        )
+        passes = units_of(task, task.ema, self.reshard)
+        shard(self.root, passes, self.mesh, DTYPES.get(self.accelerator.mixed_precision))
         register_fsdp_forward_method(self.root, "count")
         optimizer = make_optimizer(task, optim, groups)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        own = size(held(task.parameters()))
+        self.told += f"; this process {own} of {whole} of weights, teacher, gradients and optimizer"
         return self.optimizer
 
     def forward(self, batch: Batch, step: int, before: int, totals: Mapping[str, Count] | None) -> Any:

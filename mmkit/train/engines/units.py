@@ -9,9 +9,10 @@ step and kept to its end; so are models without such blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ class Unit:
 
 
 def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[list[Unit]]:
-    """The units of each tower, in the order in which a pass meets them.
+    """The units, in the order in which each pass meets them.
 
     A block whose parameters something else uses too is none: they belong to the rest. The teacher's image tower is
     passed once and has no backward pass, so its units are given up at once; those of the student's with ``reshard``.
@@ -43,15 +44,15 @@ def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[
             if parameter is not None:
                 users.setdefault(parameter, set()).add(module)
     of_teacher = set() if teacher is None else set(teacher.modules())
-    towers = []
-    for module in task.modules():
-        blocks = [child for child in module.children() if isinstance(child, PreNormBlock | PostNormBlock)]
-        if not blocks:
-            continue
-        seen_once = _in_image_tower(task, module)
-        again = seen_once and (reshard or module in of_teacher)
-        towers.append([unit for block in blocks for unit in _units(block, again) if _apart(unit, users)])
-    return [tower for tower in towers if tower]
+    passes = []
+    for tower in task.modules():
+        blocks = [child for child in tower.children() if isinstance(child, PreNormBlock | PostNormBlock)]
+        again = _in_image_tower(task, tower) and (reshard or tower in of_teacher)
+        crossing = [block.cross for block in blocks if isinstance(block, PostNormBlock) and block.cross is not None]
+        passes.append([Unit((cross.kv,), again) for cross in crossing])
+        passes.append([Unit(_within(block), again) for block in blocks])
+    kept = [[unit for unit in units if _apart(unit, users)] for units in passes]
+    return [units for units in kept if units]
 
 
 def _in_image_tower(task: nn.Module, blocks: nn.Module) -> bool:
@@ -59,11 +60,8 @@ def _in_image_tower(task: nn.Module, blocks: nn.Module) -> bool:
     return any(isinstance(m, ViT) and not isinstance(m, JointViT) and m.blocks is blocks for m in task.modules())
 
 
-def _units(block: Any, again: bool) -> Iterator[Unit]:
-    cross = getattr(block, "cross", None)
-    if cross is not None:
-        yield Unit((cross.kv,), again)
-    yield Unit(tuple(part for part in (block.attn, cross, block.mlp) if part is not None), again)
+def _within(block: Any) -> tuple[nn.Module, ...]:
+    return tuple(part for part in (block.attn, getattr(block, "cross", None), block.mlp) if part is not None)
 
 
 def _apart(unit: Unit, users: dict[nn.Parameter, set[nn.Module]]) -> bool:
@@ -72,19 +70,23 @@ def _apart(unit: Unit, users: dict[nn.Parameter, set[nn.Module]]) -> bool:
     return all(users[p] <= own for module in unit.modules for p in module.parameters())
 
 
-def shard(root: nn.Module, towers: Sequence[Sequence[Unit]], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
-    """Shard ``root`` over the mesh, unit by unit, the rest last; each unit gathers the next one ahead.
+def shard(root: nn.Module, passes: Sequence[Sequence[Unit]], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
+    """Shard ``root`` over the mesh, unit by unit, the rest last; each unit gathers the next one of its pass ahead.
 
     dtype: in which linear layers compute, where it is not float32.
     """
     half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for tower in towers:
-        for unit in tower:
+    for units in passes:  # what lies within another unit comes first
+        for unit in units:
             policy = half if dtype is not None and _linear(unit) else exact
             target = list(unit.modules) if len(unit.modules) > 1 else unit.modules[0]
             fully_shard(target, mesh=mesh, mp_policy=policy, reshard_after_forward=unit.again)
     fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
+    for units in passes:
+        for before, after in pairwise(cast(Any, unit.modules[0]) for unit in units):
+            before.set_modules_to_forward_prefetch([after])
+            after.set_modules_to_backward_prefetch([before])
 
 
 def _linear(unit: Unit) -> bool:
