@@ -37,7 +37,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Sharded:
-    """See ``Engine``. mesh: of one axis, or of two, (replicas, shards). reshard: see ``Run``. told: of the processes."""
+    """See ``Engine``. mesh: of one axis, or of two, (replicas, shards). reshard: see ``Run``."""
 
     def __init__(self, name: str, accelerator: Accelerator, mesh: DeviceMesh, reshard: bool, told: str) -> None:
         self.name = name

@@ -9,7 +9,7 @@ step and kept to its end; so are models without such blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -38,11 +38,10 @@ def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[
     A block whose parameters something else uses too is none: they belong to the rest. The teacher's image tower is
     passed once and has no backward pass, so its units are given up at once; those of the student's with ``reshard``.
     """
-    users: dict[nn.Parameter, set[nn.Module]] = {}
-    for module in task.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                users.setdefault(parameter, set()).add(module)
+    names: dict[nn.Parameter, set[str]] = {}
+    for name, parameter in task.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, set()).add(name)
+    places = {module: name for name, module in task.named_modules()}
     of_teacher = set() if teacher is None else set(teacher.modules())
     passes = []
     for tower in task.modules():
@@ -51,7 +50,7 @@ def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[
         crossing = [block.cross for block in blocks if isinstance(block, PostNormBlock) and block.cross is not None]
         passes.append([Unit((cross.kv,), again) for cross in crossing])
         passes.append([Unit(_within(block), again) for block in blocks])
-    kept = [[unit for unit in units if _apart(unit, users)] for units in passes]
+    kept = [[unit for unit in units if _apart(unit, places, names)] for units in passes]
     return [units for units in kept if units]
 
 
@@ -64,10 +63,15 @@ def _within(block: Any) -> tuple[nn.Module, ...]:
     return tuple(part for part in (block.attn, getattr(block, "cross", None), block.mlp) if part is not None)
 
 
-def _apart(unit: Unit, users: dict[nn.Parameter, set[nn.Module]]) -> bool:
-    """Whether no other module uses the unit's parameters."""
-    own = {part for module in unit.modules for part in module.modules()}
-    return all(users[p] <= own for module in unit.modules for p in module.parameters())
+def _apart(unit: Unit, places: Mapping[nn.Module, str], names: Mapping[nn.Parameter, set[str]]) -> bool:
+    """Whether the unit's parameters have no name outside of it."""
+    own = [
+        (parameter, f"{places[module]}.{name}")
+        for module in unit.modules
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    ]
+    inside = {name for _, name in own}
+    return all(names[parameter] <= inside for parameter, _ in own)
 
 
 def shard(root: nn.Module, passes: Sequence[Sequence[Unit]], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
