@@ -62,7 +62,7 @@ def by_hand(case):
 def half_precision():
     """The first step with weights gathered in bfloat16, and with float32 weights that autocast casts."""
     found = {}
-    for name in ("albef", "vilt"):
+    for name in ("albef", "siglip"):
         case = replace(CASES[name], precision="bf16", steps=1)
         found[name] = [take(case, "fsdp", gathered_as)]
         kept = dict(sharded.DTYPES)
