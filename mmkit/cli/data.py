@@ -148,6 +148,7 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
 
     Options(**_given(args)).refuse("a config")
     experiment = load_experiment(args.source)
+    from mmkit.data.order import order_of
     from mmkit.data.show.batch import batch_of, grid
     from mmkit.train.build import make_dataset, make_tokenizer
     from mmkit.train.inherit import inherited
@@ -159,7 +160,8 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
         own = source if stages[-1] is experiment else stages[-1].data.train()
         tokenizer = make_tokenizer(stages[-1], own, Path(folder) / "tokenizer")
         dataset, plain = make_dataset(experiment, source, tokenizer)
-        batch = batch_of(dataset, args.n, args.seed)
+        order = order_of(source, seed=args.seed, block=experiment.data.block, window=experiment.data.window)
+        batch = batch_of(dataset, args.n, order)
     plain = getattr(plain, "transform", plain)  # of one that sees grey pictures
     save_picture(grid(batch, tokenizer, mean=plain.mean, std=plain.std), args.out)
     return {"samples": len(batch), "picture": str(args.out)}

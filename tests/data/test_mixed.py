@@ -12,6 +12,7 @@ from mmkit.cli.main import main
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.order import ROUND, Mixed, Order, order_of, part_seed, shares_of
+from mmkit.data.show.batch import sample_batch
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import open_records
 from mmkit.errors import UserError
@@ -139,6 +140,14 @@ def test_workers_give_the_same_samples(tokenizer):
     )
     assert [b.keys for b in one] == [b.keys for b in two]
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(one, two, strict=True))
+
+
+def test_what_is_shown_is_what_a_run_would_take():
+    source = Joined([Squares(64), Squares(6)], weights=(1, 3))
+    batch, _ = sample_batch(source, n=32, size=16, seed=9)
+    taken = order_of(source, seed=9).visits(0, np.arange(32), 32)[1]
+    assert batch.keys == tuple(source[i].key for i in taken.tolist())
+    assert (taken >= 64).sum() > 16
 
 
 def test_the_plan_says_visits_and_a_resumed_run_goes_on(tmp_path, caplog):

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
+from mmkit.data.order import Mixed, Order, order_of
 from mmkit.data.records import Source, captions_of
 from mmkit.data.show.words import GAP, LINE, WHITE, chips, in_rows, legend, wrap, write
 from mmkit.data.texts.masking import Masking
@@ -29,12 +30,12 @@ def sample_batch(source: Source, *, n: int = 16, size: int = 128, seed: int = 0)
         source=source, transform=TrainTransform(size=size, scale=(0.5, 1.0)), tokenizer=tokenizer, max_tokens=40,
         masking=Masking(whole_word=True), seed=seed,
     )  # fmt: skip
-    return batch_of(dataset, n, seed), tokenizer
+    return batch_of(dataset, n, order_of(source, seed=seed)), tokenizer
 
 
-def batch_of(dataset: PairDataset, n: int, seed: int) -> Batch:
-    """The first ``n`` samples, or all there are, in the order that a run with this seed takes them."""
-    sampler = StepSampler(len(dataset), rank_batch=min(n, len(dataset)), steps=1, seed=seed)
+def batch_of(dataset: PairDataset, n: int, order: Order | Mixed) -> Batch:
+    """The first ``n`` samples, or as many as there are records, in this order."""
+    sampler = StepSampler(order, rank_batch=min(n, len(dataset)), steps=1, seed=order.seed)
     return next(iter(make_loader(dataset, sampler)))
 
 
