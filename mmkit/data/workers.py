@@ -14,13 +14,16 @@ from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MOST = 256_000_000
+"""Bytes that may be sent to each worker. Sources of mmkit send what they open, and not what is in it."""
+
 
 def context_for(served: bool, *sent: Any) -> Any:
     """How workers are started: where ``served``, by a server that has none of this process's threads and devices.
 
     Else as Python does by itself. A fork of a process whose threads are at work may wait for ever, and copies page by
     page what it only reads. What a server's forks work on is sent to them: data of a user's own that cannot be (a
-    lambda, an open file) are forked as before.
+    lambda, an open file), or are larger than ``MOST``, are forked as before.
     """
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     if served and method == "fork":
@@ -36,9 +39,14 @@ def context_for(served: bool, *sent: Any) -> Any:
 
 
 class _Nowhere:
-    """A file that keeps nothing."""
+    """A file that keeps nothing, and takes no more than ``MOST``."""
+
+    written = 0
 
     def write(self, data: bytes) -> int:
+        self.written += len(data)
+        if self.written > MOST:
+            raise pickle.PicklingError(f"it is more than {MOST / 1e6:.0f} MB")
         return len(data)
 
 

@@ -30,15 +30,20 @@ FORKS = multiprocessing.get_all_start_methods()[0] == "fork"
 
 
 @pytest.mark.skipif(not FORKS, reason="Python forks by itself only here")
-def test_where_a_gpu_is_at_work_workers_come_from_a_server(caplog):
+def test_where_a_gpu_is_at_work_workers_come_from_a_server(caplog, monkeypatch):
     assert context_for(False, Squares()).get_start_method() == "fork"
     assert context_for(True, Squares()).get_start_method() == "forkserver"
     caplog.set_level("INFO", workers.log.name)
     workers.log.addHandler(caplog.handler)
     for own in (lambda: 1, open(os.devnull)):  # noqa: SIM115
         assert context_for(True, own).get_start_method() == "fork"
+    assert "<lambda>" in caplog.text
+    assert "TextIOWrapper" in caplog.text
+    monkeypatch.setattr(workers, "MOST", 2_000_000)
+    assert context_for(True, [b"x" * 1_000_000, b"y" * 900_000]).get_start_method() == "forkserver"
+    assert context_for(True, [b"x" * 1_000_000, b"y" * 1_000_000]).get_start_method() == "fork"
     workers.log.removeHandler(caplog.handler)
-    assert "cannot be sent" in caplog.text
+    assert "it is more than 2 MB" in caplog.text
     assert multiprocessing.get_start_method(allow_none=True) in (None, "fork")  # what others choose is left to them
 
 
