@@ -72,7 +72,7 @@ def main() -> int:
         begun.touch()
     exp = tiny(run=run, evals={"slow": partial(Slow, begun)}, data=dict(workers=1))
 
-    def save(folder, predictor, dumped):
+    def save(folder, predictor, dumped, *, weights=None):
         if where == "waiting":
             once("save")
 
