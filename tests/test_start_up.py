@@ -50,7 +50,8 @@ WORDS = {
 BESIDE = {
     ("vqa", "image"): {"question": "what?"}, ("vqa", "question"): {"image": "pictures/0.png"},
     ("vqa", "answers"): {"data": "questions.jsonl"}, ("vqa", "images"): {"data": "questions.jsonl"},
-    ("vqa", "annotations"): {"data": "vqa.json"}, ("data build-answers", "images"): {"data": "questions.jsonl"},
+    ("vqa", "annotations"): {"data": "vqa.json"}, ("caption", "images"): {"data": "rows.jsonl"},
+    ("data build-answers", "images"): {"data": "questions.jsonl"},
     ("data build-answers", "annotations"): {"data": "vqa.json"}, ("convert", "tokenizer"): {"source": "theirs"},
     ("data import", "annotations"): {"source": "vqa.json", "format": "vqa"},
     **{(f"data {name}", "annotations"): {"source": "vqa.json"} for name in ("check", "show")},

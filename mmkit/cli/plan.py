@@ -38,9 +38,10 @@ def run(args: argparse.Namespace) -> None:
         if (value := getattr(args, name)) is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be greater than 0")
     from mmkit.config import load_experiment, override
-    from mmkit.train.needs.ask import Question, forecasts
 
     experiment = override(load_experiment(args.experiment), args.changes)
+    from mmkit.train.needs.ask import Question, forecasts  # slow, as what it asks
+
     question = Question(
         device=args.device, world=args.world, node=args.gpus_per_node, memory_gib=args.memory, tflops=args.tflops,
         records=args.records, vocabulary=args.vocabulary,
