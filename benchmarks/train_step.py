@@ -34,7 +34,6 @@ from pathlib import Path
 import torch
 from official import Draws, OfficialALBEF, Sizes, hide, optimizer_of
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
@@ -246,6 +245,8 @@ class Measured:
 
 def count_flops(step: Step, batch: Batch) -> int:
     """Floating-point operations of the products of one step: towers, teacher, heads, and the way back."""
+    from torch.utils.flop_counter import FlopCounterMode  # which takes memory
+
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         step(batch)
     return counter.get_total_flops()
@@ -290,13 +291,13 @@ def profile(step: Step, batch: Batch, file: Path) -> str:
 
 
 def measure_memory(variants: list[str], options: list[str]) -> dict[str, float]:
-    """GiB at the peak of a process that holds one variant and takes three steps."""
+    """GiB at the peak of a process that holds one variant and takes four steps."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in variants:
             file = Path(folder, f"{name}.json")
-            command = [sys.executable, __file__, *options, "--variants", name, "--steps", "2", "--warmup", "1"]
-            subprocess.run([*command, "--json", str(file)], check=True, stdout=subprocess.DEVNULL)
+            command = [sys.executable, __file__, *options, "--variants", name, "--alone", "--json", str(file)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             peaks[name] = json.loads(file.read_text())["peak_gib"]
     return peaks
 
@@ -316,6 +317,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peak-tflops", type=float, help="of the machine in this precision: gives the share of it")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="a trace of the first variant, in place of times")
     parser.add_argument("--memory", action="store_true", help="the peak of each variant, in place of times")
+    parser.add_argument("--alone", action="store_true", help="only the peak of this process, after four steps")
     parser.add_argument("--batch", type=int, help="instead of the setting's")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     return parser.parse_args()
@@ -341,6 +343,11 @@ def main() -> None:
         if args.profile:
             first = next(iter(steps.values()))
             print(profile(first, random_batch(setting).to(args.device), args.profile))
+        elif args.alone:
+            for i in range(4):
+                for step in steps.values():
+                    step(random_batch(setting, seed=i).to(args.device))
+            facts["peak_gib"] = peak_memory(args.device)
         else:
             facts |= report(measure(steps, setting, args.steps, args.warmup), setting, args)
     if args.json:

@@ -6,6 +6,8 @@ it. Four 16-bit numbers from each random word serve as well; the rate is rounded
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ def dropout(x: Tensor, rate: float, packing: Packing | None = None) -> Tensor:
     if not written_out(x):
         return F.dropout(x, rate)
     keep, factor = kept(x, rate, packing)
-    return x * (keep.to(x.dtype) * factor)
+    return _Dropped.apply(x, keep, factor)
 
 
 def kept(x: Tensor, rate: float, packing: Packing | None = None) -> tuple[Tensor, float]:
@@ -38,6 +40,22 @@ def kept(x: Tensor, rate: float, packing: Packing | None = None) -> tuple[Tensor
     numbers = numbers.view(x.shape) if packing is None else numbers.view(-1, x.shape[-1]).index_select(0, packing.rows)
     dropped = min(round(rate * _LEVELS), _LEVELS - 1)
     return numbers >= dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
+
+
+class _Dropped(torch.autograd.Function):
+    """``x`` times what is kept; a byte of each value is remembered."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, factor: float) -> Tensor:
+        """Of the shape and type of ``x``."""
+        ctx.save_for_backward(keep)
+        ctx.factor = factor
+        return (x * keep).mul_(factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Likewise."""
+        return (grad * ctx.saved_tensors[0]).mul_(ctx.factor), None, None
 
 
 class Dropout(nn.Module):

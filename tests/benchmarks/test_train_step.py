@@ -97,8 +97,17 @@ def test_each_variant_has_a_process_of_its_own_for_its_peak(bench, monkeypatch, 
     file = tmp_path / "peaks.json"
     run(bench, monkeypatch, "--memory", "--variants", "official", "float32", "--threads", 1, "--json", file)
     assert [command[command.index("--variants") + 1] for command in commands] == ["official", "float32"]
-    assert all(command[command.index("--threads") + 1] == "1" for command in commands)
+    assert all(command[command.index("--threads") + 1] == "1" and "--alone" in command for command in commands)
     found = json.loads(file.read_text())
     assert found["peak_gib"] == {"official": 2.0, "float32": 1.5}
     assert found["peak_shares"] == {"float32": 0.75}
     assert "0.75 of the official" in capsys.readouterr().out
+
+
+def test_a_process_alone_tells_its_own_peak(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "peak_memory", lambda device: 1.25)
+    taken = []
+    monkeypatch.setattr(bench, "make_step", lambda *_: taken.append)
+    run(bench, monkeypatch, "--variants", "bf16", "--alone", "--json", tmp_path / "peak.json")
+    assert json.loads((tmp_path / "peak.json").read_text())["peak_gib"] == 1.25
+    assert len(taken) == 4
