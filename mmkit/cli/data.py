@@ -60,7 +60,7 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "source", metavar="DIR, URL or FILE",
         help="shards as img2dataset or WebDataset write them; of an address (s3://...) the index is kept here; or JSON "
-        "lines",
+        "lines, or a table",
     )  # fmt: skip
     command.add_argument("--upload", action="store_true", help="of an address: put the index beside the shards too")
     command.add_argument("--workers", type=int, metavar="N", help="processes, for shards (default: one for each core)")
@@ -210,9 +210,7 @@ def index(args: argparse.Namespace) -> Mapping[str, Any]:
         with indexing() as made:
             records = len(open_source(args.source, **given))
         if not made:
-            raise UserError(
-                f"{args.source}: needs no index, or can have none; JSON lines and folders of shards have one"
-            )
+            raise UserError(f"{args.source}: needs no index, or can have none; JSON lines, tables and shards have one")
         return {"records": records, "index": str(made[-1])}
     Options(**given).refuse(args.source)
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers

@@ -191,6 +191,15 @@ class FileRecords:
         self.files.check_ids(problems, lambda row: self.lines[row], self._identity)
         problems.raise_if_any()
 
+    def _look_again(self) -> None:
+        """Some of the pictures that were there when the index was made; UserError for those that are gone."""
+        problems, rows = Problems(self.path), range(0, len(self), -(-len(self) // LOOKED_AT))
+        for row in rows:
+            image = self._row(row)["image"]
+            if not os.path.isfile(self.files.path(image)):
+                problems.add(self.lines[row], *missing(image, self.files.path(image)))
+        problems.raise_if_any(len(rows))
+
 
 class JsonLines(FileRecords):
     """A file with one JSON object per line.
@@ -250,15 +259,6 @@ class JsonLines(FileRecords):
             raise UserError(f"{self.path}: the file is empty")
         self._check_pictures(problems)
         return held or ()
-
-    def _look_again(self) -> None:
-        """Some of the pictures that were there when the index was made; UserError for those that are gone."""
-        problems, rows = Problems(self.path), range(0, len(self), -(-len(self) // LOOKED_AT))
-        for row in rows:
-            image = self._row(row)["image"]
-            if not os.path.isfile(self.files.path(image)):
-                problems.add(self.lines[row], *missing(image, self.files.path(image)))
-        problems.raise_if_any(len(rows))
 
     def _check_form(self) -> None:
         """UserError for what is JSON, but not one object per line, and for tables."""

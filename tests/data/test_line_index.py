@@ -1,4 +1,4 @@
-"""The index of a file of JSON lines: made once, mapped by all, and never believed of another file."""
+"""The index of a file of JSON lines, or of a table: made once, mapped by all, and never believed of another file."""
 
 import json
 import pickle
@@ -6,6 +6,8 @@ import shutil
 import threading
 import tracemalloc
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmkit.cli.main import main
@@ -13,6 +15,7 @@ from mmkit.data import line_index
 from mmkit.data.line_index import indexing
 from mmkit.data.records import JsonLines, captions_of, described
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.table import Table
 from mmkit.errors import UserError
 
 
@@ -188,12 +191,37 @@ def test_the_command(file, tmp_path, monkeypatch, capsys):
         patch.setattr(JsonLines, "_validate", never)
         assert len(JsonLines(file)) == 4  # small as it is
         assert main(["data", "index", str(file), "--json", str(tmp_path / "n")]) == 0
-    (file.parent / "t.csv").write_text("image,caption\na.png,a\n")
-    assert main(["data", "index", str(file.parent / "t.csv")]) == 2
-    assert "t.csv: needs no index" in capsys.readouterr().err
+    pq.write_table(pa.table({"image": [b"a"], "caption": ["a"]}), file.parent / "test.parquet")
+    assert main(["data", "index", str(file.parent / "test.parquet")]) == 2
+    assert "test.parquet: needs no index" in capsys.readouterr().err
     assert main(["data", "index", str(file.parent), "--images", "x"]) == 2
     assert "--images: has no meaning" in capsys.readouterr().err
     assert main(["data", "index", str(file.parent / "none")]) == 2
+
+
+def test_tables_have_one_too(file, monkeypatch):
+    path = file.parent / "t.csv"
+    path.write_text('image,title,label\na.png,"one,\n two",x\n\nb.png,three,\n')
+    monkeypatch.setattr(line_index, "LARGE", 10_000)
+    plain = Table(path, needs=())
+    monkeypatch.setattr(line_index, "LARGE", 0)
+    made = Table(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "_read", never)
+        mapped = Table(path, needs=())
+    for source in (made, mapped, pickle.loads(pickle.dumps(mapped))):
+        assert isinstance(source.rows.starts, memoryview)
+        assert everything(source) == everything(plain)
+    assert list(plain.lines) == [2, 5]
+    with pytest.raises(UserError, match=r"t.csv:5: nothing in the column label"):
+        Table(path, needs=("label",))
+    named = Table(path, columns={"caption": "label"}, needs=())
+    assert [named[i].captions for i in (0, 1)] == [("x",), ()]
+    (file.parent / "a.png").unlink()
+    with pytest.raises(UserError, match=r"t.csv:2: no picture .*a.png"):
+        Table(path)
+    path.write_text("image,title\nb.png,new\n")
+    assert list(Table(path).captions()) == ["new"]
 
 
 def test_a_million_rows_take_no_memory(tmp_path, monkeypatch):

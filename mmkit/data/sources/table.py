@@ -5,10 +5,11 @@ Left out: several captions in one cell (give each a row).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.line_index import find_rows
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
 from mmkit.data.records import FileRecords, tidy_captions
@@ -58,7 +59,9 @@ class Table(FileRecords):
         self.needs = tuple(dict.fromkeys(("image", *needs)))
         self.root = Path(images) if images is not None else self.path.parent
         self.rows, self.files = self.table.rows, PictureFiles(self.root)
-        self._read()
+        about = () if images is None and not named else (str(images), sorted(named.items()))
+        if find_rows(self.rows, self.files, self.needs, about, self._read):
+            self._look_again()
 
     def target(self, key: str) -> Iterator[Any]:
         """One target of every record; None where its cell is empty."""
@@ -68,8 +71,9 @@ class Table(FileRecords):
     def _row(self, index: int) -> dict[str, Any]:
         return self.table[index]
 
-    def _read(self) -> None:
-        problems, columns = Problems(self.path), self.table.columns
+    def _read(self, look: bool) -> Collection[str]:
+        """What all rows hold, if one is to ``look``."""
+        problems, columns, held = Problems(self.path), self.table.columns, None
         for row in self.table.scan(problems):
             line, image = self.lines[-1], row.get("image", "")
             empty = [self.table.header[columns[field]] for field in self.needs if field not in row]
@@ -84,11 +88,14 @@ class Table(FileRecords):
                     problems.add(line, "bad caption", str(error))
                 else:
                     self.files.note(image, row.get("image_id"))
+                    if look:
+                        held = [field for field in (held or row) if row.get(field, "").strip()]
                     continue
             self.rows.drop_last()
         if not len(self) and not problems.counts:
             raise UserError(f"{self.path}: the table has no rows")
         self._check_pictures(problems)
+        return held or ()
 
 
 class ClassTable(Table):
