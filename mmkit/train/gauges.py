@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from mmkit.config import Experiment
+from mmkit.config.override import parameters_of
 from mmkit.nn.queue import FeatureQueue
 from mmkit.ranks import alone, gather_objects, on_first
 from mmkit.train.needs.devices import peak_of
@@ -38,15 +40,17 @@ def with_arithmetic(plan: Plan, exp: Experiment, vocab_size: int, device: torch.
     return replace(plan, flops_a_sample=flops_a_sample(exp, vocab_size, plan.batch.rank_batch), peak=most)
 
 
-def flops_a_sample(exp: Experiment, vocab_size: int, size: int) -> float | None:
+def flops_a_sample(given: Experiment, vocab_size: int, size: int) -> float | None:
     """Of a training step's products, forward and back, found on shapes alone; None where that cannot be.
 
-    To be called by all processes; the first one counts, without the others.
+    What is computed a second time, by chunks or checkpoints, counts once: it makes no model better. To be called by all
+    processes; the first one counts, without the others.
     """
     from mmkit.train.needs.trial import Words, make_shapes, tried
 
     def count() -> float | None:
         try:
+            exp = _passed_once(given)
             with alone():
                 task = make_shapes(exp, Words(vocab_size=vocab_size) if vocab_size else None)
                 return tried(exp, task, size, gpu=True, precision="bf16").flops / size
@@ -55,6 +59,13 @@ def flops_a_sample(exp: Experiment, vocab_size: int, size: int) -> float | None:
             return None
 
     return on_first(count)
+
+
+def _passed_once(exp: Experiment) -> Experiment:
+    once = replace(exp, run=replace(exp.run, chunks=1))
+    if exp.model is None or "checkpointing" not in parameters_of(exp.model):
+        return once
+    return replace(once, model=partial(exp.model, checkpointing=False))
 
 
 def mfu(samples_per_second: float, flops: float | None, at_most: float | None, world: int) -> dict[str, float]:

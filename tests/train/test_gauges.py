@@ -45,6 +45,13 @@ def test_the_arithmetic_of_a_sample_is_that_of_a_step():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_computed_twice_counts_once():
+    exp = tiny(run=dict(chunks=2))
+    once = gauges._passed_once(gauges.replace(exp, model=gauges.partial(exp.model, checkpointing=True)))
+    assert once.run.chunks == 1
+    assert once.model.keywords["checkpointing"] is False
+
+
 def test_what_cannot_be_counted_ends_no_run(monkeypatch):
     def fails(*_):
         raise RuntimeError("a head of one's own")

@@ -83,7 +83,7 @@ def shard(root: nn.Module, passes: Sequence[Sequence[Unit]], mesh: DeviceMesh, d
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     for units in passes:  # what lies within another unit comes first
         for unit in units:
-            policy = half if dtype is not None and _linear(unit) else exact
+            policy = half if dtype is not None and linear(unit) else exact
             target = list(unit.modules) if len(unit.modules) > 1 else unit.modules[0]
             fully_shard(target, mesh=mesh, mp_policy=policy, reshard_after_forward=unit.again)
     fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
@@ -93,7 +93,7 @@ def shard(root: nn.Module, passes: Sequence[Sequence[Unit]], mesh: DeviceMesh, d
             after.set_modules_to_backward_prefetch([before])
 
 
-def _linear(unit: Unit) -> bool:
+def linear(unit: Unit) -> bool:
     """Whether all parameters are those of linear layers, which autocast casts as the policy does."""
     parts = [part for module in unit.modules for part in module.modules()]
     return all(isinstance(part, nn.Linear) for part in parts if part._parameters)

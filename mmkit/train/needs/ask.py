@@ -101,7 +101,7 @@ def machine_of(exp: Experiment, question: Question) -> Machine:
 
 
 def _sizes(exp: Experiment, task: Task, machine: Machine) -> Sizes:
-    return sizes_of(task, half=machine.precision != "no", reshard=bool(getattr(exp.run, "reshard", False)))
+    return sizes_of(task, half=machine.precision != "no", reshard=exp.run.reshard)
 
 
 def _slope(one: Passed, other: Passed) -> float:
@@ -162,6 +162,11 @@ def _other_models(exp: Experiment, words: Words | None, forecast: Forecast) -> I
     machine = forecast.machine
     if exp.model is None:
         return
+    for chunks in (4, 16) if exp.run.chunks == 1 else ():
+        gib = _memory(replace(exp, run=replace(exp.run, chunks=chunks)), words, forecast)
+        if chunks <= forecast.batch.rank_batch and gib <= machine.memory_gib:
+            yield f"run.chunks={chunks} ({gib:.1f} GiB, and about a third more arithmetic; heads compare all samples)"
+            break
     known = arguments_of(exp.model)
     if known.get("checkpointing") is False:
         gib = _memory(replace(exp, model=partial(exp.model, checkpointing=True)), words, forecast)

@@ -234,5 +234,5 @@ def settings_of(exp: Experiment) -> Mapping[str, Any]:
     """How many training states and models the run keeps, and its engine."""
     return {
         "kept": exp.run.keep_checkpoints, "models": 1 + (exp.run.best is not None),
-        "engine": str(getattr(exp.run, "engine", "ddp")),
+        "engine": exp.run.engine,
     }  # fmt: skip

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch.nn import Parameter
 
-from mmkit.encoders.joint import JointViT
-from mmkit.encoders.vit import ViT
-from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.task import Task
+from mmkit.train.engines.units import linear, units_of
 
 ENGINES = ("ddp", "fsdp", "hsdp")
 FLOAT, HALF = 4, 2
@@ -55,51 +53,28 @@ class Sizes:
         return FLOAT * (self.trained + self.frozen)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The weights of a transformer block's attention and MLP, which are gathered together; see ``mmkit.train.engines``.
-
-    once: a step passes it once. again: also back, for which it is gathered a second time where it was given up.
-    """
-
-    weights: frozenset[nn.Parameter]
-    once: bool
-    again: bool
-
-    @property
-    def numel(self) -> int:
-        return sum(p.numel() for p in self.weights)
-
-
 def sizes_of(task: Task, half: bool, reshard: bool = False) -> Sizes:
-    """half: linear layers compute in half precision. reshard: the image tower gives its weights up between passes."""
+    """half: linear layers compute in half precision. reshard: see ``mmkit.config.Run``."""
     teacher = set() if task.ema is None else set(task.ema.parameters())
     every = set(task.parameters())
     trained = sum(p.numel() for p in every if p.requires_grad)
-    frozen = sum(p.numel() for p in every - teacher) - trained
-    blocks = _blocks(task, teacher)
-    width = HALF if half else FLOAT
-    rest = FLOAT * sum(p.numel() for p in every.difference(*(block.weights for block in blocks)))
-    given_up = [block for block in blocks if block.once and (reshard or not block.again)]
-    kept = rest + width * sum(block.numel for block in blocks if block not in given_up)
+    units = [unit for tower in units_of(task, task.ema, reshard) for unit in tower]
+    weights: list[set[Parameter]] = []
+    for unit in units:  # a unit within another comes before it, and keeps its own
+        weights.append({p for module in unit.modules for p in module.parameters()}.difference(*weights))
+    sizes = [
+        (HALF if half and linear(unit) else FLOAT) * sum(p.numel() for p in own)
+        for unit, own in zip(units, weights, strict=True)
+    ]
+    kept = FLOAT * sum(p.numel() for p in every.difference(*weights))  # the rest is gathered for the whole step
+    kept += sum(size for unit, size in zip(units, sizes, strict=True) if not unit.again)
+    again = [(size, own) for unit, size, own in zip(units, sizes, weights, strict=True) if unit.again]
     return Sizes(
-        trained=trained, frozen=frozen, teacher=sum(p.numel() for p in teacher),
-        buffers=sum(b.numel() * b.element_size() for b in task.buffers()), gathered=kept,
-        passing=2 * width * max((block.numel for block in given_up), default=0),  # that at work, and the next one
-        entered=kept + width * sum(block.numel * (1 + block.again) for block in given_up),
+        trained=trained, frozen=sum(p.numel() for p in every - teacher) - trained,
+        teacher=sum(p.numel() for p in teacher), buffers=sum(b.numel() * b.element_size() for b in task.buffers()),
+        gathered=kept, passing=2 * max((size for size, _ in again), default=0),  # that at work, and the next one
+        entered=kept + sum(size * (1 if own <= teacher else 2) for size, own in again),
     )  # fmt: skip
-
-
-def _blocks(task: nn.Module, teacher: set[nn.Parameter]) -> list[_Block]:
-    towers = [m for m in task.modules() if isinstance(m, ViT) and not isinstance(m, JointViT)]
-    once = {block for tower in towers for block in tower.blocks}
-    found = []
-    for block in task.modules():
-        if isinstance(block, PreNormBlock | PostNormBlock):
-            parts = (block.attn, getattr(block, "cross", None), block.mlp)
-            weights = frozenset(p for part in parts if part is not None for p in part.parameters())
-            found.append(_Block(weights, block in once, not weights <= teacher))
-    return found
 
 
 def state_of(sizes: Sizes, engine: str, world: int, node: int) -> int:

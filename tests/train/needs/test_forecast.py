@@ -132,7 +132,7 @@ def quick(monkeypatch):
 
     def tried(exp, task, size, *, gpu, precision):
         calls.append((exp, size, gpu, precision))
-        checkpointing = exp.model.keywords.get("checkpointing", False)
+        checkpointing = exp.model.keywords.get("checkpointing", False) or exp.run.chunks > 1
         side = exp.data.image_size
         return Passed(size=size, bytes=round((100 + 200 * size) * MIB * (side / 32) ** 2 / (4 if checkpointing else 1)),
                       flops=10**9 * size)  # fmt: skip
@@ -183,6 +183,7 @@ def test_remedies_have_the_numbers_that_fit(quick):
     assert not found.fits
     assert found.remedies[0].startswith("data.rank_batch=4 data.accumulation_steps=2 (the same step; 2.4 GiB")
     assert found.memory("ddp", 4, 2) <= need - 0.5
+    assert any(remedy.startswith("run.chunks=4 (1.9 GiB") for remedy in found.remedies)
     assert any(remedy.startswith("model.checkpointing=true (1.9 GiB") for remedy in found.remedies)
     tight = one(exp, world=2, device="mine", tflops=1, memory_gib=1.6)
     assert tight.remedies == ()
