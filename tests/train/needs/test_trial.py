@@ -90,9 +90,14 @@ def test_checkpointing_takes_less_memory_and_more_arithmetic(exp, shapes):
     plain, saving = (
         replace(exp, model=partial(albef_tiny, **deep, checkpointing=checkpointing)) for checkpointing in (False, True)
     )
-    one, other = (passed(make_shapes(e, WORDS), e, 64, gpu=True, precision="bf16") for e in (plain, saving))
-    assert other.bytes < 0.8 * one.bytes
+    chunks = replace(plain, run=replace(plain.run, chunks=4))
+    one, other, parts = (
+        passed(make_shapes(e, WORDS), e, 64, gpu=True, precision="bf16") for e in (plain, saving, chunks)
+    )
+    assert other.bytes < 0.4 * one.bytes
+    assert parts.bytes < 0.3 * one.bytes
     assert other.flops > 1.1 * one.flops
+    assert parts.flops > 1.1 * one.flops
 
 
 def test_targets_of_heads_that_sort(exp):
