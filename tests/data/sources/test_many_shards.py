@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,8 @@ from PIL import Image
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.order import Order, order_of
+from mmkit.data.sources import parquet
+from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.index import INDEX, Part, build_index, write_index
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.samples import schema
@@ -65,18 +68,30 @@ def samples(dataset, order, *, world, workers):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "blocks", "weights"])
-def test_any_ranks_and_workers_give_the_same_batches(folder, tokenizer, kind):
+def as_parquet(folder, path):
+    """The same samples, in groups of ten rows."""
+    records = list(map(Shards(folder).__getitem__, range(SHARDS * EACH)))
+    columns = {"image": [record.image for record in records], "caption": [record.captions[0] for record in records]}
+    pq.write_table(pa.table(columns), path, row_group_size=10)
+    return HuggingFace(path)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "blocks", "weights", "parquet"])
+def test_any_ranks_and_workers_give_the_same_batches(folder, tokenizer, kind, tmp_path, monkeypatch):
     """Over more than an epoch of ten steps."""
-    source = Shards(folder)
+    monkeypatch.setattr(parquet, "MEMORY", 65_000)
+    source = as_parquet(folder, tmp_path / "a.parquet") if kind == "parquet" else Shards(folder)
     source = Joined([source, Shards(folder, min_size=0)], weights=(1, 2)) if kind == "weights" else source
     order = order_of(source, seed=2, **({"block": 8, "window": 3} if kind == "blocks" else {}))
     data = PairDataset(source=source, transform=TrainTransform(size=16), tokenizer=tokenizer, max_tokens=8, seed=2)
+    if kind == "parquet":
+        assert order.block == 10
+        assert 1 < order.window == source.neighbours[1] < 12
     wanted = samples(data, order, world=1, workers=0)
     assert len(wanted) == 14
     if kind != "weights":
         assert len({key for step in wanted[:10] for key, _, _ in step}) == 120
-    for world, workers in ((2, 0), (3, 2)) if kind == "shuffled" else ((2, 0),):
+    for world, workers in ((2, 0), (3, 2)) if kind in ("shuffled", "parquet") else ((2, 0),):
         for step, other in zip(wanted, samples(data, order, world=world, workers=workers), strict=True):
             assert [(key, ids) for key, _, ids in step] == [(key, ids) for key, _, ids in other]
             assert all(torch.equal(one, two) for (_, one, _), (_, two, _) in zip(step, other, strict=True))
