@@ -9,6 +9,8 @@ of many records is opened and read at random by several workers; own memory is w
 resident memory holds what it saw of the index. Ways take turns; the time is the processor's, ratios are medians over
 the turns. remote: an epoch of the shards from a web server of this machine that answers each request after a while (it
 needs aiohttp), in the order of training, by the clock: with an empty cache, and then with all blocks on this machine.
+parquet: the same pictures in Parquet, groups of 100 rows, as a full shuffle and by groups, as training takes them.
+lines: JSON lines that are opened for the first time, and again by their index.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from mmkit.data.ahead import ahead_of
@@ -41,6 +44,7 @@ from mmkit.data.images.opening import load_image
 from mmkit.data.loader import StepSampler
 from mmkit.data.order import Order, order_of
 from mmkit.data.records import JsonLines, Record, Source
+from mmkit.data.sources.hugging_face import HuggingFace
 from mmkit.data.sources.index import INDEX, Part, build_index, write_index
 from mmkit.data.sources.samples import schema
 from mmkit.data.sources.shards import Shards
@@ -271,10 +275,60 @@ def remote(folder: Path, records: int, delay: float) -> dict[str, float]:
     return found
 
 
+# -- parquet, lines --
+
+
+def parquet(folder: Path, records: int, a_turn: int = 700) -> dict[str, float]:
+    """Records a second of one process, as bytes."""
+    file, pictures = folder / "a.parquet", [drawn(seed) for seed in range(200)]
+    with pq.ParquetWriter(file, pa.schema({"image": pa.binary(), "caption": pa.string()})) as writer:
+        for first in range(0, records, SHARD):
+            rows = range(first, first + SHARD)
+            own = [pictures[i % 200] + i.to_bytes(8, "big") for i in rows]
+            table = pa.table({"image": own, "caption": [f"a picture {i}" for i in rows]})
+            writer.write_table(table, row_group_size=100)
+    source, taken = HuggingFace(file), {"full shuffle": [], "by groups": []}
+    order = order_of(source)
+    assert isinstance(order, Order)
+    for turn in range(5):
+        for name, block in (("full shuffle", 1), ("by groups", None)):
+            indices = order_of(source, seed=turn, block=block).visits(0, np.arange(10 * a_turn), 10 * a_turn)[1]
+            indices = indices[: a_turn if block else None].tolist()
+            start = time.process_time()
+            for index in indices:
+                source[index]
+            taken[name].append(len(indices) / (time.process_time() - start))
+    found = {f"{name}, per s": statistics.median(speeds) for name, speeds in taken.items()}
+    ratios = [one / other for one, other in zip(taken["by groups"], taken["full shuffle"], strict=True)]
+    return {
+        "records": records,
+        "rows of a group": order.block,
+        "groups mixed": order.window,
+        **found,
+        "ratio": statistics.median(ratios),
+    }
+
+
+def lines(folder: Path, records: int) -> dict[str, float]:
+    """Seconds of the processor to open a file, and the bytes of its index."""
+    (folder / "a.jpg").write_bytes(drawn(0))
+    rows = (json.dumps({"image": "a.jpg", "caption": f"some words that describe picture {i}"}) for i in range(records))
+    (folder / "a.jsonl").write_text("\n".join(rows) + "\n")
+    found: dict[str, float] = {"records": records}
+    for name in ("first", "again"):
+        start = time.process_time()
+        JsonLines(folder / "a.jsonl")
+        found[f"{name}, s"] = time.process_time() - start
+    found["index MB"] = (folder / ".a.jsonl.mmkit-index").stat().st_size / 1e6
+    return found
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("reads", "order", "index", "remote"), help="one part alone")
+    parser.add_argument(
+        "--only", choices=("reads", "order", "index", "remote", "parquet", "lines"), help="one part alone"
+    )
     parser.add_argument("--pictures", type=int, default=4000, help="of reads")
     parser.add_argument("--order-records", type=int, default=100_000_000)
     parser.add_argument("--index-records", type=int, default=10_000_000)
@@ -288,6 +342,8 @@ def main() -> None:
         "order": lambda folder: order(args.order_records),
         "index": lambda folder: index(folder, args.index_records, args.index_reads),
         "remote": lambda folder: remote(folder, args.pictures, args.delay),
+        "parquet": lambda folder: parquet(folder, 5 * args.pictures),
+        "lines": lambda folder: lines(folder, args.index_records // 10),
     }
     found = {}
     for name, part in parts.items():
