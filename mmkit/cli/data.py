@@ -63,6 +63,10 @@ def register(commands: Commands) -> None:
         "lines, or a table",
     )  # fmt: skip
     command.add_argument("--upload", action="store_true", help="of an address: put the index beside the shards too")
+    command.add_argument(
+        "--leave-out", action="store_true", help="leave out samples with which something is wrong; damaged shards stay"
+        " an error",
+    )  # fmt: skip
     command.add_argument("--workers", type=int, metavar="N", help="processes, for shards (default: one for each core)")
     add_source_options(command, COLUMNS)
     _register_import(inner)
@@ -207,6 +211,8 @@ def index(args: argparse.Namespace) -> Mapping[str, Any]:
         raise UserError(f"--upload: {args.source} lies on this machine, and its index beside the shards")
     given = {name: value for name, value in _given(args).items() if name in ("columns", "images", "split")}
     if not isinstance(place, Remote) and Path(args.source).is_file():
+        if args.leave_out:
+            raise UserError(f"--leave-out: has no meaning for {args.source}; correct or remove its lines")
         with indexing() as made:
             records = len(open_source(args.source, **given))
         if not made:
@@ -215,7 +221,10 @@ def index(args: argparse.Namespace) -> Mapping[str, Any]:
     Options(**given).refuse(args.source)
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     with progress() as report:
-        done = build_index(args.source, workers=workers, progress=lambda done, of: report("shards", done, of))
+        done = build_index(
+            args.source, workers=workers, leave_out=args.leave_out,
+            progress=lambda done, of: report("shards", done, of),
+        )  # fmt: skip
     if not isinstance(place, Remote):
         return done
     if args.upload:

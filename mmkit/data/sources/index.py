@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,10 +24,12 @@ from urllib.parse import quote
 
 from mmkit.data.problems import Problems
 from mmkit.data.remote import is_url, place_of
-from mmkit.data.sources.samples import Trouble, scan, schema
+from mmkit.data.sources.samples import DAMAGED, Trouble, scan, schema
 from mmkit.data.storage import NoListing, Place
 from mmkit.errors import UserError
 from mmkit.files import beside, remove_folder
+
+log = logging.getLogger(__name__)
 
 INDEX, PARTS, ENDING = "mmkit-index.arrow", ".mmkit-index", ".tar"
 FORM = "shards 2"
@@ -36,13 +39,16 @@ OPEN = 512
 
 
 class Part(NamedTuple):
-    """A batch of rows. name, size, changed: of the shard, see ``Place.stamp``; counts: see ``samples.Scanned``."""
+    """A batch of rows. name, size, changed: of the shard, see ``Place.stamp``; counts: see ``samples.Scanned``; left:
+    so many times something was wrong with a sample that was left out.
+    """
 
     name: str
     size: int
     changed: str
     rows: int
     counts: Mapping[str, int]
+    left: int = 0
 
     @property
     def stamp(self) -> tuple[int, str]:
@@ -61,14 +67,19 @@ class Row(NamedTuple):
 
 
 def build_index(
-    folder: str | Path, *, workers: int = 1, progress: Callable[[int, int], object] | None = None
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], object] | None = None,
+    leave_out: bool = False,
 ) -> Mapping[str, int]:
     """Write the index of a folder's shards; how many shards and records it has, and how many shards were read for it.
 
     For an address the index is written on this machine (``Place.home``).
 
     workers: processes. progress: called with (done, total) shards. UserError, with shard and byte, for shards that are
-    damaged and samples that are none; the others are not read again next time.
+    damaged and samples that are none; the others are not read again next time. leave_out: the latter are told in a
+    warning and left out.
     """
     place = place_of(folder)
     index, parts = place.home(INDEX), place.home(PARTS)
@@ -81,22 +92,22 @@ def build_index(
     if not stamps:
         is_there = is_url(folder) or Path(folder).is_dir()
         raise UserError(f"{folder}: {f'no shards in it (*{ENDING})' if is_there else 'no such folder'}")
-    kept = _kept(index, stamps)
-    todo = [name for name in stamps if name not in kept and _part(parts, name, stamps[name]) is None]
-    problems, make = Problems(folder, unit="sample"), partial(_make_part, place, parts)
+    kept = _kept(index, stamps, leave_out)
+    todo = [name for name in stamps if name not in kept and _part(parts, name, stamps[name], leave_out) is None]
+    problems, make = Problems(folder, unit="sample"), partial(_make_part, place, parts, leave_out)
     pool = ProcessPoolExecutor(workers, get_context("spawn")) if min(workers, len(todo)) > 1 else nullcontext()
     with pool as several:
         for done, (name, rows, wrong) in enumerate((several.map if several else map)(make, todo), start=1):
-            problems.rows += rows
+            problems.rows += rows + len(wrong)
             for byte, kind, detail in wrong:
                 problems.add(f"{name}:{byte}", kind, detail)
             if progress is not None:
                 progress(done, len(todo))
-    problems.raise_if_any()
+    _tell(problems, leave_out)
 
     def whole() -> Iterator[Rows]:
         for name, stamp in stamps.items():
-            rows = kept.get(name) or _part(parts, name, stamp)
+            rows = kept.get(name) or _part(parts, name, stamp, leave_out)
             if rows is None:
                 raise UserError(f"{place.called(name)}: was changed while it was read; start again")
             yield rows
@@ -105,6 +116,15 @@ def build_index(
     write_index(index, about, (batch for _, batch in whole()))  # one file is open at a time
     remove_folder(parts)
     return {"shards": len(stamps), "records": sum(part.rows for part in about), "read": len(todo)}
+
+
+def _tell(problems: Problems, leave_out: bool) -> None:
+    """UserError for what is wrong; or a warning, if it is to be left out and can be."""
+    if not leave_out or problems.counts[DAMAGED]:
+        problems.raise_if_any()
+    elif problems.counts:
+        kinds = ", ".join(f"{n} x {kind}" for kind, n in problems.counts.most_common())
+        log.warning("%s: samples are left out (%s):\n%s", problems.where, kinds, "\n".join(problems.first))
 
 
 class Index:
@@ -163,34 +183,33 @@ def shard_of(ends: array[int], index: int) -> tuple[int, int]:
 Rows = tuple[Part, Any]
 
 
-def _kept(index: Path, stamps: Mapping[str, tuple[int, str]]) -> dict[str, Rows]:
-    """The rows of an earlier index whose shards did not change since."""
+def _kept(index: Path, stamps: Mapping[str, tuple[int, str]], leave_out: bool) -> dict[str, Rows]:
+    """The rows of an earlier index whose shards did not change since; without ``leave_out`` those of whole shards."""
     if not index.is_file():
         return {}
     try:
         found = Index(index)
     except UserError:
         return {}
-    return {
-        part.name: (part, found.batch(n)) for n, part in enumerate(found.parts) if stamps.get(part.name) == part.stamp
-    }
+    same = [n for n, part in enumerate(found.parts) if stamps.get(part.name) == part.stamp]
+    return {found.parts[n].name: (found.parts[n], found.batch(n)) for n in same if leave_out or not found.parts[n].left}
 
 
 def _part_of(parts: Path, name: str) -> Path:
     return parts / quote(name, safe="")
 
 
-def _part(parts: Path, name: str, stamp: tuple[int, str]) -> Rows | None:
+def _part(parts: Path, name: str, stamp: tuple[int, str], leave_out: bool) -> Rows | None:
     """The rows of a shard that were written on the way; None where they were not, or the shard changed since."""
-    return _kept(_part_of(parts, name), {name: stamp}).get(name)
+    return _kept(_part_of(parts, name), {name: stamp}, leave_out).get(name)
 
 
-def _make_part(place: Place, parts: Path, name: str) -> tuple[str, int, list[Trouble]]:
+def _make_part(place: Place, parts: Path, leave_out: bool, name: str) -> tuple[str, int, list[Trouble]]:
     """Read a shard and write its rows; its name, how many, and what is wrong, for which nothing is written."""
     stamp = place.stamp(name)
     rows, found, counts = scan(place, name, stamp)
-    if not found:
-        write_index(_part_of(parts, name), [Part(name, *stamp, rows.num_rows, counts)], [rows])
+    if not found or (leave_out and all(kind != DAMAGED for _, kind, _ in found)):
+        write_index(_part_of(parts, name), [Part(name, *stamp, rows.num_rows, counts, len(found))], [rows])
     return name, rows.num_rows, found
 
 

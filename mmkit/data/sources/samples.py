@@ -26,6 +26,7 @@ NOTED = frozenset((
 ))  # fmt: skip
 """Keys of ``.json`` that are columns of their own, or of no use to training."""
 TOGETHER = "names occur once, and the files of a sample stand one behind the other"
+DAMAGED = "damaged shard"
 READ = (".txt", ".json", ".cls")
 
 Trouble = tuple[int, str, str]
@@ -33,7 +34,7 @@ Trouble = tuple[int, str, str]
 
 
 class Scanned(NamedTuple):
-    """rows: an Arrow batch; found: what is wrong; counts: how many samples have which target."""
+    """rows: an Arrow batch of the good samples; found: what is wrong; counts: how many of them have which target."""
 
     rows: Any
     found: list[Trouble]
@@ -63,6 +64,8 @@ def scan(place: Place, name: str, stamp: tuple[int, str]) -> Scanned:
             has = ", ".join(sorted(sample.endings))
             found.append((sample.at, "no picture", f"{sample.key}: a sample without a picture; it has {has}"))
             continue
+        if sample.is_bad:
+            continue
         try:
             captions, said = sample.words()
             size, targets = (_side(said.get("width")), _side(said.get("height"))), sample.targets(said)
@@ -87,6 +90,7 @@ class _Sample:
         self.picture: Member | None = None
         self.texts: dict[str, bytes] = {}
         self.endings: set[str] = set()
+        self.is_bad = False
 
     def take(self, member: Member, ending: str, read: Ahead) -> tuple[str, str] | None:
         """Note what is a picture or a text; what is wrong with it as (kind, what)."""
@@ -159,12 +163,14 @@ def _samples(read: Ahead, length: int, found: list[Trouble]) -> Iterator[_Sample
                     yield sample
                 sample = _Sample(key, member.at)
                 if key in keys:
+                    sample.is_bad = True
                     found.append((member.at, "repeated key", f"{key}: a sample of this name came before; {TOGETHER}"))
                 keys.add(key)
             trouble = sample.take(member, ending, read)
             if trouble is not None:
+                sample.is_bad = True
                 found.append((member.at, *trouble))
     except BadTar as error:
-        found.append((error.at, "damaged shard", str(error)))
+        found.append((error.at, DAMAGED, str(error)))
     if sample is not None:
         yield sample

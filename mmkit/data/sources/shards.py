@@ -70,6 +70,9 @@ class Shards(ByNumber):
         self._open()
         self._tell_small_cache()
         self._check_shards()
+        left = sum(part.left for part in self.index.parts)
+        if left:
+            log.warning("%s: its index leaves samples out, in which %d things were wrong", path, left)
         self._ends = self._choose()
         keys = dict.fromkeys(key for part in self.index.parts for key in part.counts)
         self.targets: Mapping[str, str] = {key: key for key in keys if key != "image_id"}

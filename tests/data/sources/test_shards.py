@@ -342,6 +342,36 @@ def test_wrong_samples_are_named_with_shard_and_byte(tmp_path, files, at, said):
     assert (tmp_path / PARTS / "1.tar").is_file()  # which is not read again
 
 
+def test_samples_with_which_something_is_wrong_can_be_left_out(tmp_path, capsys):
+    files = [
+        *sample(1), ("2.jpg", jpeg(2)), ("2.txt", b"\xff"), ("3.jpg", jpeg(3)), ("3.png", jpeg(3)), ("4.txt", b"a"),
+        *sample(5), *sample(1), *sample(6),
+    ]  # fmt: skip
+    pack(tmp_path / "0.tar", files)
+    pack(tmp_path / "1.tar", sample(7))
+    assert main(["data", "index", str(tmp_path), "--workers", "1"]) == 2
+    capsys.readouterr()
+    call = ["data", "index", str(tmp_path), "--workers", "1", "--leave-out", "--json", str(tmp_path / "n")]
+    assert main(call) == 0
+    assert json.loads((tmp_path / "n").read_text()) == {"shards": 2, "records": 4, "read": 1}
+    said = capsys.readouterr().err
+    assert "samples are left out (1 x bad caption, 1 x several pictures, 1 x no picture, 1 x repeated key)" in said
+    assert ":0.tar:" in said
+    source = Shards(tmp_path)
+    assert "its index leaves samples out, in which 4 things were wrong" in capsys.readouterr().err
+    assert [source[i].image for i in range(4)] == [jpeg(1), jpeg(5), jpeg(6), jpeg(7)]
+    assert build_index(tmp_path, leave_out=True)["read"] == 0
+    with pytest.raises(UserError, match=r"4 of 7 samples cannot be used \(1 x bad caption"):
+        build_index(tmp_path)  # which reads that shard again
+    whole = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(whole[:9_000])
+    with pytest.raises(UserError, match="1 x damaged shard"):
+        build_index(tmp_path, leave_out=True)
+    (tmp_path / "a.jsonl").write_text("{}")
+    assert main(["data", "index", str(tmp_path / "a.jsonl"), "--leave-out"]) == 2
+    assert "--leave-out: has no meaning" in capsys.readouterr().err
+
+
 def test_a_torn_shard_is_named_with_its_byte(tmp_path):
     """Wherever it was cut, between two files too."""
     pack(tmp_path / "0.tar", [file for number in range(3) for file in sample(number)])
