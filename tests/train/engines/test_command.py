@@ -10,7 +10,13 @@ from tests.train.engines.evaluator import Similar, small
 from tests.train.fakes import weights
 from tests.train.test_processes import launch
 
-CONFIG = "from tests.train.engines.evaluator import small as run\n"
+CONFIG = """
+from mmkit.config import Experiment
+from tests.train.engines.evaluator import small
+
+def run() -> Experiment:
+    return small()
+"""
 
 
 def events(folder, kind):
