@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
-from mmkit.config.experiment import Experiment
+from mmkit.config.experiment import EngineName, Experiment, Run
 from mmkit.config.override import arguments_of, check_partials, nearest, parameters_of
 from mmkit.data.images.size import height_width
 from mmkit.errors import UserError
@@ -107,6 +107,7 @@ def _check_run(exp: Experiment, world: int) -> None:
     _positive("run", run, ("timeout_minutes", "step_timeout_minutes"))
     if (longest := max(run.timeout_minutes, run.step_timeout_minutes)) > MOST_MINUTES:
         raise UserError(f"run: a time-out of {longest} minutes: at most {MOST_MINUTES}, a year")
+    _check_engine(run)
     _positive("run", run, ("chunks",))
     if run.chunks > (samples := exp.data.batch_plan(world).rank_batch):
         raise UserError(f"run.chunks = {run.chunks}: more than the {samples} samples of a micro-batch")
@@ -116,6 +117,17 @@ def _check_run(exp: Experiment, world: int) -> None:
     if exp.teacher is not None:
         _fraction("teacher", exp.teacher, ("momentum", "alpha"))
         _positive("teacher", exp.teacher, ("alpha_ramp_epochs",), or_zero=True)
+
+
+def _check_engine(run: Run) -> None:
+    """UserError for an engine that there is not, and for settings of another one."""
+    if run.engine not in get_args(EngineName):
+        raise UserError(f"run.engine = {run.engine!r}: must be one of {', '.join(get_args(EngineName))}")
+    _positive("run", run, ("shard_ranks",))
+    if run.shard_ranks is not None and run.engine != "hsdp":
+        raise UserError(f"run.shard_ranks = {run.shard_ranks}: is for run.engine = 'hsdp', and this is {run.engine!r}")
+    if run.reshard and run.engine == "ddp":
+        raise UserError("run.reshard: is for run.engine = 'fsdp' or 'hsdp'; under 'ddp' weights are whole always")
 
 
 def _check_data(exp: Experiment) -> None:

@@ -31,7 +31,7 @@ from mmkit.train.build import Parts, build, next_batch
 from mmkit.train.checks import check_evaluators, check_reached
 from mmkit.train.clock import ENDLESS, Clock
 from mmkit.train.engines.base import Engine
-from mmkit.train.engines.choose import make_engine
+from mmkit.train.engines.choose import check_engine, make_engine
 from mmkit.train.garbage import Garbage
 from mmkit.train.gauges import read_pace, with_arithmetic
 from mmkit.train.guard import Guard
@@ -79,6 +79,7 @@ def train(
     resume = resume or on_first(lambda: folder.restarted(out))
     experiment = inherited(experiment, out)
     validate(experiment, world=state.num_processes)
+    check_engine(experiment.run)
     batch = experiment.data.batch_plan(state.num_processes)
     on_first(lambda: folder.look(out, resume, apart))
     waits = Waits(experiment.run)

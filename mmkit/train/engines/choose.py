@@ -38,6 +38,12 @@ def refuse_launched() -> None:
         )
 
 
+def check_engine(run: Run) -> None:
+    """UserError where the processes cannot be split as the run asks for; by all of them, before anything is built."""
+    if run.engine != "ddp" and world_size() > 1:
+        shards_of(run)
+
+
 def make_engine(run: Run, accelerator: Accelerator) -> Engine:
     """The engine of a run, by all processes. UserError where the processes cannot be split as the run asks for."""
     world = world_size()

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmkit.config import Optim
+from mmkit.errors import UserError
 from mmkit.ranks import rank
 from mmkit.train.engines.base import State, clip, filled, held, size
 from mmkit.train.engines.scalars import give_axes
@@ -52,6 +53,7 @@ class Sharded:
 
     def prepare(self, task: Any, optim: Optim, compiled: bool) -> Any:
         """See ``Engine``."""
+        _check(task)
         self.task = task
         groups = settle(task, optim.rules)
         whole = size(held(task.parameters()))
@@ -222,6 +224,22 @@ def _shard_of(value: Any, place: Any) -> Any:
 
 @torch.no_grad()
 def _from_first(task: nn.Module) -> None:
-    """Every process begins with the first one's weights, as under ddp."""
+    """Every process begins with the first one's weights, as under ddp; they lie in memory as shards are cut."""
+    for parameter in task.parameters():
+        parameter.data = parameter.detach().contiguous()
     for tensor in (*task.parameters(), *task.buffers()):
-        dist.broadcast(tensor.detach(), src=0)
+        whole = tensor.detach().contiguous()
+        dist.broadcast(whole, src=0)
+        tensor.copy_(whole)
+
+
+def _check(task: nn.Module) -> None:
+    """UserError for weights of several types, which cannot travel together."""
+    kinds: dict[torch.dtype, str] = {}
+    for name, parameter in task.named_parameters():
+        kinds.setdefault(parameter.dtype, name)
+    if len(kinds) > 1:
+        told = ", ".join(f"{name} {str(kind).removeprefix('torch.')}" for kind, name in kinds.items())
+        raise UserError(
+            f"shards need weights of one type, and this model has several ({told}); take run.engine = 'ddp'"
+        )

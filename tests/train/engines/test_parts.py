@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmkit.config import Run
+from mmkit.config import Run, validate
 from mmkit.errors import UserError
-from mmkit.train.engines import choose
+from mmkit.train.engines import choose, sharded
 from mmkit.train.engines.base import held, size
 from mmkit.train.engines.choose import make_engine, refuse_launched, shards_of
 from mmkit.train.engines.ddp import DDP
@@ -19,6 +19,7 @@ from mmkit.train.engines.whole import Twin
 from tests.examples import task
 from tests.sizes import albef_tiny, vilt_tiny
 from tests.train.engines.steps import borrowing, owning
+from tests.train.fakes import tiny
 
 
 def named(made, reshard=False):
@@ -168,6 +169,36 @@ def test_what_hsdp_cannot_split_is_refused(monkeypatch, others, asked, local, me
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     with pytest.raises(UserError, match=message):
         shards_of(Run(steps=1, engine="hsdp", shard_ranks=asked))
+
+
+def test_what_cannot_be_split_is_told_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(choose, "world_size", lambda: 6)
+    monkeypatch.setattr(choose, "gather_objects", lambda value: [value])
+    choose.check_engine(Run(steps=1, shard_ranks=4))
+    with pytest.raises(UserError, match="does not divide the 6 processes"):
+        choose.check_engine(Run(steps=1, engine="hsdp", shard_ranks=4))
+    monkeypatch.setattr(choose, "world_size", lambda: 1)
+    choose.check_engine(Run(steps=1, engine="hsdp", shard_ranks=4))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"engine": "zero3"}, "run.engine = 'zero3': must be one of ddp, fsdp, hsdp"),
+    ({"engine": "fsdp", "shard_ranks": 2}, "run.shard_ranks = 2: is for run.engine = 'hsdp', and this is 'fsdp'"),
+    ({"engine": "hsdp", "shard_ranks": 0}, "run.shard_ranks"),
+    ({"reshard": True}, "run.reshard: is for run.engine = 'fsdp' or 'hsdp'"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_the_engine_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny(run=settings), world=2)
+    validate(tiny(run={"engine": "hsdp", "shard_ranks": 1, "reshard": True}), world=2)
+
+
+def test_weights_of_several_types_are_refused():
+    made = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    sharded._check(made)
+    made.b.half()
+    with pytest.raises(UserError, match=r"a.weight float32, b.weight float16\); take run.engine = 'ddp'"):
+        sharded._check(made)
 
 
 @pytest.mark.parametrize("variable", [
