@@ -1,6 +1,7 @@
 """The index of a file of JSON lines, or of a table: made once, mapped by all, and never believed of another file."""
 
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -79,13 +80,22 @@ def test_what_is_mapped_is_what_was_read(file, monkeypatch):
 
 def test_an_index_is_of_one_state_of_one_file_in_one_folder(file, tmp_path, caplog):
     JsonLines(file)
+    rows = [{"image": "b.png", "caption": "short"}, {"image": "a.png", "caption": "a longer one"}]
+    for order in (rows, rows[::-1]):  # of one size
+        write(file, order)
+        os.utime(file, ns=(len(order[0]["caption"]), len(order[0]["caption"])))
+        assert list(JsonLines(file).captions()) == [row["caption"] for row in order]
     write(file, [{"image": "b.png", "caption": "new"}])
     assert list(JsonLines(file).captions()) == ["new"]
     time = index_of(file).stat().st_mtime_ns
     assert list(JsonLines(file).captions()) == ["new"]
     assert index_of(file).stat().st_mtime_ns == time
     shutil.copytree(file.parent, tmp_path / "moved", symlinks=True)
-    assert JsonLines(tmp_path / "moved/rows.jsonl")[0].image == tmp_path / "moved/b.png"
+    moved = JsonLines(tmp_path / "moved/rows.jsonl")
+    assert moved[0].image == tmp_path / "moved/b.png"
+    (ids, pictures), (own_ids, own_pictures) = JsonLines(file).files.hashes(), moved.files.hashes()
+    assert (ids == own_ids).all()
+    assert (pictures != own_pictures).all()  # which the places of pictures tell apart
     whole = index_of(file).read_bytes()
     for damaged in (b"", whole[:60], whole.replace(b"lines 1", b"lines 0"), whole.replace(b'"rows"', b'"rowt"')):
         index_of(file).write_bytes(damaged)
