@@ -129,14 +129,14 @@ def asking_the_largest(timeout: timedelta) -> Callable[[int], Callable[[], int]]
     return ask
 
 
-def gather_objects(value: T) -> list[T]:
-    """The values of all processes, in the order of ranks."""
+def gather_objects(value: T, among: Any = None) -> list[T]:
+    """The values of all processes, in the order of ranks. among: a group of all of them, None = the usual one."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist
 
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, among)
     return values
 
 
@@ -160,10 +160,11 @@ def on_first(work: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], among: Any = None) -> T:
     """Run this process's share. What stops one process stops all of them, with its message.
 
-    Of several errors the first process's is raised by all, and ``Stopped`` only where nothing else went wrong.
+    Of several errors the first process's is raised by all, and ``Stopped`` only where nothing else went wrong. among:
+    see ``gather_objects``.
     """
     result: Any = None
     error: BaseException | None = None
@@ -171,7 +172,7 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except (Exception, Stopped) as caught:  # noqa: BLE001  # whatever it is: the others wait
         error = caught
-    found = gather_objects(None if error is None else travelling(error))
+    found = gather_objects(None if error is None else travelling(error), among)
     stops = [(isinstance(other, Stopped), number) for number, other in enumerate(found) if other is not None]
     if stops:
         _, first = min(stops)

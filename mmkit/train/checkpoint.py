@@ -56,13 +56,18 @@ def stage(whole: State | None, scaler: dict[str, Any] | None = None, *, copied: 
     tensors, aliases, rest = split_state(whole.task)
     state: dict[str, Any] = {"optimizer": whole.optimizer, "scaler": scaler, "random": states, "rest": rest}
     if copied:
-        tensors = {name: _apart(value) for name, value in tensors.items()}
-        state = deepcopy(state, {id(leaf): _apart(leaf) for leaf in tree_leaves(state) if isinstance(leaf, Tensor)})
+        tensors, state = {name: on_cpu(value) for name, value in tensors.items()}, copied_state(state)
     return Staged(tensors, aliases, state)
 
 
-def _apart(value: Tensor) -> Tensor:
+def on_cpu(value: Tensor) -> Tensor:
+    """A copy."""
     return value.detach().to("cpu", copy=True)
+
+
+def copied_state(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of all that is in it, tensors on the CPU."""
+    return deepcopy(state, {id(leaf): on_cpu(leaf) for leaf in tree_leaves(state) if isinstance(leaf, Tensor)})
 
 
 def write(root: Path, meta: Meta, staged: Staged) -> Path:
@@ -72,16 +77,17 @@ def write(root: Path, meta: Meta, staged: Staged) -> Path:
         _fill(part, meta, staged)
         replace_folder(part, target)
     except (OSError, SafetensorError, RuntimeError) as error:  # the libraries' own for a full disk
-        raise failure(part, target, error) from error
+        said = failure(target, error)
+        shutil.rmtree(part, ignore_errors=True)
+        raise said from error
     return target
 
 
-def failure(part: Path, target: Path, error: Exception) -> UserError:
-    """What to say where a checkpoint cannot be written, of which then nothing is left."""
+def failure(target: Path, error: Exception) -> UserError:
+    """What to say where a checkpoint cannot be written; to be asked before what was written of it is removed."""
     left = ""
     with suppress(OSError):
         left = f"; {shown(shutil.disk_usage(target.parent).free)} left on its disk"
-    shutil.rmtree(part, ignore_errors=True)
     return UserError(
         f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}{left}); the checkpoints before it "
         "are whole: make room, or whatever is missing there, and go on with --resume"
@@ -94,6 +100,11 @@ def _fill(part: Path, meta: Meta, staged: Staged) -> None:
     part.mkdir(parents=True)
     save_file(staged.tensors, part / TASK, metadata={"aliases": json.dumps(staged.aliases)})
     torch.save(staged.state, part / STATE)
+    finish(part, meta)
+
+
+def finish(part: Path, meta: Meta) -> None:
+    """Write ``meta.json`` beside the other files, and wait until all of them have reached the disk."""
     sizes = {file.name: file.stat().st_size for file in part.iterdir()}
     text = json.dumps(asdict(replace(meta, files=sizes)), indent=1, ensure_ascii=False)
     (part / META).write_text(text, encoding="utf-8")

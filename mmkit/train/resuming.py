@@ -20,7 +20,7 @@ from mmkit.data.order import RULE
 from mmkit.errors import UserError
 from mmkit.files import read_json, remove_folder
 
-TASK, STATE, META = "task.safetensors", "state.pt", "meta.json"
+TASK, STATE, META, SHARDS = "task.safetensors", "state.pt", "meta.json", ".metadata"
 FREE_TO_CHANGE = (
     "name", "evals", "report", "data.workers", "data.max_bad_fraction", "run.eval_every_steps", "run.save_every_steps",
     "run.save_every_minutes", "run.save_in_background", "run.log_every_steps", "run.keep_checkpoints", "run.best",
@@ -39,7 +39,8 @@ class Meta:
     version 0.1.0 wrote it. seen, bad: samples so far, and those of them that could not be read. seconds: of training
     so far. files: name -> size of the files beside this one. tokenizer: see ``digest_of``; None = not known.
     order: by which rule an epoch visits the records; "" = by one that is not used any more. data: a digest of the
-    records, "" where their source has none.
+    records, "" where their source has none. engine, mesh: as who held which weights; axis -> processes. versions: of
+    Python and the packages.
     """
 
     step: int
@@ -58,6 +59,9 @@ class Meta:
     tokenizer: str | None = None
     order: str = ""
     data: str = ""
+    engine: str = "ddp"
+    mesh: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def load_meta(folder: Path) -> Meta:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +20,11 @@ from mmkit.errors import UserError
 from mmkit.files import read_json, replace_folder, write_json
 from mmkit.parent import launcher_patience
 from mmkit.ranks import on_first, rank, together, world_size
-from mmkit.train import checkpoint, folder, resuming
+from mmkit.train import checkpoint, distributed, folder, resuming
 from mmkit.train.background import Background
 from mmkit.train.checkpoint import Staged
 from mmkit.train.engines.base import Engine
-from mmkit.train.resuming import Meta
+from mmkit.train.resuming import SHARDS, Meta
 from mmkit.train.rng import seed_all, set_random_state
 from mmkit.train.room import check_room, sizes_of
 
@@ -66,6 +66,7 @@ class Saving:
     _warned: bool = False
     _since: float = field(init=False)
     _running: bool = False
+    _group: Any = None
     _background: Background = field(default_factory=Background)
 
     def __post_init__(self) -> None:
@@ -97,22 +98,67 @@ class Saving:
         self.join()
         self._since = self.now()
         scaler = self.scaler.state_dict() if self.scaler else None
-        staged = checkpoint.stage(self.engine.full_state(), scaler, copied=not wait)
+        meta = replace(meta, engine=self._engine_name(), mesh=mesh_of(self.engine), versions=folder.versions())
         self.saved = meta.step
+        self._running = not wait
+        if self.engine.name != "ddp":
+            self._save_shards(meta, scaler, wait)
+            return
+        staged = checkpoint.stage(self.engine.full_state(), scaler, copied=not wait)
         if wait:
-            with self.engine.whole(first_only=True):
-                on_first(lambda: self._write(meta, staged, None))
-        else:
-            self._running = True
-            if rank() == 0:
-                self._background.start(lambda: self._write(meta, staged, staged.weights()))
+            on_first(lambda: self._write(meta, staged, None))
+        elif rank() == 0:
+            self._background.start(lambda: self._write(meta, staged, staged.weights()))
+
+    def _engine_name(self) -> str:
+        """As the setting has it: one process has nothing to shard, whatever that says."""
+        return "ddp" if self.engine.name == "ddp" else self.run.engine
 
     def _write(self, meta: Meta, staged: Staged, weights: Weights | None) -> None:
         """The checkpoint, then the model of the same step; on the first process."""
-        root, begun = self.out / "checkpoints", time.monotonic()
-        checkpoint.write(root, meta, staged)
-        resuming.rotate(root, self.run.keep_checkpoints)
-        self._export(meta.step, weights)
+        begun = time.monotonic()
+        checkpoint.write(self.out / "checkpoints", meta, staged)
+        self._after(meta.step, weights, begun)
+
+    def _save_shards(self, meta: Meta, scaler: dict[str, Any] | None, wait: bool) -> None:
+        """By all processes, each its share; in the background each in a thread of its own."""
+        if self._group is None:
+            self._group = distributed.own_group(self.run.timeout_minutes)
+        begun, group, root = time.monotonic(), self._group, self.out / "checkpoints"
+        staged = distributed.stage(self.engine.state(), scaler, copied=not wait)
+        weights = None if wait else self._whole_weights()
+
+        def write() -> None:
+            distributed.write(root, meta, staged, group)
+            if rank() == 0 and not wait:
+                self._after(meta.step, weights, begun)
+
+        if wait:
+            write()
+            with self.engine.whole(first_only=True):
+                on_first(lambda: self._after(meta.step, None, begun))
+        else:
+            self._background.start(write)
+
+    def _whole_weights(self) -> Weights:
+        """A copy of those of the model and the heads, on the first process; empty where no model is written."""
+        if self.save_model is None:
+            return {}
+        with self.engine.whole(first_only=True):
+            parts = self.predictor() if rank() == 0 else None
+            modules = (
+                {} if parts is None else {"model": parts.model} | {f"heads.{n}": h for n, h in parts.heads.items()}
+            )
+            return {
+                f"{place}.{name}": checkpoint.on_cpu(value)
+                for place, module in modules.items()
+                for name, value in module.state_dict().items() if isinstance(value, Tensor)
+            }  # fmt: skip
+
+    def _after(self, step: int, weights: Weights | None, begun: float) -> None:
+        """When a checkpoint is whole, on the first process: older ones go, and the model is written."""
+        resuming.rotate(self.out / "checkpoints", self.run.keep_checkpoints)
+        self._export(step, weights)
         self.seconds = time.monotonic() - begun
         patience = launcher_patience()
         if patience is not None and self.seconds > patience and not self._warned:
@@ -152,7 +198,7 @@ class Saving:
     def restore(self, source: Path) -> Meta:
         """Become what ``save`` wrote, on this process."""
         meta, state = resuming.load_meta(source), checkpoint.load_state(source)
-        checkpoint.load_into(source, self.engine, state)
+        (distributed if SHARDS in meta.files else checkpoint).load_into(source, self.engine, state)
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         if len(state["random"]) == world_size():
@@ -163,6 +209,8 @@ class Saving:
                 "resumes on %d processes what %d began: the samples stay the same, dropout does not", world_size(),
                 meta.world,
             )  # fmt: skip
+        if meta.engine != (now := self._engine_name()) and rank() == 0:
+            logger.info("resumes under %s what %s wrote: sums differ in their last digits", now, meta.engine)
         self.saved = meta.step
         with self.engine.whole(first_only=True):
             on_first(partial(self._mend, meta.step))
@@ -215,3 +263,9 @@ class Saving:
             self.save_model(part, self.predictor(), self.experiment, weights=None)
             replace_folder(part, self.out / "best")
         write_json(self.out / folder.BEST, facts)
+
+
+def mesh_of(engine: Engine) -> dict[str, int]:
+    """Axis -> processes; empty where nothing is sharded."""
+    mesh = getattr(engine, "mesh", None)
+    return {} if mesh is None else dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True))

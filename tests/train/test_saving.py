@@ -28,7 +28,7 @@ class Scaler:
 
 def made(out, **changes):
     run = Run(steps=9, seed=40, best="e.value")
-    engine = SimpleNamespace(full_state=lambda: None, whole=lambda first_only: nullcontext())
+    engine = SimpleNamespace(name="ddp", full_state=lambda: None, whole=lambda first_only: nullcontext())
     parts = dict(engine=engine, scaler=Scaler(), predictor=lambda: "model", save_model=None, run=run)
     return Saving(out=out, experiment={}, **parts | changes)
 

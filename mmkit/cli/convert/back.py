@@ -186,12 +186,13 @@ def _say_left(rows: Sequence[Row], state: State) -> None:
 def _whole_state(folder: Path) -> State:
     """The weights of a model folder or of a run, with the teacher and the queues."""
     from mmkit.convert.read_file import read_checkpoint
-    from mmkit.train.checkpoint import load_state, read_state
+    from mmkit.train.checkpoint import load_state
+    from mmkit.train.distributed import read_task
     from mmkit.train.resuming import latest
 
     if (newest := latest(folder / "checkpoints")) is not None:
         log.info("written from the checkpoint %s", newest)
-        return read_state(newest, load_state(newest)["rest"])
+        return read_task(newest, load_state(newest)["rest"])
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{folder}: holds no {weights.name}; with --reverse IN is a model folder or a run of mmkit")
