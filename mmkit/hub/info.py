@@ -35,7 +35,7 @@ from mmkit.hub.files import (
 from mmkit.hub.foreign import KINDS, describe_foreign
 from mmkit.hub.open_clip.name import parse
 from mmkit.hub.training import facts, of_folder, record
-from mmkit.train.resuming import latest, load_meta
+from mmkit.train.resuming import SHARDS, latest, load_meta
 
 CHECKPOINT = ("task.safetensors", "state.pt", "meta.json")
 OURS = ("model", "heads", "ema")
@@ -110,7 +110,9 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
             + (f"; the model for use is mmkit.load({str(run)!r})" if is_ours(run) else ""),
             "model": arguments["model"]["target"], "heads": ", ".join(arguments["heads"]),
         }  # fmt: skip
-        found |= parameters(shapes_in(inside(folder, CHECKPOINT[0])))
+        found |= parameters(
+            _shapes_in_shards(folder) if SHARDS in meta.files else shapes_in(inside(folder, CHECKPOINT[0]))
+        )
         if (run / PREPROCESSING).is_file():
             shown = read_json(run / PREPROCESSING)
             found |= preprocessing(shown["image"], shown["max_tokens"])
@@ -119,6 +121,14 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
             found |= {"max_tokens": data["max_tokens"], "image_size": plain(data["image_size"])}
         found |= {"tokenizer": tokenizer(inside(run, TOKENIZER))} if arguments["tokenizer"] else NO_WORDS
         return found | facts(record(run, experiment) | {"steps": meta.step, "records": meta.records})
+
+
+def _shapes_in_shards(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of the task, in a checkpoint that several processes wrote."""
+    from mmkit.train import distributed
+
+    found = distributed.shapes_in(inside(folder, SHARDS).parent)
+    return {name.removeprefix("task."): shape for name, shape in found.items() if name.startswith("task.")}
 
 
 @contextmanager
