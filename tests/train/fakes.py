@@ -112,7 +112,12 @@ def weights(folder: Path) -> dict:
     """The newest checkpoint's weights, teacher and queues."""
     from safetensors.torch import load_file
 
-    return load_file(sorted(folder.glob("checkpoints/step-*"))[-1] / "task.safetensors")
+    newest = sorted(folder.glob("checkpoints/step-*"))[-1]
+    if (newest / "task.safetensors").is_file():
+        return load_file(newest / "task.safetensors")
+    from mmkit.train.distributed import read_whole
+
+    return {name[5:]: value for name, value in read_whole(newest).items() if name.startswith("task.")}
 
 
 def words_alone(**data) -> Experiment:
