@@ -112,7 +112,7 @@ def one_process(
     from mmkit import ranks
     from mmkit.cli.main import execute
     from mmkit.hub import folder as hub
-    from mmkit.train import checkpoint, loop
+    from mmkit.train import checkpoint, distributed, loop
     from mmkit.train.saving import Saving
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def one_process(
         _watch(loop.Trainer, "take_step", "step", seen, spent)
         _watch(loop.Trainer, "evaluate", "evaluate", seen, spent)
         _watch(Saving, "save", "save", seen, spent)
-        _watch(checkpoint, "write", "write", seen, spent)
+        _watch(checkpoint if engine == "ddp" else distributed, "write", "write", seen, spent)
         _watch(loop, "train", "start", seen, spent)
     run = loop.Trainer.run
 
