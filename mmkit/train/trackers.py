@@ -117,13 +117,14 @@ class Trackers:
         for one in dict.fromkeys(names):
             try:
                 self._made[one] = MAKERS[one](folder, name, run_id, start_step, config or {})
-            except ModuleNotFoundError as error:
-                logger.warning(
-                    "run.trackers: %s is not installed (%s): pip install 'mmkit[trackers]'; the run goes on without it",
-                    one, error,
-                )  # fmt: skip
             except Exception as error:  # noqa: BLE001  # whatever another library finds wrong
-                self._told(one, error)
+                if isinstance(error, ModuleNotFoundError) and error.name == one:
+                    logger.warning(
+                        "run.trackers: %s is not installed: pip install %s; the run goes on without it", one,
+                        {"wandb": "'mmkit[trackers]'"}.get(one, one),
+                    )  # fmt: skip
+                else:
+                    self._told(one, error)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by name, to all of them."""
