@@ -66,7 +66,7 @@ def main() -> int:
     every = {"steps": 0, "evaluation": 3, "waiting": 2}[where]
     run = dict(steps=2000, eval_every_steps=every, save_every_steps=2, step_timeout_minutes=PATIENCE / 60)
     if restarts():
-        run |= dict(stop_after_steps=80)
+        run |= dict(stop_after_steps=12)
     if where == "waiting":
         run |= dict(steps=3)
         begun.touch()
