@@ -38,6 +38,7 @@ models.sizes.vision:vision_mini
 HEADS = """
 heads.itc:ITC heads.itm:ITM heads.mlm:MLM heads.wpa:WPA heads.sigmoid:Sigmoid heads.classify:Classify
 heads.answers.classifier:AnswerClassifier heads.answers.decoder:AnswerDecoder heads.image_classify:ImageClassify
+heads.captioning:Captioner heads.captioning:PrefixCaptioner
 """
 TRANSFORMS = """
 data.images.transforms:EvalTransform data.images.transforms:Blank data.images.centre_crop:CentreCrop
@@ -68,6 +69,7 @@ data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.ima
 data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classification:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
+data.targets:CaptionTokens evals.captions.evaluate:WrittenCaptions encoders.decoding:Decoding
 """
 WRITTEN = {
     ("model", False): MODELS, ("model", True): BLOCKS,
