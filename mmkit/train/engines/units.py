@@ -4,7 +4,7 @@
 attention, cross-attention and MLP of a block, without its norms: so its weights may be gathered in bfloat16, and the
 norms stay float32, as under autocast. A picture's keys and values are projected outside the block, so ``cross.kv`` is a
 unit of its own. The rest (embeddings, norms, projections, heads, and the teacher's) is gathered at the start of the
-step and kept to its end; so are models without such blocks.
+step and kept to its end; so are blocks that something else calls than the encoders here, and models without any.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from mmkit.encoders.decoder import TextDecoder
 from mmkit.encoders.joint import JointViT
+from mmkit.encoders.prenorm_text import PreNormText
+from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.nn.block import PostNormBlock, PreNormBlock
+
+TOWERS = (ViT, PreNormText, TextEncoder, FusionEncoder, TextDecoder)
+"""Whose training passes call a block's modules by their ``forward`` alone, before which weights are gathered."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,15 @@ def units_of(task: nn.Module, teacher: nn.Module | None, reshard: bool) -> list[
     places = {module: name for name, module in task.named_modules()}
     of_teacher = set() if teacher is None else set(teacher.modules())
     passes = []
-    for tower in task.modules():
-        blocks = [child for child in tower.children() if isinstance(child, PreNormBlock | PostNormBlock)]
-        again = _in_image_tower(task, tower) and (reshard or tower in of_teacher)
+    for tower in (module for module in task.modules() if isinstance(module, TOWERS)):
+        blocks = [block for block in tower.blocks if isinstance(block, PreNormBlock | PostNormBlock)]
+        once = isinstance(tower, ViT) and not isinstance(tower, JointViT)  # ViLT's read words too, several times
+        again = once and (reshard or tower in of_teacher)
         crossing = [block.cross for block in blocks if isinstance(block, PostNormBlock) and block.cross is not None]
         passes.append([Unit((cross.kv,), again) for cross in crossing])
         passes.append([Unit(_within(block), again) for block in blocks])
     kept = [[unit for unit in units if _apart(unit, places, names)] for units in passes]
     return [units for units in kept if units]
-
-
-def _in_image_tower(task: nn.Module, blocks: nn.Module) -> bool:
-    """Whether these are the blocks of a ViT, which a step passes once; ViLT's read words too, several times."""
-    return any(isinstance(m, ViT) and not isinstance(m, JointViT) and m.blocks is blocks for m in task.modules())
 
 
 def _within(block: Any) -> tuple[nn.Module, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from mmkit.config import Optim, Rule, Run, mmkit_rules, official_rules
 from mmkit.heads.base import EachSample
+from mmkit.heads.captioning import Captioner, PrefixCaptioner
 from mmkit.ranks import rank, sum_over_ranks, world_size
 from mmkit.task import Task
 from mmkit.train.engines.choose import make_engine
@@ -94,6 +95,21 @@ def odd(vocab_size):
     )
 
 
+def captioning() -> Task:
+    """Two decoders; the second one's blocks read the picture before the words, by a method of their own."""
+    torch.manual_seed(0)
+    model, sizes = albef_tiny(VOCAB), {"depth": 1, "heads": 2, "max_tokens": 16, "dropout": 0.0}
+    heads = {"itc": HEADS["itc"](model.spec), "itm": HEADS["itm"](model.spec)}
+    return Task(model, heads | {"own": Captioner(model.spec, **sizes), "prefix": PrefixCaptioner(model.spec, **sizes)})
+
+
+def captioned(b):
+    """With its texts as captions."""
+    index = torch.arange(len(b) * 4) // 4 * b.ids.shape[1] + torch.arange(len(b) * 4) % 4
+    targets = {"caption_ids": b.ids, "caption_index": index, "caption_labels": b.ids[:, 1:5].flatten()}
+    return replace(b, targets={**b.targets, **targets})
+
+
 def apart() -> Task:
     """A model that begins with other weights on each process, one of them turned in memory."""
     made = task(("itc",), seed=rank(), model=lit_tiny)
@@ -124,6 +140,7 @@ CASES = {
     "vilt": Case(make=lambda: task(("itm_mixed", "mlm_untied"), model=vilt_tiny, chunks=2), steps=2),
     "siglip": Case(make=lambda: task(("sigmoid",), model=siglip_tiny), steps=2),
     "lit": Case(make=apart, steps=2),
+    "captions": Case(make=captioning, steps=2),
 }
 
 
@@ -140,7 +157,7 @@ def take(case: Case, engine: str, look: Callable[[Any, Any], Any] | None = None)
     for step in range(case.steps):
         joined, count = batch(SAMPLES, seed=step), SAMPLES // world_size() // case.micro
         starts = [(m * world_size() + rank()) * count for m in range(case.micro)]
-        micro = [rows(joined, start, start + count) for start in starts]
+        micro = [captioned(rows(joined, start, start + count)) for start in starts]
         totals = its.count(micro, step).totals if case.micro > 1 else None
         total, carries = torch.zeros(()), []
         for number, part in enumerate(micro):

@@ -18,7 +18,7 @@ from mmkit.train.engines.units import units_of
 from mmkit.train.engines.whole import Twin
 from tests.examples import task
 from tests.sizes import albef_tiny, vilt_tiny
-from tests.train.engines.steps import borrowing, owning
+from tests.train.engines.steps import borrowing, captioning, owning
 from tests.train.fakes import tiny
 
 
@@ -66,6 +66,13 @@ def test_a_block_that_something_else_reads_too_is_no_unit(shared):
     mine = {name for units in named(made) for names, _ in units for name in names}
     assert not any(name.startswith("model.text") for name in mine)
     assert "model.fusion.blocks.0.attn" in mine
+
+
+def test_blocks_that_are_read_by_another_method_are_no_units():
+    made = captioning()
+    mine = {name for units in named(made) for names, _ in units for name in names}
+    assert "heads.own.decoder.blocks.0.attn" in mine
+    assert not any(name.startswith("heads.prefix") for name in mine)
 
 
 def test_scalars_have_an_axis_inside_and_none_for_who_reads_them():
