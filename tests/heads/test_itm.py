@@ -136,9 +136,19 @@ def test_one_call_fuses_what_separate_calls_would():
     image, text = torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor([5, 4, 3, 2, 1, 0])
     joint = f.fuse([(None, None), (text, None), (None, image)]).text.x.chunk(3)
     apart = [f.fuse([pair]).text.x for pair in [(None, None), (text, None), (None, image)]]
-    for a, b in zip(joint, apart, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(joint[0], f.fused.text.x, rtol=1e-5, atol=1e-5)
+    real = [f.mask, f.mask[text], f.mask]  # what stands in the place of padding says nothing
+    for a, b, words in zip(joint, apart, real, strict=True):
+        torch.testing.assert_close(a[words], b[words], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(joint[0][f.mask], f.fused.text.x[f.mask], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_are_asked_for_again_are_those_of_before():
+    f = task(["itm_mixed"]).features(batch(), 0)
+    rows = torch.tensor([1, 2, 3, 4, 5, 0])
+    assert f.images(rows).x is f.images(rows).x
+    assert f.texts(rows).x is not f.images(rows).x
+    assert torch.equal(f.images(rows).x, f.image.x[rows])
+    assert torch.equal(f.texts(rows.flip(0)).x, f.text.x[rows.flip(0)])
 
 
 def test_what_the_model_lacks_is_said():
