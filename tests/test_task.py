@@ -165,6 +165,12 @@ def compare_compiled(rank, device):
         assert (p.grad is None) == (q.grad is None), name
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    compiled.chunks = 2
+    compiled.zero_grad(set_to_none=True)
+    compiled(batch().to(device), 3).loss.backward()
+    for (name, p), q in zip(eager.named_parameters(), compiled.named_parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q[1].grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def part_of(whole: Batch, rank: int, world: int) -> Batch:
