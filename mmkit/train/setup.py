@@ -21,7 +21,7 @@ from accelerate.utils import parse_flag_from_env
 from mmkit.config import Run
 from mmkit.errors import Stopped, UserError
 from mmkit.inference.predictor import Predictor, Progress
-from mmkit.parent import live_with_launcher, told_to_stop
+from mmkit.parent import live_with_launcher, restarts, told_to_stop
 from mmkit.ranks import gather_objects, world_size
 from mmkit.slurm import is_alone_in_job, ranks_of_slurm
 from mmkit.train.engines.choose import refuse_launched
@@ -65,7 +65,7 @@ def join_processes(cpu: bool, **settings: Any) -> PartialState:
     ranks_of_slurm()
     _warn_alone()
     live_with_launcher()
-    state = PartialState(cpu=cpu, **settings)
+    state = PartialState(cpu=cpu, **settings, **_own_notes())
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         raise UserError(
@@ -73,6 +73,19 @@ def join_processes(cpu: bool, **settings: Any) -> PartialState:
             f"{state.num_processes}); unset WORLD_SIZE for a single process"
         )
     return state
+
+
+def _own_notes() -> dict[str, Any]:
+    """Where processes find each other, for those that a launcher starts anew: apart from what the ones before left.
+
+    The launcher keeps the notes of all its attempts in one store, where the addresses of ended processes would be read.
+    """
+    if not restarts() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    world, place = int(os.environ["WORLD_SIZE"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    store = torch.distributed.TCPStore(*place, world, False)
+    apart = torch.distributed.PrefixStore(f"mmkit/attempt/{restarts()}", store)
+    return {"store": apart, "rank": int(os.environ["RANK"]), "world_size": world}
 
 
 @cache

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from mmkit.cli.main import execute
 from mmkit.evals.evaluator import together
-from mmkit.parent import restarts
 from mmkit.ranks import on_first
 from mmkit.train import loop
 from tests.train.fakes import tiny
@@ -56,7 +55,7 @@ def main() -> int:
     take_step = loop.Trainer.take_step
 
     def slow(self, batches):
-        time.sleep(0.05 if not restarts() else 0.0)
+        time.sleep(0.05)
         if self.step == 2 and where == "steps":
             begun.touch()
         return take_step(self, batches)
@@ -65,8 +64,6 @@ def main() -> int:
     loop.dump = lambda exp: PLAIN
     every = {"steps": 0, "evaluation": 3, "waiting": 2}[where]
     run = dict(steps=2000, eval_every_steps=every, save_every_steps=2, step_timeout_minutes=PATIENCE / 60)
-    if restarts():
-        run |= dict(stop_after_steps=12)
     if where == "waiting":
         run |= dict(steps=3)
         begun.touch()

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmkit import parent
+from mmkit import parent, ranks
 from mmkit.cli.main import execute, main
 from mmkit.errors import UserError
 from mmkit.hub import folder as hub
@@ -23,6 +23,7 @@ from mmkit.train import folder, lock, loop, setup
 from mmkit.train.loop import train
 from mmkit.train.setup import start_processes
 from mmkit.train.stages import train_stages
+from tests import several
 from tests.train.fakes import Count, tiny, weights
 from tests.train.test_loop import events
 
@@ -139,6 +140,33 @@ def test_another_launchers_restart_does_not_go_on_with_a_run_that_was_there(comm
     assert "holds a run already (step-00000002); add --resume" in capsys.readouterr().err
     assert command("--resume", "auto") == 0
     assert step_of(tmp_path / "run") == 4
+
+
+def meet(rank, port, attempt, told):
+    """One of two processes of a launcher whose notes are kept at ``port``."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt),
+        TORCHELASTIC_RUN_ID="none", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    time.sleep(0.5 * (rank == 0))  # the other one is there first, and must not read an address of before
+    setup.join_processes(True)
+    told.put(sorted(ranks.gather_objects(rank)))
+    os._exit(0)
+
+
+def test_processes_that_start_anew_do_not_read_the_notes_of_those_before():
+    context = several.mp.get_context(several.METHOD)
+    store = torch.distributed.TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False)
+    for attempt in (0, 1):
+        told = context.SimpleQueue()
+        both = [context.Process(target=meet, args=(rank, store.port, attempt, told)) for rank in (0, 1)]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(60)
+        assert [process.exitcode for process in both] == [0, 0]
+        assert [told.get(), told.get()] == [[0, 1], [0, 1]]
 
 
 def test_a_restart_before_the_first_checkpoint_starts(command, tmp_path, launched):
