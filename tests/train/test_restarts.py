@@ -149,7 +149,7 @@ def meet(rank, port, attempt, told):
         MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt),
         TORCHELASTIC_RUN_ID="none", OMP_NUM_THREADS="1",
     )  # fmt: skip
-    time.sleep(0.5 * (rank == 0))  # the other one is there first, and must not read an address of before
+    time.sleep(4.0 * (rank == 0) * attempt)  # the other one is there first, and must not read an address of before
     setup.join_processes(True)
     told.put(sorted(ranks.gather_objects(rank)))
     os._exit(0)
