@@ -18,7 +18,7 @@ def as_rank(monkeypatch):
     def become(number, others):
         monkeypatch.setattr(ranks, "world_size", lambda: len(others))
         monkeypatch.setattr(ranks, "rank", lambda: number)
-        fill = lambda value: [*others[:number], value, *others[number + 1 :]]  # noqa: E731
+        fill = lambda value, among=None: [*others[:number], value, *others[number + 1 :]]  # noqa: E731
         monkeypatch.setattr(ranks, "gather_objects", fill)
 
         def all_gather(every, x):

@@ -80,6 +80,7 @@ ARGUMENTS = {
     ("zeroshot",): ["--data", "pictures", "--no-text-bank"],
     ("classify",): ["--data", "pictures"],
     ("vqa",): ["--image", "pictures/0.png", "--question", "what?", "--answers", "answers.txt"],
+    ("caption",): ["--image", "pictures/0.png"],
     ("explain",): ["--image", "pictures/0.png", "--text", "a red square", "--out", "x.png"],
     ("grounding",): ["--data", "r.jsonl"],
     ("features",): ["--data", "r.jsonl", "--out", "f.safetensors"],

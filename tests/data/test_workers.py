@@ -96,7 +96,7 @@ if __name__ == "__main__":
     dataset = PairDataset(source=Squares(), transform=TrainTransform(size=24), tokenizer=None, max_tokens=0)
     sampler = StepSampler(40, rank_batch=4, steps=1000)
     batches = iter(make_loader(dataset, sampler, workers=2))
-    first = next(batches)
+    first = [next(batches) for _ in range(3)]  # of both workers, so both are at work
     print(" ".join(str(worker.pid) for worker in batches._workers), flush=True)
     for line in sys.stdin:
         for _ in range(20):  # more than what is made ahead

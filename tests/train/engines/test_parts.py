@@ -1,5 +1,6 @@
 """What an engine is made of: units, scalars with an axis, whole copies, the choice by settings. On one process."""
 
+import importlib
 from functools import partial
 from types import SimpleNamespace
 
@@ -229,6 +230,7 @@ def test_what_is_held_counts_gradient_and_optimizer_of_what_is_trained():
 
 
 def test_compiling_within_blocks_leaves_what_lies_between_them(monkeypatch):
+    importlib.import_module("torch._inductor.config")  # it uses what is replaced below
     monkeypatch.setattr(torch, "compile", lambda forward, dynamic: ("compiled", forward, dynamic))
     made = task(momentum=None)
     made.compile_blocks(within=True)
