@@ -22,7 +22,7 @@ from mmkit.config import Run
 from mmkit.errors import Stopped, UserError
 from mmkit.inference.predictor import Predictor, Progress
 from mmkit.parent import live_with_launcher, restarts, told_to_stop
-from mmkit.ranks import gather_objects, world_size
+from mmkit.ranks import gather_objects, is_lost, world_size
 from mmkit.slurm import is_alone_in_job, ranks_of_slurm
 from mmkit.train.engines.choose import refuse_launched
 from mmkit.train.folder import FLIGHTS
@@ -159,7 +159,11 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen while inside; only a main thread can."""
+        """Listen while inside; only a main thread can.
+
+        Where another process has gone, this one listens on: its launcher's signal comes soon, and would end it before
+        it has said what it knows.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -167,7 +171,12 @@ class StopSignal:
             for number in (signal.SIGTERM, signal.SIGINT):
                 before = signal.signal(number, self._note)
                 stack.callback(signal.signal, number, before)
-            yield
+            try:
+                yield
+            except Exception as error:
+                if is_lost(error):
+                    stack.pop_all()
+                raise
 
     @contextmanager
     def at_once(self, predictor: Any) -> Iterator[Any]:
