@@ -214,6 +214,7 @@ def job(tmp_path):
     return run
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_job_script_starts_goes_on_and_ends_with_the_same_line(job, tmp_path):
     line = (f"{tmp_path}/small.py:small(stops=2)", tmp_path / "run", "--json", tmp_path / "n.json")

@@ -133,12 +133,15 @@ def test_every_block_is_compiled_the_teachers_too():
 def test_the_width_of_vectors_is_a_setting_by_which_compiled_code_is_found_again(monkeypatch):
     from torch._inductor import config, cpu_vec_isa
 
-    monkeypatch.setattr(config.cpp, "simdlen", None)
-    for width in (256, 512):
-        isa = type("ISA", (), {"bit_width": lambda self, width=width: width})
-        monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", isa)
-        task(["mlm"]).compile_blocks()
-        assert config.cpp.simdlen == width
+    before = config.cpp.simdlen
+    try:
+        for width in (256, 512):
+            isa = type("ISA", (), {"bit_width": lambda self, width=width: width})
+            monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", isa)
+            task(["mlm"]).compile_blocks()
+            assert config.cpp.simdlen == width
+    finally:
+        config.cpp.simdlen = before  # a setting that was patched is hidden afterwards
 
 
 @pytest.mark.slow

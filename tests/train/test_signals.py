@@ -188,6 +188,7 @@ def named_by_the_other(text, says):
     assert "Traceback" not in text.partition("mmkit: error")[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named_and_nothing_saved_is_lost(tmp_path, launched):
     process, below = launched("steps")
@@ -201,6 +202,7 @@ def test_a_process_that_hangs_is_named_and_nothing_saved_is_lost(tmp_path, launc
     assert resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints")).step >= 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_named_and_nothing_saved_is_lost(tmp_path, launched):
     process, below = launched("steps")
@@ -212,6 +214,7 @@ def test_a_process_that_is_killed_is_named_and_nothing_saved_is_lost(tmp_path, l
     assert resuming.load_meta(resuming.latest(tmp_path / "run" / "checkpoints")).step >= 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_evaluations_and_saves_may_take_longer_than_a_step(tmp_path, launched):
     process, _ = launched("waiting")

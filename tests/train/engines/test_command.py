@@ -24,6 +24,7 @@ def events(folder, kind):
     return {line["step"]: line for line in lines if line["event"] == kind}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_with_shards_train_evaluate_save_and_go_on(tmp_path):
     config, out = tmp_path / "config.py", tmp_path / "run"
