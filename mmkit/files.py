@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from mmkit.errors import UserError
 
@@ -222,6 +222,15 @@ def _is_deeper(value: Any, levels: int) -> bool:
     for _ in range(levels):
         row = [inner for v in row if isinstance(v, dict | list) for inner in (v.values() if isinstance(v, dict) else v)]
     return any(isinstance(v, dict | list) for v in row)
+
+
+def read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    """Bytes of a file that is open without a buffer, fewer where it ends or is large; its position stays as it is."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), min(size, 1 << 30), start)
+    with Path(file.name).open("rb") as other:  # a position of its own, for systems that cannot read without one
+        other.seek(start)
+        return other.read(size)
 
 
 def inside(folder: str | Path, name: str | Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmkit.errors import UserError
+from mmkit.files import read_at
 
 
 class RowFile:
@@ -110,17 +111,9 @@ class RowFile:
         self._check_unchanged(file)
         pieces, missing = [], size
         while missing:
-            piece = _read_at(file, start + size - missing, missing)
+            piece = read_at(file, start + size - missing, missing)
             if not piece:
                 raise UserError(f"{self.path}: the file became shorter while it was in use; start again")
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
-
-
-def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file.fileno(), min(size, 1 << 30), start)
-    with Path(file.name).open("rb") as other:  # a position of its own, for systems that cannot read without one
-        other.seek(start)
-        return other.read(size)

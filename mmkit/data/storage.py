@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from mmkit.errors import UserError
-from mmkit.files import cache_folder
+from mmkit.files import cache_folder, read_at
 
 OPEN = 128
 """So many files are held open; systems allow a process some hundreds."""
@@ -111,7 +111,7 @@ class Folder:
         try:
             if stamp is not None and _stamp(os.fstat(file.fileno())) != stamp:
                 raise UserError(f"{self.called(name)}: was changed while it was in use; start again, and write copies")
-            while size and (piece := _read_at(file, start, size)):
+            while size and (piece := read_at(file, start, size)):
                 pieces.append(piece)
                 start, size = start + len(piece), size - len(piece)
         except OSError as error:
@@ -142,11 +142,3 @@ def _leads_back(folder: str, name: str, real: str) -> bool:
 
 def _stamp(found: os.stat_result) -> Stamp:
     return found.st_size, str(found.st_mtime_ns)
-
-
-def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file.fileno(), min(size, 1 << 30), start)
-    with Path(file.name).open("rb") as other:  # a position of its own, for systems that cannot read without one
-        other.seek(start)
-        return other.read(size)

@@ -19,7 +19,23 @@ from mmkit.nn.init import initialise
 from mmkit.types import Tokens
 
 
-class TextDecoder(nn.Module):
+class Decoder(nn.Module):
+    """What decoders have in common: words, and a stack of blocks."""
+
+    embeddings: TextEmbeddings
+    blocks: nn.ModuleList
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(V, D): the words' vectors."""
+        return self.embeddings.words.weight
+
+    @property
+    def _layers(self) -> Iterable[PostNormBlock]:
+        return cast(Iterable[PostNormBlock], self.blocks)
+
+
+class TextDecoder(Decoder):
     """Words (B, L) that each see those before them, and a source of width ``source_width``."""
 
     def __init__(
@@ -35,15 +51,6 @@ class TextDecoder(nn.Module):
             for _ in range(depth)
         )  # fmt: skip
         initialise(self, width)
-
-    @property
-    def word_embeddings(self) -> Tensor:
-        """(V, D): the words' vectors."""
-        return self.embeddings.words.weight
-
-    @property
-    def _layers(self) -> Iterable[PostNormBlock]:
-        return cast(Iterable[PostNormBlock], self.blocks)
 
     def context(self, source: Tokens) -> ImageContext:
         """The source's keys and values for each layer, once for all the texts that will read it."""

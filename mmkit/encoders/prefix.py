@@ -7,12 +7,12 @@ words read their keys and values. Left out: words among what is seen both ways, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mmkit.encoders.decoder import Decoder
 from mmkit.encoders.text import ImageContext, TextEmbeddings
 from mmkit.nn.attention import KeyValues
 from mmkit.nn.block import PostNormBlock
@@ -20,7 +20,7 @@ from mmkit.nn.init import initialise
 from mmkit.types import Tokens
 
 
-class PrefixDecoder(nn.Module):
+class PrefixDecoder(Decoder):
     """Words (B, L) that each see those before them, and a picture of width ``source_width`` before all."""
 
     def __init__(
@@ -35,15 +35,6 @@ class PrefixDecoder(nn.Module):
             PostNormBlock(width, heads, mlp_width or 4 * width, dropout=dropout, causal=True) for _ in range(depth)
         )
         initialise(self, width)
-
-    @property
-    def word_embeddings(self) -> Tensor:
-        """(V, D): the words' vectors."""
-        return self.embeddings.words.weight
-
-    @property
-    def _layers(self) -> Iterable[PostNormBlock]:
-        return cast(Iterable[PostNormBlock], self.blocks)
 
     def context(self, source: Tokens) -> ImageContext:
         """The keys and values of the picture's tokens in each layer, once for all the texts that will read them."""
