@@ -114,6 +114,31 @@ class Candidates(NamedTuple):
     mask: Tensor
 
 
+class Detections(NamedTuple):
+    """Objects found in the pictures of a batch, N in all; those of a picture stand together, the best first.
+
+    boxes: (N, 4) float32, left, top, right, bottom in pixels of the batch's pictures, right and bottom outside; they
+    may reach beyond the picture. scores: (N,) float32, 0 to 1. labels: (N,) int64, places among the head's classes.
+    of: (N,) int64, the rows of the pictures in the batch.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    of: Tensor
+
+
+@runtime_checkable
+class Detects(Protocol):
+    """A head that finds objects; ``classes`` names them, ``ids`` are the numbers under which they were published."""
+
+    classes: Sequence[str]
+    ids: Sequence[int]
+
+    def predict(self, f: Features) -> Detections:
+        """What is found in each picture, without a threshold."""
+
+
 @runtime_checkable
 class Predicts(Protocol):
     """A head that says something of each sample of a batch, in the form that its metrics take."""

@@ -1,0 +1,164 @@
+"""The layers of DETR (Carion et al. 2020, appendix A.3) and of DAB-DETR (Liu et al. 2022, section 4): all post-norm.
+
+Positions are added to queries and keys and never to values, anew in every layer. A DAB layer keeps what a query is and
+where it is apart: in cross-attention the two stand side by side in each head, so that their products add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mmkit.nn.attention import attend
+from mmkit.nn.dropout import Dropout
+
+
+class Perceptron(nn.Module):
+    """Linear maps with ReLU between them. widths: of the input, each hidden layer, and the output."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., first width) -> (..., last width)."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with ReLU and dropout, added to what comes in, and a norm."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return self.norm(x_BND + self.dropout(self.fc2(self.dropout(self.fc1(x_BND).relu()))))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with queries, keys and values from three places; ``norm`` of its sum with the queries' own.
+
+    Masks are bool, broadcastable to (B, H, queries, keys), True = may be read.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``x`` (B, N, D), to which what is read is added; query of its shape, key and value (B, M, D) -> (B, N, D)."""
+        q, k, v = (split(part(y), self.heads) for part, y in ((self.q, query), (self.k, key), (self.v, value)))
+        read = attend(q, k, v, mask, rate=self.rate if self.training else 0.0)
+        return self.norm(x + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, H, N, D / H)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class EncoderLayer(nn.Module):
+    """The cells of a map read each other."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, dropout)
+        self.mlp = FeedForward(width, hidden, dropout)
+
+    def forward(self, x_BPD: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """Cells and their positions (B, P, D) -> (B, P, D)."""
+        at = x_BPD + places
+        return self.mlp(self.attn(x_BPD, at, at, x_BPD, mask))
+
+
+class DecoderLayer(nn.Module):
+    """DETR's: the queries read each other, then the map."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, dropout)
+        self.cross = Attention(width, heads, dropout)
+        self.mlp = FeedForward(width, hidden, dropout)
+
+    def forward(
+        self, x_BQD: Tensor, query_places: Tensor, memory: Tensor, places: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Queries and their positions (B, Q, D), cells and theirs (B, P, D) -> (B, Q, D). mask: of the cells."""
+        at = x_BQD + query_places
+        x_BQD = self.attn(x_BQD, at, at, x_BQD)
+        return self.mlp(self.cross(x_BQD, x_BQD + query_places, memory + places, memory, mask))
+
+
+class AnchorAttention(nn.Module):
+    """Self-attention of DAB-DETR: content and position have projections of their own."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.q, self.q_place, self.k, self.k_place, self.v, self.out = (nn.Linear(width, width) for _ in range(6))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x_BQD: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries and their positions (B, Q, D) -> (B, Q, D). mask: which queries each of them may read."""
+        q, k = self.q(x_BQD) + self.q_place(places), self.k(x_BQD) + self.k_place(places)
+        q, k, v = (split(part, self.heads) for part in (q, k, self.v(x_BQD)))
+        read = attend(q, k, v, mask, rate=self.rate if self.training else 0.0)
+        return self.norm(x_BQD + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
+
+
+class AnchorCross(nn.Module):
+    """Cross-attention of Conditional and DAB-DETR: in each head content beside position. first: of the first layer.
+
+    There the learned position is added to the content too, as the content says nothing yet.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.q, self.q_sine, self.k, self.k_place, self.v, self.out = (nn.Linear(width, width) for _ in range(6))
+        self.q_place = nn.Linear(width, width) if first else None
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x_BQD: Tensor, query_places: Tensor, sine: Tensor, memory: Tensor, places: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Queries with their learned positions and the sine of their boxes (B, Q, D), cells and theirs -> (B, Q, D)."""
+        q, k, k_place = self.q(x_BQD), self.k(memory), self.k_place(places)
+        if self.q_place is not None:
+            q, k = q + self.q_place(query_places), k + k_place
+        q = torch.cat([split(q, self.heads), split(self.q_sine(sine), self.heads)], -1)
+        k = torch.cat([split(k, self.heads), split(k_place, self.heads).expand(len(k), -1, -1, -1)], -1)
+        read = attend(q, k, split(self.v(memory), self.heads), mask, rate=self.rate if self.training else 0.0)
+        return self.norm(x_BQD + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
+
+
+class AnchorLayer(nn.Module):
+    """A decoder layer of DAB-DETR."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.attn = AnchorAttention(width, heads, dropout)
+        self.cross = AnchorCross(width, heads, dropout, first)
+        self.mlp = FeedForward(width, hidden, dropout)
+
+    def forward(
+        self, x_BQD: Tensor, query_places: Tensor, sine: Tensor, memory: Tensor, places: Tensor,
+        mask: Tensor | None, seen: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """As ``AnchorCross``. mask: of the cells; seen: which queries each query may read."""
+        x_BQD = self.attn(x_BQD, query_places, seen)
+        return self.mlp(self.cross(x_BQD, query_places, sine, memory, places, mask))

@@ -1,0 +1,69 @@
+"""The boxes of a batch as DETR compares them: padded, centre, width and height, from 0 to 1 of each picture."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from mmkit.features import Features
+from mmkit.types import Batch
+
+
+class Truth(NamedTuple):
+    """boxes (B, M, 4) float32, labels (B, M) int64, counts: (B,) int64, how many of the M are real, on the CPU.
+
+    Padding, at the end of a row, is a box over the whole picture of class 0, so that nothing is divided by zero.
+    flat: (N,) int64, where the N boxes of the batch stand among the B x M.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    counts: Tensor
+    flat: Tensor
+
+
+def sizes(batch: Batch) -> Tensor:
+    """(B, 2) float32: width and height in pixels of each picture in its batch, without padding."""
+    height, width = batch.pixels.shape[-2:]
+    if batch.pixel_mask is None:
+        return torch.tensor([[width, height]], dtype=torch.float32, device=batch.pixels.device).expand(len(batch), -1)
+    return torch.stack([batch.pixel_mask.any(1).sum(1), batch.pixel_mask.any(2).sum(1)], 1).float()
+
+
+def truth_of(f: Features) -> Truth:
+    """From the batch's ``boxes`` (N, 4) as left, top, right, bottom in pixels, ``labels`` (N,) and ``box_of`` (N,)."""
+    boxes, labels, of = f.target("boxes"), f.target("labels"), f.target("box_of")
+    batch, device = len(f.batch), boxes.device
+    counts = torch.bincount(of, minlength=batch)
+    starts = counts.cumsum(0) - counts
+    order = of.argsort(stable=True)
+    boxes, labels, of = boxes[order], labels[order], of[order]
+    most = int(counts.max()) if len(of) else 0
+    flat = of * most + torch.arange(len(of), device=device) - starts[of]
+    relative = boxes.float() / sizes(f.batch).repeat(1, 2)[of]
+    padded = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(batch * most, 1)
+    padded[flat] = box_convert(relative, "xyxy", "cxcywh")
+    classes = torch.zeros(batch * most, dtype=torch.int64, device=device)
+    classes[flat] = labels
+    return Truth(padded.view(batch, most, 4), classes.view(batch, most), counts.cpu(), flat)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Centre, width, height (..., 4) -> left, top, right, bottom (..., 4)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (Rezatofighi et al. 2019) of corners (..., 4) that broadcast: (...) each.
+
+    Pairs of all with all are ``overlaps(a[:, None], b)``, which torchvision's functions give for two dimensions alone.
+    """
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    around = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    iou = shared / union
+    return iou, iou - (around - union) / around
