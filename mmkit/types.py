@@ -197,8 +197,15 @@ class Batch:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
         masked = self.masked and self.masked.each(change)
-        targets = {name: change(value) if isinstance(value, Tensor) else value for name, value in self.targets.items()}
+        targets = {name: _changed(value, change) for name, value in self.targets.items()}
         return replace(self, **changed, masked=masked, targets=targets)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A target with its tensors changed, those of a list too."""
+    if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+        return [_changed(one, change) for one in value]
+    return change(value) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,12 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmkit.data.ahead import ahead_of
+from mmkit.data.boxes import IN_PICTURE
 from mmkit.data.collate import Collator, Sample
 from mmkit.data.images.opening import load_image
-from mmkit.data.images.transforms import BlankTrain, look
+from mmkit.data.images.transforms import BlankTrain, drawn
 from mmkit.data.images.variable_size import KeepShapeTrain
+from mmkit.data.images.view import View
 from mmkit.data.order import Mixed, Order
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import RawTargets, TargetEncoder
@@ -46,8 +48,8 @@ class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
     tokenizer: None for pictures alone, whose records need no caption.
-    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption), called by ``look``: ours give bytes, which
-    travel as such; see ``_view`` for records that ask.
+    transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption), called by ``drawn``: ours give bytes,
+    which travel as such, and one view for picture, words and boxes; see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
     """
@@ -83,39 +85,67 @@ class PairDataset(Dataset[Sample]):
 
     def _sample(self, record: Record, image: Image.Image, rng: Random, skipped: tuple[str, ...]) -> Sample:
         if self.tokenizer is None:
-            pixels, _ = look(self._view(record), image, "", rng)
-            return self._seen(record, pixels, rng, skipped)
+            pixels, _, view = drawn(self._view(record), image, ("",), rng)
+            return self._seen(record, pixels, rng, skipped, view)
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
-        caption = rng.choice(record.captions)
-        pixels, caption = look(self._view(record), image, caption, rng)
+        number = rng.choice(range(len(record.captions)))
+        pixels, caption, view = drawn(self._view(record), image, (record.captions[number],), rng)
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
         return replace(
-            self._seen(record, pixels, rng, skipped, caption), ids=ids, caption=caption, masked=masked,
+            self._seen(record, pixels, rng, skipped, view, caption, number), ids=ids, caption=caption, masked=masked,
             caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
         )  # fmt: skip
 
     def _seen(
-        self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...], caption: str | None = None
-    ) -> Sample:
+        self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...], view: View | None,
+        caption: str | None = None, number: int | None = None,
+    ) -> Sample:  # fmt: skip
         return Sample(
             pixels=pixels, image_id=stable_id(record.image_id), key=record.key,
-            targets=encoded(self.targets, record, rng, caption), skipped=skipped,
+            targets=encoded(self.targets, record, rng, caption, view, number), skipped=skipped,
         )  # fmt: skip
 
     def _view(self, record: Record) -> Transform:
-        """The transform; for a record that asks, without its mirroring: the answers would stay as they are."""
-        return still(self.transform) if asks(record) else self.transform
+        """The transform; without its mirroring for a record that asks, whose answers would stay as they are, and for
+        one with a class of objects that would be another one.
+        """
+        upright = getattr(self.targets, "upright", None)
+        if asks(record) or (upright is not None and _of(record, upright, record.targets)):
+            return still(self.transform)
+        return self.transform
 
 
-def encoded(targets: TargetEncoder, record: Record, rng: Random, caption: str | None = None) -> Mapping[str, Any]:
-    """A record's targets, made ready; UserError names the record. caption: for encoders that read it."""
+def encoded(
+    targets: TargetEncoder, record: Record, rng: Random, caption: str | None = None, view: View | None = None,
+    number: int | None = None,
+) -> Mapping[str, Any]:  # fmt: skip
+    """A record's targets, made ready; UserError names the record.
+
+    caption, number: for encoders that read it, as the view turned it, and which of the record's it is. view: for
+    encoders that read it; others get nothing that lies in the picture, which would not be true of the view.
+    """
     said = record.targets
+    if getattr(targets, "reads_view", False):
+        if view is None:
+            raise UserError(
+                f"{record.key}: the boxes of this run need to know what its transform shows of a picture, and it does "
+                "not say: give it `draw` for training, `view` for evaluation (docs/boxes.md), or take mmkit's"
+            )
+        said = {**said, "view": view}
+    elif view is not None and not IN_PICTURE.isdisjoint(said):
+        said = {key: value for key, value in said.items() if key not in IN_PICTURE}
     if caption is not None and getattr(targets, "reads_caption", False):
-        said = {**said, "caption": caption}
+        said = {**said, "caption": caption, "caption_number": number}
+    encode: Callable[..., Mapping[str, Any]] = targets.encode
+    return _of(record, encode, said, rng)
+
+
+def _of(record: Record, make: Callable[..., Any], *given: Any) -> Any:
+    """``make(*given)``, whose UserError then names the record."""
     try:
-        return targets.encode(said, rng)
+        return make(*given)
     except Unreadable:
         raise
     except UserError as error:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkit.data.boxes import box_area, boxes_in
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
@@ -19,20 +20,17 @@ REGION_SIZE = 96
 """The longer side, in pixels, at which regions of a map are found."""
 
 
-def area(box: Box) -> float:
-    """In square pixels."""
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+def refer_iou(a: Box, b: Box) -> float:
+    """Intersection over union by the rule of REFER, 0 to 1; for all else see ``nn.boxes.iou``.
 
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union, 0 to 1.
-
-    As the published evaluation of referring expressions counts pixels, edges included: boxes that share less than two
-    rows or columns have none.
+    The published evaluation of referring expressions (Kazemzadeh et al. 2014) counts pixels, edges included: boxes that
+    share less than two rows or columns have none, nor has a box without an area.
     """
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = wide * high if wide > 1 and high > 1 else 0.0
-    return shared / (area(a) + area(b) - shared)
+    if wide <= 1 or high <= 1:
+        return 0.0
+    shared = wide * high
+    return shared / (box_area(a) + box_area(b) - shared)
 
 
 def points_at(peak: tuple[int, int], box: Box) -> bool:
@@ -86,26 +84,16 @@ def region_box(heat: Tensor, threshold: float) -> tuple[float, float, float, flo
 
 def named_boxes(record: Record) -> list[tuple[str, Box]]:
     """The (name, box) pairs in a record's targets; UserError where they are not as they should be."""
-    boxes = record.targets.get("boxes")
-    if boxes is None:
-        has = ", ".join(record.targets) or "none"
-        raise UserError(
-            f'{record.key}: no "boxes"; grounding needs [{{"name": ..., "box": [left, top, right, bottom]}}, ...]. '
-            f"The record's further keys: {has}"
-        )
-    if not isinstance(boxes, list | tuple):
-        raise UserError(f'{record.key}: "boxes": {boxes!r}: must be a list of {{"name": ..., "box": [...]}}')
+    try:
+        found = boxes_in(record.targets)
+    except UserError as error:
+        raise UserError(f"{record.key}: {error}") from error
     out: list[tuple[str, Box]] = []
-    for entry in boxes:
-        try:
-            name, box = str(entry["name"]), tuple(float(side) for side in entry["box"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{record.key}: box {entry!r}: needs a name and four numbers") from error
-        if len(box) != 4 or not area(box):
-            raise UserError(
-                f"{record.key}: box {entry['box']!r} of {name!r}: not (left, top, right, bottom) with an area"
-            )
-        out.append((name, box))
+    for name, box in zip(found.labels, found.sides.tolist(), strict=True):
+        if name is None or not box_area(box):
+            what = "it needs a name and four numbers" if name is None else "not (left, top, right, bottom) with an area"
+            raise UserError(f"{record.key}: box {box} of {name!r}: {what}")
+        out.append((str(name), tuple(box)))
     return out
 
 

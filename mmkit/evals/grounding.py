@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from mmkit.data.boxes import box_area
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
 from mmkit.data.records import JsonLines, Record, Source
 from mmkit.errors import UserError
-from mmkit.evals.boxes import Box, area, best_box, detected, named_boxes, overlap, points_at, region_box
+from mmkit.evals.boxes import Box, best_box, detected, named_boxes, points_at, refer_iou, region_box
 from mmkit.evals.evaluator import Evaluator, counted, finite
 from mmkit.evals.intervals import clustered
 from mmkit.evals.predictions import save_predictions
@@ -262,12 +263,12 @@ class Grounding(Evaluator):
         raw = found.sentence() if expression.tokens is None else found.maps[list(expression.tokens)].mean(0)
         heat = HeatMap(finite(raw, "heat maps"), size, opened.seen)
         region = region_box(heat.pixels, self.threshold)
-        iou = overlap(region, expression.box)
-        fits = [overlap(box, expression.box) >= 0.5 for box in boxes]
+        iou = refer_iou(region, expression.box)
+        fits = [refer_iou(box, expression.box) >= 0.5 for box in boxes]
         chosen = best_box(heat.spread(size), boxes)
         values = {
             "pointing": float(raw.max() > 0 and points_at(heat.peak, expression.box)),
-            "chance": area(expression.box) / (size[0] * size[1]), "iou": iou, "iou50": float(iou >= 0.5),
+            "chance": box_area(expression.box) / (size[0] * size[1]), "iou": iou, "iou50": float(iou >= 0.5),
             "choice": float(chosen is not None and fits[chosen]), "choice_chance": sum(fits) / max(1, len(fits)),
             "in_caption": float(expression.tokens is not None),
         }  # fmt: skip
@@ -284,7 +285,7 @@ def _within(expression: Expression, opened: Opened) -> Expression:
     """The same with the part of its box that lies in the picture; UserError where there is none."""
     (wide, high), (left, top, right, bottom) = opened.size, expression.box
     box = (max(0.0, left), max(0.0, top), min(float(wide), right), min(float(high), bottom))
-    if not area(box):
+    if not box_area(box):
         raise UserError(
             f"{opened.record.key}: the box {list(expression.box)} of {expression.text!r} lies outside of its picture, "
             f"which has {wide} x {high} pixels"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from mmkit.data.images.opening import load_image
-from mmkit.data.images.transforms import look
+from mmkit.data.images.transforms import look, view_of
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given, make_targets
@@ -118,8 +118,9 @@ class Evaluation(Evaluator):
                 raise UserError(f"{record.key}: no caption, and this head reads picture and text")
             rng = Random(f"0 0 {row}")
             caption = rng.choice(record.captions) if asked else None
-            pixels = look(predictor.transform, load_image(record))
-            return Opened(record, pixels, caption, encoded(targets, record, rng))
+            picture = load_image(record)
+            view = view_of(predictor.transform, picture.size) if getattr(targets, "reads_view", False) else None
+            return Opened(record, look(predictor.transform, picture), caption, encoded(targets, record, rng, view=view))
 
         def work(rows: Sequence[int], made: Sequence[Opened]) -> tuple[Any, Any]:
             samples = [

@@ -10,7 +10,7 @@ from PIL import Image
 from mmkit.data.records import JsonLines, Record
 from mmkit.errors import UserError
 from mmkit.evals import grounding
-from mmkit.evals.boxes import best_box, overlap, points_at, region_box
+from mmkit.evals.boxes import best_box, points_at, refer_iou, region_box
 from mmkit.evals.grounding import Grounding
 from mmkit.evals.intervals import clustered
 from mmkit.explanation.gradcam import TokenMaps
@@ -331,10 +331,10 @@ def test_overlap_counts_pixels():
         sides = torch.randint(0, 12, (2, 4), generator=generator)
         a, b = ((int(r[0]), int(r[1]), int(r[0] + r[2] + 1), int(r[1] + r[3] + 1)) for r in sides)
         wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-        assert overlap(a, b) == (pytest.approx(counted(a, b)) if wide > 1 and high > 1 else 0)
-        seen.add(overlap(a, b) > 0)
+        assert refer_iou(a, b) == (pytest.approx(counted(a, b)) if wide > 1 and high > 1 else 0)
+        seen.add(refer_iou(a, b) > 0)
     assert seen == {True, False}
-    assert overlap((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
+    assert refer_iou((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
 
 
 def test_a_pixel_on_the_edge_lies_inside_on_the_left_and_above_alone():

@@ -14,7 +14,8 @@ from PIL import Image
 
 from mmkit.data.images.resizing import Fit, resized_part, whole_size
 from mmkit.data.images.size import Size, height_width
-from mmkit.data.images.transforms import EvalTransform, to_pixels
+from mmkit.data.images.transforms import EvalTransform, fitting, to_pixels
+from mmkit.data.images.view import View, shifted
 from mmkit.errors import UserError
 from mmkit.types import RawPixels
 
@@ -56,6 +57,12 @@ class CentreCrop(EvalTransform):
         whole, part = self._place(image.width, image.height)
         image = resized_part(image, whole, part, self.resample, self.fill)
         return to_pixels(image, self.mean, self.std, self.factor)
+
+    def view(self, size: tuple[int, int]) -> View:
+        """What is shown of pictures of this size, (width, height)."""
+        whole, (left, top, right, bottom) = self._place(*size)
+        moves = (*fitting(size, whole), shifted(-left, -top))
+        return View(whole=size, size=(right - left, bottom - top), paint=self.raw_pixels, moves=moves)
 
     def seen(self, width: int, height: int) -> Box:
         """(left, top, right, bottom) of a picture's own pixels that is shown; beyond them where there is a border."""

@@ -21,12 +21,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmkit.data.images.planes import from_planes, to_planes
+from mmkit.data.images.view import Affine, inverse, shifted
 from mmkit.errors import UserError
 
 FILL = 128
 KEPT = 512 * 512
 """Of pictures up to so many pixels, it is kept where each pixel comes from."""
 Bytes = NDArray[np.uint8]
+Drawn = tuple[str, int]
+"""An operation and its sign."""
 
 
 def affine(planes: Tensor, a: float, b: float, c: float, d: float, e: float, f: float) -> Tensor:
@@ -49,6 +52,13 @@ def _grid(height: int, width: int, a: float, b: float, c: float, d: float, e: fl
     return grid
 
 
+def turned(degrees: float, width: int, height: int) -> Affine:
+    """Where the pixels come from of a picture that is turned about its centre, counter-clockwise."""
+    x, y = width / 2, height / 2
+    sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
+
+
 def translate(planes: Tensor, right: float, down: float) -> Tensor:
     """Moved by so many pixels, grey where it came from."""
     if not (right.is_integer() and down.is_integer()):
@@ -63,13 +73,6 @@ def _overlap(length: int, by: int) -> tuple[slice, slice]:
     """What stays of a line that is moved: where it was, where it comes to."""
     first, last = min(length, max(0, -by)), max(0, min(length, length - by))
     return slice(first, last), slice(first + by, last + by)  # both empty where nothing stays
-
-
-def rotate(planes: Tensor, degrees: float) -> Tensor:
-    """About the centre, counter-clockwise, grey outside."""
-    y, x = (side / 2 for side in planes.shape[1:])
-    sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
-    return affine(planes, cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def enhance(level: float) -> float:
@@ -135,6 +138,20 @@ def _looked_up(planes: Tensor, tables: list[Bytes]) -> Tensor:
     return torch.frombuffer(bytearray(made), dtype=torch.uint8).view(planes.shape)
 
 
+COME_FROM: Mapping[str, Callable[[float, float, int, int], Affine]] = {
+    # (level in 0..1, sign, width, height) -> where the pixels come from, of the operations that move them
+    "shear_x": lambda level, sign, width, height: (1, -sign * 0.3 * level, 0, 0, 1, 0),
+    "shear_y": lambda level, sign, width, height: (1, 0, 0, -sign * 0.3 * level, 1, 0),
+    "translate_x": lambda level, sign, width, height: shifted(-sign * 10 * level, 0.0),
+    "translate_y": lambda level, sign, width, height: shifted(0.0, -sign * 10 * level),
+    "rotate": lambda level, sign, width, height: turned(sign * 30 * level, width, height),
+}
+
+
+def _affine(name: str) -> Callable[[Tensor, float, float], Tensor]:
+    return lambda planes, level, sign: affine(planes, *COME_FROM[name](level, sign, planes.shape[2], planes.shape[1]))
+
+
 OPERATIONS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
     # ((3, h, w) uint8, level in 0..1, sign) -> the same
     "identity": lambda planes, level, sign: planes,
@@ -142,11 +159,11 @@ OPERATIONS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
     "equalize": lambda planes, level, sign: equalize(planes),
     "brightness": lambda planes, level, sign: brighten(planes, enhance(level)),
     "sharpness": lambda planes, level, sign: sharpen(planes, enhance(level)),
-    "shear_x": lambda planes, level, sign: affine(planes, 1, -sign * 0.3 * level, 0, 0, 1, 0),
-    "shear_y": lambda planes, level, sign: affine(planes, 1, 0, 0, -sign * 0.3 * level, 1, 0),
+    "shear_x": _affine("shear_x"),
+    "shear_y": _affine("shear_y"),
     "translate_x": lambda planes, level, sign: translate(planes, sign * 10 * level, 0.0),
     "translate_y": lambda planes, level, sign: translate(planes, 0.0, sign * 10 * level),
-    "rotate": lambda planes, level, sign: rotate(planes, sign * 30 * level),
+    "rotate": _affine("rotate"),
 }
 NAMES = tuple(OPERATIONS)
 
@@ -161,19 +178,28 @@ class RandAugment:
 
     def __call__(self, planes: Tensor, rng: Random) -> Tensor:
         """(3, h, w) uint8 to the same."""
-        return self._augmented(planes, self._drawn(rng))
+        return self.applied(planes, self.draw(rng))
 
     def picture(self, image: Image.Image, rng: Random) -> Image.Image:
         """RGB picture to RGB picture of the same size; itself where no operation is drawn."""
-        drawn = self._drawn(rng)
-        return from_planes(self._augmented(to_planes(image), drawn)) if drawn else image
+        return self.painted(image, self.draw(rng))
 
-    def _drawn(self, rng: Random) -> list[tuple[str, int]]:
-        """(operation, sign) of each that is applied."""
+    def painted(self, image: Image.Image, drawn: Sequence[Drawn]) -> Image.Image:
+        """The same by what was drawn."""
+        return from_planes(self.applied(to_planes(image), drawn)) if drawn else image
+
+    def draw(self, rng: Random) -> list[Drawn]:
+        """Each operation that is to be applied."""
         names = rng.choices(NAMES, k=self.number)
         return [(name, rng.choice((-1, 1))) for name in names if rng.random() < self.probability]
 
-    def _augmented(self, planes: Tensor, drawn: Sequence[tuple[str, int]]) -> Tensor:
+    def applied(self, planes: Tensor, drawn: Sequence[Drawn]) -> Tensor:
+        """(3, h, w) uint8 to the same, by what was drawn."""
         for name, sign in drawn:
             planes = OPERATIONS[name](planes, self.level, sign)
         return planes
+
+    def moves(self, drawn: Sequence[Drawn], width: int, height: int) -> tuple[Affine, ...]:
+        """Where places of a picture come to, by what was drawn."""
+        moving = [(name, sign) for name, sign in drawn if name in COME_FROM]
+        return tuple(inverse(COME_FROM[name](self.level, sign, width, height)) for name, sign in moving)

@@ -9,21 +9,23 @@ of pictures (ALBEF has neither).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.images.planes import resized_crop, to_planes
-from mmkit.data.images.randaugment import RandAugment
+from mmkit.data.images.planes import Box, resized_crop, to_planes
+from mmkit.data.images.randaugment import Drawn, RandAugment
 from mmkit.data.images.resizing import RESAMPLE, Resample, resized
 from mmkit.data.images.size import Size, height_width
-from mmkit.data.texts.mirror import swap_left_right
+from mmkit.data.images.view import Affine, View, mirrored, scaled, shifted
+from mmkit.data.texts.mirror import Edit, swaps
 from mmkit.errors import UserError
-from mmkit.types import Normalise, RawPixels
+from mmkit.types import Normalise, Pixels, RawPixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -47,9 +49,37 @@ def look(transform: Any, *given: Any) -> Any:
     Its ``raw_pixels``, which takes what its call takes and gives ``RawPixels`` in place of float pixels; its call where
     it has no such method, or its class is one of the user's own that changes the call alone.
     """
-    kinds = (vars(kind).keys() for kind in type(transform).__mro__)
-    nearest = next(names for names in kinds if names & {"raw_pixels", "__call__"})
-    return transform.raw_pixels(*given) if "raw_pixels" in nearest else transform(*given)
+    return transform.raw_pixels(*given) if "raw_pixels" in _own(transform) else transform(*given)
+
+
+def _own(transform: Any) -> set[str]:
+    """Which of the ways to use a transform the nearest of its classes defines that defines any."""
+    kinds = (vars(kind).keys() & {"draw", "view", "raw_pixels", "__call__"} for kind in type(transform).__mro__)
+    return next(names for names in kinds if names)
+
+
+def drawn(transform: Any, image: Image.Image, texts: Sequence[str], rng: Random) -> tuple[Pixels, str, View | None]:
+    """What training sees of a picture and of the first of its texts, and the view, which holds for all else of it.
+
+    texts: all words that must stay true; "" as the first where there is no caption. A transform without a ``draw``, or
+    of a class of the user's own that changes the call alone, gives no view.
+    """
+    if isinstance(transform, Blank):
+        return drawn(transform.transform, blank(image), texts, rng)
+    if "draw" not in _own(transform):
+        return *look(transform, image, texts[0], rng), None
+    view: View = transform.draw(image.size, texts, rng)
+    return view.picture(image), view.words(texts[0]), view
+
+
+def view_of(transform: Any, size: tuple[int, int]) -> View | None:
+    """What an evaluation transform shows of pictures of this size, (width, height); None where it cannot tell."""
+    if isinstance(transform, Blank):
+        return view_of(transform.transform, size)
+    if "view" not in _own(transform):
+        return None
+    view: View = transform.view(size)
+    return view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +108,19 @@ class EvalTransform:
         height, width = height_width(self.size)
         return to_pixels(resized(image, (width, height), self.resample), self.mean, self.std, self.factor)
 
+    def view(self, size: tuple[int, int]) -> View:
+        """What is shown of pictures of this size, (width, height)."""
+        height, width = height_width(self.size)
+        return View(whole=size, size=(width, height), paint=self.raw_pixels, moves=fitting(size, (width, height)))
+
     def resized(self, size: Size) -> EvalTransform:
         """The same for another size of the result."""
         return replace(self, size=size)
+
+
+def fitting(size: tuple[int, int], to: tuple[int, int]) -> tuple[Affine, ...]:
+    """How places move where a whole picture is resized; both (width, height)."""
+    return () if size == to else (scaled(to[0] / size[0], to[1] / size[1]),)
 
 
 def check_numbers(name: str, mean: Triple, std: Triple, resample: str, factor: float) -> None:
@@ -126,29 +166,58 @@ class TrainTransform:
 
     def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
         """The same before it is normalised."""
-        planes = self._cropped(image, rng)
-        if self.flip and rng.random() < self.flip:
-            swapped = swap_left_right(caption)
-            if swapped is not None:
-                planes, caption = planes.flip(2), swapped
-        if self.randaugment is not None:
-            planes = RandAugment(*self.randaugment)(planes, rng)
-        pixels = RawPixels(planes, Normalise(mean=self.mean, std=self.std, factor=FACTOR))
-        if self.erase and rng.random() < self.erase:
-            pixels = pixels._replace(erased=erase_box(planes.shape[2], planes.shape[1], rng))
-        return pixels, caption
+        view = self.draw(image.size, (caption,), rng)
+        return view.picture(image), view.words(caption)
 
-    def _cropped(self, image: Image.Image, rng: Random) -> Tensor:
-        """(3, h, w) uint8; a picture that is squashed whole is what evaluation sees."""
+    def draw(self, size: tuple[int, int], texts: Sequence[str], rng: Random) -> View:
+        """One draw for pictures of this size, (width, height), and for all that is said of them.
+
+        texts: those that must stay true; where left and right of one cannot be swapped, the view is not mirrored.
+        """
+        high, wide = height_width(self.size)
+        crop = crop_box(*size, self.scale, self.ratio, rng)
+        swapped = _swapped(texts) if self.flip and rng.random() < self.flip else None
+        augment = None if self.randaugment is None else RandAugment(*self.randaugment)
+        changes = [] if augment is None else augment.draw(rng)
+        erased = erase_box(wide, high, rng) if self.erase and rng.random() < self.erase else (0, 0, 0, 0)
+        return View(
+            whole=size, size=(wide, high), swapped=swapped,
+            paint=partial(self._painted, crop, swapped is not None, changes, erased),
+            moves=(
+                shifted(-crop[0], -crop[1]), scaled(wide / (crop[2] - crop[0]), high / (crop[3] - crop[1])),
+                *(() if swapped is None else (mirrored(wide),)),
+                *(augment.moves(changes, wide, high) if augment is not None and changes else ()),
+            ),
+        )  # fmt: skip
+
+    def _painted(
+        self, crop: Box, is_mirrored: bool, changes: list[Drawn], erased: Box, image: Image.Image
+    ) -> RawPixels:
+        """A picture by what was drawn; one that is squashed whole is what evaluation sees."""
         height, width = height_width(self.size)
         if self.scale == (1.0, 1.0):
-            return to_planes(resized(image, (width, height), "bicubic"))
-        box = crop_box(image.width, image.height, self.scale, self.ratio, rng)
-        return resized_crop(image, box, width, height)
+            planes = to_planes(resized(image, (width, height), "bicubic"))
+        else:
+            planes = resized_crop(image, crop, width, height)
+        planes = planes.flip(2) if is_mirrored else planes
+        if self.randaugment is not None:
+            planes = RandAugment(*self.randaugment).applied(planes, changes)
+        return RawPixels(planes, Normalise(mean=self.mean, std=self.std, factor=FACTOR), erased)
 
     def for_eval(self) -> EvalTransform:
         """The evaluation transform with the same size and normalisation."""
         return EvalTransform(size=self.size, mean=self.mean, std=self.std)
+
+
+def _swapped(texts: Sequence[str]) -> dict[str, Sequence[Edit]] | None:
+    """The edits of each text; None where one of them cannot be true of a mirrored picture."""
+    found: dict[str, Sequence[Edit]] = {}
+    for text in texts:
+        edits = swaps(text)
+        if edits is None:
+            return None
+        found[text] = edits
+    return found
 
 
 @dataclass(frozen=True)

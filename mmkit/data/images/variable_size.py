@@ -8,16 +8,18 @@ records by shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.images.randaugment import RandAugment
+from mmkit.data.images.randaugment import Drawn, RandAugment
 from mmkit.data.images.resizing import Resample, resized
-from mmkit.data.images.transforms import FACTOR, Triple, check_numbers, to_pixels
+from mmkit.data.images.transforms import FACTOR, Triple, check_numbers, fitting, to_pixels
+from mmkit.data.images.view import View
 from mmkit.errors import UserError
 from mmkit.types import RawPixels
 
@@ -80,8 +82,16 @@ class KeepShape:
 
     def raw_pixels(self, image: Image.Image) -> RawPixels:
         """The same before it is normalised."""
-        size = fitted(image.width, image.height, self.size, self.bound, self.multiple)
+        size = self._fitted(image.size)
         return to_pixels(resized(image, size, self.resample), self.mean, self.std, self.factor)
+
+    def view(self, size: tuple[int, int]) -> View:
+        """What is shown of pictures of this size, (width, height)."""
+        to = self._fitted(size)
+        return View(whole=size, size=to, paint=self.raw_pixels, moves=fitting(size, to))
+
+    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fitted(*size, self.size, self.bound, self.multiple)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +123,21 @@ class KeepShapeTrain:
 
     def raw_pixels(self, image: Image.Image, caption: str, rng: Random) -> tuple[RawPixels, str]:
         """The same before it is normalised."""
-        if self.randaugment is not None:
-            image = RandAugment(*self.randaugment).picture(image, rng)
-        return self.for_eval().raw_pixels(image), caption
+        return self.draw(image.size, (caption,), rng).picture(image), caption
+
+    def draw(self, size: tuple[int, int], texts: Sequence[str], rng: Random) -> View:
+        """One draw for pictures of this size, (width, height), and for all that is said of them."""
+        whole = self.for_eval().view(size)
+        if self.randaugment is None:
+            return whole
+        augment = RandAugment(*self.randaugment)
+        changes = augment.draw(rng)
+        paint = partial(self._painted, changes)
+        return replace(whole, paint=paint, moves=(*augment.moves(changes, *size), *whole.moves))
+
+    def _painted(self, changes: list[Drawn], image: Image.Image) -> RawPixels:
+        augment = RandAugment(*(self.randaugment or (0, 0)))
+        return self.for_eval().raw_pixels(augment.painted(image, changes))
 
     def for_eval(self) -> KeepShape:
         """The evaluation transform with the same sizes and normalisation."""

@@ -10,8 +10,12 @@ points of the compass.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mmkit.data.texts.language import is_english_or_chinese
+
+Edit = tuple[int, int, str]
+"""The characters of a text from the first to before the second are replaced by the third."""
 
 _ENGLISH = re.compile(r"\b(?:left|right)\w*", re.IGNORECASE)
 _LETTERS = re.compile(r"[(\[](?:l|r|l[-/]r|r[-/]l)[)\]]|\b(?:L to R|R to L|L-R|R-L)\b", re.IGNORECASE)
@@ -79,20 +83,53 @@ def swap_left_right(caption: str) -> str | None:
 
     A caption without such words comes back unchanged, if it may be English or Chinese.
     """
+    edits = swaps(caption)
+    return None if edits is None else edited(caption, edits)
+
+
+def swaps(caption: str) -> list[Edit] | None:
+    """What ``swap_left_right`` changes, in order."""
     if not is_english_or_chinese(caption) or _LETTERS.search(caption):
         return None
-    if _CHINESE.search(caption):
-        swapped = _chinese(caption)
-        if swapped is None:
-            return None
-        caption = swapped
-    return _english(caption) if _ENGLISH.search(caption) else caption
+    chinese = _chinese(caption)
+    if chinese is None:
+        return None
+    english = _english(edited(caption, chinese)) if _ENGLISH.search(caption) else []  # of one length with the caption
+    return None if english is None else sorted(chinese + english)
 
 
-def _english(caption: str) -> str | None:
+def edited(text: str, edits: Sequence[Edit]) -> str:
+    """The text with its edits, which stand in order."""
+    if not edits:
+        return text
+    out, done = [], 0
+    for start, end, new in edits:
+        out += [text[done:start], new]
+        done = end
+    return "".join([*out, text[done:]])
+
+
+def moved(span: tuple[int, int], edits: Sequence[Edit]) -> tuple[int, int]:
+    """Where the characters ``span`` of a text stand after its edits; of a word that is replaced, all or none."""
+    first, last = span
+    start, end = first, last
+    for begin, close, new in edits:
+        grown = len(new) - (close - begin)
+        if close <= first:
+            start += grown
+        elif begin < first:
+            start += begin - first
+        if close <= last:
+            end += grown
+        elif begin < last:
+            end += close - last + grown
+    return start, end
+
+
+def _english(caption: str) -> list[Edit] | None:
     tokens = [(match.group(), match.start()) for match in _TOKEN.finditer(caption)]
     words = [word.lower().replace("’", "'") for word, _ in tokens]
-    out, done = [], 0
+    out: list[Edit] = []
     sure: list[bool] = []
     for number, (token, start) in enumerate(tokens):
         if _ENGLISH.search(token) is None:
@@ -101,9 +138,8 @@ def _english(caption: str) -> str | None:
         if swapped is None:
             return None
         sure.append(words[number] not in _SWAP or _is_place(words, number))
-        out += [caption[done:start], swapped]
-        done = start + len(token)
-    return "".join([*out, caption[done:]]) if all(sure) else None
+        out.append((start, start + len(token), swapped))
+    return out if all(sure) else None
 
 
 def _compound(token: str) -> str | None:
@@ -210,8 +246,9 @@ def _cased(like: str, word: str) -> str:
     return word.capitalize() if like[:1].isupper() else word
 
 
-def _chinese(caption: str) -> str | None:
+def _chinese(caption: str) -> list[Edit] | None:
     """All of them in Chinese, or None where one is no place for certain ("左右", "左派")."""
-    if len(_CHINESE_PLACE.findall(caption)) < len(_CHINESE.findall(caption)):
+    places = list(_CHINESE_PLACE.finditer(caption))
+    if len(places) < len(_CHINESE.findall(caption)):
         return None
-    return _CHINESE_PLACE.sub(lambda match: "右" if match.group() == "左" else "左", caption)
+    return [(found.start(), found.end(), "右" if found.group() == "左" else "左") for found in places]
