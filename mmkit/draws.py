@@ -31,6 +31,11 @@ def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
     return [a, b, c, d]
 
 
+def seed_of(*purpose: object) -> int:
+    """A seed for a generator of PyTorch, below 2**63, that depends on what it is for."""
+    return int.from_bytes(blake2b(repr(purpose).encode(), digest_size=8).digest(), "little") >> 1
+
+
 class Draws:
     """A stream of random numbers for each of some rows; what is drawn next differs from what was drawn before.
 

@@ -17,9 +17,10 @@ from mmkit.chunks import in_chunks, joined, split
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 from mmkit.exchange import rows_of_all
+from mmkit.look import look_again
 from mmkit.protocol import Context
 from mmkit.ranks import gather, gather_with_grad, rank, world_size
-from mmkit.types import Batch, Fused, MaskedText, ModelSpec, Tokens
+from mmkit.types import Batch, Fused, Hole, MaskedText, ModelSpec, SecondLook, Tokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -139,6 +140,23 @@ class Features:
         image, seen = self.chunked(see, self.batch.pixels, self.batch.pixel_mask)
         self._layers |= zip(names, seen, strict=True)
         return image
+
+    def second_look(
+        self, key: Hashable, *, keep: Tensor | None = None, hidden: Tensor | None = None, by: Tensor | None = None
+    ) -> SecondLook:
+        """The same pictures with patches hidden, of which the other views know nothing; made once for a ``key``.
+
+        keep; or hidden and by: see ``Hole``; a teacher is given the same. Dropout draws numbers of its own, so that the
+        other heads compute the same bits. UserError where the model cannot hide patches so.
+        """
+        hole = Hole(keep=keep, hidden=hidden, by=by)
+        purpose = (self._seed, self.step, key, rank(), self._before)
+        made, look = self.memo(
+            ("second look", key), lambda f: (hole, look_again(f.model, f.batch, hole, purpose, f._chunks))
+        )
+        if made.keep is not keep or made.hidden is not hidden or made.by is not by:
+            raise ValueError(f"the second look {key!r} is there, with other patches hidden: give this one its own key")
+        return look
 
     @_view
     def text(self) -> Tokens:
@@ -343,16 +361,19 @@ class Features:
         """The teacher's copy of a head that has ``distilled = True``."""
         return self._twins[head]
 
-    def random(self, name: str, everyone: bool = False) -> Draws:
+    def random(self, name: str, everyone: bool = False, on_host: bool = False) -> Draws:
         """Random numbers for each of this rank's samples, from the start of a stream of their own.
 
         They depend on (seed, step, ``name``, place of the sample in the step): other names and steps are independent;
         the samples of a step have the same numbers on any device, and on any number of processes and micro-batches. The
         same name gives the same numbers again, to a teacher too. everyone: for the samples of all ranks (G) of this
-        micro-batch.
+        micro-batch. on_host: on the CPU, for what the host must know without waiting for the device.
         """
-        rows = torch.arange(len(self.batch) * world_size(), device=self.own.device) if everyone else self.own
-        return Draws((self._seed, self.step, name), rows + self._before)
+        first, size = (0, world_size()) if everyone else (rank(), 1)
+        count, device = len(self.batch), "cpu" if on_host else self.batch.image_id.device
+        return Draws(
+            (self._seed, self.step, name), torch.arange(count * size, device=device) + first * count + self._before
+        )
 
 
 def _words(of: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
-from mmkit.types import Fused, ModelSpec, Tokens
+from mmkit.types import Fused, Hole, ModelSpec, Tokens
 
 
 class Context(Protocol):
@@ -58,3 +58,13 @@ class Layered(Protocol):
         self, pixels: Tensor, pixel_mask: Tensor | None, names: Collection[str]
     ) -> tuple[Tokens, dict[str, Tokens]]:
         """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names``."""
+
+
+class LooksAgain(Protocol):
+    """What a model also has whose ``spec.hides`` is not empty."""
+
+    def encode_image_again(self, pixels: Tensor, pixel_mask: Tensor | None, hole: Hole) -> Tokens:
+        """As ``encode_image``, with patches hidden in one of the ways of ``spec.hides``; tokens as in ``SecondLook``.
+
+        What else leaves patches out in training (patch dropout) does not do so here.
+        """

@@ -91,6 +91,45 @@ class MaskedText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hole:
+    """Patches that a second look at pictures does not see: those left out, or those that a vector stands for.
+
+    keep: (B, V) int64, the numbers in the grid of the patches that stay, as many in each picture, in the order in which
+        they come out; the others are left out and cost nothing.
+    hidden: in its place (B, P) bool, True = a patch whose token becomes ``by`` (D,) after the embedding, before
+        positions are added; any number in each picture.
+    """
+
+    keep: Tensor | None = None
+    hidden: Tensor | None = None
+    by: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.hidden is None) or (self.hidden is None) != (self.by is None):
+            raise ValueError(
+                "a second look is given `keep`, to leave patches out, or `hidden` and `by`, to replace them"
+            )
+        if self.keep is not None and not self.keep.shape[1]:
+            raise ValueError("a second look that leaves out every patch has nothing to see")
+
+    @property
+    def how(self) -> str:
+        """As ``ModelSpec.hides`` calls it."""
+        return "replace" if self.keep is None else "leave out"
+
+
+class SecondLook(NamedTuple):
+    """The same pictures with patches hidden.
+
+    tokens: class tokens, then the patches of ``Hole.keep`` in that order (B, C + V, D); or all patches (B, C + P, D).
+    seen: (B,) int64, of how many patches of each picture the content was read.
+    """
+
+    tokens: Tokens
+    seen: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Normalise:
     """How bytes become what a model reads, for each of the three colours: (x * factor - mean) / std.
 
@@ -217,7 +256,8 @@ class ModelSpec:
 
     patch: pixels along each axis of a patch, (height, width) or (frames, height, width); empty where image tokens are
     no patches. Image tokens are ``class_tokens`` that are none, then the patches of the grid, row-major. layers: names
-    of the tokens that ``image_layers`` gives, in order.
+    of the tokens that ``image_layers`` gives, in order. hides: how a second look may hide patches: "leave out",
+    "replace" (see ``Hole``).
     """
 
     image_width: int
@@ -229,6 +269,7 @@ class ModelSpec:
     patch: tuple[int, ...] = ()
     class_tokens: int = 0
     layers: tuple[str, ...] = ()
+    hides: tuple[str, ...] = ()
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """How many patches a picture of so many pixels has along each axis; UserError where they do not fit."""

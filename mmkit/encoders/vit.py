@@ -20,7 +20,10 @@ from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
 from mmkit.nn.patch import PatchEmbed
 from mmkit.nn.positions import GridPositions
-from mmkit.types import Tokens, grid_of
+from mmkit.types import Hole, Tokens, grid_of
+
+HIDES = ("leave out", "replace")
+"""How a ViT hides patches."""
 
 
 class ViT(nn.Module):
@@ -34,6 +37,7 @@ class ViT(nn.Module):
         class_token: whether one goes first. first_norm: a norm before the blocks, and patch_bias: whether the patch
             layer has one (CLIP has the norm and not the bias). eps: of the norms.
         patch_dropout: the share of patches that are left out in training (FLIP, Li et al. 2023).
+        fixed_positions: sines and cosines in place of learned ones (MAE).
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -44,7 +48,8 @@ class ViT(nn.Module):
         self, image_size: Sequence[int], patch: Sequence[int], *, depth: int, width: int, heads: int,
         mlp_width: int | None = None, channels: int = 3, dropout: float = 0.0, drop_path: float = 0.0,
         activation: str = "gelu", eps: float = 1e-6, class_token: bool = True, first_norm: bool = False,
-        patch_bias: bool = True, patch_dropout: float = 0.0, checkpointing: bool = False,
+        patch_bias: bool = True, patch_dropout: float = 0.0, fixed_positions: bool = False,
+        checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if not 0.0 <= patch_dropout < 1.0:
@@ -57,7 +62,7 @@ class ViT(nn.Module):
         self.checkpointing = checkpointing
         self.patch = PatchEmbed(patch, width, channels, patch_bias)
         self.cls = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
-        self.positions = GridPositions(grid_of(image_size, patch), width, prefix=int(class_token))
+        self.positions = GridPositions(grid_of(image_size, patch), width, int(class_token), fixed_positions)
         self.patch_dropout = patch_dropout
         self.dropout = Dropout(dropout)
         self.first_norm = nn.LayerNorm(width, eps=eps) if first_norm else None
@@ -73,12 +78,13 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(self.cls, std=0.02)
         initialise(self, width)
 
-    def forward(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+    def forward(self, pixels: Tensor, pixel_mask: Tensor | None = None, hole: Hole | None = None) -> Tokens:
         """(B, channels, *size) float -> class token and patches, row-major: (B, 1 + P, D).
 
+        hole: patches that are not seen; those of ``hole.keep`` come out alone, in its order. Patch dropout then is off.
         Raises UserError when there is a ``pixel_mask``: pictures must be of one size here.
         """
-        return self.intermediates(pixels, (), pixel_mask)[0]
+        return self.intermediates(pixels, (), pixel_mask, hole)[0]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -86,7 +92,7 @@ class ViT(nn.Module):
         return ("embed", *(f"blocks.{i}" for i in range(len(self.blocks))))
 
     def intermediates(
-        self, pixels: Tensor, names: Collection[str], pixel_mask: Tensor | None = None
+        self, pixels: Tensor, names: Collection[str], pixel_mask: Tensor | None = None, hole: Hole | None = None
     ) -> tuple[Tokens, dict[str, Tokens]]:
         """The output, and the tokens (B, 1 + P, D) after the layers ``names``; UserError on one that does not exist."""
         if unknown := ", ".join(sorted(set(names) - set(self.layers))):
@@ -94,7 +100,7 @@ class ViT(nn.Module):
         if pixel_mask is not None:
             raise UserError("this model reads pictures of one size; use a transform that makes them equal")
         seen: dict[str, Tokens] = {}
-        x_BND = self._embed(pixels)
+        x_BND = self._embed(pixels, hole)
         if "embed" in names:
             seen["embed"] = Tokens(x_BND)
         for i, block in enumerate(self.blocks):
@@ -103,13 +109,28 @@ class ViT(nn.Module):
                 seen[f"blocks.{i}"] = Tokens(x_BND)
         return Tokens(self.norm(x_BND)), seen
 
-    def _embed(self, pixels: Tensor) -> Tensor:
-        grid = grid_of(pixels.shape[2:], self.patch.patch)
-        patches_BPD = self.patch(pixels)
-        x_BND = self.dropout(self._with_class(patches_BPD) + self.positions(grid))
-        if self.training and self.patch_dropout:
+    def _embed(self, pixels: Tensor, hole: Hole | None = None) -> Tensor:
+        positions_ND = self.positions(grid_of(pixels.shape[2:], self.patch.patch))
+        x_BND = self.dropout(self._with_class(self._patches(pixels, hole)) + self._shown(positions_ND, hole))
+        if self.training and self.patch_dropout and hole is None:
             x_BND = drop_patches(x_BND, self.patch_dropout, prefix=self.positions.prefix)
         return x_BND if self.first_norm is None else self.first_norm(x_BND)
+
+    def _patches(self, pixels: Tensor, hole: Hole | None) -> Tensor:
+        if hole is None or hole.keep is not None:
+            return self.patch(pixels, None if hole is None else hole.keep)
+        patches_BPD = self.patch(pixels)
+        if hole.hidden is None or hole.by is None or hole.hidden.shape != patches_BPD.shape[:2]:
+            raise ValueError(f"hidden patches {hole.hidden}: not one for each of {tuple(patches_BPD.shape[:2])}")
+        return hole.by.to(patches_BPD.dtype).where(hole.hidden[..., None], patches_BPD)
+
+    def _shown(self, positions_ND: Tensor, hole: Hole | None) -> Tensor:
+        """Of the positions those of what is not left out."""
+        if hole is None or hole.keep is None:
+            return positions_ND
+        prefix = self.positions.prefix
+        own_BVD = positions_ND[prefix:][hole.keep]
+        return torch.cat([positions_ND[:prefix].expand(len(own_BVD), -1, -1), own_BVD], 1)
 
     def _with_class(self, patches_BPD: Tensor) -> Tensor:
         if self.cls is None:
@@ -118,7 +139,7 @@ class ViT(nn.Module):
 
 
 class SeesByViT(nn.Module):
-    """The model protocol as far as it sees, for a model whose ``image`` is a ViT."""
+    """The model protocol as far as it sees, for a model whose ``image`` is a ViT; its spec says ``hides=HIDES``."""
 
     image: ViT
 
@@ -134,6 +155,10 @@ class SeesByViT(nn.Module):
     ) -> tuple[Tokens, dict[str, Tokens]]:
         """What ``encode_image`` gives, and the tokens (B, N, D) after the layers ``names`` of ``spec.layers``."""
         return self.image.intermediates(pixels, names, pixel_mask)
+
+    def encode_image_again(self, pixels: Tensor, pixel_mask: Tensor | None, hole: Hole) -> Tokens:
+        """A second look with patches hidden: (B, 1 + V, D) where they are left out, else (B, 1 + P, D)."""
+        return self.image(pixels, pixel_mask, hole)
 
 
 def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:

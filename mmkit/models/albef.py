@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
-from mmkit.encoders.vit import SeesByViT, ViT
+from mmkit.encoders.vit import HIDES, SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
 from mmkit.types import Fused, ModelSpec, Tokens
@@ -40,7 +40,7 @@ class ALBEF(SeesByViT):
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=fusion.width, embed_dim=embed_dim,
             vocab_size=text.embeddings.words.num_embeddings, fuses=True, patch=image.patch.patch,
-            class_tokens=image.positions.prefix, layers=image.layers,
+            class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
         )  # fmt: skip
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmkit.encoders.prenorm_text import PreNormText
 from mmkit.encoders.text import TextEncoder
-from mmkit.encoders.vit import SeesByViT, ViT
+from mmkit.encoders.vit import HIDES, SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
 from mmkit.types import Fused, ModelSpec, Tokens
@@ -46,7 +46,7 @@ class Dual(SeesByViT):
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=text.width, embed_dim=embed_dim,
             vocab_size=len(text.word_embeddings), fuses=False, patch=image.patch.patch,
-            class_tokens=image.positions.prefix, layers=image.layers,
+            class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
         )  # fmt: skip
 
     def train(self, mode: bool = True) -> Dual:

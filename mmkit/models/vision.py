@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkit.encoders.vit import SeesByViT, ViT
+from mmkit.encoders.vit import HIDES, SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.nn.pool import pooled
 from mmkit.types import ModelSpec, Tokens
@@ -28,7 +28,7 @@ class Vision(SeesByViT):
         self.image = image
         self.spec = ModelSpec(
             image_width=image.width, text_width=0, fused_width=0, embed_dim=image.width, vocab_size=0, fuses=False,
-            patch=image.patch.patch, class_tokens=image.positions.prefix, layers=image.layers,
+            patch=image.patch.patch, class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
         )  # fmt: skip
 
     def embed_image(self, image: Tokens) -> Tensor:

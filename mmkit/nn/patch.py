@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mmkit.nn.attention import take
 from mmkit.types import grid_of
 
 
@@ -43,6 +44,9 @@ class PatchEmbed(nn.Module):
             values *= side
         self.proj = nn.Linear(values, width, bias=bias)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, C, *size) -> (B, P, D). Raises UserError when the patch does not divide the size."""
-        return self.proj(patchify(pixels, self.patch))
+    def forward(self, pixels: Tensor, keep_BV: Tensor | None = None) -> Tensor:
+        """(B, C, *size) -> (B, P, D), or (B, V, D) of the patches ``keep_BV`` (int64) alone.
+
+        Raises UserError when the patch does not divide the size.
+        """
+        return self.proj(take(patchify(pixels, self.patch), keep_BV))

@@ -1,4 +1,4 @@
-"""Learned positions of a grid of patches, which resize to any other grid (ViT, section 3.2).
+"""Positions of a grid of patches, learned or fixed, which resize to any other grid (ViT, section 3.2; MAE, section 3).
 
 Resizing is bicubic without antialiasing and without aligned corners, as ALBEF, DeiT and MAE do it (trilinear
 for the three axes of a video). The first row belongs to the class token, where there is one, and is never resized.
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +33,39 @@ def resize_positions(table_ND: Tensor, old: Sequence[int], new: Sequence[int], p
     return torch.cat([table_ND[:prefix], resized[0].flatten(1).T.to(table_ND.dtype)])
 
 
-class GridPositions(nn.Module):
-    """One vector for each cell of a grid, after ``prefix`` ones for class tokens."""
+def sincos_positions(grid: Sequence[int], width: int, prefix: int = 0) -> Tensor:
+    """(prefix + cells, width) float32: sines and cosines of each place, row-major; 0 for ``prefix`` class tokens.
 
-    def __init__(self, grid: Sequence[int], width: int, prefix: int = 1) -> None:
+    The first half of a vector tells the column, the second the row (MAE's code, whose comment says the opposite): the
+    sines, then the cosines, of the whole number times 10000^(-k / (width / 4)). UserError for another number of axes
+    than two, and a width that 4 does not divide.
+    """
+    if len(grid) != 2 or width % 4:
+        raise UserError(
+            f"sin-cos positions: {len(grid)} axes of width {width}; there must be two, and 4 divide the width"
+        )
+    quarter = width // 4
+    speed_N = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [at.flatten()[:, None] * speed_N for at in (columns, rows)]
+    cells = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()
+    return torch.cat([cells.new_zeros(prefix, width), cells])
+
+
+class GridPositions(nn.Module):
+    """One vector for each cell of a grid, after ``prefix`` ones for class tokens.
+
+    fixed: those of ``sincos_positions``, which no training changes.
+    """
+
+    def __init__(self, grid: Sequence[int], width: int, prefix: int = 1, fixed: bool = False) -> None:
         super().__init__()
         self.grid = tuple(grid)
         self.prefix = prefix
         self._said: set[tuple[int, ...]] = set()
+        if fixed:
+            self.table = nn.Parameter(sincos_positions(self.grid, width, prefix), requires_grad=False)
+            return
         self.table = nn.Parameter(torch.empty(prefix + math.prod(self.grid), width))
         nn.init.trunc_normal_(self.table, std=0.02)
 

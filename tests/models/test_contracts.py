@@ -143,7 +143,7 @@ def test_layers_come_from_the_one_pass(order, monkeypatch):
     task = Task(albef_tiny(VOCAB), {name: heads[name] for name in order}, momentum=0.9)
     passes = []
     embed = ViT._embed
-    monkeypatch.setattr(ViT, "_embed", lambda self, pixels: passes.append(self) or embed(self, pixels))
+    monkeypatch.setattr(ViT, "_embed", lambda self, *given: passes.append(self) or embed(self, *given))
     task(batch(2), 0).loss.backward()
     assert len(passes) == len(set(passes)) == 2  # student and teacher, once each
     assert all(p.grad is not None for p in task.model.image.blocks[0].parameters())

@@ -11,7 +11,7 @@ def vision(
     *, image_size: int | tuple[int, int], patch: int | tuple[int, int] = 16, depth: int = 12, width: int = 768,
     heads: int = 12, mlp_width: int | None = None, dropout: float = 0.0, drop_path: float = 0.0,
     activation: str = "gelu", eps: float = 1e-6, class_token: bool = True, first_norm: bool = False,
-    patch_bias: bool = True, checkpointing: bool = False,
+    patch_bias: bool = True, fixed_positions: bool = False, checkpointing: bool = False,
 ) -> Vision:  # fmt: skip
     """A ViT of any size; ``image_size`` in pixels, one side or (height, width). See ``ViT`` for the rest.
 
@@ -20,7 +20,7 @@ def vision(
     return Vision(ViT(
         height_width(image_size), height_width(patch), depth=depth, width=width, heads=heads, mlp_width=mlp_width,
         dropout=dropout, drop_path=drop_path, activation=activation, eps=eps, class_token=class_token,
-        first_norm=first_norm, patch_bias=patch_bias, checkpointing=checkpointing,
+        first_norm=first_norm, patch_bias=patch_bias, fixed_positions=fixed_positions, checkpointing=checkpointing,
     ))  # fmt: skip
 
 
