@@ -75,7 +75,7 @@ class Objects:
         moved, stays, share = kept(view.boxes(found.sides), view.size, self.outside, self.min_visible, self.min_size)
         a, b, _, d, e, _ = view.matrix
         area = found.area * share * abs(a * e - b * d)
-        labels = self._numbers(found, mirrored=view.swapped is not None)
+        labels = self.numbers(found, mirrored=view.swapped is not None)
         return {
             "boxes": moved[stays].astype(np.float32), "labels": labels[stays], "crowd": found.crowd[stays],
             "ignore": found.ignore[stays], "area": area[stays].astype(np.float32), "box_ids": found.ids[stays],
@@ -98,9 +98,10 @@ class Objects:
         """Whether the record has a class that a mirror makes another one, which ``classes`` has not: a left shoe."""
         if None not in self.mirrored:
             return False
-        return any(self.mirrored[i] is None for i in self._numbers(boxes_in(targets), mirrored=False).tolist())
+        return any(self.mirrored[i] is None for i in self.numbers(boxes_in(targets), mirrored=False).tolist())
 
-    def _numbers(self, found: Boxes, mirrored: bool) -> np.ndarray:
+    def numbers(self, found: Boxes, mirrored: bool = False) -> np.ndarray:
+        """The places of their classes among ``classes``: (N,) int64; of their mirror images where they have others."""
         numbers = [self._number(label) if self.classes else 0 for label in found.labels]
         if mirrored and self.classes:
             numbers = [i if (other := self.mirrored[i]) is None else other for i in numbers]

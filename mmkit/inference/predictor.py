@@ -35,6 +35,7 @@ from mmkit.features import Features
 from mmkit.heads.base import Answers, Captions, Classifies, Matches, Writes, reads_words
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.captioning import Captioning, captioning
+from mmkit.inference.detecting import Found, objects_in
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
@@ -166,6 +167,10 @@ class Predictor:
             for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 found.append([(sorter.classes[i], value) for i, value in zip(numbers, values, strict=True)])
         return found
+
+    def detect(self, images: Iterable[Picture] | Tensor, head: str | None = None, batch_size: int = 64) -> list[Found]:
+        """The objects in each picture, in its own pixels, the best first; ``head`` as in ``classify``."""
+        return list(objects_in(self, images, head, batch_size))
 
     def caption(
         self, images: Iterable[Picture] | Tensor, how: Decoding | None = None, batch_size: int = 64

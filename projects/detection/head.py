@@ -23,8 +23,9 @@ from projects.detection.denoising import Noised, noised, who_reads_whom
 from projects.detection.losses import matched_sums, noised_sums
 from projects.detection.matching import Costs, match
 from projects.detection.names import check_classes
+from projects.detection.objects import objects_of, sizes
 from projects.detection.positions import of_cells
-from projects.detection.truth import Truth, corners, sizes, truth_of
+from projects.detection.truth import Truth, corners, truth_of
 
 SOFTMAX, FOCAL = Costs(label=1.0), Costs(label=2.0)
 
@@ -154,7 +155,7 @@ class DETR(Head):
 
     def counts(self, f: Features) -> Mapping[str, Count]:
         """Boxes; see ``forward``."""
-        return self._counts(torch.bincount(f.target("box_of"), minlength=len(f.batch)).cpu())
+        return self._counts(torch.bincount(objects_of(f).of, minlength=len(f.batch)).cpu())
 
     def _counts(self, boxes: Tensor) -> dict[str, float]:
         if self.loss == "softmax":

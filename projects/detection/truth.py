@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mmkit.features import Features
-from mmkit.types import Batch
+from projects.detection.objects import objects_of, sizes
 
 
 class Truth(NamedTuple):
@@ -25,25 +25,15 @@ class Truth(NamedTuple):
     flat: Tensor
 
 
-def sizes(batch: Batch) -> Tensor:
-    """(B, 2) float32: width and height in pixels of each picture in its batch, without padding."""
-    height, width = batch.pixels.shape[-2:]
-    if batch.pixel_mask is None:
-        return torch.tensor([[width, height]], dtype=torch.float32, device=batch.pixels.device).expand(len(batch), -1)
-    return torch.stack([batch.pixel_mask.any(1).sum(1), batch.pixel_mask.any(2).sum(1)], 1).float()
-
-
 def truth_of(f: Features) -> Truth:
-    """From the batch's ``boxes`` (N, 4) as left, top, right, bottom in pixels, ``labels`` (N,) and ``box_of`` (N,)."""
-    boxes, labels, of = f.target("boxes"), f.target("labels"), f.target("box_of")
+    """Of the objects that are to be found, see ``objects_of``."""
+    boxes, labels, of = objects_of(f)
     batch, device = len(f.batch), boxes.device
     counts = torch.bincount(of, minlength=batch)
     starts = counts.cumsum(0) - counts
-    order = of.argsort(stable=True)
-    boxes, labels, of = boxes[order], labels[order], of[order]
     most = int(counts.max()) if len(of) else 0
     flat = of * most + torch.arange(len(of), device=device) - starts[of]
-    relative = boxes.float() / sizes(f.batch).repeat(1, 2)[of]
+    relative = boxes / sizes(f.batch).repeat(1, 2)[of]
     padded = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(batch * most, 1)
     padded[flat] = box_convert(relative, "xyxy", "cxcywh")
     classes = torch.zeros(batch * most, dtype=torch.int64, device=device)

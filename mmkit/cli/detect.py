@@ -1,0 +1,143 @@
+"""``mmkit detect``: the objects in pictures, with boxes and scores, drawn or as JSON; or how well they are found."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.cli.evaluate import (
+    add_evaluation_options,
+    add_source_options,
+    evaluation,
+    make_predictor,
+    measure,
+    open_data,
+)
+from mmkit.cli.main import add_command, check_output, write_json
+from mmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from mmkit.cli.main import Commands
+    from mmkit.data.records import Source
+    from mmkit.inference.detecting import Found
+
+OF_DATA = ("images", "split", "columns", "predictions", "max_bad")
+OF_PICTURES = ("out", "threshold", "top")
+THRESHOLD = 0.3
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "detect", "find objects in pictures, or measure how well a model does", run)
+    command.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="pictures to look at")
+    command.add_argument("--out", type=Path, metavar="PNG", help="draw what is found: a file, or a folder for several")
+    command.add_argument(
+        "--threshold", type=float, metavar="P", help=f"show what has at least this score (default {THRESHOLD})"
+    )
+    command.add_argument("--top", type=int, metavar="K", help="show at most the best K of a picture")
+    command.add_argument(
+        "--data", metavar="RECORDS",
+        help="pictures with boxes to compare with: JSON lines, COCO's, VOC's or YOLO's folder, openmoji, ...",
+    )  # fmt: skip
+    add_source_options(command, "image=...,boxes=...,image_id=...")
+    command.add_argument("--head", metavar="NAME", help="which, where several find objects (default: the only one)")
+    add_evaluation_options(command, "all that was found, as COCO's server takes it (with the published ids)")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    """What is found in pictures, or COCO's numbers of a data set."""
+    if (args.image is None) == (args.data is None):
+        raise UserError("give either --image FILE [FILE ...], or --data RECORDS")
+    wrong = OF_DATA if args.data is None else OF_PICTURES
+    if given := [name for name in wrong if getattr(args, name) is not None]:
+        belongs = "--data" if args.data is None else "--image"
+        raise UserError(f"--{given[0].replace('_', '-')} belongs to {belongs}")
+    if args.data is not None:
+        source = _of_kinds(open_data(args, {"boxes"}, ("image", "boxes", "image_id")))
+        from mmkit.evals.detection.evaluate import Detection
+
+        measure(args, Detection(source=source, head=args.head, **evaluation(args)))
+        return None
+    threshold = THRESHOLD if args.threshold is None else args.threshold
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold}: a score is from 0 to 1")
+    _look(args, threshold)
+    return None
+
+
+def _of_kinds(source: Source) -> Source:
+    """Built-in scenes without their people, who are told apart by descriptions and are of no class."""
+    from mmkit.data.openmoji.scenes import Scenes
+
+    return replace(source, people=0.0) if isinstance(source, Scenes) else source
+
+
+def _look(args: argparse.Namespace, threshold: float) -> None:
+    from mmkit.data.images.opening import load_image
+    from mmkit.ranks import rank
+
+    outputs = _outputs(args.image, args.out)
+    pictures = [load_image(path) for path in args.image]
+    with make_predictor(args) as predictor:
+        whole = predictor.detect(pictures, head=args.head, batch_size=args.batch_size)
+    found = [one.above(threshold, args.top) for one in whole]
+    if rank() == 0:
+        _show(args.image, found, threshold)
+        _draw(pictures, found, outputs)
+    said = [{"image": str(path), **as_json(one)} for path, one in zip(args.image, found, strict=True)]
+    alone = {name: value for name, value in said[0].items() if name != "image"} if len(said) == 1 else {}
+    write_json(args.json, {**alone, "pictures": said})
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """boxes, scores and labels (names) of one picture, the best first."""
+    return {"boxes": found.boxes.tolist(), "scores": found.scores.tolist(), "labels": found.names}
+
+
+def _show(paths: Sequence[Path], found: Sequence[Found], threshold: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in ("picture", "object"):
+        table.add_column(name)
+    for name in ("score", "left", "top", "right", "bottom"):
+        table.add_column(name, justify="right")
+    for path, one in zip(paths, found, strict=True):
+        for name, score, box in zip(one.names, one.scores.tolist(), one.boxes.tolist(), strict=True):
+            table.add_row(str(path), name, f"{score:.2f}", *(f"{side:.0f}" for side in box))
+        if not len(one.boxes):
+            table.add_row(str(path), f"nothing from {threshold:g} up")
+    Console().print(table, markup=False, highlight=False)
+
+
+def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
+    """A file for the drawing of each picture; UserError where one cannot be written, before any work."""
+    if out is None:
+        return []
+    from mmkit.files import kind_of_picture
+
+    if len(paths) == 1:
+        kind_of_picture(out)
+        check_output(out, "--out")
+        return [out]
+    if out.suffix:
+        raise UserError(f"--out {out}: {len(paths)} pictures need a folder, and this has the ending of a file")
+    names = [f"{path.stem}.png" for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number:03}-{name}" for number, name in enumerate(names)]
+    outputs = [out / name for name in names]
+    for path in outputs:
+        check_output(path, "--out")
+    return outputs
+
+
+def _draw(pictures: Sequence[Any], found: Sequence[Found], outputs: Sequence[Path]) -> None:
+    from mmkit.explanation.objects import drawn
+    from mmkit.files import save_picture
+
+    for picture, one, path in zip(pictures, found, outputs, strict=bool(outputs)):
+        save_picture(drawn(picture, one), path)

@@ -1,0 +1,187 @@
+"""Found boxes of a whole data set against its own: COCO's average precision, and what chance would have.
+
+Everything is compared in pixels of the pictures as they are, whatever the model saw of them, so that sizes are those
+that COCO means. Chance knows nothing of a picture: it says of each the mean box of every class, relative to the
+picture, as often as the class occurs; mean and frequency are those of the data measured on, which helps it a little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mmkit.data.boxes import Boxes, boxes_in
+from mmkit.data.images.opening import load_image
+from mmkit.data.images.transforms import look
+from mmkit.data.objects import Objects
+from mmkit.data.records import Record, Source
+from mmkit.data.targets import Given
+from mmkit.errors import UserError
+from mmkit.evals.detection.coco import CocoAP
+from mmkit.evals.evaluator import Evaluator, counted
+from mmkit.evals.predictions import save_predictions
+from mmkit.heads.base import Detects
+from mmkit.inference.detecting import Found, check_view, detector, in_pictures
+from mmkit.inference.predictor import Predictor
+from mmkit.types import Pixels
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_CHANCE = 300
+"""So many classes, the most frequent, chance speaks of in a picture."""
+
+
+class Opened(NamedTuple):
+    """A record whose picture was read: as the model sees it, its own (width, height), and its boxes."""
+
+    record: Record
+    pixels: Pixels
+    size: tuple[int, int]
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """values: what ``CocoAP`` counts, and the same of chance under ``chance_ap``. by_class: ap of each, None without.
+
+    n: pictures; boxes: how many are to be found. found, names, ids: what was found in each picture, the pictures'
+    published names, the classes' published numbers.
+    """
+
+    values: Mapping[str, float]
+    by_class: Mapping[str, float | None]
+    n: int
+    boxes: int
+    found: Sequence[Found]
+    names: Sequence[str]
+    ids: Sequence[int]
+    left_out: int | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers, with ``n`` pictures, ``boxes``, and ``classes`` that occur."""
+        occurring = sum(value is not None for value in self.by_class.values())
+        sizes = {"n": float(self.n), "boxes": float(self.boxes), "classes": float(occurring)}
+        return {**self.values, **sizes} | counted(self.left_out)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, and ``by_class``."""
+        return {**self.metrics(), "by_class": dict(self.by_class)}
+
+    def table(self) -> Table:
+        """A row for each number, times 100 as papers print them."""
+        from rich.table import Table
+
+        numbers = self.metrics()
+        table = Table(title=f"{self.boxes} boxes of {numbers['classes']:.0f} classes in {self.n} pictures")
+        table.add_column("COCO's average precision and recall")
+        table.add_column("x 100", justify="right")
+        for name, value in self.values.items():
+            table.add_row(name, f"{100 * value:.1f}")
+        return table
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        """As COCO's server takes them: image_id, category_id, bbox (left, top, width, height), score; all of them."""
+        rows: list[Mapping[str, Any]] = []
+        for name, found in zip(self.names, self.found, strict=True):
+            number = int(name) if name.isdecimal() and str(int(name)) == name else name
+            for box, score, label in zip(found.boxes, found.scores.tolist(), found.labels.tolist(), strict=True):
+                left, top, right, bottom = (round(side, 3) for side in box.tolist())
+                sides = [left, top, round(right - left, 3), round(bottom - top, 3)]
+                rows.append(
+                    {"image_id": number, "category_id": self.ids[label], "bbox": sides, "score": round(score, 6)}
+                )
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Evaluator):
+    """Finds the objects in the pictures of ``source`` and compares them with its records' ``boxes``.
+
+    head: which; None = the only one that finds objects. most: see ``CocoAP``. predictions: a file of COCO's form.
+    UserError for a model that finds none, a transform that cannot say what it shows, and classes that the head has not.
+    """
+
+    head: str | None = None
+    most: tuple[int, ...] = (1, 10, 100)
+
+    def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
+        """The head and the source."""
+        check_view(predictor.transform)
+        return detector(predictor.heads, self.head), self.opened()
+
+    def evaluate(self, predictor: Predictor) -> DetectionResult:
+        """UserError for a picture without "boxes", or that cannot be read."""
+        head, source = self.needs(predictor)
+        objects = Objects(Given(source=source), head.classes)
+
+        def opened(row: int) -> Opened:
+            record = source[row]
+            picture = load_image(record)
+            try:
+                truth = _truth(boxes_in(record.targets), objects)
+            except UserError as error:
+                raise UserError(f"{record.key}: {error}") from error
+            return Opened(record, look(predictor.transform, picture), picture.size, truth)
+
+        def work(rows: Sequence[int], made: Sequence[Opened]) -> list[tuple[Found, dict[str, Any], str]]:
+            samples = [predictor.sample(one.pixels, None, one.record) for one in made]
+            with predictor.inference():
+                said = head.predict(predictor.features(samples))
+            found = in_pictures(said, head.classes, predictor.transform, [one.size for one in made])
+            return [(own, one.truth, one.record.image_id) for own, one in zip(found, made, strict=True)]
+
+        passed = self.passed(self.parts(predictor, len(source), opened, work))
+        each = [one for part in passed.found for one in part]
+        found, truth = [one for one, _, _ in each], [one for _, one, _ in each]
+        measured, chance = self._measured(head, found, truth), CocoAP(len(head.classes), self.most)
+        chance.sync_on_compute = False
+        chance.update([_as_dict(one) for one in by_chance(found, truth)], truth)
+        result = DetectionResult(
+            values=measured.compute() | {"chance_ap": chance.compute()["ap"]},
+            by_class=dict(zip(head.classes, measured.by_class(), strict=True)), n=len(found),
+            boxes=sum(int((~one["iscrowd"]).sum()) for one in truth), found=found,
+            names=[name for _, _, name in each], ids=tuple(head.ids), left_out=passed.left_out,
+        )  # fmt: skip
+        save_predictions(self.predictions, result.rows)
+        return result
+
+    def _measured(self, head: Detects, found: Sequence[Found], truth: Sequence[Mapping[str, Any]]) -> CocoAP:
+        metric = CocoAP(len(head.classes), self.most)
+        metric.sync_on_compute = False  # every process has all
+        metric.update([_as_dict(one) for one in found], truth)
+        return metric
+
+
+def by_chance(found: Sequence[Found], truth: Sequence[Mapping[str, Any]]) -> list[Found]:
+    """For each picture the mean box of each class, with its share of all boxes as the score."""
+    sizes = np.array([one.size for one in found], float)
+    of = np.concatenate([np.full(len(one["labels"]), i) for i, one in enumerate(truth)]).astype(int)
+    boxes = np.concatenate([one["boxes"] for one in truth]) / np.tile(sizes, 2)[of]
+    labels, real = (np.concatenate([one[name] for one in truth]) for name in ("labels", "iscrowd"))
+    boxes, labels = boxes[~real], labels[~real]
+    classes, counts = np.unique(labels, return_counts=True)
+    best = np.argsort(-counts, kind="stable")[:MOST_CHANCE]
+    means = np.stack([boxes[labels == classes[i]].mean(0) for i in best]) if len(best) else np.empty((0, 4))
+    return [
+        Found(
+            boxes=means * np.tile(size, 2), scores=counts[best] / max(1, len(labels)), labels=classes[best],
+            size=one.size, classes=one.classes,
+        )
+        for one, size in zip(found, sizes, strict=True)
+    ]  # fmt: skip
+
+
+def _as_dict(found: Found) -> dict[str, Any]:
+    return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+
+
+def _truth(boxes: Boxes, objects: Objects) -> dict[str, Any]:
+    """As ``CocoAP`` takes it; what is to be ignored is as a crowd there."""
+    return {
+        "boxes": boxes.sides, "labels": objects.numbers(boxes), "area": boxes.area,
+        "iscrowd": boxes.crowd | boxes.ignore,
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""Detection over a source: boxes find their way back, classes and pictures keep their published names, chance."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mmkit.data.images.centre_crop import CentreCrop
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.records import ByNumber, Record
+from mmkit.data.text_files import stable_id
+from mmkit.errors import UserError
+from mmkit.evals.detection.evaluate import Detection, by_chance
+from mmkit.heads.base import Detections, Detects
+from mmkit.inference.detecting import Found, detector
+from mmkit.inference.predictor import Predictor
+from mmkit.models.sizes.vision import vision
+
+CLASSES = ("cat", "dog", "canoe")
+ID0 = stable_id("7")
+SIZES = ((64, 32), (48, 48), (40, 80))  # width, height
+
+
+@dataclass(frozen=True)
+class Scenes(ByNumber):
+    """A red rectangle of a size of its own in each picture; the last has none."""
+
+    labels: tuple = ("dog", "Cat", None)
+    object_names: tuple = field(default=CLASSES)
+
+    def __len__(self):
+        return 3
+
+    def box(self, index):
+        wide, high = SIZES[index]
+        return [wide / 8 + 2 * index, high / 4, wide / 2, high * 3 / 4]
+
+    def _at(self, index):
+        picture = Image.new("RGB", SIZES[index])
+        label = self.labels[index]
+        if label is not None:
+            left, top, right, bottom = self.box(index)
+            picture.paste((255, 0, 0), (round(left), round(top), round(right), round(bottom)))
+        boxes = [] if label is None else [{"name": label, "box": self.box(index), "area": 30.0}]
+        return Record(
+            image=picture, captions=(), image_id=f"{7 + index}", key=f"scene {index}", targets={"boxes": boxes}
+        )
+
+
+class Knows(nn.Module):
+    """Finds what is red in the view, to a pixel: a dog in picture "7", else a cat; and a canoe, less surely."""
+
+    needs_words = False
+
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        self.classes, self.ids = classes, (18, 17, 90)
+
+    def predict(self, f):
+        rows, boxes, labels = [], [], []
+        for i, picture in enumerate(f.batch.pixels):
+            red = picture[0] > 0
+            if red.any():
+                y, x = red.any(1).nonzero(), red.any(0).nonzero()
+                box = [float(x.min()), float(y.min()), float(x.max()) + 1, float(y.max()) + 1]
+                boxes += [box, box]
+                label = 1 if int(f.batch.image_id[i]) == ID0 else 0
+                labels += [2, label]
+                rows += [i, i]
+        scores = torch.tensor([0.2, 0.9]).repeat(len(rows) // 2)
+        return Detections(
+            torch.tensor(boxes).reshape(-1, 4),
+            scores,
+            torch.tensor(labels, dtype=torch.int64),
+            torch.tensor(rows, dtype=torch.int64),
+        )
+
+
+def predictor(transform=None, heads=None):
+    model = vision(image_size=32, patch=8, depth=1, width=16, heads=2)
+    heads = {"detect": Knows()} if heads is None else heads
+    return Predictor(model, heads, None, transform or EvalTransform(size=(64, 128)), max_tokens=0)
+
+
+def test_perfect_boxes_of_squashed_pictures_score_one(tmp_path):
+    file = tmp_path / "found.json"
+    result = Detection(source=Scenes(), batch_size=2, predictions=file).evaluate(predictor())
+    numbers = result.metrics()
+    assert numbers["ap"] == pytest.approx(1.0)
+    assert (numbers["n"], numbers["boxes"], numbers["classes"]) == (3, 2, 2)
+    assert result.by_class == {"cat": pytest.approx(1.0), "dog": pytest.approx(1.0), "canoe": None}
+    assert "ap_small" in numbers  # by the area that the records say, not that of the box
+    assert "ap_medium" not in numbers
+    assert 0 < numbers["chance_ap"] < 1
+    said = json.loads(file.read_text())
+    assert [(row["image_id"], row["category_id"], row["score"]) for row in said] == [
+        (7, 17, 0.9), (7, 90, 0.2), (8, 18, 0.9), (8, 90, 0.2)
+    ]  # fmt: skip
+    assert said[0]["bbox"] == [8, 8, 24, 16]  # left, top, width, height in the picture's own pixels
+
+
+def test_boxes_come_back_from_a_crop_and_are_cut_at_the_picture():
+    whole = predictor(CentreCrop(size=(48, 48)))
+    found = whole.detect([Scenes()[0].image])[0]
+    assert found.names == ["cat", "canoe"]  # the best first; which class it is, this head reads from the data
+    np.testing.assert_allclose(found.boxes[0], [16, 8, 32, 24], atol=1.0)  # of the middle square of 64 x 32
+
+
+@pytest.mark.parametrize(
+    ("said", "source", "heads"),
+    [
+        ("scene 0: a box has the class 'cow', which is none of the 3", Scenes(("cow", "cat", None), ()), None),
+        ("finds no objects; its heads: none", Scenes(), {}),
+        ("several heads that find objects: name one of a, b", Scenes(), {"a": Knows(), "b": Knows()}),
+    ],
+)
+def test_what_it_refuses(said, source, heads):
+    object.__setattr__(source, "object_names", None) if not source.object_names else None
+    with pytest.raises(UserError, match=said):
+        Detection(source=source).evaluate(predictor(heads=heads))
+
+
+def test_a_broken_model_and_a_transform_that_does_not_tell():
+    class Broken(Knows):
+        def predict(self, f):
+            return super().predict(f)._replace(scores=torch.tensor([torch.nan] * 2))
+
+    with pytest.raises(UserError, match="not finite"):
+        predictor(heads={"detect": Broken()}).detect([Scenes()[0].image])
+    with pytest.raises(UserError, match="does not say what it shows"):
+        Detection(source=Scenes()).check(predictor(lambda image: torch.zeros(3, 32, 32)))
+    assert isinstance(Knows(), Detects)
+    assert detector({"a": Knows(), "b": object()}).classes == CLASSES
+
+
+def test_chance_is_the_mean_relative_box_of_each_class():
+    found = [Found(boxes=np.empty((0, 4)), scores=np.empty(0), labels=np.empty(0), size=size, classes=CLASSES)
+             for size in ((100, 50), (10, 10))]  # fmt: skip
+    truth = [
+        {
+            "boxes": np.array([[0, 0, 50, 50.0], [0, 0, 1, 1]]),
+            "labels": np.array([2, 0]),
+            "iscrowd": np.array([0, 1], bool),
+        },
+        {
+            "boxes": np.array([[0, 0, 10, 10.0], [5, 5, 10, 10]]),
+            "labels": np.array([2, 1]),
+            "iscrowd": np.zeros(2, bool),
+        },
+    ]
+    first, second = by_chance(found, truth)
+    assert first.labels.tolist() == [2, 1]
+    np.testing.assert_allclose(first.scores, [2 / 3, 1 / 3])
+    np.testing.assert_allclose(first.boxes, [[0, 0, 75, 50], [50, 25, 100, 50]])
+    np.testing.assert_allclose(second.boxes[0], [0, 0, 7.5, 10])
