@@ -143,7 +143,11 @@ def convert(
             raise UserError(f"the file is damaged or incomplete ({type(error).__name__}: {error})") from error
         check_depth(recipe, file.config)
         state = read(recipe.rows, file.state)
-        tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
+        tokenizer: Tokenizer | None = None
+        if recipe.vocab_size:
+            tokenizer, recipe = _tokenizer(file, recipe, tokenizer_name)
+        elif tokenizer_name is not None:
+            raise UserError("--tokenizer: of no use, as this model reads pictures alone")
         rest = _save(out, layout, recipe, state, tokenizer)
     for line in said_of_dropped(recipe.rows):
         log.info("%s", line)
@@ -240,7 +244,7 @@ def _check_reachable(name: str) -> None:
     )
 
 
-def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: Tokenizer) -> list[str]:
+def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: Tokenizer | None) -> list[str]:
     """Write the model folder; the names of the tensors that inference does not need, kept beside."""
     import torch
 
@@ -249,7 +253,7 @@ def _save(out: Path, layout: Layout, recipe: Recipe, state: State, tokenizer: To
     from mmkit.hub import folder as hub
     from mmkit.inference.predictor import Predictor
 
-    model = recipe.model(vocab_size=recipe.vocab_size)
+    model = recipe.model(**({"vocab_size": recipe.vocab_size} if recipe.vocab_size else {}))
     heads = {name: head(model.spec) for name, head in recipe.heads.items()}
     predictor = Predictor(model, heads, tokenizer, recipe.transform, recipe.max_tokens)
     rest = set(state)

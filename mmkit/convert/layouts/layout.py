@@ -49,6 +49,7 @@ class Choices:
 class Recipe:
     """How a file becomes a model: ``model(vocab_size=)``, ``head(spec)``, the table, preprocessing and tokenizer.
 
+    vocab_size: 0 = a model of pictures alone, ``model()``, which has no tokenizer.
     tokenizer: its name, where none lies beside the weights. framing: what it puts around a text. filled: the model
     fills texts up with the tokenizer's padding, and takes its id as ``fill_id``.
     """
