@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], Mapping[str, Any] | None]
 
 GROUPS = (
-    "quickstart", "plan", "doctor", "train", "report", "evaluate", "vqa", "caption", "detect", "data", "tokenizer",
+    "quickstart", "plan", "doctor", "train", "report", "evaluate", "probe", "vqa", "caption", "detect", "data",
+    "tokenizer",
     "convert.command", "info", "explain", "features", "export",
 )  # fmt: skip
 """Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""

@@ -79,6 +79,7 @@ ARGUMENTS = {
     ("retrieval",): ["--data", "r.jsonl", "--rerank", "2"],
     ("zeroshot",): ["--data", "pictures", "--no-text-bank"],
     ("classify",): ["--data", "pictures"],
+    ("probe",): ["--data", "pictures"],
     ("vqa",): ["--image", "pictures/0.png", "--question", "what?", "--answers", "answers.txt"],
     ("caption",): ["--image", "pictures/0.png"],
     ("explain",): ["--image", "pictures/0.png", "--text", "a red square", "--out", "x.png"],
@@ -99,7 +100,7 @@ def test_every_command_with_a_model_takes_allow():
 def test_a_command_refuses_own_code_and_names_the_flag(words, own, capsys, monkeypatch):
     name, folder = own
     (folder / "answers.txt").write_text("yes\nno\n")
-    if words in {("zeroshot",), ("classify",)}:
+    if words in {("zeroshot",), ("classify",), ("probe",)}:
         for picture in folder.glob("pictures/*.png"):
             picture.unlink()
     monkeypatch.setattr("mmkit.inference.export.export", lambda predictor, out: {})

@@ -1,0 +1,1 @@
+"""What frozen features tell: nearest neighbours, linear heads, an attentive head."""
