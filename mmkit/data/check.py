@@ -19,8 +19,10 @@ from typing import Any
 
 from PIL import Image
 
+from mmkit.data.boxes import boxes_in
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import Label, label_in
+from mmkit.data.misplaced import REFUSED, misplaced
 from mmkit.data.problems import Problems, collecting
 from mmkit.data.reading import reading
 from mmkit.data.records import Record, Source
@@ -47,8 +49,10 @@ class Summary:
 
     Sizes are of the pictures in pixels; lengths are of captions in words (or characters, for captions without spaces).
     images: distinct ids. bad_images: distinct pictures that are missing or cannot be read. duplicate_images: ids whose
-    picture has the very bytes of another's. problems: {kind: number}, empty where nothing is wrong; bad: a message for
-    each, the first of each kind; warnings: what does not stop anything, but may not be meant.
+    picture has the very bytes of another's. boxed: how many boxes each class has. noted: {kind: number} of what a rule
+    leaves out or cuts, and what may be meant, of boxes (empty ones, pictures without any). problems: {kind: number},
+    empty where nothing is wrong; bad: a message for each, the first of each kind; warnings: what does not stop
+    anything, but may not be meant.
     """
 
     records: int = 0
@@ -64,8 +68,11 @@ class Summary:
     captions_per_image: float = 0.0
     without_caption: int = 0
     without_answers: int = 0
+    boxes: int = 0
+    boxed: dict[str, int] = field(default_factory=dict)
     targets: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, int] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -195,6 +202,9 @@ class _Look:
         self.captions: Counter[str] = Counter()
         self.targets: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
+        self.size_of: dict[str, tuple[int, int] | None] = {}
+        self.boxes, self.boxed, self.noted = 0, Counter[str](), Counter[str]()
+        self.first_noted: dict[str, str] = {}
         self.longest = self.long = self.silent = self.unanswered = self.asked = self.labelled = self.bad = 0
         self.unlabelled: list[str] = []
 
@@ -211,6 +221,8 @@ class _Look:
         self._words(record)
         self._targets(record)
         digest, *_ = [self._picture(name, new) for (name, _), new in zip(visit.pictures, opened, strict=True)]
+        if "boxes" in record.targets:
+            self._boxes(record, self.size_of.get(visit.pictures[0][0]) or (opened[0].size if opened[0] else None))
         first = self.ids.setdefault(record.image_id, digest or "")
         if digest and not first:
             self.ids[record.image_id] = digest
@@ -244,6 +256,34 @@ class _Look:
         if wrong is not None:
             self.trouble("label of no class", f"{record.key}: {wrong}")
 
+    def _boxes(self, record: Record, size: tuple[int, int] | None) -> None:
+        """size: (width, height) of the picture, where it can be read."""
+        try:
+            found = boxes_in(record.targets)
+        except UserError as error:
+            self.trouble("bad box", f"{record.key}: {error}")
+            return
+        self.boxes += len(found)
+        self._note("picture without boxes", record.key, not len(found))
+        for i, label in enumerate(found.labels):
+            self.boxed[_called(record.targets["boxes"], i, label)] += 1
+            self._note("crowd", record.key, bool(found.crowd[i]))
+            self._note("ignored box", record.key, bool(found.ignore[i]))
+            self._note("id 0", f"{record.key}: box {i}", found.ids[i] == 0)
+            if label is None:
+                self.trouble("class without name", f"{record.key}: box {i} has neither name nor label")
+        for i, kind, what in misplaced(found, size):
+            where = f"box {i}" if found.ids[i] < 0 else f"box {i}, id {found.ids[i]},"
+            if kind in REFUSED:
+                self.trouble(kind, f"{record.key}: {where} {what}")
+            else:
+                self._note(kind, f"{record.key}: {where} {what}")
+
+    def _note(self, kind: str, where: str, is_so: bool = True) -> None:
+        if is_so:
+            self.noted[kind] += 1
+            self.first_noted.setdefault(kind, where)
+
     def _picture(self, name: str, new: _Opened | None) -> str | None:
         """The digest of a picture's bytes; None where it cannot be read, "" where it is none of a file."""
         if new is None:
@@ -254,6 +294,7 @@ class _Look:
         else:
             self.sizes.add(new.size)
         if name:
+            self.size_of[name] = new.size
             self.opened[name] = new.digest
         return new.digest
 
@@ -274,15 +315,24 @@ class _Look:
                 (self.unanswered, f"{self.unanswered} of {self.asked} questions have no answers"),
             ) if number
         ]  # fmt: skip
+        warnings += [f"{n} x {kind}, the first: {self.first_noted[kind]}" for kind, n in self.noted.most_common()]
         return Summary(
             records=records, images=len(self.ids), captions=self.captions.total(),
             distinct_captions=len(self.captions), bad_images=self.bad, duplicate_images=double,
             smallest=by_area[0] if by_area else None, largest=by_area[-1] if by_area else None,
             longest_caption=self.longest, long_captions=self.long, without_caption=self.silent,
             without_answers=self.unanswered, captions_per_image=self.captions.total() / max(1, len(self.ids)),
+            boxes=self.boxes, boxed=dict(self.boxed.most_common()), noted=dict(self.noted.most_common()),
             targets=dict(self.targets), labels=dict(self.labels), bad=self.told, warnings=warnings,
             problems={kind: number for kind, number in self.counts.most_common() if number},
         )  # fmt: skip
+
+
+def _called(boxes: Any, number: int, label: Label | None) -> str:
+    """What the class of a box is called."""
+    entry = boxes[number] if isinstance(boxes, list | tuple) else None
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return str(label if name is None else name)
 
 
 def _digest(data: bytes) -> str:

@@ -15,6 +15,7 @@ import torch
 from mmkit.data.boxes import Boxes, boxes_in
 from mmkit.data.images.view import Outside, View, inverse, kept
 from mmkit.data.labels import Label, same_names, some, tidy
+from mmkit.data.misplaced import REFUSED, misplaced
 from mmkit.data.records import Source
 from mmkit.data.targets import Given
 from mmkit.data.texts.mirror import swap_left_right
@@ -46,7 +47,8 @@ class Objects:
     objects there are, and how many the rules took. A picture without objects is no special case: (0, 4).
 
     Raises:
-        UserError: for a record without "boxes" (an empty list is fine), and a class that is none of ``classes``.
+        UserError: for a record without "boxes" (an empty list is fine), a class that is none of ``classes``, and boxes
+            of which no rule can make true ones (``misplaced.REFUSED``: right before left, shares in place of pixels).
     """
 
     reads_view = True
@@ -69,6 +71,9 @@ class Objects:
         """Those of one record in its view."""
         view: View = targets["view"]
         found = boxes_in(targets)
+        for _, kind, what in misplaced(found, view.whole):
+            if kind in REFUSED:
+                raise UserError(f"{kind}: {what}")
         whole = len(found)
         if not self.crowds:
             found = found.rows(~found.crowd)

@@ -15,6 +15,10 @@ from typing import Literal, cast
 from mmkit.data.records import JsonLines, Source
 from mmkit.data.remote import is_url
 from mmkit.data.sources import readers
+from mmkit.data.sources.boxes.flickr import is_flickr
+from mmkit.data.sources.boxes.odvg import is_odvg
+from mmkit.data.sources.boxes.voc import is_voc
+from mmkit.data.sources.boxes.yolo import is_yolo
 from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.index import ENDING
@@ -170,9 +174,28 @@ READERS = (
         takes=("columns", "images"),
     ),
     Reader(
-        form="a published list (.json) of COCO's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
-        gives=frozenset({"caption", "question"}), fits=_is_published, read=readers.read_published,
+        form="lines of ODVG (filename with detection or grounding)", gives=frozenset({"caption", "boxes"}),
+        fits=is_odvg, read=readers.read_odvg, takes=("images",),
+    ),
+    Reader(
+        form="a published list (.json) of COCO's, LVIS's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
+        gives=frozenset({"caption", "question", "boxes"}), fits=_is_published, read=readers.read_published,
         takes=("split", "images", "annotations", "pictures"),
+    ),
+    Reader(
+        form="YOLO's YAML, or its folder", gives=frozenset({"boxes"}), fits=is_yolo, read=readers.read_yolo,
+        takes=("split",),
+    ),
+    Reader(
+        form="a folder of Flickr30k Entities (Sentences, Annotations)", gives=frozenset({"caption", "boxes"}),
+        fits=is_flickr, read=readers.read_flickr, takes=("split", "images"),
+    ),
+    Reader(
+        form="a folder of VOC's XML", gives=frozenset({"boxes"}), fits=is_voc, read=readers.read_voc, takes=("split",),
+    ),
+    Reader(
+        form="RefCOCO's refs(unc).p, refs(google).p or refs(umd).p", gives=frozenset({"caption", "boxes"}),
+        fits=readers.is_refs, read=readers.read_refs, takes=("split", "images", "annotations"),
     ),
     Reader(
         form="a folder of tar shards with their index, or its address (s3://...)", gives=EVERYTHING, fits=is_shards,

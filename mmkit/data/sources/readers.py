@@ -10,6 +10,11 @@ from typing import Any
 from mmkit.data.problems import is_collecting
 from mmkit.data.records import JsonLines, Source, renamed
 from mmkit.data.remote import is_url
+from mmkit.data.sources.boxes.coco import Instances
+from mmkit.data.sources.boxes.flickr import FlickrEntities
+from mmkit.data.sources.boxes.odvg import Odvg
+from mmkit.data.sources.boxes.voc import Voc
+from mmkit.data.sources.boxes.yolo import Yolo
 from mmkit.data.sources.class_folder import SPLITS, ClassFolder, is_class_folder
 from mmkit.data.sources.delimited import TableFile
 from mmkit.data.sources.folder import Folder
@@ -18,12 +23,13 @@ from mmkit.data.sources.index import INDEX
 from mmkit.data.sources.published.coco_captions import CocoCaptions
 from mmkit.data.sources.published.json_form import GIVES, form_of
 from mmkit.data.sources.published.karpathy import Karpathy
+from mmkit.data.sources.published.refcoco import Referring
 from mmkit.data.sources.published.vqa import AnswerLists, GQAQuestions, VisualGenomeQA, VQAFiles, VQALines
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.shards import Shards
 from mmkit.data.sources.table import NAMES, ClassTable, Table
 from mmkit.data.sources.walk import walk
-from mmkit.data.text_files import parse_json
+from mmkit.data.text_files import parse_json, read_json
 from mmkit.errors import UserError
 
 HUB = "hf:"
@@ -144,7 +150,52 @@ def read_published(name: str, wants: Wants, given: Options, form: str | None = N
     lists: dict[str, Any] = {"vg-qa": VisualGenomeQA, "albef-vqa": AnswerLists, "gqa": GQAQuestions}
     if form in lists:
         return _answered(lists[form](name, images=images), name, wants, given)
-    return CocoCaptions(name, images=images) if form == "coco" else Karpathy(name, images, split=given.split)
+    return _coco(name, images, wants) if form == "coco" else Karpathy(name, images, split=given.split)
+
+
+def _coco(name: str, images: str | Path, wants: Wants) -> Source:
+    """Captions or boxes, by what the annotations of the file hold."""
+    data = read_json(name, "COCO's annotations")
+    of_boxes = isinstance(data, Mapping) and "categories" in data
+    source = Instances(name, images=images, data=data) if of_boxes else CocoCaptions(name, images=images, data=data)
+    if "boxes" in wants and not of_boxes:
+        raise UserError(f"{name}: holds captions, no boxes; give instances_val2017.json, or one of its form")
+    if "caption" in wants and next(iter(source.captions()), None) is None:
+        raise UserError(f"{name}: holds boxes, no captions; give captions_val2017.json, or one of its form")
+    return source
+
+
+def read_yolo(name: str, wants: Wants, given: Options) -> Source:
+    """YOLO's YAML with what it leads to."""
+    return Yolo(name, split=given.split)
+
+
+def read_voc(name: str, wants: Wants, given: Options) -> Source:
+    """VOC's XML."""
+    return Voc(name, split=given.split)
+
+
+def read_flickr(name: str, wants: Wants, given: Options) -> Source:
+    """Flickr30k Entities."""
+    return FlickrEntities(name, images=given.images, split=given.split)
+
+
+def read_odvg(name: str, wants: Wants, given: Options) -> Source:
+    """Lines of ODVG; UserError where captions are wanted and none has one."""
+    source = Odvg(name, images=given.images or Path(name).parent)
+    if "caption" in wants and next(iter(source.captions()), None) is None:
+        raise UserError(f"{name}: holds boxes with classes, no captions")
+    return source
+
+
+def is_refs(name: str) -> bool:
+    """Whether a name is that of RefCOCO's pickle."""
+    return Path(name).suffix == ".p" and Path(name).name.startswith("refs(")
+
+
+def read_refs(name: str, wants: Wants, given: Options) -> Source:
+    """RefCOCO's references; instances.json lies beside, or is given as annotations."""
+    return Referring(name, given.images or Path(name).parent, instances=given.annotations, split=given.split)
 
 
 def _vqa(name: str, given: Options) -> Source:

@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 class CocoCaptions(Rows):
     """COCO's own ``captions_val2014.json``: a record for each picture with all its captions, in the file's order.
 
-    images: the folder that the file names start from. Pictures without captions are left out, and counted. UserError
-    for another form, annotations of no picture, one id for two pictures, and missing pictures.
+    images: the folder that the file names start from. data: what was read of the file already. Pictures without
+    captions are left out, and counted. UserError for another form, annotations of no picture, one id for two pictures,
+    and missing pictures.
     """
 
-    def __init__(self, path: str | Path, *, images: str | Path) -> None:
-        data = read_json(path, "COCO's captions")
+    def __init__(self, path: str | Path, *, images: str | Path, data: Any = None) -> None:
+        data = read_json(path, "COCO's captions") if data is None else data
         if not isinstance(data, Mapping) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
             raise UserError(f'{path}: expected an object with the lists "images" and "annotations"')
         problems = Problems(path, unit="row")

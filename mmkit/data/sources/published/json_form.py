@@ -11,7 +11,7 @@ from mmkit.data.text_files import decode
 
 Form = Literal["karpathy", "albef", "coco", "vqa", "vg-qa", "albef-vqa", "gqa", "lines", "unknown"]
 
-GIVES = dict.fromkeys(("karpathy", "albef", "coco"), frozenset({"caption"}))
+GIVES = dict.fromkeys(("karpathy", "albef"), frozenset({"caption"})) | {"coco": frozenset({"caption", "boxes"})}
 GIVES |= dict.fromkeys(("vqa", "vg-qa", "albef-vqa", "gqa"), frozenset({"question"}))
 """What the records of a form hold; lines hold anything."""
 
@@ -39,7 +39,7 @@ def form_of(path: str | Path) -> Form:
         return "vqa"
     if re.search(r'"imageId"\s*:', text):
         return "gqa"
-    is_coco = {"images", "annotations"} <= keys or "file_name" in keys
+    is_coco = {"images", "annotations"} <= keys or "file_name" in keys or "coco_url" in keys
     return "karpathy" if _sentences(first, text) else "coco" if is_coco else "unknown"
 
 

@@ -1,9 +1,11 @@
-"""Referring expressions of RefCOCO+ as they are published (Yu et al. 2016), for grounding without boxes in training.
+"""Referring expressions of RefCOCO, RefCOCO+ and RefCOCOg as they are published (Yu et al. 2016, Mao et al. 2016).
 
-Read are: ALBEF's lists of expressions (``refcoco+_train.json``, ``_val.json``, ``_test.json``: image, text, ref_id);
-for evaluation also ``refs(unc).p`` and ``instances.json`` of the data set, which hold splits and true boxes, and a
-``dets.json`` of detected boxes by image (MAttNet's), among which the model chooses. Training needs the first alone.
-The pickle is read without running anything in it. Left out: masks, and RefCOCO / RefCOCOg's other splits.
+``Referring`` reads ``refs(unc).p``, ``refs(google).p`` and ``refs(umd).p`` with ``instances.json``, for whoever learns
+or is measured with boxes. ``RefCoco`` is for grounding without boxes in training; read are: ALBEF's lists of
+expressions (``refcoco+_train.json``, ``_val.json``, ``_test.json``: image, text, ref_id); for evaluation also
+``refs(unc).p`` and ``instances.json`` of the data set, which hold splits and true boxes, and a ``dets.json`` of
+detected boxes by image (MAttNet's), among which the model chooses. Training needs the first alone. The pickle is read
+without running anything in it. Left out: masks.
 """
 
 from __future__ import annotations
@@ -122,6 +124,67 @@ class _References:
             if not found:
                 self.without.add(image)
         return targets
+
+
+class Referring(Rows):
+    """One record for each sentence of ``refs(unc).p`` and its like, with the box that it is about.
+
+    Args:
+        refs: the pickle; ``instances.json`` lies beside it, or is given.
+        images: the folder of COCO's train2014, or that which holds it.
+        split: one of those of the file ("train", "val", "testA", "testB"; umd: "test"), or several joined by "+".
+
+    ``targets``: ``boxes``, one {name, box, id, class}; ``phrases``, the whole sentence as that of this box; ``split``,
+    ``ref_id``. Google's split of RefCOCOg shows pictures of its training in its test, of which is warned.
+    """
+
+    def __init__(
+        self, refs: str | Path, images: str | Path, *, instances: str | Path | None = None, split: str | None = None
+    ) -> None:
+        refs, self.images = Path(refs), Path(images)
+        instances = refs.with_name("instances.json") if instances is None else Path(instances)
+        found, problems = _unpickled(refs), Problems(refs, unit="reference")
+        there = sorted({str(ref["split"]) for ref in found})
+        wanted = set((split or "").split("+"))
+        if not wanted <= set(there):
+            raise UserError(f"{refs}: give split= (--split) as one of {', '.join(there)}, or several as one+other")
+        if refs.name == "refs(google).p":
+            log.warning("%s: its training and its test share pictures; refs(umd).p is the split that does not", refs)
+        self.splits = tuple(name for name in there if name in wanted)
+        whole = read_json(instances, "the instances of RefCOCO")
+        try:
+            boxes = {entry["id"]: (_corners(entry["bbox"]), entry.get("category_id")) for entry in whole["annotations"]}
+            files = {entry["id"]: str(entry["file_name"]) for entry in whole["images"]}
+            classes = {entry["id"]: str(entry["name"]) for entry in whole.get("categories", ())}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{instances}: expected annotations with id and bbox, images with id and file_name"
+            ) from error
+        inner = "train2014/" if (self.images / "train2014").is_dir() else ""
+        rows: list[Row] = []
+        for at, ref in enumerate(found):
+            if str(ref["split"]) not in wanted:
+                continue
+            if ref["ann_id"] not in boxes or ref["image_id"] not in files:
+                problems.add(at, "unknown reference", f"ann_id {ref['ann_id']} or image_id {ref['image_id']} is in "
+                             f"{instances.name} no more")  # fmt: skip
+                continue
+            box, number = boxes[ref["ann_id"]]
+            about = {"id": ref["ann_id"], "class": classes.get(number)}
+            rows += [
+                _referred(f"{inner}{files[ref['image_id']]}", str(one.get("sent", "")).strip(), box, about, ref, at)
+                for one in ref.get("sentences", ()) if str(one.get("sent", "")).strip()
+            ]  # fmt: skip
+        super().__init__(refs, images, rows, problems, total=len(found))
+
+
+def _referred(image: str, text: str, box: Box, about: Mapping[str, Any], ref: Mapping[str, Any], at: int) -> Row:
+    targets = {
+        "boxes": [{"name": text, "box": box, **about}],
+        "phrases": [{"caption": 0, "spans": [(0, len(text))], "boxes": [0]}],
+        "split": ref["split"], "ref_id": ref["ref_id"],
+    }  # fmt: skip
+    return Row(image=image, captions=(text,), at=at, image_id=_id(image), targets=targets)
 
 
 def _corners(box: Sequence[float]) -> Box:

@@ -1,0 +1,1 @@
+"""Published and usual forms of boxes: COCO, LVIS, VOC, YOLO, phrases with boxes."""
