@@ -77,7 +77,7 @@ VALUES = TRANSFORMS | _named(
 SETTINGS = VALUES | _named(
     "data.texts.tokenizers:train_sentencepiece from_hub reuse",
     "data.targets:AnswerTokens AnswerScores CaptionTokens ClassLabels",
-    "evals.captions.evaluate:WrittenCaptions",
+    "data.objects:Objects", "evals.captions.evaluate:WrittenCaptions", "evals.detection.evaluate:Detection",
     "evals.classification:Classification", "evals.grounding:Grounding", "evals.image_classes:ImageClasses",
     "evals.retrieval:Retrieval", "evals.vqa:VQA", "evals.zeroshot:ZeroShot", "report.make:Report",
     "report.answers:AnswersReport",

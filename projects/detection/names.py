@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from mmkit.errors import UserError
 
+LARGEST = 1_000_000
+"""The largest number that a saved model may name."""
+
 
 def check_classes(classes: Sequence[str], ids: Sequence[int] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Both as tuples, the ids 1, 2, ... where none are given. UserError for none, for doubles, and unequal numbers."""
@@ -16,4 +19,6 @@ def check_classes(classes: Sequence[str], ids: Sequence[int] = ()) -> tuple[tupl
         raise UserError(
             f"a detector's classes: {len(names)} names, {len(numbers)} ids; give each name an id of its own"
         )
+    if not all(0 <= number <= LARGEST for number in numbers):
+        raise UserError(f"a detector's ids: {min(numbers)} to {max(numbers)}; give whole numbers from 0 to {LARGEST:,}")
     return names, numbers

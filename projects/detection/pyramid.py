@@ -79,6 +79,7 @@ class Pyramid(nn.Module):
             self.levels = nn.ModuleList()
             self.fpn = FeaturePyramidNetwork([layer_width(spec, name) for name in self.layers], width)
         self.count = len(self.levels) or len(self.layers)
+        self.coarsest = min(1.0, *scales) if self.fpn is None else 1.0
 
     def forward(self, f: Features) -> OrderedDict[str, Tensor]:
         """(B, width, h, w) of each level; UserError for pictures of unequal sizes."""
@@ -87,6 +88,12 @@ class Pyramid(nn.Module):
         seen = f.image_layers(self.layers)
         size = f.batch.pixels.shape[2:]
         maps = [as_map(seen[name], self.spec, size, name) for name in self.layers]
+        if min(maps[0].shape[-2:]) * self.coarsest < 1:
+            high, wide = maps[0].shape[-2:]
+            raise UserError(
+                f"pictures of {size[0]}x{size[1]} pixels have a map of {high}x{wide} tokens, too small for a level of "
+                f"{self.coarsest} times that: take larger pictures, or fewer levels (scales=)"
+            )
         if self.fpn is not None:
             return OrderedDict(self.fpn(OrderedDict((str(i), one) for i, one in enumerate(maps))))
         return OrderedDict((str(i), make(maps[0])) for i, make in enumerate(self.levels))

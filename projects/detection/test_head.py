@@ -170,6 +170,7 @@ def test_the_loss_does_not_depend_on_the_order_of_boxes_and_pictures():
         ("at least one, and each once", {"classes": ()}),
         ("3 names, 2 ids", {"ids": (1, 2)}),
         ("an id of its own", {"ids": (1, 2, 2)}),
+        ("-1 to 2; give whole numbers from 0 to 1,000,000", {"ids": (1, 2, -1)}),
         ("multiple of 4", {"width": 30}),
         ('need form="anchors"', {"form": "queries", "denoising": 2}),
         ('needs loss="focal"', {"loss": "softmax", "denoising": 2}),

@@ -70,6 +70,7 @@ data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores e
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
 data.targets:CaptionTokens evals.captions.evaluate:WrittenCaptions encoders.decoding:Decoding
+evals.detection.evaluate:Detection data.objects:Objects
 """
 WRITTEN = {
     ("model", False): MODELS, ("model", True): BLOCKS,
@@ -136,17 +137,19 @@ def test_of_torch_only_some_modules_may_be_named_and_by_the_arguments_of_own_cod
 def test_of_the_projects_only_what_they_list():
     names = everything(importlib.import_module("projects"))
     wanted = {
-        ("model", False): {"model:pair_albef", "model:pair_base", "model:pair_mini"},
-        ("head", False): {"head:PairClassify", "head:TextAssignment"},
-        ("head", True): {"head:assign"},
-        ("model", True): set(), ("transform", False): set(), ("transform", True): set(),
+        ("model", False): "nlvr2.model:pair_albef nlvr2.model:pair_base nlvr2.model:pair_mini mim.model:sight "
+        "mim.model:sight_base mim.model:sight_mini mim.model:sight_large mim.model:sight_huge",
+        ("head", False): "nlvr2.head:PairClassify nlvr2.head:TextAssignment mim.mae:MAE mim.simmim:SimMIM "
+        "mim.beit:BEiT detection.head:DETR detection.two_stage:FasterRCNN detection.ssd:SSD",
+        ("head", True): "nlvr2.head:assign",
+        ("model", True): "", ("transform", False): "", ("transform", True): "",
     }  # fmt: skip
-    for (kind_name, inner), of_nlvr2 in wanted.items():
+    for (kind_name, inner), listed in wanted.items():
         kind = next(kind for kind in KINDS if kind.name == kind_name)
-        assert {name for name in names if takes(name, kind, inner)} == {f"projects.nlvr2.{one}" for one in of_nlvr2}
+        assert {name for name in names if takes(name, kind, inner)} == {f"projects.{one}" for one in listed.split()}
     runs = {name for name in names if takes(name, EXPERIMENT, True)}
-    sources = {"projects.nlvr2.data:NLVR2", "projects.nlvr2.data:PairTargets", "projects.visual_entailment.data:SNLIVE"}
-    assert runs == {f"projects.nlvr2.{one}" for group in wanted.values() for one in group} | sources
+    sources = "nlvr2.data:NLVR2 nlvr2.data:PairTargets visual_entailment.data:SNLIVE detection.data:Few"
+    assert runs == {f"projects.{one}" for group in (*wanted.values(), sources) for one in group.split()}
 
 
 def test_a_project_lists_what_it_defines_and_nothing_that_it_imported(monkeypatch):

@@ -1,0 +1,92 @@
+"""The configs: built-in scenes, one's own data by one command, and the first few pictures learned by heart."""
+
+import json
+from functools import partial
+
+import pytest
+from PIL import Image
+
+import mmkit
+from mmkit.cli import main
+from mmkit.config import dump, load_experiment, override, rebuild, validate
+from mmkit.data.sources.open import open_source
+from mmkit.errors import UserError
+from mmkit.hub import folder as hub
+from mmkit.train.loop import train
+from projects.detection.data import Few
+
+CONFIG = "projects/detection/config.py"
+SMALL = ["run.trackers=[]", "run.save_every_steps=0", "run.precision=no"]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Six pictures with a coloured square each, the second without; the fourth has a crowd too."""
+    lines = []
+    for i in range(6):
+        picture = Image.new("RGB", (40, 30), "black")
+        name, colour = (("lamp", "yellow"), ("cup", "red"))[i % 2]
+        picture.paste(colour, (5 + i, 5, 20 + i, 22))
+        picture.save(tmp_path / f"{i}.png")
+        boxes = [] if i == 1 else [{"name": name, "box": [5 + i, 5, 20 + i, 22]}]
+        boxes += [{"name": "cup", "box": [0, 0, 40, 30], "crowd": True}] if i in (1, 3) else []
+        lines.append({"image": f"{i}.png", "image_id": str(20 - i), "boxes": boxes})
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("head", ["detr", "faster_rcnn", "ssd"])
+def test_each_head_on_built_in_scenes_survives_json(head):
+    exp = validate(load_experiment(f"{CONFIG}:openmoji(head='{head}')"))
+    assert dump(rebuild(json.loads(json.dumps(dump(exp))))) == dump(exp)
+    assert len(exp.heads["detect"].keywords["classes"]) == 200
+    with pytest.raises(UserError, match="head='yolo': there are detr, faster_rcnn, ssd"):
+        load_experiment(f"{CONFIG}:openmoji(head='yolo')")
+
+
+@pytest.mark.parametrize("head", ["detr", "ssd"])
+def test_own_data_train_by_one_command_and_detect_by_another(records, tmp_path, head):
+    spec = f"{CONFIG}:own(train='{records}', test='{records}', head='{head}', steps=2, size=48, batch=3)"
+    out, numbers, found = tmp_path / "run", tmp_path / "n.json", tmp_path / "found.json"
+    metrics = train(override(load_experiment(spec), SMALL), out, save_model=hub.save)
+    assert metrics["detection.n"] == 6
+    code = main(
+        ["detect", "--model", str(out), "--data", str(records), "--json", str(numbers), "--predictions", str(found)]
+    )
+    assert code == 0
+    assert json.loads(numbers.read_text())["ap"] == pytest.approx(metrics["detection.ap"])
+    assert json.loads(numbers.read_text())["boxes"] == 5
+    head = mmkit.load(out).heads["detect"]
+    assert (head.classes, head.ids) == (("cup", "lamp"), (1, 2))
+    assert {row["image_id"] for row in json.loads(found.read_text())} <= {20, 19, 18, 17, 16, 15}
+
+
+def test_the_first_few_annotated_pictures_by_number_without_crowds(records):
+    few = Few(partial(open_source, spec=str(records), wants=("boxes",)), 4)
+    assert [few[i].image_id for i in range(4)] == ["15", "16", "17", "18"]  # 19 has a crowd alone
+    assert [len(few[i].targets["boxes"]) for i in range(4)] == [1, 1, 1, 1]
+    with pytest.raises(UserError, match="5 pictures with an object; 6 were asked for"):
+        Few(few.source, 6)[0]
+    exp = load_experiment(f"{CONFIG}:few(train='{records}', n=4, size=24)")
+    assert exp.data.transform.keywords["flip"] == 0.0
+    assert exp.data.train.func is exp.evals["detection"].keywords["source"].func is Few
+
+
+def test_published_classes_and_numbers_are_the_heads(records, monkeypatch):
+    class Published:
+        object_names, object_ids = ("cup", "lamp"), (7, 90)
+
+        def __len__(self):
+            return 0
+
+    monkeypatch.setattr("mmkit.data.sources.open.open_source", lambda **given: Published())
+    exp = load_experiment(f"{CONFIG}:own(train='{records}')")
+    head = exp.heads["detect"](exp.model().spec)
+    assert (head.classes, head.ids) == (("cup", "lamp"), (7, 90))
+
+
+def test_boxes_without_names_are_refused(records):
+    records.write_text(json.dumps({"image": "0.png", "boxes": [{"label": 3, "box": [1, 1, 5, 5]}]}) + "\n")
+    with pytest.raises(UserError, match="its boxes have no names"):
+        load_experiment(f"{CONFIG}:own(train='{records}')")
