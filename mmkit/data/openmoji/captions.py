@@ -7,8 +7,10 @@ English adds articles. Left out: agreement of number and gender.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
+from itertools import accumulate
 from random import Random
+from string import Formatter
 
 from mmkit.data.openmoji.kinds import emoji_name
 
@@ -145,31 +147,68 @@ class Scene:
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
+Said = tuple[tuple[str, int | None], ...]
+"""A text in its parts, each with the number of the emoji that it names, or None."""
+
+
 def caption(scene: Scene, language: str, rng: Random) -> str:
     """One way to say what is in the scene: every emoji, its size if it stands out, relations, often the colour.
 
     Without colour and relations the emoji are listed, in any order.
     """
+    return text_of(say(scene, language, rng))
+
+
+def text_of(said: Said) -> str:
+    """The whole text."""
+    return "".join(text for text, _ in said)
+
+
+def phrases_of(said: Said) -> list[tuple[tuple[int, int], int]]:
+    """(characters, emoji) of each part that names one, in order: counted while the text is put together."""
+    ends = list(accumulate(len(text) for text, _ in said))
+    return [((end - len(text), end), emoji) for (text, emoji), end in zip(said, ends, strict=True) if emoji is not None]
+
+
+def say(scene: Scene, language: str, rng: Random) -> Said:
+    """``caption`` in its parts."""
     phrases = PHRASES[language]
-    things = [named(emoji, size, language) for emoji, size in zip(scene.emoji, scene.sizes, strict=True)]
+    things: list[Said] = [
+        ((named(emoji, size, language), i),)
+        for i, (emoji, size) in enumerate(zip(scene.emoji, scene.sizes, strict=True))
+    ]
     if not scene.colour and not any(scene.relations):
         rng.shuffle(things)
-        return reduce(lambda one, two: phrases.joined.format(one=one, two=two), things)
+        return reduce(lambda one, two: filled(phrases.joined, one=one, two=two), things)
     if len(things) == 1:
-        text = rng.choice(phrases.single).format(a=things[0])
+        text = filled(rng.choice(phrases.single), a=things[0])
     else:
         text = _relate(phrases, scene.relations[1], things[1], things[0], rng)
     for i in range(2, len(things)):
         again = emoji_name(scene.emoji[i - 1], language)  # told before, so without its size
         again = f"the {again}" if language == "en" else again
-        more = _relate(phrases, scene.relations[i], things[i], again, rng)
-        text = phrases.joined.format(one=text, two=more)
+        more = _relate(phrases, scene.relations[i], things[i], ((again, i - 1),), rng)
+        text = filled(phrases.joined, one=text, two=more)
     if len(things) > 1 and rng.random() < 0.4:
         return text
     colour = phrases.colours.split()[COLOUR_ORDER.index(scene.colour)]
     if language == "en":
         colour = with_article(colour, colour)
-    return phrases.ground.format(scene=text, colour=colour)
+    return filled(phrases.ground, scene=text, colour=((colour, None),))
+
+
+def filled(template: str, **values: Said) -> Said:
+    """A template with its fields filled, in parts."""
+    out: list[tuple[str, int | None]] = []
+    for text, field in _parts(template):
+        out += [(text, None)] if text else []
+        out += values[field] if field else ()
+    return tuple(out)
+
+
+@cache
+def _parts(template: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((text, field) for text, field, _, _ in Formatter().parse(template))
 
 
 def named(emoji: str, size: str, language: str) -> str:
@@ -200,8 +239,8 @@ def with_the(name: str) -> str:
     return name if name[0].isupper() and not name.startswith(("Statue", "Tokyo")) else f"the {name}"
 
 
-def _relate(phrases: Phrases, relation: str, a: str, b: str, rng: Random) -> str:
+def _relate(phrases: Phrases, relation: str, a: Said, b: Said, rng: Random) -> Said:
     # The same place can be told from either side.
     if rng.random() < 0.5:
         relation, a, b = OPPOSITE[relation], b, a
-    return rng.choice(getattr(phrases, relation)).format(a=a, b=b)
+    return filled(rng.choice(getattr(phrases, relation)), a=a, b=b)

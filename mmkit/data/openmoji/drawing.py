@@ -108,7 +108,7 @@ def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random)
         for width, height in shapes:
             left, top = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
             box = Box(left, top, left + width, top + height)
-            if any(_overlap(box, other) for other in boxes) or (boxes and relation(boxes[-1], box) is None):
+            if any(not clear_of(box, other) for other in boxes) or (boxes and relation(boxes[-1], box) is None):
                 break
             boxes.append(box)
         if len(boxes) == len(shapes):
@@ -127,11 +127,11 @@ def relation(a: Box, b: Box) -> str | None:
     return None
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    """Whether more than 6 % of the smaller box are covered."""
+def clear_of(a: Box, b: Box) -> bool:
+    """Whether at most 6 % of the smaller box are covered."""
     across = min(a.right, b.right) - max(a.left, b.left)
     down = min(a.bottom, b.bottom) - max(a.top, b.top)
     if across <= 0 or down <= 0:
-        return False
+        return True
     smaller = min((box.right - box.left) * (box.bottom - box.top) for box in (a, b))
-    return across * down > 0.06 * smaller
+    return across * down <= 0.06 * smaller

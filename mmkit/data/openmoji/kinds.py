@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
+from typing import Literal, get_args
 
 from mmkit.errors import UserError
+
+Pool = Literal["all", "boxed", "unboxed"]
+"""Which kinds: all, those with boxes in training for detection, or those without."""
 
 GROUPS = {
     "animals": "🐕 🐈 🐎 🐄 🐖 🐑 🐐 🐪 🐘 🦏 🦛 🐁 🐇 🐿️ 🦔 🦇 🐻 🐨 🐼 🦥 🦘 🦃 🐓 🐧 🕊️ 🦅 🦆 🦢 🦉 🦩 🦚 🦜 🐸"
@@ -81,6 +85,22 @@ def first_kinds(kinds: int) -> tuple[str, ...]:
     if not 1 <= kinds <= len(KINDS):
         raise UserError(f"openmoji: kinds={kinds}, but there are 1 to {len(KINDS)} kinds")
     return KINDS[:kinds]
+
+
+def unboxed_kinds(kinds: int = 200) -> tuple[str, ...]:
+    """Every fifth of the first so many kinds: those that captions name and no training for detection boxes."""
+    return first_kinds(kinds)[4::5]
+
+
+def pool_of(kinds: int, pool: Pool) -> tuple[str, ...]:
+    """All of the first so many kinds, those that may be boxed, or the others; UserError where there are none."""
+    if pool not in get_args(Pool):
+        raise UserError(f"openmoji: pool={pool!r}; there are {', '.join(get_args(Pool))}")
+    whole, unboxed = first_kinds(kinds), frozenset(unboxed_kinds(kinds))
+    found = tuple(e for e in whole if pool == "all" or (e in unboxed) == (pool == "unboxed"))
+    if not found:
+        raise UserError(f"openmoji: kinds={kinds} are too few for pool={pool!r}; give at least 5")
+    return found
 
 
 def check_language(language: str) -> None:

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from mmkit.data.openmoji.captions import Scene, caption
+from mmkit.data.openmoji.captions import Said, Scene, phrases_of, say, text_of
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
-from mmkit.data.openmoji.kinds import check_language, emoji_name, emoji_names, first_kinds, people
+from mmkit.data.openmoji.kinds import Pool, check_language, emoji_name, emoji_names, first_kinds, people, pool_of
 from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
 
@@ -82,8 +82,11 @@ class _Openmoji(ByNumber):
         return Record(image=picture, captions=captions, image_id=key, key=key, targets=targets)
 
     def _captions(self, index: int, drawn: Drawn, paraphrases: int = 1) -> tuple[str, ...]:
+        return tuple(text_of(said) for said in self._said(index, drawn, paraphrases))
+
+    def _said(self, index: int, drawn: Drawn, paraphrases: int = 1) -> list[Said]:
         rng = Random(f"{self.seed} {type(self).__name__} words {index}")
-        return tuple(caption(drawn.scene, language, rng) for language in self._languages for _ in range(paraphrases))
+        return [say(drawn.scene, language, rng) for language in self._languages for _ in range(paraphrases)]
 
     def _paint(self, drawn: Drawn) -> Image.Image:
         placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
@@ -104,6 +107,12 @@ class _Openmoji(ByNumber):
         ]
         return {"boxes": boxes, "background": drawn.scene.colour or "white"}
 
+    def _told(self, name: str, index: int, drawn: Drawn, paraphrases: int = 1, **more: Any) -> Record:
+        """The record, with what each part of its captions names."""
+        said = self._said(index, drawn, paraphrases)
+        targets = {**more, **self._targets(drawn), "phrases": phrases(said)}
+        return self._record(name, index, self._paint(drawn), tuple(map(text_of, said)), targets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes(_Openmoji):
@@ -113,7 +122,9 @@ class Scenes(_Openmoji):
     people: the share of emoji that are people, of those that training may show. paraphrases: captions per scene and
     language. size: of the picture in pixels. counts: how often scenes of one, two and three emoji are drawn, as
     proportions; None = alike when plain, else 1:2:2. ``targets``: ``boxes``, a list of {name, emoji, box (left, top,
-    right, bottom) in pixels}, and ``background``.
+    right, bottom) in pixels}; ``phrases``, what each part of a caption names: {caption: its number, spans: its
+    characters, boxes: their numbers}; and ``background``. pool: "boxed" or "unboxed" draws of the kinds those alone
+    that have boxes in training for detection, or have none there (``unboxed_kinds``).
     """
 
     split: Split = "train"
@@ -123,10 +134,11 @@ class Scenes(_Openmoji):
     people: float = 0.1
     paraphrases: int = 1
     counts: tuple[float, float, float] | None = None
+    pool: Pool = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        first_kinds(self.kinds)
+        pool_of(self.kinds, self.pool)
         if self.split not in SHARES:
             raise UserError(f"openmoji: split={self.split!r}; there are {', '.join(SHARES)}")
         if self.n < 1 or not 1 <= self.max_emoji <= 3 or self.paraphrases < 1 or not 0 <= self.people <= 1:
@@ -141,9 +153,7 @@ class Scenes(_Openmoji):
         return self.n
 
     def _at(self, index: int) -> Record:
-        drawn = self._compose(index)
-        captions = self._captions(index, drawn, self.paraphrases)
-        return self._record(self.split, index, self._paint(drawn), captions, self._targets(drawn))
+        return self._told(self.split, index, self._compose(index), self.paraphrases)
 
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
@@ -151,8 +161,14 @@ class Scenes(_Openmoji):
             yield from self._captions(index, self._compose(index), self.paraphrases)
 
     @cached_property
+    def object_names(self) -> list[str]:
+        """What boxes are called, in the (first) language: all kinds, whatever the pool, then people where some are."""
+        some = people(held_out=False) if self.people else ()
+        return emoji_names((*first_kinds(self.kinds), *some), self._languages[0])
+
+    @cached_property
     def _plain(self) -> tuple[str, ...]:
-        return first_kinds(self.kinds)
+        return pool_of(self.kinds, self.pool)
 
     @cached_property
     def _people(self) -> tuple[str, ...]:
@@ -217,10 +233,8 @@ class Singles(_Openmoji):
         return len(self._classes) * self.variations
 
     def _at(self, index: int) -> Record:
-        drawn = self._compose(index)
-        targets = {"label": index % len(self._classes), **self._targets(drawn)}
-        name = type(self).__name__.lower()
-        return self._record(name, index, self._paint(drawn), self._captions(index, drawn), targets)
+        label = index % len(self._classes)
+        return self._told(type(self).__name__.lower(), index, self._compose(index), label=label)
 
     def _compose(self, index: int) -> Drawn:
         rng = Random(f"{self.seed} single {index}")
@@ -235,6 +249,14 @@ class Unseen(Singles):
     @cached_property
     def _classes(self) -> tuple[str, ...]:
         return people(held_out=True)
+
+
+def phrases(said: Sequence[Said]) -> list[dict[str, Any]]:
+    """What each part of each caption names, as ``targets["phrases"]``; the boxes are in the order of the emoji."""
+    return [
+        {"caption": number, "spans": [span], "boxes": [emoji]}
+        for number, one in enumerate(said) for span, emoji in phrases_of(one)
+    ]  # fmt: skip
 
 
 def class_names(kinds: int = 200, language: str = "en") -> list[str]:

@@ -1,4 +1,4 @@
-"""Data that mmkit draws or brings itself, by their short names: openmoji, its questions and pairs, easy-VQA."""
+"""Data that mmkit draws or brings itself, by their short names: openmoji, its questions and expressions, easy-VQA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 from mmkit.data.records import Source
 from mmkit.errors import UserError
 
-BUILT_IN = ("openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "easy-vqa")
+BUILT_IN = (
+    "openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "openmoji-crowded", "openmoji-expressions",
+    "easy-vqa",
+)  # fmt: skip
+BOXED = ("openmoji-crowded", "openmoji-expressions")
+"""Those with boxes."""
 N = 2000  # records of a generated source
 
 
@@ -22,11 +27,18 @@ def built_in(name: str, n: int = N) -> Source | None:
         from mmkit.data.sources.easy_vqa import EasyVQA
 
         return EasyVQA(split=split)  # type: ignore[arg-type]  # checked there
+    if kind == "openmoji-crowded":
+        from mmkit.data.openmoji.crowded import Crowded
+
+        return Crowded(split=split, n=n, size=128)  # type: ignore[arg-type]  # checked there
+    from mmkit.data.openmoji.expressions import Expressions
     from mmkit.data.openmoji.hypotheses import Hypotheses
     from mmkit.data.openmoji.pairs import Pairs
     from mmkit.data.openmoji.questions import Questions
 
-    makers: dict[str, Callable[..., Source]] = {"questions": Questions, "pairs": Pairs, "hypotheses": Hypotheses}
+    makers: dict[str, Callable[..., Source]] = {
+        "questions": Questions, "pairs": Pairs, "hypotheses": Hypotheses, "expressions": Expressions,
+    }  # fmt: skip
     return makers[kind.removeprefix("openmoji-")](split=split, n=n, plain=True)
 
 

@@ -19,7 +19,7 @@ from mmkit.data.sources.boxes.flickr import is_flickr
 from mmkit.data.sources.boxes.odvg import is_odvg
 from mmkit.data.sources.boxes.voc import is_voc
 from mmkit.data.sources.boxes.yolo import is_yolo
-from mmkit.data.sources.built_in import BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
+from mmkit.data.sources.built_in import BOXED, BUILT_IN, built_in, is_built_in, is_openmoji, scenes_of
 from mmkit.data.sources.delimited import TABLES
 from mmkit.data.sources.index import ENDING
 from mmkit.data.sources.joined import Joined
@@ -160,6 +160,11 @@ READERS = (
     Reader(
         form="openmoji[:LANGUAGE]", gives=frozenset({"caption", "label", "boxes"}), fits=is_openmoji,
         read=lambda name, wants, given: scenes_of(name, wants),
+    ),
+    Reader(
+        form=f"{' or '.join(BOXED)}, also with :SPLIT", gives=frozenset({"caption", "boxes"}),
+        fits=lambda name: is_built_in(name) and name.partition(":")[0] in BOXED,
+        read=lambda name, wants, given: cast(Source, built_in(name)),
     ),
     Reader(
         form=f"one of {', '.join(BUILT_IN)}, each also with :SPLIT", gives=frozenset({"caption", "question"}),
