@@ -14,7 +14,7 @@ from typing import Any
 
 from mmkit.config.moved import where_now
 from mmkit.config.override import annotations_of, check_value, nearest
-from mmkit.config.projects import clone, module_at, project_module
+from mmkit.config.projects import WITHOUT_PROJECTS, clone, module_at, project_module
 from mmkit.errors import UserError
 
 OF_FILES = "mmkit_config_file_"
@@ -49,12 +49,22 @@ def _no_function(path: Path, name: str, known: Iterable[str]) -> UserError:
 
 
 def config_file(name: str) -> Path:
-    """The file of this name; where there is none, that of ``own_config``. UserError."""
+    """The file of this name; where there is none, mmkit's own below ``configs`` or ``projects``. UserError."""
     path = Path(name)
-    own = None if path.is_file() or path.parts[:1] != ("configs",) else own_config(*path.parts[1:])
-    if own is None and not path.is_file():
-        raise UserError(f"{path}: no such file")
-    return own or path
+    if path.is_file():
+        return path
+    top, root = path.parts[:1], clone()
+    own = own_config(*path.parts[1:]) if top == ("configs",) else None
+    if top == ("projects",) and root is not None and (root / path).is_file():
+        own = root / path
+    if own is None:
+        without = (
+            f", which may be of mmkit's projects, and {WITHOUT_PROJECTS}"
+            if top == ("projects",) and root is None
+            else ""
+        )
+        raise UserError(f"{path}: no such file{without}")
+    return own
 
 
 def own_config(*parts: str) -> Path | None:

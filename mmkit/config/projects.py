@@ -12,6 +12,7 @@ from typing import Any
 from mmkit.errors import UserError
 
 REPOSITORY = "https://github.com/mmkit/mmkit"
+WITHOUT_PROJECTS = f"this mmkit is installed without them: get {REPOSITORY} and run mmkit from there (pip install -e .)"
 ROOT = Path(__file__).resolve().parents[2]
 """Where the running mmkit is installed, or its clone."""
 
@@ -37,8 +38,8 @@ def project_module(module_name: str) -> ModuleType:
     root = clone()
     if root is None:
         raise UserError(
-            f"config: {module_name!r} is of mmkit's projects, and this mmkit is installed without them: get "
-            f"{REPOSITORY} and run mmkit from there (pip install -e .). Is it code of yours: --allow {module_name}"
+            f"config: {module_name!r} is of mmkit's projects, and {WITHOUT_PROJECTS}. Is it code of yours: --allow "
+            f"{module_name}"
         )
     place = root / "projects"
     if "projects" not in sys.modules:

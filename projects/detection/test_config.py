@@ -86,7 +86,84 @@ def test_published_classes_and_numbers_are_the_heads(records, monkeypatch):
     assert (head.classes, head.ids) == (("cup", "lamp"), (7, 90))
 
 
+def as_coco(folder):
+    """Two classes on numbers 7 and 90, pictures 31 and 32 of 40 x 30 pixels, in a folder of their own."""
+    (folder / "pictures").mkdir()
+    for i in (31, 32):
+        picture = Image.new("RGB", (40, 30))
+        picture.paste("red" if i == 31 else "blue", (4, 6, 20, 24))
+        picture.save(folder / "pictures" / f"{i}.jpg")
+    said = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30} for i in (31, 32)],
+        "categories": [{"id": 90, "name": "lamp"}, {"id": 7, "name": "cup"}],
+        "annotations": [
+            {"id": 1, "image_id": 31, "category_id": 90, "bbox": [4, 6, 16, 18], "area": 288, "iscrowd": 0},
+            {"id": 2, "image_id": 32, "category_id": 7, "bbox": [4, 6, 16, 18], "area": 288, "iscrowd": 0},
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(said))
+    return folder / "instances.json", {"images": str(folder / "pictures")}
+
+
+def as_yolo(folder):
+    for i in (31, 32):
+        (folder / "images/train").mkdir(parents=True, exist_ok=True)
+        (folder / "labels/train").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), "red" if i == 31 else "blue").save(folder / "images/train" / f"{i}.jpg")
+        (folder / "labels/train" / f"{i}.txt").write_text(f"{i - 31} 0.3 0.5 0.4 0.6\n")
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nnames:\n  0: lamp\n  1: cup\n")
+    return folder, {"split": "train"}
+
+
+def as_voc(folder):
+    for i in (31, 32):
+        (folder / "JPEGImages").mkdir(exist_ok=True)
+        (folder / "Annotations").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), "red" if i == 31 else "blue").save(folder / "JPEGImages" / f"{i}.jpg")
+        name = "lamp" if i == 31 else "cup"
+        box = "<bndbox><xmin>5</xmin><ymin>7</ymin><xmax>20</xmax><ymax>24</ymax></bndbox>"
+        (folder / "Annotations" / f"{i}.xml").write_text(
+            f"<annotation><size><width>40</width><height>30</height></size><object><name>{name}</name>{box}</object></annotation>"
+        )
+    return folder, {}
+
+
+@pytest.mark.parametrize(
+    ("form", "known"),
+    [(as_coco, {"lamp": 90, "cup": 7}), (as_yolo, {"lamp": 0, "cup": 1}), (as_voc, {"cup": 1, "lamp": 2})],
+    ids=["coco", "yolo", "voc"],
+)
+def test_published_files_train_and_detect_and_keep_their_numbers(form, known, tmp_path):
+    (tmp_path / "data").mkdir()
+    data, options = form(tmp_path / "data")
+    said = "".join(f", {name}='{value}'" for name, value in options.items())
+    spec = f"{CONFIG}:few(train='{data}', n=2, steps=1, size=24{said})"
+    out, numbers, found = tmp_path / "run", tmp_path / "n.json", tmp_path / "found.json"
+    train(override(load_experiment(spec), SMALL), out, save_model=hub.save)
+    head = mmkit.load(out).heads["detect"]
+    assert dict(zip(head.classes, head.ids, strict=True)) == known
+    more = [word for name, value in options.items() for word in (f"--{name}", value)]
+    code = main(
+        ["detect", "--model", str(out), "--data", str(data), *more, "--json", str(numbers), "--predictions", str(found)]
+    )
+    assert code == 0
+    assert (json.loads(numbers.read_text())["n"], json.loads(numbers.read_text())["boxes"]) == (2, 2)
+    assert {row["category_id"] for row in json.loads(found.read_text())} == set(known.values())
+
+
 def test_boxes_without_names_are_refused(records):
     records.write_text(json.dumps({"image": "0.png", "boxes": [{"label": 3, "box": [1, 1, 5, 5]}]}) + "\n")
     with pytest.raises(UserError, match="its boxes have no names"):
         load_experiment(f"{CONFIG}:own(train='{records}')")
+
+
+def test_the_config_is_found_from_any_folder_of_a_clone_and_told_of_where_mmkit_is_installed_alone(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment(f"{CONFIG}:openmoji").name == "detection-openmoji"
+    with pytest.raises(UserError, match=r"projects/detection/no\.py: no such file$"):
+        load_experiment("projects/detection/no.py")
+    monkeypatch.setattr("mmkit.config.load.clone", lambda: None)
+    with pytest.raises(UserError, match="of mmkit's projects, and this mmkit is installed without them: get https"):
+        load_experiment(f"{CONFIG}:openmoji")

@@ -33,6 +33,7 @@ PUT_IN: list[tuple[str, str]] = [
     (r"^(mmkit train [\"']?configs/pretrain/classify.py:folder\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train [\"']?configs/finetune/vqa.py:mini\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train [\"']?configs/finetune/captions.py:mini\(.*?)\)", r"\1, size=24)"),
+    (r"^(mmkit train [\"']?projects/detection/config.py:\w+\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train .*)$", rf"\1 --set {SMALL}"),
     (r"--rerank (\d+)", "--rerank 2"),
     (r"--vocab-size (\d+)", "--vocab-size 200"),

@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 
 
 def bring(folder):
-    """Sixteen pictures with captions, classes and questions, in the names that the pages use."""
+    """Sixteen pictures with captions, classes, questions and boxes, in the names that the pages use."""
     rows, asked = [], []
     for i in range(16):
         colour, number = ("red", "blue")[i % 2], ("one", "two", "three", "four")[i // 4]
@@ -61,6 +61,12 @@ def bring(folder):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
         cells = [list(lines[0]), *([f'"{cell}"' for cell in line.values()] for line in lines)]
         (folder / f"{name}.csv").write_text("\n".join(map(",".join, cells)) + "\n")
+    boxed = [
+        {"image": row["image"], "boxes": [{"name": ("lamp", "cup")[i % 2], "box": [4, 6, 20 + i, 24]}]}
+        for i, row in enumerate(rows)
+    ]
+    for name, lines in (("boxes", boxed), ("boxes-test", boxed[:4])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (folder / "answers.txt").write_text("red\nblue\n")
 
 
