@@ -47,7 +47,12 @@ def register(commands: Commands) -> None:
     how.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest words (default all)")
     how.add_argument("--top-p", type=float, metavar="P", help="draw from the words that hold this mass (default 1)")
     how.add_argument("--seed", type=int, help="of what is drawn (default 0)")
-    how.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest caption, in tokens (default 30)")
+    how.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="the longest caption, in tokens (default 30, or what the model has room for)",
+    )
     how.add_argument("--min-new-tokens", type=int, metavar="N", help="the shortest caption, in tokens (default 0)")
     how.add_argument("--length-penalty", type=float, metavar="A", help="of beams: above 1 for longer texts (default 1)")
     how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repeated words (default 1)")

@@ -14,10 +14,11 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from zlib import crc32
 
+from mmkit.data.alone import alone
 from mmkit.errors import UserError
 from mmkit.files import cache_folder
 
@@ -158,18 +159,6 @@ class Blocks:
                 held -= size
         return held
 
-    @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def alone(self, name: str) -> AbstractContextManager[None]:
         """Alone among the processes and threads that use the folder; not where another one has not let go in time."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / ".locks" / name, timeout=self.wait)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
+        return alone(self.folder / ".locks" / name, wait=self.wait)

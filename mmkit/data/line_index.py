@@ -12,20 +12,17 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from mmkit.data.alone import alone, lock_of
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import is_collecting
 from mmkit.data.row_file import RowFile
 from mmkit.errors import UserError
 from mmkit.files import beside, cache_folder
-
-if sys.platform != "win32":
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +59,8 @@ def find_rows(
         if not use:
             validate(False)
         return use
-    with _alone(rows.path):
+    waiting = f"{rows.path}: another process makes an index of its lines; waiting for it"
+    with alone(lock_of(rows.path), told=waiting):
         if any(_mapped(place, rows, files, needs) for place in places):  # made while this process waited
             return True
         log.info("%s: reading it once, to make an index of its lines", rows.path)
@@ -132,18 +130,3 @@ def _write(place: Path, rows: RowFile, files: PictureFiles, held: list[str]) -> 
     batch = pa.record_batch(arrays, schema=schema)
     with beside(place) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(batch)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits while another process of this machine is inside for the same file, where the file system has locks."""
-    with path.open("rb") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: another process makes an index of its lines; waiting for it", path)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                log.info("%s: its file system has no locks; each process may make an index of its lines", path)
-        yield

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 
+USUAL_LENGTH = 30
 _NEVER = -1e9  # the log-probability of what is not to be chosen, as in transformers
 
 
@@ -24,15 +25,16 @@ class Decoding:
     """How to write.
 
     max_new_tokens, min_new_tokens: of a text without its prompt, the token that ends it included; before the least
-    number no text ends. beams: 1 = one word after the other, more = so many texts are tried side by side. sample: draw
-    the words, from ``seed``, by their probabilities at this ``temperature``, among the ``top_k`` likeliest (0 = all)
-    and those that make up ``top_p`` of the mass together. length_penalty: finished texts of n tokens compare by their
-    log-probability / n ** length_penalty. early_stopping: True = a search ends with so many finished texts as beams;
-    False = when the best unfinished one, at its length, is no better than the worst finished; "never" = not before it
-    could not become so either. repetition_penalty: above 1, tokens that were there already get unlikelier.
+    number no text ends. None = 30, or as many as a head has room for where those are fewer. beams: 1 = one word
+    after the other, more = so many texts are tried side by side. sample: draw the words, from ``seed``, by their
+    probabilities at this ``temperature``, among the ``top_k`` likeliest (0 = all) and those that make up ``top_p``
+    of the mass together. length_penalty: finished texts of n tokens compare by their log-probability / n **
+    length_penalty. early_stopping: True = a search ends with so many finished texts as beams; False = when the best
+    unfinished one, at its length, is no better than the worst finished; "never" = not before it could not become so
+    either. repetition_penalty: above 1, tokens that were there already get unlikelier.
     """
 
-    max_new_tokens: int = 30
+    max_new_tokens: int | None = None
     min_new_tokens: int = 0
     beams: int = 1
     length_penalty: float = 1.0
@@ -46,8 +48,8 @@ class Decoding:
 
     def __post_init__(self) -> None:
         wrong = (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "from 0 to max_new_tokens"),
+            ("max_new_tokens", self.longest >= 1, "at least 1"),
+            ("min_new_tokens", 0 <= self.min_new_tokens <= self.longest, f"from 0 to max_new_tokens = {self.longest}"),
             ("beams", self.beams >= 1, "at least 1"),
             ("early_stopping", self.early_stopping in (True, False, "never"), "True, False or 'never'"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
@@ -64,6 +66,11 @@ class Decoding:
         for name in () if self.sample else ("temperature", "top_k", "top_p"):
             if getattr(self, name) != plain[name].default:
                 raise UserError(f"{name} = {getattr(self, name)!r} is about drawn words: give sample as well")
+
+    @property
+    def longest(self) -> int:
+        """``max_new_tokens``, or what it is where nobody gave it."""
+        return USUAL_LENGTH if self.max_new_tokens is None else self.max_new_tokens
 
 
 class Writer(Protocol):
@@ -107,7 +114,7 @@ def _one_by_one(writer: Writer, prompt_BP: Tensor, last: int, how: Decoding) -> 
     ids_BL, fresh_BN, past = prompt_BP, prompt_BP, None
     ended_B = torch.zeros(size, dtype=torch.bool, device=device)
     total_B = torch.zeros(size, device=device)
-    for written in range(how.max_new_tokens):
+    for written in range(how.longest):
         logits_BV, past = writer.read(fresh_BN, past)
         scores_BV = ruled(logits_BV.float(), ids_BL, last, written, how)
         if how.sample:
@@ -174,7 +181,7 @@ def _beams(writer: Writer, prompt_BP: Tensor, last: int, how: Decoding) -> Text:
     """Beam search; texts stand as (k, B) in the decoder, so that a source is read by its k texts without copies."""
     (size, start), k, device = prompt_BP.shape, how.beams, prompt_BP.device
     writer = writer.repeated(k)
-    ids_BKL = torch.full((size, k, start + how.max_new_tokens), last, dtype=torch.int64, device=device)
+    ids_BKL = torch.full((size, k, start + how.longest), last, dtype=torch.int64, device=device)
     ids_BKL[:, :, :start] = prompt_BP[:, None]
     log_BK = torch.full((size, k), _NEVER, device=device)
     log_BK[:, 0] = 0.0  # at first all texts are the same
@@ -183,7 +190,7 @@ def _beams(writer: Writer, prompt_BP: Tensor, last: int, how: Decoding) -> Text:
     )  # fmt: skip
     open_B1 = torch.ones(size, 1, dtype=torch.bool, device=device)
     fresh_RN, past = _flat(ids_BKL[:, :, :start]), None
-    for written in range(how.max_new_tokens):
+    for written in range(how.longest):
         at = start + written
         logits_RV, past = writer.read(fresh_RN, past)
         next_RV = ruled(logits_RV.float().log_softmax(-1), _flat(ids_BKL[:, :, :at]), last, written, how)
@@ -193,7 +200,7 @@ def _beams(writer: Writer, prompt_BP: Tensor, last: int, how: Decoding) -> Text:
         ids_BCL = ids_BKL.gather(1, parent_BC[..., None].expand(-1, -1, ids_BKL.shape[2]))
         ids_BCL[:, :, at] = best.indices % next_BKV.shape[2]
         ended_BC = ids_BCL[:, :, at] == last
-        if written == how.max_new_tokens - 1:
+        if written == how.longest - 1:
             ended_BC = torch.ones_like(ended_BC)
         on = (best.values + ended_BC * _NEVER).topk(k)
         finished_BC = ended_BC & (torch.arange(2 * k, device=device) < k)
@@ -214,7 +221,7 @@ def _beams(writer: Writer, prompt_BP: Tensor, last: int, how: Decoding) -> Text:
 def _may_improve(log_BK: Tensor, done: _Finished, length: int, how: Decoding) -> Tensor:
     """(B, 1) bool: whether the best unfinished text may still beat the worst of the finished ones."""
     if how.early_stopping == "never" and how.length_penalty > 0:
-        length = how.max_new_tokens
+        length = how.longest
     possible_B1 = log_BK[:, :1] / length**how.length_penalty
     worst_BK = torch.where(done.there, done.scores.min(1, keepdim=True).values, _NEVER)
     return (possible_B1 > worst_BK).any(1, keepdim=True)

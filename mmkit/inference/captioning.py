@@ -36,14 +36,14 @@ class Captioning:
 
 
 def captioning(head: Any, tokenizer: Tokenizer, how: Decoding | None) -> Captioning:
-    """How a head writes; None = ``USUAL``, as far as the head's positions reach. UserError where they do not."""
-    first = prompt_ids(tokenizer, head.prompt)
+    """How a head writes, as far as its positions reach; None = ``USUAL``. UserError for a length beyond them."""
+    first, how = prompt_ids(tokenizer, head.prompt), how or USUAL
     room = head.max_tokens - len(first)
-    if how is None:
-        how = replace(USUAL, max_new_tokens=min(USUAL.max_new_tokens, room))
-    if how.max_new_tokens > room:
-        raise UserError(
-            f"max_new_tokens = {how.max_new_tokens}: the head writes at most {room} tokens after its prompt of "
-            f"{len(first)} (its max_tokens is {head.max_tokens})"
-        )
+    for name in ("max_new_tokens", "min_new_tokens"):
+        if (asked := getattr(how, name)) is not None and asked > room:
+            raise UserError(
+                f"{name} = {asked}: the head writes at most {room} tokens after its prompt of {len(first)} (its "
+                f"max_tokens is {head.max_tokens})"
+            )
+    how = replace(how, max_new_tokens=min(how.longest, room))
     return Captioning(head=head, tokenizer=tokenizer, how=how, first=torch.tensor(first))

@@ -36,7 +36,7 @@ def run(folder, *arguments):
 
 def test_pictures(folder, tmp_path, capsys):
     files = [folder / "1.png", folder / "3.png"]
-    assert run(folder, "--image", *files, "--json", tmp_path / "a.json", "--max-new-tokens", 6) == 0
+    assert run(folder, "--image", *files, "--json", tmp_path / "a.json", "--beams", 2) == 0
     found = json.loads((tmp_path / "a.json").read_text())["captions"]
     assert [one["image"] for one in found] == [str(file) for file in files]
     shown = capsys.readouterr().out

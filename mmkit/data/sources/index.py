@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from mmkit.data.alone import alone, lock_of
 from mmkit.data.problems import Problems
 from mmkit.data.remote import is_url, place_of
 from mmkit.data.sources.samples import DAMAGED, Trouble, scan, schema
@@ -82,7 +83,7 @@ def build_index(
     warning and left out.
     """
     place = place_of(folder)
-    index, parts = place.home(INDEX), place.home(PARTS)
+    index = place.home(INDEX)
     if workers < 1:
         raise UserError(f"workers = {workers}: at least 1")
     try:
@@ -92,6 +93,17 @@ def build_index(
     if not stamps:
         is_there = is_url(folder) or Path(folder).is_dir()
         raise UserError(f"{folder}: {f'no shards in it (*{ENDING})' if is_there else 'no such folder'}")
+    with alone(lock_of(index), told=f"{folder}: another process makes its index; waiting for it"):
+        return _build(folder, stamps, workers=workers, progress=progress, leave_out=leave_out)
+
+
+def _build(
+    folder: str | Path, stamps: Mapping[str, tuple[int, str]], *, workers: int,
+    progress: Callable[[int, int], object] | None, leave_out: bool,
+) -> Mapping[str, int]:  # fmt: skip
+    """As ``build_index``. stamps: of the shards, by name."""
+    place = place_of(folder)
+    index, parts = place.home(INDEX), place.home(PARTS)
     kept = _kept(index, stamps, leave_out)
     todo = [name for name in stamps if name not in kept and _part(parts, name, stamps[name], leave_out) is None]
     problems, make = Problems(folder, unit="sample"), partial(_make_part, place, parts, leave_out)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tarfile
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,27 @@ def test_what_was_read_is_not_read_again(shards, monkeypatch):
     (shards / "00000.tar").unlink()
     assert build_index(shards) == {"shards": 3, "records": 4, "read": 2}
     assert list(captions_of(Shards(shards))) == ["picture 77", "picture 78", "picture 8", "picture 9"]
+
+
+def test_of_two_that_make_the_index_at_once_one_reads_and_the_other_waits(shards, monkeypatch, caplog):
+    whole, seen, begun, found = index.scan, [], threading.Event(), []
+
+    def slow(place, name, stamp):
+        seen.append(name)
+        begun.set()
+        second.join(0.2)
+        return whole(place, name, stamp)
+
+    caplog.set_level("INFO", "mmkit")
+    monkeypatch.setattr(index, "scan", slow)
+    second = threading.Thread(target=lambda: begun.wait() and found.append(build_index(shards)))
+    second.start()
+    assert build_index(shards) == {"shards": 3, "records": 10, "read": 3}
+    second.join()
+    assert found == [{"shards": 3, "records": 10, "read": 0}]
+    assert len(seen) == 3
+    assert "another process makes its index; waiting for it" in caplog.text
+    assert not (shards / PARTS).exists()
 
 
 def test_workers_and_ranks_read_the_same(shards, tokenizer):
@@ -446,7 +468,7 @@ def test_a_folder_that_cannot_be_written_to_has_its_index_with_the_user(shards, 
         assert main(["data", "index", str(shards), "--workers", "1"]) == 0
         assert build_index(shards)["read"] == 0
     assert not (shards / INDEX).exists()
-    [index_file] = [path for path in kept.rglob("*") if path.is_file()]
+    [index_file] = (path for path in (kept / "indexes").rglob("*") if path.is_file())
     assert index_file.name == INDEX
     assert open_source(shards, {"caption"})[9].captions == ("picture 9",)
     pack(shards / "00001.tar", sample(7))

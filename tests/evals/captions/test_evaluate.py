@@ -117,6 +117,19 @@ def test_a_prompt_stands_before_and_is_not_told():
     assert texts != plain.caption([Pictures(3)[i].image for i in range(3)], HOW)
     with pytest.raises(UserError, match=r"max_new_tokens = 11: .*at most"):
         prompted.captioning(Decoding(max_new_tokens=11))
+    with pytest.raises(UserError, match=r"min_new_tokens = 11: .*at most"):
+        prompted.captioning(Decoding(min_new_tokens=11))
+
+
+def test_a_length_that_nobody_gave_is_what_the_head_has_room_for():
+    predictor = writing()
+    room = predictor.captioning(HOW).head.max_tokens - 1  # after [CLS]
+    assert room < Decoding().longest == 30
+    assert predictor.captioning(Decoding(beams=5)).how == Decoding(beams=5, max_new_tokens=room)
+    assert predictor.captioning(None).how == Decoding(beams=3, max_new_tokens=room)
+    assert predictor.captioning(Decoding(max_new_tokens=room)).how.longest == room
+    predictor.captioning(HOW).head.max_tokens = 99
+    assert predictor.captioning(Decoding(beams=5)).how.longest == 30
 
 
 def test_what_cannot_be_measured_is_refused():
