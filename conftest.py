@@ -8,8 +8,12 @@ A file's tests run in one worker, so that what they share is made once.
 
 Tests start dozens of processes that import torch. Where Python is told to keep no compiled modules, each would compile
 all of it anew, five seconds a time: they are kept in pytest's own folder then, and beside no source.
+
+What a worker has imported takes Python's collector half a second to look through. A run does so as it begins, of which
+the tests begin hundreds: here it leaves what is old alone, and so does the collector, mostly.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -23,8 +27,11 @@ if sys.dont_write_bytecode:
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from mmkit.train import garbage
 from tests.parity import measure
 
+gc.disable()  # until all tests are collected, of which nothing goes
+garbage.OLDEST = 1
 NOTES: list[dict] = []
 
 
@@ -42,6 +49,11 @@ def pytest_collection_modifyitems(items):
     """Files with a slow test come first, so that in the end no worker is left alone with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    gc.enable()
+    gc.set_threshold(10_000, 10, 50)
 
 
 def pytest_runtest_setup(item):

@@ -12,7 +12,7 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """Forks need not import everything again, and those of a server of their own know nothing of what the tests did before:
 after a compiled backward pass no fork of a process can take one."""
 mp.set_forkserver_preload(
-    ["pytest", "mmkit.train.loop", "mmkit.hub.folder", "mmkit.explanation.explain", "torch._dynamo"]
+    ["pytest", "mmkit.train.loop", "mmkit.hub.folder", "mmkit.explanation.explain", "torch._dynamo", "tests.frozen"]
 )
 
 

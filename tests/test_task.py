@@ -15,7 +15,7 @@ from mmkit.nn.ema import EMA
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 from tests.examples import batch, task
-from tests.several import on_processes
+from tests.several import METHOD, on_processes
 from tests.sizes import albef_tiny
 from tests.test_accumulation import Drawn, ShortOnes, Two, difference, hidden
 
@@ -147,11 +147,21 @@ def test_the_width_of_vectors_is_a_setting_by_which_compiled_code_is_found_again
 @pytest.mark.slow
 def test_compiled_blocks_equal_eager(device):
     """In a process of its own: after a compiled backward pass, forks of a process have none."""
-    mp.start_processes(compare_compiled, (device,), nprocs=1, start_method="spawn")
+    mp.start_processes(compare_compiled, (device,), nprocs=1, start_method=METHOD if device.type == "cpu" else "spawn")
 
 
-def compare_compiled(rank, device):
-    """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more."""
+@pytest.mark.long
+@pytest.mark.slow
+def test_code_made_for_every_block_equals_eager():
+    mp.start_processes(compare_compiled, (torch.device("cpu"), True), nprocs=1, start_method=METHOD)
+
+
+def compare_compiled(rank, device, every=False):
+    """One block of each kind: compiling the same code again for every layer takes minutes and shows nothing more.
+
+    On a CPU making code for all of them takes most of two minutes: it is made for one, of the others all that comes
+    before, and in chunks the graph alone. every: code for all.
+    """
 
     def one_of_each(vocab_size):
         return albef(
@@ -160,20 +170,28 @@ def compare_compiled(rank, device):
         )  # fmt: skip
 
     heads = ["mlm"] if device.type == "cpu" else ["itc", "itm", "mlm"]
-    eager, compiled = (task(heads, model=one_of_each, momentum=None).to(device) for _ in range(2))
-    compiled.compile_blocks()
-    for t in (eager, compiled):
+    eager, compiled, in_chunks = (task(heads, model=one_of_each, momentum=None).to(device) for _ in range(3))
+    in_chunks.chunks = 2
+    make, made = torch.compile, []
+
+    def compile_for(call, **options):
+        whole = every or device.type != "cpu" or call.__self__ is compiled.model.image.blocks[0]
+        made.append("inductor" if whole else "aot_eager" if compiling is compiled else "eager")
+        return make(call, **options, backend=made[-1])
+
+    torch.compile = compile_for
+    for compiling in (compiled, in_chunks):
+        compiling.compile_blocks()
+    assert made.count("inductor") == (6 if every or device.type != "cpu" else 1)
+    assert len(made) == 6
+    for t in (eager, compiled, in_chunks):
         t(batch().to(device), 3).loss.backward()
-    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        if p.grad is not None:
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
-    compiled.chunks = 2
-    compiled.zero_grad(set_to_none=True)
-    compiled(batch().to(device), 3).loss.backward()
-    for (name, p), q in zip(eager.named_parameters(), compiled.named_parameters(), strict=True):
-        if p.grad is not None:
-            torch.testing.assert_close(p.grad, q[1].grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    for t in (compiled, in_chunks):
+        for (name, p), q in zip(eager.named_parameters(), t.parameters(), strict=True):
+            assert (p.grad is None) == (q.grad is None), name
+            if p.grad is not None:
+                told = lambda m, name=name: f"{name}: {m}"  # noqa: E731
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=told)
 
 
 def part_of(whole: Batch, rank: int, world: int) -> Batch:

@@ -10,6 +10,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+OLDEST = 2
+"""The oldest generation that is collected before the steps: all there is, such as the run of an earlier stage."""
+
 
 class Garbage:
     """every: steps between collections; 0 = when Python thinks best."""
@@ -25,7 +28,7 @@ class Garbage:
         if not self.every or not was:
             yield
             return
-        gc.collect()
+        gc.collect(OLDEST)
         gc.freeze()
         gc.disable()
         try:

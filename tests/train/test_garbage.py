@@ -1,11 +1,13 @@
 """Garbage at chosen steps: bounded, and everything as it was after."""
 
 import gc
+import runpy
 import weakref
 from functools import partial
 
 import pytest
 
+from mmkit.train import garbage as module
 from mmkit.train.garbage import Garbage
 from mmkit.train.loop import train
 from tests.train.fakes import tiny
@@ -42,6 +44,18 @@ def test_nothing_is_collected_but_at_every_nth_step():
         with garbage.let_go():
             assert gc.isenabled()
         assert not gc.isenabled()
+
+
+def test_what_was_lost_before_is_collected_first_however_old(monkeypatch):
+    monkeypatch.setattr(module, "OLDEST", runpy.run_path(module.__file__)["OLDEST"])  # tests leave the old ones alone
+    made = Circle()
+    gc.collect()  # it lives, and so grows old
+    ref = weakref.ref(made)
+    del made
+    gc.collect(1)
+    assert ref() is not None
+    with Garbage(3).held():
+        assert ref() is None
 
 
 def test_zero_leaves_it_to_python():
