@@ -42,6 +42,6 @@ def alone(lock: Path, *, wait: float = -1, told: str = "") -> Iterator[None]:
 
 
 def lock_of(path: str | Path) -> Path:
-    """The lock of what is made of a file or folder; in the user's own folder, as nothing need be written beside data."""
+    """The lock of what is made of a file or folder, in the user's own folder, so that data may be write-protected."""
     whole = os.path.abspath(path).encode(errors="surrogateescape")
     return cache_folder() / "locks" / hashlib.blake2b(whole, digest_size=8).hexdigest()
