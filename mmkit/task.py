@@ -63,11 +63,13 @@ class Task(nn.Module):
         alpha: the weight of the teacher's soft targets, a number or a function of the step.
         seed: of the draws that heads make through ``Features.random``.
         chunks: in how many a micro-batch passes the model, see ``chunks.py``.
+        change: what becomes of a batch in training before any head sees it: (batch, seed, step, before) -> batch.
     """
 
     def __init__(
         self, model: nn.Module, heads: Mapping[str, Head], *, weights: Mapping[str, float | Schedule] | None = None,
         momentum: float | None = 0.995, alpha: float | Schedule = 0.4, seed: int = 0, chunks: int = 1,
+        change: Callable[[Batch, int, int, int], Batch] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         check_seed(seed, "seed")
@@ -80,6 +82,7 @@ class Task(nn.Module):
         self.alpha = alpha
         self.seed = seed
         self.chunks = chunks
+        self.change = change
         self.layers = frozenset(name for head in heads.values() for name in head.reads_layers)
         if self.layers:
             check_layers(cast(Model, model).spec, self.layers)
@@ -158,7 +161,12 @@ class Task(nn.Module):
         return {_joined(name, part): n for name, parts in each.items() for part, n in parts.items() if n is not None}
 
     def features(self, batch: Batch, step: int, before: int = 0) -> Features:
-        """The views of a batch through the model and, where there is one, through its teacher."""
+        """The views of a batch through the model and, where there is one, through its teacher.
+
+        In training of what ``change`` makes of it; both see the same.
+        """
+        if self.change is not None and self.training:
+            batch = self.change(batch, self.seed, step, before)
         made = partial(
             Features, batch=batch, step=step, seed=self.seed, before=before, layers=self.layers, chunks=self.chunks
         )

@@ -71,7 +71,7 @@ SOURCES = _named(
 VALUES = TRANSFORMS | _named(
     "config.experiment:Experiment Data Run Optim Rule Teacher Ramp", "data.images.transforms:TrainTransform BlankTrain",
     "data.images.variable_size:KeepShapeTrain", "data.texts.masking:Masking", "data.texts.protocol:Framing",
-    "encoders.decoding:Decoding",
+    "encoders.decoding:Decoding", "train.mixing:Mixing",
 )  # fmt: skip
 """Dataclasses that are built as they are read: they hold numbers and check them."""
 SETTINGS = VALUES | _named(

@@ -75,6 +75,7 @@ class Data:
     max_bad_fraction: the run stops when more than this share of the samples could not be read. targets: makes a
     ``mmkit.data.targets.TargetEncoder`` of what the records say beside picture and text; None = all as it is.
     max_tokens: of a text, longer ones are cut; needed where there are words.
+    mixing: makes a ``mmkit.train.mixing.Mixing``: mixup, CutMix and erasing of whole batches, on the device.
     blank_images: grey pictures in place of all, in training and evaluation: what the words alone tell.
     block: so many neighbouring records are visited near each other, for slow disks, and ``window`` such blocks are
     mixed; see ``mmkit.data.order.Order``. None = what suits the source: 1, or of Parquet with pictures its groups of
@@ -88,6 +89,7 @@ class Data:
     eval_transform: partial[Any] | None = None
     masking: partial[Any] | None = None
     targets: partial[Any] | None = None
+    mixing: partial[Any] | None = None
     blank_images: bool = False
     rank_batch: int | None = None
     global_batch: int | None = None

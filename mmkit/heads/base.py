@@ -97,8 +97,13 @@ class Sorter(EachSample):
         self.label = label
 
     def output(self, f: Features, loss: Tensor, logits_BC: Tensor, labels_B: Tensor) -> HeadOutput:
-        """The loss over the samples with its logs: the chance level ln C, and the accuracy beside its own."""
-        hits = (logits_BC.detach().argmax(-1) == labels_B).float().mean()
+        """The loss over the samples with its logs: the chance level ln C, and the accuracy beside its own.
+
+        labels: (B,) int64, or shares of the classes (B, C), of which the accuracy takes the largest.
+        """
+        hits = (
+            (logits_BC.detach().argmax(-1) == (labels_B if labels_B.ndim == 1 else labels_B.argmax(-1))).float().mean()
+        )
         chance = {"chance": math.log(len(self.classes)), "chance_accuracy": 1 / len(self.classes)}
         return HeadOutput(loss=loss, count=self.counts(f), logs=chance | {"accuracy": hits})
 

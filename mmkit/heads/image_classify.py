@@ -23,8 +23,11 @@ class ImageClassify(Sorter):
 
     classes: their names in the order of the labels; they are saved with the model. label: the target's name.
     smoothing: the share of the target, 0 to below 1, that is spread evenly over all classes. mean: read the mean of
-    the patches also where there is a class token (as MAE's fine-tuning).
+    the patches also where there is a class token (as MAE's fine-tuning). Where ``data.mixing`` mixes pictures the
+    target is (B, C) float, the shares of the classes.
     """
+
+    soft_labels = True
 
     def __init__(
         self, spec: ModelSpec, classes: Sequence[str], label: str = "label", smoothing: float = 0.0, mean: bool = False

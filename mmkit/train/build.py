@@ -195,8 +195,9 @@ def make_task(exp: Experiment, tokenizer: Any, steps_per_epoch: int) -> Task:
         (None, 0.0) if exp.teacher is None else (exp.teacher.momentum, exp.teacher.alpha_ramp(steps_per_epoch))
     )
     return Task(
-        model, heads, weights=exp.weights, momentum=momentum, alpha=alpha, seed=exp.run.seed, chunks=exp.run.chunks
-    )
+        model, heads, weights=exp.weights, momentum=momentum, alpha=alpha, seed=exp.run.seed, chunks=exp.run.chunks,
+        change=None if exp.data.mixing is None else exp.data.mixing().for_heads(heads),
+    )  # fmt: skip
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:

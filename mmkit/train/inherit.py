@@ -53,11 +53,14 @@ def _inherited(exp: Experiment, out: Path, alone: bool, allow: Sequence[str]) ->
     return exp if first is None or first.model is None else replace(exp, model=_sized(first.model, exp))
 
 
-def image_tower(start: str | Path, image_size: int | tuple[int, int], allow: Sequence[str] = ()) -> partial[Any]:
+def image_tower(
+    start: str | Path, image_size: int | tuple[int, int], allow: Sequence[str] = (), drop_path: float = 0.0
+) -> partial[Any]:
     """A model of pictures alone whose ViT has the form of the image tower of the model in a folder that mmkit saved.
 
     ``init={"image": start}`` then fills it, whatever the model (ALBEF, ViLT, dual, vision). allow: modules of the
-    user's own, of which that model may be. UserError where its image tower is no ViT of mmkit.
+    user's own, of which that model may be. drop_path: of the new training. UserError where its image tower is no ViT of
+    mmkit.
     """
     if not (Path(start) / CONFIG).is_file():
         raise UserError(f"start = {start}: not the folder of a model that mmkit saved; give that of a run")
@@ -68,7 +71,8 @@ def image_tower(start: str | Path, image_size: int | tuple[int, int], allow: Seq
     tower = getattr(model, "image", None)
     if not isinstance(tower, ViT) or len(tower.patch.patch) != 2:
         raise UserError(f"{start}: its image tower is no ViT of mmkit over pictures; no other model can take it over")
-    return partial(vision, image_size=image_size, patch=tower.patch.patch, **tower.form)
+    regular: dict[str, Any] = {"drop_path": drop_path} if drop_path else {}
+    return partial(vision, image_size=image_size, patch=tower.patch.patch, **regular, **tower.form)
 
 
 def _reads_words(start: str, own: Path) -> bool:

@@ -69,7 +69,7 @@ data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.ima
 data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classification:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
-data.targets:CaptionTokens evals.captions.evaluate:WrittenCaptions encoders.decoding:Decoding
+data.targets:CaptionTokens evals.captions.evaluate:WrittenCaptions encoders.decoding:Decoding train.mixing:Mixing
 evals.detection.evaluate:Detection data.objects:Objects
 """
 WRITTEN = {
