@@ -43,14 +43,6 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.sides)
 
-    def rows(self, chosen: NDArray[Any]) -> Boxes:
-        """Some of them, by a mask or by numbers."""
-        numbers = np.arange(len(self))[chosen]
-        return Boxes(
-            sides=self.sides[numbers], labels=[self.labels[i] for i in numbers.tolist()], crowd=self.crowd[numbers],
-            ignore=self.ignore[numbers], area=self.area[numbers], ids=self.ids[numbers],
-        )  # fmt: skip
-
 
 def boxes_in(targets: Mapping[str, Any]) -> Boxes:
     """The boxes of a record; UserError where there are none, not even an empty list, or they are no boxes."""

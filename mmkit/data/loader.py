@@ -137,7 +137,7 @@ def encoded(
     elif view is not None and not IN_PICTURE.isdisjoint(said):
         said = {key: value for key, value in said.items() if key not in IN_PICTURE}
     if caption is not None and getattr(targets, "reads_caption", False):
-        said = {**said, "caption": caption, "caption_number": number}
+        said = {**said, "caption": caption, "caption_number": number, "captions": record.captions}
     encode: Callable[..., Mapping[str, Any]] = targets.encode
     return _of(record, encode, said, rng)
 

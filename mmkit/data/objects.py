@@ -75,16 +75,16 @@ class Objects:
             if kind in REFUSED:
                 raise UserError(f"{kind}: {what}")
         whole = len(found)
-        if not self.crowds:
-            found = found.rows(~found.crowd)
         moved, stays, share = kept(view.boxes(found.sides), view.size, self.outside, self.min_visible, self.min_size)
+        stays &= ~found.crowd | self.crowds
         a, b, _, d, e, _ = view.matrix
         area = found.area * share * abs(a * e - b * d)
         labels = self.numbers(found, mirrored=view.swapped is not None)
         return {
-            "boxes": moved[stays].astype(np.float32), "labels": labels[stays], "crowd": found.crowd[stays],
-            "ignore": found.ignore[stays], "area": area[stays].astype(np.float32), "box_ids": found.ids[stays],
-            "size": view.size[::-1], "back": inverse(view.matrix), "left_out": whole - int(stays.sum()),
+            "stays": stays, "boxes": moved[stays].astype(np.float32), "labels": labels[stays],
+            "crowd": found.crowd[stays], "ignore": found.ignore[stays], "area": area[stays].astype(np.float32),
+            "box_ids": found.ids[stays], "size": view.size[::-1], "back": inverse(view.matrix),
+            "left_out": whole - int(stays.sum()),
         }  # fmt: skip
 
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

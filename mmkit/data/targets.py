@@ -25,10 +25,10 @@ class TargetEncoder(Protocol):
     """Made by ``Data.targets``, called with what the run gives (``Given``).
 
     With an attribute ``reads_caption = True`` it finds the caption that was drawn, as the view turned it, under the
-    key "caption" of the targets, and as "caption_number" which of the record's it is. With ``reads_view = True`` it
-    finds what the picture shows under "view" (``images.view.View``), which moves boxes, points and masks; without, it
-    gets nothing of ``IN_PICTURE`` in training, none of which would be true there. A method ``upright(targets)`` says
-    whether the record's picture must not be mirrored.
+    key "caption" of the targets, and as "caption_number" which of the record's "captions" it is. With ``reads_view =
+    True`` it finds what the picture shows under "view" (``images.view.View``), which moves boxes, points and masks;
+    without, it gets nothing of ``IN_PICTURE`` in training, none of which would be true there. A method
+    ``upright(targets)`` says whether the record's picture must not be mirrored.
     """
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

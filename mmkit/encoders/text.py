@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from mmkit.errors import UserError
@@ -49,9 +50,16 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids_BL: Tensor, start: int = 0) -> Tensor:
-        """(B, L) int64 -> (B, L, D); the first is at position ``start``. ValueError when the positions do not reach."""
-        end, limit = start + ids_BL.shape[1], self.positions.num_embeddings
+    def forward(self, ids_BL: Tensor, start: int = 0, positions_BL: Tensor | None = None) -> Tensor:
+        """(B, L) int64 -> (B, L, D); the first is at position ``start``. UserError when the positions do not reach.
+
+        positions: of each token, int64, in place of its place in the row.
+        """
+        limit = self.positions.num_embeddings
+        if positions_BL is not None:
+            x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions(positions_BL)
+            return self.dropout(self.norm(x_BLD))
+        end = start + ids_BL.shape[1]
         if end > limit:
             raise UserError(f"a text of {end} tokens, but the model has {limit} positions: lower max_tokens")
         x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[start:end]
@@ -79,13 +87,28 @@ class TextEncoder(nn.Module):
         """(V, D): the words' vectors."""
         return self.embeddings.words.weight
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tokens:
-        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D). What stands at padding has no meaning."""
+    def forward(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, reads_BLL: Tensor | None = None,
+        positions_BL: Tensor | None = None,
+    ) -> Tokens:  # fmt: skip
+        """Ids (B, L) int64, mask (B, L) bool -> (B, L, D). What stands at padding has no meaning.
+
+        reads: (B, L, L) bool, which tokens each token reads, in place of all real ones: phrases of one prompt that do
+        not know of each other (Grounding DINO's sub-sentences). Padding is never read, and each token reads itself.
+        positions: (B, L) int64, the position of each token, where it does not count from the row's first.
+        """
         packing = Packing.of(mask_BL)
-        x = packed(self.embeddings(ids_BL), packing)
+        mask = mask_BL if reads_BLL is None else own_reads(reads_BLL, mask_BL)
+        x = packed(self.embeddings(ids_BL, positions_BL=positions_BL), packing)
         for block in self.blocks:
-            x = run(block, x, mask_BL, None, (), (), packing, again=self.checkpointing and self.training)
+            x = run(block, x, mask, None, (), (), packing, again=self.checkpointing and self.training)
         return Tokens(spread(x, packing), mask_BL)
+
+
+def own_reads(reads_BLL: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """Which tokens each token reads (B, L, L) bool: of those given the real ones, and itself."""
+    itself = torch.eye(reads_BLL.shape[-1], dtype=torch.bool, device=reads_BLL.device)
+    return (reads_BLL if mask_BL is None else reads_BLL & mask_BL[:, None, :]) | itself
 
 
 class FusionEncoder(nn.Module):

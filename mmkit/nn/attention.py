@@ -44,8 +44,13 @@ def take(x_BND: Tensor, positions_BM: Tensor | None, packing: Packing | None = N
     return x_BND.gather(1, positions_BM.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
 
 
-def _key_mask(mask_BN: Tensor | None) -> Tensor | None:
-    return None if mask_BN is None else mask_BN[:, None, None, :]
+def _key_mask(mask: Tensor | None, keep_BM: Tensor | None = None) -> Tensor | None:
+    """Of keys (B, N), or for each query those that it reads (B, N, N): what ``attend`` broadcasts."""
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask[:, None, None, :]
+    if keep_BM is not None:
+        mask = mask.gather(1, keep_BM[..., None].expand(-1, -1, mask.shape[-1]))
+    return mask[:, None]
 
 
 class _Attention(nn.Module):
@@ -115,7 +120,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool = 
 
 
 class SelfAttention(_Attention):
-    """Each token reads the real tokens of its own sequence."""
+    """Each token reads the real tokens of its own sequence, or those that a mask of its own gives it."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:
         super().__init__(width, heads, dropout)
@@ -126,7 +131,10 @@ class SelfAttention(_Attention):
         self, x_BND: Tensor, mask_BN: Tensor | None = None, keep_BM: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:  # fmt: skip
-        """(B, N, D) -> (B, N, D), or (B, M, D) for the queries at ``keep_BM`` alone; (real tokens, D) where packed."""
+        """(B, N, D) -> (B, N, D), or (B, M, D) for the queries at ``keep_BM`` alone; (real tokens, D) where packed.
+
+        mask: which tokens are real, (B, N) bool; or which each of them reads, (B, N, N) bool, at least one each.
+        """
         if keep_BM is None:
             q, k, v = self._split_parts(spread(self.qkv(x_BND), packing), 3)
         else:
@@ -134,7 +142,7 @@ class SelfAttention(_Attention):
             (q_weight, weight), (q_bias, bias) = (p.split((width, 2 * width)) for p in self.qkv.parameters())
             q = self._split(F.linear(take(x_BND, keep_BM, packing), q_weight, q_bias))
             k, v = self._split_parts(spread(F.linear(x_BND, weight, bias), packing), 2)
-        mask = _key_mask(mask_BN)
+        mask = _key_mask(mask_BN, keep_BM)
         if self.causal and (mask is not None or keep_BM is not None):
             at_N = torch.arange(k.shape[2], device=x_BND.device)
             earlier = at_N <= (at_N[None] if keep_BM is None else keep_BM)[:, None, :, None]

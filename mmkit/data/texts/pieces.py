@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.texts.offsets import Span, same_places, trimmed
 from mmkit.data.texts.protocol import Kind
 from mmkit.data.texts.sample import LONGEST, drawn, lines, valid
 from mmkit.data.texts.words import word_starts
@@ -78,6 +79,19 @@ class SentencePieceTokenizer:
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
         return [self.cls_id, *self._processor.encode(valid(text))][:max_tokens]
+
+    def encode_with_offsets(
+        self, text: str, max_tokens: int | None, kind: Kind = "caption"
+    ) -> tuple[list[int], list[Span]]:
+        """See ``WithOffsets``. UserError for half a character."""
+        same_places(text, valid(text), "it holds half a character")
+        try:
+            found = self._processor.encode(text, return_type="offset_mapping")
+            ids, offsets = found["ids"], found["offsets"]
+        except TypeError:  # sentencepiece before 0.2.3
+            pieces = self._processor.encode(text, out_type="immutable_proto").pieces
+            ids, offsets = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+        return [self.cls_id, *ids][:max_tokens], [(0, 0), *trimmed(text, offsets)][:max_tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See ``Tokenizer``."""

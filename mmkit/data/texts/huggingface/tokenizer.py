@@ -12,16 +12,19 @@ import string
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from mmkit.data.texts.cleaning import CAPTION_WORDS, QUESTION_WORDS, clean_caption, clean_question
 from mmkit.data.texts.huggingface.folder import from_folder, is_folder
 from mmkit.data.texts.huggingface.surfaces import surfaces
+from mmkit.data.texts.offsets import Span, same_places, trimmed
 from mmkit.data.texts.protocol import Framing, Kind
 from mmkit.data.texts.sample import valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
 from mmkit.files import read_json, write_text
 
+Part = TypeVar("Part")
 FRAMING = "framing.json"
 CLIP = "clip"
 NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
@@ -62,12 +65,25 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
-        framing = self.framing
         text = self._cleaned(valid(text), kind, whole=max_tokens is None)
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return self._framed(ids, max_tokens, self.cls_id, self.sep_id)
+
+    def encode_with_offsets(
+        self, text: str, max_tokens: int | None, kind: Kind = "caption"
+    ) -> tuple[list[int], list[Span]]:
+        """See ``WithOffsets``. UserError where the framing cleans the text into another one."""
+        read = self._cleaned(valid(text), kind, whole=max_tokens is None)
+        same_places(text, read, "this tokenizer cleans texts (framing), or it holds half a character")
+        found = self._backend.encode(read, add_special_tokens=False)
+        ids = self._framed(found.ids, max_tokens, self.cls_id, self.sep_id)
+        return ids, self._framed(trimmed(read, found.offsets), max_tokens, (0, 0), (0, 0))
+
+    def _framed(self, tokens: Sequence[Part], max_tokens: int | None, first: Part, last: Part) -> list[Part]:
+        framing = self.framing
         if max_tokens is not None:
-            ids = ids[: max(0, max_tokens - framing.first - framing.last)]
-        return [*[self.cls_id] * framing.first, *ids, *[self.sep_id] * framing.last]
+            tokens = tokens[: max(0, max_tokens - framing.first - framing.last)]
+        return [*[first] * framing.first, *tokens, *[last] * framing.last]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See ``Tokenizer``."""
