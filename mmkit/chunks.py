@@ -66,7 +66,7 @@ def _count(rows: Any) -> int:
 def check_chunks(model: nn.Module, chunks: int) -> None:
     """UserError for a model whose result depends on how a batch is cut."""
     for name, module in model.named_modules():
-        if chunks > 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if chunks > 1 and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise UserError(
                 f"run.chunks = {chunks}: the model's {name} normalises over the batch, so chunks of it are another "
                 "batch each; leave run.chunks at 1"

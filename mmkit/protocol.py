@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkit.types import Fused, Hole, ModelSpec, Tokens
 
@@ -68,3 +68,33 @@ class LooksAgain(Protocol):
 
         What else leaves patches out in training (patch dropout) does not do so here.
         """
+
+
+class ImageTower(Protocol):
+    """What sees for a model: a ViT, or a network of others (``encoders/backbone``).
+
+    width: D of its tokens.
+    """
+
+    width: int
+
+    @property
+    def sight(self) -> dict[str, Any]:
+        """What ``ModelSpec`` says of the image tokens: patch, class_tokens, layers, ..."""
+
+    def __call__(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
+        """Pixels (B, 3, height, width) float, normalised -> tokens (B, P, D)."""
+
+    def intermediates(
+        self, pixels: Tensor, names: Collection[str], pixel_mask: Tensor | None = None
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """The same, and the tokens after the layers ``names``."""
+
+    def eval(self) -> Any:
+        """As any module."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """As any module."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """As any module."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -257,7 +257,11 @@ class ModelSpec:
     patch: pixels along each axis of a patch, (height, width) or (frames, height, width); empty where image tokens are
     no patches. Image tokens are ``class_tokens`` that are none, then the patches of the grid, row-major. layers: names
     of the tokens that ``image_layers`` gives, in order. hides: how a second look may hide patches: "leave out",
-    "replace" (see ``Hole``).
+    "replace" (see ``Hole``). pooling: "first" where the first of the class tokens stands for the picture, if there is
+    one, or "mean": the mean of the patches does. unit: what must divide the sides of a picture; empty = the patch. Of
+    towers of others, where it is smaller, the last patches reach beyond the picture. layer_patches, layer_widths: of
+    each of ``layers``, where their tokens are of another size; empty = as image tokens. normalise, resample: how the
+    tower's weights were trained to read pictures; None and "" where it does not say.
     """
 
     image_width: int
@@ -270,12 +274,40 @@ class ModelSpec:
     class_tokens: int = 0
     layers: tuple[str, ...] = ()
     hides: tuple[str, ...] = ()
+    pooling: Literal["first", "mean"] = "first"
+    unit: tuple[int, ...] = ()
+    layer_patches: tuple[tuple[int, ...], ...] = ()
+    layer_widths: tuple[int, ...] = ()
+    normalise: Normalise | None = None
+    resample: str = ""
 
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """How many patches a picture of so many pixels has along each axis; UserError where they do not fit."""
+    def grid(self, size: Sequence[int], layer: str | None = None) -> tuple[int, ...]:
+        """How many patches a picture of so many pixels has along each axis; UserError where they do not fit.
+
+        layer: of the tokens after this one of ``layers``; None = of the image tokens.
+        """
+        patch = self.layer_patch(layer)
         if not self.patch:
             raise UserError("the image tokens of this model are no patches: it has no grid")
-        return grid_of(size, self.patch)
+        if not self.unit:
+            return grid_of(size, patch)
+        grid_of(size, self.unit)
+        return tuple(-(-side // p) for side, p in zip(size, patch, strict=True))
+
+    @property
+    def pool(self) -> tuple[int, bool]:
+        """What ``nn.pool.pooled`` takes beside image tokens: how many class tokens, and whether the patches' mean."""
+        return self.class_tokens, self.pooling == "mean"
+
+    def layer_patch(self, layer: str | None) -> tuple[int, ...]:
+        """Pixels along each axis of one token after a layer; None = of an image token."""
+        at = None if layer is None or not self.layer_patches else self.layers.index(layer)
+        return self.patch if at is None else self.layer_patches[at]
+
+    def layer_width(self, layer: str | None) -> int:
+        """D of the tokens after a layer; None = of image tokens."""
+        at = None if layer is None or not self.layer_widths else self.layers.index(layer)
+        return self.image_width if at is None else self.layer_widths[at]
 
 
 Count = int | float | Tensor
@@ -339,5 +371,8 @@ def grid_of(size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     if len(size) != len(patch):
         raise UserError(f"an input of {shape} has {len(size)} axes, and the patch {unit} cuts {len(patch)}")
     if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
-        raise UserError(f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides")
+        near = "x".join(str(max(1, -(-s // p)) * p) for s, p in zip(size, patch, strict=True))
+        raise UserError(
+            f"image size {shape} is not a multiple of the patch {unit}: choose a size that it divides, such as {near}"
+        )
     return tuple(s // p for s, p in zip(size, patch, strict=True))

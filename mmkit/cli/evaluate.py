@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mmkit")
 
-MODEL = "the folder of a run or of a saved model, or open_clip:ARCH/PRETRAINED, open_clip:ARCH@FILE, open_clip:FOLDER"
+MODEL = (
+    "the folder of a run or of a saved model, or open_clip:ARCH/PRETRAINED, open_clip:ARCH@FILE, open_clip:FOLDER; for "
+    "pictures alone timm:NAME, timm:NAME@FILE, torchvision:NAME"
+)
 
 
 def register(commands: Commands) -> None:

@@ -191,7 +191,7 @@ def _check_image_size(exp: Experiment) -> None:
         raise UserError(
             f"model.image_size = {arguments['image_size']} but data.image_size = {size}: they must be equal; set both"
         )
-    for name in {"patch", "patch_size"} & arguments.keys():
+    for name in {"patch", "patch_size"} & arguments.keys() if not arguments.get("backbone") else ():
         patch = height_width(arguments[name], f"model.{name}")
         if any(side % p for side, p in zip(sides, patch, strict=True)):
             fits = tuple(max(1, round(side / p)) * p for side, p in zip(sides, patch, strict=True))

@@ -132,6 +132,8 @@ def written(model: nn.Module, words: Tokenizer, pictures: tuple[int, int]) -> di
     if not isinstance(model, Dual) or not isinstance(model.text, PreNormText):
         raise UserError(f"a {type(model).__name__} is none of open_clip's models")
     image, text = model.image, model.text
+    if not isinstance(image, ViT):
+        raise UserError("its image tower is a network of others; open_clip is told of a ViT of mmkit alone")
     if not isinstance(model.image_pool, FirstToken) or not isinstance(model.text_pool, LastToken):
         raise UserError("open_clip has the image tower of a SigLIP by timm's names alone: copy the one it came from")
     (activation, tanh), other = (_activation_of(tower) for tower in (image, text))

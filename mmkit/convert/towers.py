@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mmkit.convert.fit import fit
 from mmkit.convert.grid import told_size
 from mmkit.convert.read_file import Checkpoint
-from mmkit.convert.tables import albef, bert, vit
+from mmkit.convert.tables import albef, bert, efficientnet, vit
 from mmkit.convert.tables.table import Entry, Row, State, about, read, said_of_dropped
+from mmkit.encoders.backbone.tower import Backbone
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
@@ -24,6 +25,8 @@ from mmkit.heads.base import Head
 TOWERS = {
     "image": ("model.image.",), "text": ("model.text.", "model.fusion.", "heads.mlm."), "model": ("model.", "heads."),
 }  # fmt: skip
+
+COUNTED = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,9 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
         ours, grid = dict(state), _saved_grid(file, model)
     elif "visual_encoder.cls_token" in state:
         (rows, state), grid = _albef_rows(state, tower), None
+    elif tower == "image" and isinstance(getattr(model, "image", None), Backbone):
+        rows, grid = None, None
+        ours = {f"model.image.net.{name}": value for name, value in state.items()}
     elif tower == "image":
         rows, grid = vit.table(state, "model.image", distilled=True), _told_grid(file, state)
     elif tower == "text":
@@ -62,6 +68,7 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
     if tower == "model":
         ours = _inherited(model, heads, ours)
     wanted = {name: value for name, value in ours.items() if name.startswith(TOWERS[tower])}
+    wanted = _of_network(model, wanted)
     known = set(_places(model, heads))
     foreign = [name for name in wanted if name.startswith("heads.") and name not in known and "queue" not in name]
     if foreign:
@@ -71,6 +78,24 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
         raise UserError(f"{odd[0]} holds {wanted[odd[0]].dtype}, no plain weights; give them as float32, not quantised")
     wanted, changes = fit(wanted, model, "model.", grid)
     return Filling(state=wanted, notes=(*notes, *changes))
+
+
+def _of_network(model: nn.Module, state: State) -> State:
+    """The state with what it holds for a network of others as that library fits it; how often was counted is left."""
+    image, start = getattr(model, "image", None), "model.image.net."
+    if not isinstance(image, Backbone):
+        return state
+    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    rest = {name: value for name, value in state.items() if not name.startswith(start)}
+    fitted = of_network(image, own) if own else {}
+    return rest | {f"{start}{name}": value for name, value in fitted.items() if not name.endswith(COUNTED)}
+
+
+def of_network(image: Backbone, state: State) -> State:
+    """A checkpoint of a network of others, of any picture size, by the names and shapes that it has there."""
+    if efficientnet.is_one(state):
+        state = efficientnet.renamed(state, image.net.state_dict())
+    return image.fitted(state)
 
 
 def _inherited(model: nn.Module, heads: Mapping[str, nn.Module], state: State) -> State:
@@ -88,6 +113,9 @@ def _inherited(model: nn.Module, heads: Mapping[str, nn.Module], state: State) -
 
 def _places(model: nn.Module, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     own: dict[str, Tensor] = {f"model.{name}": p for name, p in model.named_parameters()}
+    if isinstance(image := getattr(model, "image", None), Backbone):  # the statistics of its batch norms
+        state = image.state_dict()
+        own |= {f"model.image.{name}": value for name, value in state.items() if not name.endswith(COUNTED)}
     return own | {f"heads.{head}.{name}": p for head, part in heads.items() for name, p in part.named_parameters()}
 
 

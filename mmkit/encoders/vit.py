@@ -8,7 +8,7 @@ classification heads and pooling, which belong to who wants them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
 from mmkit.nn.patch import PatchEmbed
 from mmkit.nn.positions import GridPositions
+from mmkit.protocol import ImageTower
 from mmkit.types import Hole, Tokens, grid_of
 
 HIDES = ("leave out", "replace")
@@ -91,6 +92,13 @@ class ViT(nn.Module):
         """The names that ``intermediates`` knows, in order: "embed", "blocks.0", "blocks.1", ..."""
         return ("embed", *(f"blocks.{i}" for i in range(len(self.blocks))))
 
+    @property
+    def sight(self) -> dict[str, Any]:
+        """What ``ModelSpec`` says of the image tokens, for a model with this tower."""
+        return {
+            "patch": self.patch.patch, "class_tokens": self.positions.prefix, "layers": self.layers, "hides": HIDES,
+        }  # fmt: skip
+
     def intermediates(
         self, pixels: Tensor, names: Collection[str], pixel_mask: Tensor | None = None, hole: Hole | None = None
     ) -> tuple[Tokens, dict[str, Tokens]]:
@@ -139,9 +147,9 @@ class ViT(nn.Module):
 
 
 class SeesByViT(nn.Module):
-    """The model protocol as far as it sees, for a model whose ``image`` is a ViT; its spec says ``hides=HIDES``."""
+    """The model protocol as far as it sees, for a model whose ``image`` is a ViT, or another tower of its contract."""
 
-    image: ViT
+    image: ImageTower
 
     def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
         """(B, 3, height, width) float, normalised -> tokens (B, P, D), the class token first where there is one.
@@ -158,7 +166,7 @@ class SeesByViT(nn.Module):
 
     def encode_image_again(self, pixels: Tensor, pixel_mask: Tensor | None, hole: Hole) -> Tokens:
         """A second look with patches hidden: (B, 1 + V, D) where they are left out, else (B, 1 + P, D)."""
-        return self.image(pixels, pixel_mask, hole)
+        return cast(Tokens, cast(Any, self.image)(pixels, pixel_mask, hole))
 
 
 def drop_patches(x_BND: Tensor, rate: float, prefix: int = 1) -> Tensor:

@@ -36,8 +36,8 @@ class ImageClassify(Sorter):
         if not 0 <= smoothing < 1:
             raise UserError(f"ImageClassify: smoothing={smoothing}: a share, 0 to below 1")
         self.smoothing = smoothing
-        self.class_tokens = spec.class_tokens
-        self.mean = mean
+        self.class_tokens, of_patches = spec.pool
+        self.mean = mean or of_patches
         self.out = nn.Linear(spec.image_width, len(self.classes))
         nn.init.trunc_normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)

@@ -37,8 +37,10 @@ from mmkit.data.images.variable_size import KeepShape
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
+from mmkit.encoders.backbone.tower import Backbone
 from mmkit.errors import UserError
 from mmkit.files import beside, write_json
+from mmkit.hub.backbone.name import is_one
 from mmkit.hub.files import (
     CONFIG,
     CONVERSION,
@@ -101,11 +103,15 @@ def load(
     path: str | Path, *, device: str | torch.device = "cpu", precision: Literal["float32", "bf16"] = "float32",
     image_size: int | tuple[int, int] | None = None, allow: str | Sequence[str] = (),
 ) -> Predictor:  # fmt: skip
-    """The model in a folder: see ``mmkit.load``; or one of open_clip's, see ``mmkit/hub/open_clip/models.py``."""
+    """The model in a folder: see ``mmkit.load``; or one of open_clip's, timm's or torchvision's: see their packages."""
     if str(path).startswith(OPEN_CLIP):
         from mmkit.hub.open_clip.models import load_open_clip
 
         return load_open_clip(str(path), device=device, precision=precision, image_size=image_size)
+    if is_one(str(path)):
+        from mmkit.hub.backbone.models import load_backbone
+
+        return load_backbone(str(path), device=device, precision=precision, image_size=image_size)
     folder, config = config_of(path)
     preprocessing = read_json(needed(folder, PREPROCESSING))
     tokenizer = load_tokenizer(needed(folder, TOKENIZER)) if has_words(config) else None
@@ -211,6 +217,11 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
         log.info("pictures' shorter side %d in place of %d", image_size, predictor.transform.size)
         predictor.transform = replace(predictor.transform, size=image_size)
         return
+    foreign = getattr(predictor.model, "image", None)
+    if isinstance(foreign, Backbone) and isinstance(predictor.transform, EvalTransform):
+        foreign.resize_(size)
+        predictor.transform = predictor.transform.resized(size)
+        return
     towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
     if not towers or not isinstance(predictor.transform, EvalTransform):
         raise UserError("the image size of this model cannot be changed when it is loaded")
@@ -223,9 +234,14 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
     """The config of a model with the image size that its positions have now, see ``resize``."""
     towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
     arguments = dict(part["args"])
-    if towers and "image_size" in arguments:
-        said, grid = arguments["image_size"], zip(towers[0].positions.grid, predictor.model.spec.patch, strict=True)
-        size = [cells * side for cells, side in grid]
+    foreign = getattr(predictor.model, "image", None)
+    if (towers or isinstance(foreign, Backbone)) and "image_size" in arguments:
+        said = arguments["image_size"]
+        if isinstance(foreign, Backbone):
+            size = list(foreign.image_size)
+        else:
+            grid = zip(towers[0].positions.grid, predictor.model.spec.patch, strict=True)
+            size = [cells * side for cells, side in grid]
         if size != ([said] * len(size) if isinstance(said, int) else said["tuple"]):
             arguments["image_size"] = {"tuple": size}
     return {**part, "args": arguments}

@@ -8,6 +8,8 @@ from typing import Any
 
 from mmkit.convert.locate import OPEN_CLIP_CONFIG
 from mmkit.errors import UserError
+from mmkit.hub.backbone.name import is_one
+from mmkit.hub.backbone.name import parse as parse_backbone
 from mmkit.hub.files import CONFIG, OPEN_CLIP, PREPROCESSING, TOKENIZER, WEIGHTS, has_words, needed, read_json
 from mmkit.hub.open_clip.name import parse, tag_of
 
@@ -22,6 +24,9 @@ def check(path: str | Path) -> None:
         name = parse(str(path))
         if name.tag:
             tag_of(name)
+        return
+    if is_one(str(path)):
+        parse_backbone(str(path))
         return
     folder, config = config_of(path)
     for name in (PREPROCESSING, *((TOKENIZER,) if has_words(config) else ()), WEIGHTS):

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
-from mmkit.encoders.vit import HIDES, SeesByViT, ViT
+from mmkit.encoders.vit import SeesByViT
 from mmkit.errors import UserError
+from mmkit.nn.pool import pooled
 from mmkit.nn.temperature import Temperature
+from mmkit.protocol import ImageTower
 from mmkit.types import Fused, ModelSpec, Tokens
 
 
@@ -28,7 +30,7 @@ class ALBEF(SeesByViT):
     image_proj: nn.Linear | None
     text_proj: nn.Linear | None
 
-    def __init__(self, image: ViT, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 256) -> None:
+    def __init__(self, image: ImageTower, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 256) -> None:
         super().__init__()
         self.image = image
         self.text = text
@@ -39,8 +41,7 @@ class ALBEF(SeesByViT):
             self.temperature = Temperature()
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=fusion.width, embed_dim=embed_dim,
-            vocab_size=text.embeddings.words.num_embeddings, fuses=True, patch=image.patch.patch,
-            class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
+            vocab_size=text.embeddings.words.num_embeddings, fuses=True, **image.sight,
         )  # fmt: skip
 
     @property
@@ -53,8 +54,8 @@ class ALBEF(SeesByViT):
         return self.text(ids_BL, mask_BL)
 
     def embed_image(self, image: Tokens) -> Tensor:
-        """The class token in the joint space: (B, E) float32, L2-normalised."""
-        return F.normalize(_joint(self.image_proj)(image.x[:, 0]).float(), dim=-1)
+        """The class token, or where the tower pools so the patches' mean, in the joint space: (B, E), L2-normalised."""
+        return F.normalize(_joint(self.image_proj)(pooled(image, *self.spec.pool)).float(), dim=-1)
 
     def embed_text(self, text: Tokens) -> Tensor:
         """The [CLS] token in the joint space: (B, E) float32, L2-normalised."""

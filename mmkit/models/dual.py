@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from mmkit.encoders.prenorm_text import PreNormText
 from mmkit.encoders.text import TextEncoder
-from mmkit.encoders.vit import HIDES, SeesByViT, ViT
+from mmkit.encoders.vit import SeesByViT
 from mmkit.errors import UserError
 from mmkit.nn.temperature import Temperature
+from mmkit.protocol import ImageTower
 from mmkit.types import Fused, ModelSpec, Tokens
 
 
@@ -32,7 +33,7 @@ class Dual(SeesByViT):
     """
 
     def __init__(
-        self, image: ViT, text: PreNormText | TextEncoder, *, image_pool: nn.Module, text_pool: nn.Module,
+        self, image: ImageTower, text: PreNormText | TextEncoder, *, image_pool: nn.Module, text_pool: nn.Module,
         image_proj: nn.Module, text_proj: nn.Module, embed_dim: int, temperature: Temperature,
         frozen_image: bool = False,
     ) -> None:  # fmt: skip
@@ -45,8 +46,7 @@ class Dual(SeesByViT):
             image.requires_grad_(False)
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=text.width, embed_dim=embed_dim,
-            vocab_size=len(text.word_embeddings), fuses=False, patch=image.patch.patch,
-            class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
+            vocab_size=len(text.word_embeddings), fuses=False, **image.sight,
         )  # fmt: skip
 
     def train(self, mode: bool = True) -> Dual:

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkit.encoders.vit import HIDES, SeesByViT, ViT
+from mmkit.encoders.vit import SeesByViT
 from mmkit.errors import UserError
 from mmkit.nn.pool import pooled
+from mmkit.protocol import ImageTower
 from mmkit.types import ModelSpec, Tokens
 
 
@@ -23,17 +24,17 @@ class Vision(SeesByViT):
     Its embedding of a picture is the class token, or the mean of the patches where there is none.
     """
 
-    def __init__(self, image: ViT) -> None:
+    def __init__(self, image: ImageTower) -> None:
         super().__init__()
         self.image = image
         self.spec = ModelSpec(
             image_width=image.width, text_width=0, fused_width=0, embed_dim=image.width, vocab_size=0, fuses=False,
-            patch=image.patch.patch, class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
+            **image.sight,
         )  # fmt: skip
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The pooled picture: (B, D) float32, L2-normalised."""
-        return F.normalize(pooled(image, self.spec.class_tokens).float(), dim=-1)
+        return F.normalize(pooled(image, *self.spec.pool).float(), dim=-1)
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tokens:
         """There are no words: always a UserError, as the next three."""

@@ -27,6 +27,18 @@ class FirstToken(nn.Module):
         return tokens.x[:, 0]
 
 
+class MeanToken(nn.Module):
+    """The mean of the patches, which follow ``class_tokens`` that are none."""
+
+    def __init__(self, class_tokens: int = 0) -> None:
+        super().__init__()
+        self.class_tokens = class_tokens
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(B, N, D) -> (B, D)."""
+        return pooled(tokens, self.class_tokens, mean=True)
+
+
 class LastToken(nn.Module):
     """The last real token: in a causal tower the only one that has read the whole text (CLIP, section 2.4)."""
 

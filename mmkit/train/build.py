@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -34,7 +34,7 @@ from mmkit.task import Task
 from mmkit.train.checks import check_classes
 from mmkit.train.init import find_sources, initialise
 from mmkit.train.resuming import latest
-from mmkit.types import Batch
+from mmkit.types import Batch, ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     texts = _look_at_texts(source, tokenizer, exp) if rank() == 0 and tokenizer is not None else None
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
-    dataset, eval_transform = make_dataset(exp, source, tokenizer)
+    dataset, eval_transform = make_dataset(exp, source, tokenizer, getattr(task.model, "spec", None))
     check_classes(heads, dataset.targets, source)
 
     order = order_of(source, seed=exp.run.seed, block=exp.data.block, window=exp.data.window)
@@ -132,12 +132,20 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     )  # fmt: skip
 
 
-def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer | None) -> tuple[PairDataset, Any]:
-    """What gives the training samples of a config, and its transform for evaluation."""
-    transform = (exp.data.transform or partial(TrainTransform))(size=exp.data.image_size)
+def make_dataset(
+    exp: Experiment, source: Source, tokenizer: Tokenizer | None, spec: ModelSpec | None = None
+) -> tuple[PairDataset, Any]:
+    """What gives the training samples of a config, and its transform for evaluation.
+
+    spec: of the model, whose image tower may say how it reads pictures; what the config says goes before that.
+    """
+    transform = _reading(exp.data.transform or partial(TrainTransform), spec)(size=exp.data.image_size)
     eval_transform = (
-        exp.data.eval_transform(size=exp.data.image_size) if exp.data.eval_transform else transform.for_eval()
-    )
+        _reading(exp.data.eval_transform, spec)(size=exp.data.image_size) if exp.data.eval_transform
+        else transform.for_eval()
+    )  # fmt: skip
+    if spec is not None and spec.resample and exp.data.eval_transform is None and hasattr(eval_transform, "resample"):
+        eval_transform = replace(eval_transform, resample=spec.resample)
     if exp.data.blank_images:
         transform, eval_transform = BlankTrain(transform), Blank(eval_transform)
     dataset = PairDataset(
@@ -146,6 +154,15 @@ def make_dataset(exp: Experiment, source: Source, tokenizer: Tokenizer | None) -
         targets=make_targets(exp.data.targets, Given(tokenizer=tokenizer, transform=transform, source=source)),
     )  # fmt: skip
     return dataset, eval_transform
+
+
+def _reading(make: partial[Any], spec: ModelSpec | None) -> partial[Any]:
+    """A transform that reads as the tower does, in what it takes and is not told: mean, std, resample."""
+    if spec is None or spec.normalise is None:
+        return make
+    said = {"mean": tuple(spec.normalise.mean), "std": tuple(spec.normalise.std), "resample": spec.resample}
+    takes = parameters_of(make).keys() - make.keywords.keys()
+    return partial(make, **{name: value for name, value in said.items() if name in takes})
 
 
 def _look_at_texts(source: Any, tokenizer: Any, exp: Experiment) -> Coverage | None:

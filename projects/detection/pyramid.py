@@ -109,7 +109,7 @@ def as_map(tokens: Tokens, spec: ModelSpec, size: Sequence[int], layer: str) -> 
 def grid_after(spec: ModelSpec, size: Sequence[int], layer: str) -> tuple[int, ...]:
     """Rows and columns of the tokens after a layer."""
     patches = getattr(spec, "layer_patches", ())
-    return spec.grid(size, layer) if patches else spec.grid(size)  # type: ignore[call-arg]
+    return spec.grid(size, layer) if patches else spec.grid(size)
 
 
 def layer_width(spec: ModelSpec, layer: str) -> int:

@@ -20,9 +20,8 @@ def sight(
         fixed_positions=fixed_positions, checkpointing=checkpointing,
     )  # fmt: skip
     xavier(model)
-    assert model.image.cls is not None
     with torch.no_grad():
-        nn.init.normal_(model.image.cls, std=0.02)
+        nn.init.normal_(model.image.get_parameter("cls"), std=0.02)
     return model
 
 

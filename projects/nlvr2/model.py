@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from mmkit.convert.tables.table import depth_of
 from mmkit.encoders.text import FusionEncoder, ImageContext, TextEncoder
-from mmkit.encoders.vit import ViT
 from mmkit.errors import UserError
 from mmkit.models.albef import ALBEF
 from mmkit.models.sizes.albef import albef
 from mmkit.nn.attention import CrossAttention, KeyValues
 from mmkit.nn.block import PostNormBlock
+from mmkit.protocol import ImageTower
 from mmkit.types import Tokens
 
 FUSION = "fusion.blocks."
@@ -36,7 +36,7 @@ class PairALBEF(ALBEF):
             hard negatives needs it. 0 leaves it out.
     """
 
-    def __init__(self, image: ViT, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 0) -> None:
+    def __init__(self, image: ImageTower, text: TextEncoder, fusion: FusionEncoder, embed_dim: int = 0) -> None:
         super().__init__(image, text, fusion, embed_dim)
         if len(fusion.blocks) % 2:
             raise UserError(f"two pictures need an even number of fusion layers, not {len(fusion.blocks)}")

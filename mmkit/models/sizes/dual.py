@@ -7,12 +7,15 @@ import math
 from torch import nn
 
 from mmkit.data.images.size import height_width
+from mmkit.encoders.backbone.by_name import backbone as by_name
 from mmkit.encoders.prenorm_text import PreNormText
 from mmkit.encoders.text import TextEncoder
 from mmkit.encoders.vit import ViT
+from mmkit.errors import UserError
 from mmkit.models.dual import Dual
-from mmkit.nn.pool import AttentionPool, FirstToken, LastToken
+from mmkit.nn.pool import AttentionPool, FirstToken, LastToken, MeanToken
 from mmkit.nn.temperature import LogScale
+from mmkit.protocol import ImageTower
 
 
 def clip(
@@ -20,25 +23,31 @@ def clip(
     image_width: int = 768, image_heads: int = 12, image_mlp_width: int | None = None, text_depth: int = 12,
     text_width: int = 512, text_heads: int = 8, text_mlp_width: int | None = None, embed_dim: int = 512,
     activation: str = "gelu", text_activation: str | None = None, patch_dropout: float = 0.0,
-    checkpointing: bool = False,
+    checkpointing: bool = False, backbone: str | None = None,
 ) -> Dual:  # fmt: skip
     """A CLIP of any size; ``image_size`` in pixels, one side or (height, width). The defaults are ViT-B/16.
+
+    backbone: "timm:NAME" or "torchvision:NAME", the image tower in place of the ViT, of whose numbers
+    ``checkpointing`` then counts alone.
 
     activation: "quick_gelu" in OpenAI's weights and those trained like them, "gelu" in most others; ``text_activation``
     only where the text tower's is another. Raises UserError when the patch does not divide the image size.
     """
-    image = ViT(
-        height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
-        mlp_width=image_mlp_width, activation=activation, eps=1e-5, first_norm=True, patch_bias=False,
-        patch_dropout=patch_dropout, checkpointing=checkpointing,
+    image: ImageTower = (
+        ViT(
+            height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
+            mlp_width=image_mlp_width, activation=activation, eps=1e-5, first_norm=True, patch_bias=False,
+            patch_dropout=patch_dropout, checkpointing=checkpointing,
+        ) if backbone is None else _foreign(backbone, image_size, checkpointing, patch_dropout)
     )  # fmt: skip
     text = PreNormText(
         vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp_width,
         activation=text_activation or activation, checkpointing=checkpointing,
     )  # fmt: skip
     return Dual(
-        image, text, image_pool=FirstToken(), text_pool=LastToken(), image_proj=_projection(image_width, embed_dim),
-        text_proj=_projection(text_width, embed_dim), embed_dim=embed_dim, temperature=LogScale(),
+        image, text, image_pool=_first_or_mean(image), text_pool=LastToken(),
+        image_proj=_projection(image.width, embed_dim), text_proj=_projection(text_width, embed_dim),
+        embed_dim=embed_dim, temperature=LogScale(),
     )  # fmt: skip
 
 
@@ -73,30 +82,33 @@ def siglip(
 def lit(
     vocab_size: int, *, image_size: int | tuple[int, int], max_tokens: int, patch: int = 16, image_depth: int = 12,
     image_width: int = 768, image_heads: int = 12, text_depth: int = 12, text_width: int = 768, text_heads: int = 12,
-    embed_dim: int = 512, dropout: float = 0.1, frozen_image: bool = True,
+    embed_dim: int = 512, dropout: float = 0.1, frozen_image: bool = True, backbone: str | None = None,
 ) -> Dual:  # fmt: skip
     """A plain ViT that stays as it was loaded, and a BERT that learns to describe it; both projected from [CLS].
 
     Give the run an ``init`` for the image tower: what is frozen must have come from somewhere. With
-    ``frozen_image=False`` it is a dual encoder that starts from a ViT and a BERT.
+    ``frozen_image=False`` it is a dual encoder that starts from a ViT and a BERT. backbone: as for ``clip``.
     """
-    image = ViT(height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads)
+    image: ImageTower = (
+        ViT(height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads)
+        if backbone is None else _foreign(backbone, image_size)
+    )  # fmt: skip
     text = TextEncoder(vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, dropout=dropout)
     return Dual(
-        image, text, image_pool=FirstToken(), text_pool=FirstToken(), image_proj=_projection(image_width, embed_dim),
-        text_proj=_projection(text_width, embed_dim), embed_dim=embed_dim, temperature=LogScale(),
-        frozen_image=frozen_image,
+        image, text, image_pool=_first_or_mean(image), text_pool=FirstToken(),
+        image_proj=_projection(image.width, embed_dim), text_proj=_projection(text_width, embed_dim),
+        embed_dim=embed_dim, temperature=LogScale(), frozen_image=frozen_image,
     )  # fmt: skip
 
 
 def clip_base(
     vocab_size: int = 49_408, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 77,
-    patch_dropout: float = 0.0, checkpointing: bool = False,
+    patch_dropout: float = 0.0, checkpointing: bool = False, backbone: str | None = None,
 ) -> Dual:  # fmt: skip
     """ViT-B/16 with the 12 x 512 causal text tower of CLIP: 149.6 M parameters."""
     return clip(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch_dropout=patch_dropout,
-        checkpointing=checkpointing,
+        checkpointing=checkpointing, backbone=backbone,
     )  # fmt: skip
 
 
@@ -111,19 +123,23 @@ def siglip_base(
     )  # fmt: skip
 
 
-def lit_base(vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 32) -> Dual:
+def lit_base(
+    vocab_size: int = 30_522, *, image_size: int | tuple[int, int] = 224, max_tokens: int = 32,
+    backbone: str | None = None,
+) -> Dual:  # fmt: skip
     """A frozen ViT-B/16 with BERT-base."""
-    return lit(vocab_size, image_size=image_size, max_tokens=max_tokens)
+    return lit(vocab_size, image_size=image_size, max_tokens=max_tokens, backbone=backbone)
 
 
 def dual_mini(
     vocab_size: int, *, image_size: int | tuple[int, int] = 96, max_tokens: int = 32, patch: int = 12,
-    patch_dropout: float = 0.0,
+    patch_dropout: float = 0.0, backbone: str | None = None,
 ) -> Dual:  # fmt: skip
     """What two CPU cores pre-train in minutes, as CLIP: 4 + 4 layers of 128; the quickstart's size."""
     return clip(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
         image_heads=4, text_depth=4, text_width=128, text_heads=4, embed_dim=128, patch_dropout=patch_dropout,
+        backbone=backbone,
     )  # fmt: skip
 
 
@@ -136,6 +152,22 @@ def siglip_mini(
         vocab_size, image_size=image_size, max_tokens=max_tokens, patch=patch, image_depth=4, image_width=128,
         image_heads=4, text_depth=4, text_width=128, text_heads=4, patch_dropout=patch_dropout,
     )  # fmt: skip
+
+
+def _foreign(
+    spec: str, image_size: int | tuple[int, int], checkpointing: bool = False, patch_dropout: float = 0.0
+) -> ImageTower:
+    if patch_dropout:
+        raise UserError(f"patch_dropout={patch_dropout}: {spec} leaves out no patches; set it to 0")
+    return by_name(spec, height_width(image_size), checkpointing=checkpointing)
+
+
+def _first_or_mean(image: ImageTower) -> nn.Module:
+    """How the tower's tokens stand for a picture."""
+    sight = {"pooling": "first", **image.sight}
+    if sight["class_tokens"] and sight["pooling"] == "first":
+        return FirstToken()
+    return MeanToken(sight["class_tokens"])
 
 
 def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:

@@ -1,0 +1,1 @@
+"""Picture models of timm and torchvision as image towers, all by one contract."""
