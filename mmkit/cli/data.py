@@ -167,7 +167,8 @@ def _show_config(args: argparse.Namespace) -> Mapping[str, Any]:
         order = order_of(source, seed=args.seed, block=experiment.data.block, window=experiment.data.window)
         batch = batch_of(dataset, args.n, order)
     plain = getattr(plain, "transform", plain)  # of one that sees grey pictures
-    save_picture(grid(batch, tokenizer, mean=plain.mean, std=plain.std), args.out)
+    classes = getattr(dataset.targets, "classes", ())
+    save_picture(grid(batch, tokenizer, mean=plain.mean, std=plain.std, classes=classes), args.out)
     return {"samples": len(batch), "picture": str(args.out)}
 
 

@@ -79,6 +79,14 @@ def _write(args: argparse.Namespace, folder: Path, report: Report | AnswersRepor
         return report(predictor, folder)
 
 
+def _boxed(exp: Experiment) -> Any:
+    """What a run measured its boxes on, if it did."""
+    from mmkit.evals.detection.evaluate import Detection
+
+    found = (part.keywords.get("source") for part in exp.evals.values() if part.func is Detection)
+    return next(found, None)
+
+
 def _report(exp: Experiment, data: Source | None, zeroshot: Source | None) -> Report | AnswersReport:
     """That of the config, with other data where they are given; a run without one gets its curves and these."""
     from dataclasses import replace
@@ -86,7 +94,8 @@ def _report(exp: Experiment, data: Source | None, zeroshot: Source | None) -> Re
     from mmkit.evals.zeroshot import ZeroShot
     from mmkit.report.make import Report
 
-    made: Report | AnswersReport = exp.report() if exp.report is not None else Report(name=exp.name)
+    made: Report | AnswersReport
+    made = exp.report() if exp.report is not None else Report(name=exp.name, objects=_boxed(exp))
     if data is None and zeroshot is None:
         return made
     page = made if isinstance(made, Report) else Report(name=exp.name)

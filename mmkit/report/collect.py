@@ -13,10 +13,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from mmkit.data.boxes import boxes_in
 from mmkit.data.images.opening import load_image
+from mmkit.data.objects import object_names as own_names_of
 from mmkit.data.records import Source
+from mmkit.data.show.boxes import Framed, framed
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.zeroshot import ZeroShotResult
+from mmkit.explanation.objects import LEAST, drawn
 from mmkit.inference.predictor import Predictor
 
 
@@ -64,6 +68,42 @@ class Classified:
     def right(self) -> bool:
         """Whether the first is its class."""
         return self.best[0] == self.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxed:
+    """A picture with what was found in it, and with what is there; the names of both."""
+
+    found: Image.Image
+    there: Image.Image
+    said: str
+
+
+def collect_objects(
+    predictor: Predictor, source: Source, *, shown: int = 12, threshold: float = 0.3, seed: int = 0
+) -> list[Boxed]:
+    """Pictures at random with the objects whose score is at least ``threshold``, beside those that their records say.
+
+    UserError where the model finds no objects, or a record has no "boxes".
+    """
+    rows = sorted(Random(seed).sample(range(len(source)), min(shown, len(source))))
+    records = [source[row] for row in rows]
+    names = own_names_of(source)
+    out: list[Boxed] = []
+    for record, found in zip(records, predictor.detect(records), strict=True):
+        picture, best = load_image(record), found.above(threshold)
+        boxes = boxes_in(record.targets)
+        labels = [names[label] if isinstance(label, int) and names else str(label) for label in boxes.labels]
+        classes = list(found.classes)
+        there = [
+            Framed(box, label, classes.index(label) if label in classes else 0, bool(crowd))
+            for box, label, crowd in zip(boxes.sides.tolist(), labels, boxes.crowd.tolist(), strict=True)
+        ]
+        times = max(1, -(-LEAST // max(picture.size)))
+        large = picture.resize((picture.width * times, picture.height * times))
+        said = ", ".join(f"{name} {score:.2f}" for name, score in zip(best.names, best.scores, strict=True))
+        out.append(Boxed(found=drawn(picture, best), there=framed(large, there, times), said=said or "nothing"))
+    return out
 
 
 def collect_examples(

@@ -13,7 +13,7 @@ from mmkit.evals.evaluator import make_source
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import on_first, rank
-from mmkit.report.collect import collect_classified, collect_examples
+from mmkit.report.collect import collect_classified, collect_examples, collect_objects
 from mmkit.report.page import Page, ZeroShotSection, write_report
 
 
@@ -25,7 +25,8 @@ class Report:
     pictures and its worst classes, and measured here (leave them out of the run's own evaluations). titles: what the
     page calls evaluations and heads. attribution: of the data's makers. shown: pictures and captions with their
     nearest among ``pool`` records. rerank_top: how many of these the matching head puts in order; None = it is not
-    asked, as one that has hardly learned does harm. classified: pictures of each zero-shot evaluation.
+    asked, as one that has hardly learned does harm. classified: pictures of each zero-shot evaluation. objects:
+    pictures with boxes, of which ``classified`` are shown with what the model finds in them.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Report:
     attribution: str = ""
     shown: int = 6
     classified: int = 16
+    objects: partial[Any] | Source | None = None
     pool: int = 500
     rerank_top: int | None = 16
 
@@ -58,6 +60,9 @@ class Report:
             examples = collect_examples(
                 predictor, make_source(self.source), shown=self.shown, pool=self.pool, rerank_top=self.rerank_top
             )
+        objects = None if self.objects is None else make_source(self.objects)
+        found = [] if objects is None else collect_objects(predictor, objects, shown=self.classified)
         return Page(
-            name=self.name, titles=self.titles, examples=examples, zeroshot=sections, attribution=self.attribution
-        )
+            name=self.name, titles=self.titles, examples=examples, zeroshot=sections, objects=found,
+            attribution=self.attribution,
+        )  # fmt: skip

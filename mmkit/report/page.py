@@ -15,7 +15,7 @@ from PIL import Image
 from mmkit.evals.zeroshot import ZeroShotResult
 from mmkit.files import write_text
 from mmkit.report import chart, run_folder
-from mmkit.report.collect import Classified, Examples
+from mmkit.report.collect import Boxed, Classified, Examples
 
 THUMBNAIL = 192
 """The longer side of a picture on the page, at most, in pixels."""
@@ -57,6 +57,7 @@ class Page:
     titles: Mapping[str, str] = field(default_factory=dict)
     examples: Examples | None = None
     zeroshot: Sequence[ZeroShotSection] = ()
+    objects: Sequence[Boxed] = ()
     attribution: str = ""
 
 
@@ -90,10 +91,15 @@ def environment() -> Environment:
 
 
 def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list[Row]:
-    """The headline of each evaluation: R@1 both ways, or top-1."""
+    """The headline of each evaluation: R@1 both ways, top-1, or the average precision of boxes."""
     rows = []
     for name, found in run_folder.groups(metrics).items():
-        if "t2i_r1" in found:
+        if "chance_ap" in found:
+            note = (
+                f"{found['n']:.0f} pictures, {found['boxes']:.0f} boxes; at an overlap of 0.5 {percent(found['ap50'])}"
+            )
+            rates = {"average precision": ("ap", found["chance_ap"])}
+        elif "t2i_r1" in found:
             note = f"{found['texts']:.0f} texts, {found['images']:.0f} pictures"
             chance = found["chance_r1"]
             rates = {

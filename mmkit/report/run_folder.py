@@ -76,17 +76,21 @@ def _evaluations(events: Sequence[Mapping[str, Any]], titles: Mapping[str, str])
     for name in groups(events[-1]):
         pairs = (
             ("t2i_r1", "text to image"), ("rerank.t2i_r1", "re-ranked"), ("chance_r1", "chance"),
-            ("top1", "top-1"), ("rerank.top1", "re-ranked"), ("chance", "chance"),
+            ("top1", "top-1"), ("rerank.top1", "re-ranked"), ("chance", "chance"), ("ap", "AP"), ("ap50", "AP50"),
+            ("chance_ap", "chance"),
         )  # fmt: skip
         curves = [curve(events, f"{name}.{key}", label, dashed=label == "chance") for key, label in pairs]
-        kind = "R@1" if f"{name}.t2i_r1" in events[-1] else "top-1"
+        kinds = {"t2i_r1": "R@1", "ap": "average precision"}
+        kind = next((said for key, said in kinds.items() if f"{name}.{key}" in events[-1]), "top-1")
         out.append(
             Panel(title=f"{titles.get(name, name)}: {kind}", unit="share right", curves=_some(curves), percent=True)
         )
     return out
 
 
-def groups(metrics: Mapping[str, Any], rates: Sequence[str] = ("t2i_r1", "top1")) -> dict[str, dict[str, float]]:
+def groups(
+    metrics: Mapping[str, Any], rates: Sequence[str] = ("t2i_r1", "top1", "chance_ap")
+) -> dict[str, dict[str, float]]:
     """``{"retrieval.t2i_r1": x, ...}`` as ``{"retrieval": {"t2i_r1": x}}``, those with one of the ``rates``."""
     out: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():

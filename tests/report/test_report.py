@@ -3,13 +3,18 @@ import re
 from functools import partial
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mmkit.data.records import Record
+from mmkit.data.show.boxes import COLOURS
 from mmkit.errors import UserError
 from mmkit.evals.zeroshot import ZeroShot
+from mmkit.inference.detecting import Found
 from mmkit.report import chart
-from mmkit.report.collect import collect_classified, collect_examples
+from mmkit.report.collect import collect_classified, collect_examples, collect_objects
 from mmkit.report.make import Report
 from mmkit.report.page import Page, result_rows, write_report
 from mmkit.report.run_folder import Curve, Panel, facts, panels, read_events
@@ -227,3 +232,55 @@ def test_a_re_ranking_that_does_harm_is_said():
     assert second.note == "9 texts, 9 pictures"
     found = {"z.top1": 0.5, "z.rerank.top1": 0.4, "z.n": 3, "z.classes": 2, "z.chance": 0.5}
     assert [row.note for row in result_rows(found, {})] == ["3 pictures, 2 classes; re-ranking lowers it"]
+
+
+class Scene:
+    """One picture with a box."""
+
+    object_names = ("dog", "cat")
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        boxes = [{"label": 1, "box": (4, 4, 20, 20)}]
+        image = Image.new("RGB", (32, 24), "white")
+        return Record(image=image, captions=(), image_id="0", key="row 0", targets={"boxes": boxes})
+
+
+class Finder:
+    """Finds a dog for sure, and hardly a cat."""
+
+    def detect(self, images):
+        boxes, scores, labels = np.array([[0, 0, 30, 20.0], [4, 4, 9, 9]]), np.array([0.9, 0.2]), np.array([0, 1])
+        return [Found(boxes=boxes, scores=scores, labels=labels, size=(32, 24), classes=("dog", "cat"))] * len(images)
+
+
+def test_objects_are_shown_beside_what_is_there(folder):
+    [one] = collect_objects(Finder(), Scene())
+    assert one.said == "dog 0.90"
+    assert one.found.size == one.there.size == (320, 240)
+    found, there = ({tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3)} for image in (one.found, one.there))
+    assert COLOURS[0] in found
+    assert COLOURS[1] not in found
+    assert COLOURS[1] in there
+    assert one.there.getpixel((4 * 10, 20 * 10 - 1)) == COLOURS[1]
+    text = write_report(folder, Page(name="x", objects=[one])).read_text()
+    assert "Objects found" in text
+    assert "dog 0.90" in text
+    assert "Objects found" not in write_report(folder, Page(name="x")).read_text()
+
+
+def test_average_precision_has_a_row_and_a_panel():
+    numbers = {"n": 5, "boxes": 9, "classes": 2, "ap": 0.25, "ap50": 0.5, "chance_ap": 0.01}
+    [row] = result_rows({f"detection.{key}": value for key, value in numbers.items()}, {"detection": "boxes"})
+    assert (row.title, row.measure, row.value, row.chance) == ("boxes", "average precision", 0.25, 0.01)
+    assert "5 pictures, 9 boxes" in row.note
+    assert "50.0" in row.note
+    events = [
+        {"event": "eval", "step": step, "time": 1.0} | {f"detection.{key}": value for key, value in numbers.items()}
+        for step in (1, 2)
+    ]
+    [panel] = panels(events, {})
+    assert panel.title == "detection: average precision"
+    assert {one.name for one in panel.curves} == {"chance", "AP", "AP50"}

@@ -20,9 +20,11 @@ SIDE = 220
 
 
 def has_task(record: Record) -> bool:
-    """Whether the record's text is asked or judged, not a caption; or there is none."""
+    """Whether the record's text is asked or judged, not a caption; or there is neither a text nor a box."""
     kinds = record.targets.keys()
-    return not record.captions or bool({"question", "second"} & kinds) or {"label", "kind"} <= kinds
+    return (
+        not (record.captions or "boxes" in kinds) or bool({"question", "second"} & kinds) or {"label", "kind"} <= kinds
+    )
 
 
 def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None = None) -> Image.Image:
