@@ -152,8 +152,8 @@ class Normalise:
 class RawPixels(NamedTuple):
     """A picture before it is normalised: a quarter of the bytes, for all the way to the device.
 
-    bytes: (3, height, width) uint8. erased: (left, top, right, bottom) of what becomes the mean colour, which no byte
-    says exactly; (0, 0, 0, 0) is nothing.
+    bytes: (3, height, width) uint8, of a clip (3, T, height, width). erased: (left, top, right, bottom) of what becomes
+    the mean colour, which no byte says exactly; (0, 0, 0, 0) is nothing.
     """
 
     bytes: Tensor
@@ -162,13 +162,13 @@ class RawPixels(NamedTuple):
 
     @property
     def shape(self) -> torch.Size:
-        """(3, height, width)."""
+        """(3, height, width), of a clip (3, T, height, width)."""
         return self.bytes.shape
 
     def normalised(self) -> Tensor:
-        """(3, height, width) float32, as the model reads it."""
+        """The same shape in float32, as the model reads it."""
         pixels, (left, top, right, bottom) = self.normalise(self.bytes[None])[0], self.erased
-        pixels[:, top:bottom, left:right] = 0
+        pixels[..., top:bottom, left:right] = 0
         return pixels
 
 
@@ -225,7 +225,8 @@ class Batch:
             left, top, right, bottom = self.erased.T[..., None]
             y, x = (torch.arange(side, device=pixels.device) for side in pixels.shape[-2:])
             down, across = (top <= y) & (y < bottom), (left <= x) & (x < right)
-            pixels.masked_fill_((down[:, :, None] & across[:, None])[:, None], 0)
+            erased = (down[:, :, None] & across[:, None]).view(len(pixels), *[1] * (pixels.ndim - 3), len(y), len(x))
+            pixels.masked_fill_(erased, 0)
         return replace(self, pixels=pixels, normalise=None, erased=None)
 
     def pin_memory(self) -> Batch:

@@ -37,6 +37,8 @@ MODELS = _named(
     "models.sizes.dual:clip siglip lit clip_base siglip_base lit_base dual_mini siglip_mini",
     "models.sizes.vilt:vilt vilt_base vilt_mini",
     "models.sizes.vision:vision vision_base vision_small vision_mini",
+    "models.sizes.video:video video_mini albef_video albef_video_mini clip_video clip_frames dual_video_mini "
+    "dual_frames_mini",
 )
 COMPARING = _named("heads.itc:ITC", "heads.sigmoid:Sigmoid")
 """Heads that make the joint space one in which embeddings compare (``Head.compares``)."""
@@ -56,11 +58,12 @@ BLOCKS = _named(
 """Modules that stand in the arguments of models and heads of the user's own; those of mmkit take numbers."""
 TRANSFORMS = _named(
     "data.images.transforms:EvalTransform Blank", "data.images.centre_crop:CentreCrop",
-    "data.images.variable_size:KeepShape",
+    "data.images.variable_size:KeepShape", "data.video.transforms:ClipTransform", "data.video.samplers:Sampler",
 )  # fmt: skip
 SOURCES = _named(
     "data.openmoji.scenes:Scenes Singles Unseen", "data.openmoji.questions:Questions", "data.openmoji.pairs:Pairs",
-    "data.openmoji.hypotheses:Hypotheses", "data.records:JsonLines", "data.sources.class_folder:ClassFolder",
+    "data.openmoji.hypotheses:Hypotheses", "data.openmoji.moving:Moving MovingQuestions",
+    "data.records:JsonLines", "data.sources.class_folder:ClassFolder",
     "data.sources.easy_vqa:EasyVQA EasyVQAPairs", "data.sources.folder:Folder", "data.sources.hugging_face:HuggingFace",
     "data.sources.joined:Joined", "data.sources.open:open_records open_source", "data.sources.questions:Asked",
     "data.sources.table:Table ClassTable", "data.sources.published.coco_captions:CocoCaptions",
@@ -70,8 +73,8 @@ SOURCES = _named(
 """What reads data: in the config of a whole run alone, where it is named and not built."""
 VALUES = TRANSFORMS | _named(
     "config.experiment:Experiment Data Run Optim Rule Teacher Ramp", "data.images.transforms:TrainTransform BlankTrain",
-    "data.images.variable_size:KeepShapeTrain", "data.texts.masking:Masking", "data.texts.protocol:Framing",
-    "encoders.decoding:Decoding", "train.mixing:Mixing",
+    "data.images.variable_size:KeepShapeTrain", "data.video.transforms:ClipTrain", "data.texts.masking:Masking",
+    "data.texts.protocol:Framing", "encoders.decoding:Decoding", "train.mixing:Mixing",
 )  # fmt: skip
 """Dataclasses that are built as they are read: they hold numbers and check them."""
 SETTINGS = VALUES | _named(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
@@ -191,6 +191,7 @@ def _check_image_size(exp: Experiment) -> None:
         raise UserError(
             f"model.image_size = {arguments['image_size']} but data.image_size = {size}: they must be equal; set both"
         )
+    _check_frames(exp, arguments)
     for name in {"patch", "patch_size"} & arguments.keys() if not arguments.get("backbone") else ():
         patch = height_width(arguments[name], f"model.{name}")
         if any(side % p for side, p in zip(sides, patch, strict=True)):
@@ -198,6 +199,21 @@ def _check_image_size(exp: Experiment) -> None:
             raise UserError(
                 f"data.image_size = {size} is not a multiple of model.{name} = {arguments[name]}; nearest: {fits}"
             )
+
+
+def _check_frames(exp: Experiment, model: Mapping[str, Any]) -> None:
+    """A model of clips gets as many frames as it was made for, and a model of pictures none."""
+    transform = {} if exp.data.transform is None else arguments_of(exp.data.transform)
+    frames = getattr(transform.get("sampler"), "frames", None)
+    if "tubelet" in model and frames is None:
+        raise UserError(
+            f"the model reads clips of {model['frames']} frames, and data.transform gives pictures; set "
+            f"data.transform = partial(ClipTrain, sampler=Sampler(frames={model['frames']}))"
+        )
+    if "tubelet" in model and frames != model["frames"]:
+        raise UserError(
+            f"model.frames = {model['frames']} but data.transform.sampler takes {frames}: they must be equal; set both"
+        )
 
 
 def _check_warmup(exp: Experiment) -> None:

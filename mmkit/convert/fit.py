@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from mmkit.convert.tables.table import State
 from mmkit.encoders.text import TextEmbeddings
 from mmkit.errors import UserError
-from mmkit.nn.positions import GridPositions
+from mmkit.nn.patch import PatchEmbed, inflated
+from mmkit.nn.positions import GridPositions, tiled
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ def fit(
     fitted, notes = dict(state), []
     for name, module in model.named_modules():
         note = ""
-        if isinstance(module, GridPositions) and (key := f"{prefix}{name}.table") in fitted:
+        if isinstance(module, PatchEmbed) and (key := f"{prefix}{name}.proj.weight") in fitted:
+            fitted[key], note = _fit_patches(fitted[key], module, key)
+        elif isinstance(module, GridPositions) and (key := f"{prefix}{name}.table") in fitted:
             fitted[key] = _fit_grid(fitted[key], module, grid, key)
         elif isinstance(module, TextEmbeddings) and (key := f"{prefix}{name}.positions.weight") in fitted:
             fitted[key], note = _fit_text(fitted[key], module.positions.weight, key)
@@ -45,6 +48,12 @@ def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, k
     cells, new = len(table) - module.prefix, module.grid
     if table.shape[1:] != module.table.shape[1:]:  # another width is no question of size
         return table
+    if len(new) == 3 and (old is None or len(old) == 2):
+        return _tile(table, module, old, key)
+    if old is not None and len(new) == 1:  # of times alone
+        old = old[:1]
+    elif old is not None and len(old) == 3 and new[0] == 1:  # of each time by itself
+        old = (1, *old[1:])
     if old is None:
         old = (math.isqrt(cells),) * 2
         if math.prod(new) == cells and (len(new) != 2 or math.prod(old) != cells):
@@ -61,6 +70,23 @@ def _fit_grid(table: Tensor, module: GridPositions, old: Sequence[int] | None, k
     theirs.grid, theirs.table = tuple(old), nn.Parameter(table)
     theirs.resize_(new)
     return theirs.table.detach()
+
+
+def _tile(table: Tensor, module: GridPositions, old: Sequence[int] | None, key: str) -> Tensor:
+    """Positions of a picture's grid for those of a clip: the size of the frames' grid, then again for each time."""
+    times, *space = module.grid
+    flat = GridPositions(space, table.shape[1], module.prefix)
+    log.info("%s: positions of a picture taken for each of %d times", key, times)
+    return tiled(_fit_grid(table, flat, old, key), times, module.prefix)
+
+
+def _fit_patches(weight: Tensor, module: PatchEmbed, key: str) -> tuple[Tensor, str]:
+    """Patches of a picture as tubelets, where the model cuts these and the weights fit one frame of them."""
+    own, frames = module.proj.weight, module.patch[0]
+    if len(module.patch) != 3 or weight.shape == own.shape or weight.shape[1] * frames != own.shape[1]:
+        return weight, ""
+    note = f"patches of pictures taken for tubelets of {frames} frames, {module.inflation} ({key})"
+    return inflated(weight, frames, module.channels, module.inflation), note
 
 
 def _fit_text(table: Tensor, own: Tensor, key: str) -> tuple[Tensor, str]:

@@ -19,6 +19,7 @@ from mmkit.convert.tables.table import Entry, Row, State, about, read, said_of_d
 from mmkit.encoders.backbone.tower import Backbone
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
+from mmkit.encoders.vivit import FactorisedEncoder
 from mmkit.errors import UserError
 from mmkit.heads.base import Head
 
@@ -73,6 +74,7 @@ def _fill(model: nn.Module, heads: Mapping[str, nn.Module], tower: str, file: Ch
     foreign = [name for name in wanted if name.startswith("heads.") and name not in known and "queue" not in name]
     if foreign:
         notes.append(f"heads that this run has not are left: {', '.join(sorted({n.split('.')[1] for n in foreign}))}")
+    wanted = _of_pictures(model, wanted)
     wanted = {name: value for name, value in wanted.items() if name in known or name.startswith("model.")}
     if odd := [name for name in wanted if name in known and not wanted[name].is_floating_point()]:
         raise UserError(f"{odd[0]} holds {wanted[odd[0]].dtype}, no plain weights; give them as float32, not quantised")
@@ -96,6 +98,24 @@ def of_network(image: Backbone, state: State) -> State:
     if efficientnet.is_one(state):
         state = efficientnet.renamed(state, image.net.state_dict())
     return image.fitted(state)
+
+
+def _of_pictures(model: nn.Module, state: State) -> State:
+    """The names of a picture's tower as those of an image tower that has it inside (``from_pictures``)."""
+    rename = getattr(getattr(model, "image", None), "from_pictures", None)
+    if rename is None:
+        return state
+    start = "model.image."
+    tower = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    return {name: value for name, value in state.items() if not name.startswith(start)} | {
+        f"{start}{name}": value for name, value in rename(tower).items()
+    }
+
+
+def _starts_fresh(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is of a part that no model of pictures has (``fresh_from_pictures`` of the image tower)."""
+    parts: tuple[str, ...] = getattr(getattr(model, "image", None), "fresh_from_pictures", ())
+    return any(part in name.removeprefix("model.image.") for part in parts)
 
 
 def _inherited(model: nn.Module, heads: Mapping[str, nn.Module], state: State) -> State:
@@ -131,7 +151,8 @@ def copy_into(model: nn.Module, heads: Mapping[str, nn.Module], filling: Filling
         if places[name].shape != value.shape:
             raise UserError(f"{where}: {_mismatch(name, value, places[name])}")
     whole = {"image": "model.image.", "text": "model.text.embeddings.", "model": "model."}[tower]
-    if missing := [name for name in places if name.startswith(whole) and name not in filling.state]:
+    lacking = (name for name in places if name.startswith(whole) and name not in filling.state)
+    if missing := [name for name in lacking if not _starts_fresh(model, name)]:
         raise UserError(f"{where}: nothing in it for {', '.join(missing[:8])}; this tower did not load")
     for name, value in filling.state.items():
         places[name].data.copy_(value)
@@ -196,8 +217,12 @@ def _told_grid(file: Checkpoint, state: State) -> tuple[int, ...] | None:
 def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:
     """The grid of a model that mmkit saved, from its config; None where it has none."""
     image = getattr(model, "image", None)
+    if isinstance(image, FactorisedEncoder):
+        image = image.space
     if "model" not in file.config or not isinstance(image, ViT):
         return None
-    said = file.config["model"]["args"]["image_size"]
-    size = said["tuple"] if isinstance(said, Mapping) else [said] * len(image.patch.patch)
-    return tuple(side // p for side, p in zip(size, image.patch.patch, strict=True))
+    arguments = file.config["model"]["args"]
+    said, sides = arguments["image_size"], image.patch.patch[-2:]
+    size = said["tuple"] if isinstance(said, Mapping) else [said] * 2
+    grid = tuple(side // p for side, p in zip(size, sides, strict=True))
+    return (arguments["frames"] // arguments["tubelet"], *grid) if "tubelet" in arguments else grid

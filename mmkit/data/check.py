@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from mmkit.data.boxes import boxes_in
+from mmkit.data.clip import Clip
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import Label, label_in
 from mmkit.data.misplaced import REFUSED, misplaced
@@ -27,6 +28,7 @@ from mmkit.data.problems import Problems, collecting
 from mmkit.data.reading import reading
 from mmkit.data.records import Record, Source
 from mmkit.data.sources.open import open_source
+from mmkit.data.video.opening import open_clip
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ SHOWN = 100
 
 ONE_ID = "one id for different pictures"
 
-Picture = Image.Image | Path | bytes
+Picture = Image.Image | Path | bytes | Clip
 ClassesOf = Callable[[Source], Callable[[Label], str | None]]
 
 
@@ -47,7 +49,8 @@ ClassesOf = Callable[[Source], Callable[[Label], str | None]]
 class Summary:
     """What a source holds and what is wrong with it.
 
-    Sizes are of the pictures in pixels; lengths are of captions in words (or characters, for captions without spaces).
+    Sizes are of the pictures, and of the frames of clips, in pixels; lengths are of captions in words (or characters,
+    for captions without spaces), and of clips in frames.
     images: distinct ids. bad_images: distinct pictures that are missing or cannot be read. duplicate_images: ids whose
     picture has the very bytes of another's. boxed: how many boxes each class has. noted: {kind: number} of what a rule
     leaves out or cuts, and what may be meant, of boxes (empty ones, pictures without any). problems: {kind: number},
@@ -63,6 +66,9 @@ class Summary:
     duplicate_images: int = 0
     smallest: tuple[int, int] | None = None
     largest: tuple[int, int] | None = None
+    clips: int = 0
+    shortest_clip: int | None = None
+    longest_clip: int | None = None
     longest_caption: int = 0
     long_captions: int = 0
     captions_per_image: float = 0.0
@@ -136,10 +142,11 @@ class _Visit:
 @dataclass(frozen=True)
 class _Opened:
     """size: None where the picture cannot be read, and trouble and message say why. digest: of the file's bytes, or
-    "" for what is none of a file.
+    "" for what is none of a file. frames: of a clip; else 0.
     """
 
     size: tuple[int, int] | None = None
+    frames: int = 0
     digest: str | None = None
     trouble: str = ""
     message: str = ""
@@ -163,6 +170,8 @@ def _visits(source: Source) -> Iterator[_Visit]:
 
 
 def _name(image: Picture) -> str:
+    if isinstance(image, Clip):
+        return "|".join(map(str, image.files())) or (_digest(image.frames) if isinstance(image.frames, bytes) else "")
     return str(image) if isinstance(image, Path) else _digest(image) if isinstance(image, bytes) else ""
 
 
@@ -175,12 +184,26 @@ def _open_new(visit: _Visit, _: int) -> tuple[_Opened | None, ...]:
 
 
 def _opened(what: Record | Picture | str, name: str, image: Picture) -> _Opened:
+    files = [image] if isinstance(image, Path) else list(image.files()) if isinstance(image, Clip) else []
     try:
-        size = load_image(what).size
-        return _Opened(size, _digest(image.read_bytes()) if isinstance(image, Path) else name)
+        if isinstance(image, Clip):
+            size, frames = _looked_through(image, what.key if isinstance(what, Record) else None)
+        else:
+            size, frames = load_image(what).size, 0  # type: ignore[arg-type]  # no clip
+        whole = b"".join(file.read_bytes() for file in files if file.is_file())
+        return _Opened(size, frames, _digest(whole) if whole else name)
     except BadImage as error:
-        gone = isinstance(image, Path) and not os.path.exists(image)
-        return _Opened(trouble="missing picture" if gone else "unreadable picture", message=str(error))
+        gone, kind = any(not os.path.exists(file) for file in files), "clip" if isinstance(image, Clip) else "picture"
+        return _Opened(trouble=f"missing {kind}" if gone else f"unreadable {kind}", message=str(error))
+
+
+def _looked_through(image: Clip, name: str | None) -> tuple[tuple[int, int], int]:
+    """(width, height) of the frames, and how many there are; every one is decoded."""
+    clip = open_clip(image, name)
+    first = clip.take([0])[0]
+    for start in range(0, clip.count, 16):
+        clip.take([0, *range(start, min(start + 16, clip.count))])
+    return first.size, clip.count
 
 
 class _Look:
@@ -197,6 +220,7 @@ class _Look:
             self.told += [message.strip() for message in problems.first]
         self.shown: Counter[str] = Counter()
         self.sizes: set[tuple[int, int]] = set()
+        self.frames: list[int] = []
         self.opened: dict[str, str | None] = {}  # picture -> digest; None where it cannot be read
         self.ids: dict[str, str] = {}
         self.captions: Counter[str] = Counter()
@@ -293,6 +317,7 @@ class _Look:
             self.trouble(new.trouble, new.message)
         else:
             self.sizes.add(new.size)
+            self.frames += [new.frames] if new.frames else []
         if name:
             self.size_of[name] = new.size
             self.opened[name] = new.digest
@@ -319,7 +344,8 @@ class _Look:
         return Summary(
             records=records, images=len(self.ids), captions=self.captions.total(),
             distinct_captions=len(self.captions), bad_images=self.bad, duplicate_images=double,
-            smallest=by_area[0] if by_area else None, largest=by_area[-1] if by_area else None,
+            smallest=by_area[0] if by_area else None, largest=by_area[-1] if by_area else None, clips=len(self.frames),
+            shortest_clip=min(self.frames, default=None), longest_clip=max(self.frames, default=None),
             longest_caption=self.longest, long_captions=self.long, without_caption=self.silent,
             without_answers=self.unanswered, captions_per_image=self.captions.total() / max(1, len(self.ids)),
             boxes=self.boxes, boxed=dict(self.boxed.most_common()), noted=dict(self.noted.most_common()),

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmkit.data.ahead import ahead_of
 from mmkit.data.boxes import IN_PICTURE
 from mmkit.data.collate import Collator, Sample
-from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import BlankTrain, drawn
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.images.view import View
@@ -31,6 +30,8 @@ from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.text_files import stable_id
 from mmkit.data.texts.masking import Masking, check_mask
 from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.data.video.frames import Frames
+from mmkit.data.video.opening import open_for
 from mmkit.data.workers import context_for
 from mmkit.errors import Unreadable, UserError
 from mmkit.parent import end_with_rank
@@ -51,6 +52,7 @@ class PairDataset(Dataset[Sample]):
     transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption), called by ``drawn``: ours give bytes,
     which travel as such, and one view for picture, words and boxes; see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
+    A clip is opened where the transform reads clips.
     A picture that cannot be read is replaced by the next readable record; ``Sample.skipped`` holds its message.
     """
 
@@ -75,7 +77,7 @@ class PairDataset(Dataset[Sample]):
         for step in range(min(MAX_REPLACEMENTS, len(self.source))):
             try:
                 record = self.source[(index + step) % len(self.source)]
-                image = load_image(record)
+                image = open_for(self.transform, record)
                 return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
             except Unreadable as error:  # the record, its picture, or a further picture among its targets
                 skipped.append(str(error))
@@ -83,7 +85,7 @@ class PairDataset(Dataset[Sample]):
             f"{len(skipped)} pictures in a row cannot be read, the first: {skipped[0]}. See `mmkit data check`"
         )
 
-    def _sample(self, record: Record, image: Image.Image, rng: Random, skipped: tuple[str, ...]) -> Sample:
+    def _sample(self, record: Record, image: Image.Image | Frames, rng: Random, skipped: tuple[str, ...]) -> Sample:
         if self.tokenizer is None:
             pixels, _, view = drawn(self._view(record), image, ("",), rng)
             return self._seen(record, pixels, rng, skipped, view)

@@ -48,7 +48,7 @@ class PictureFiles:
         self.same: dict[str, str] = {}
         self._ids: array[int] | memoryview = array("q")
         self._pictures: array[int] | memoryview = array("q")
-        self._sample: list[tuple[int, str]] = []
+        self._sample: list[tuple[int, Sequence[str], bool]] = []
         self._every = 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,13 +75,16 @@ class PictureFiles:
         """Where a picture is."""
         return self.root / self.name(image)
 
-    def note(self, image: str, image_id: str | None) -> None:
-        """One more row. image_id: as the file says it, or None where it says none."""
+    def note(self, image: str, image_id: str | None, files: Sequence[str] | None = None, is_clip: bool = False) -> None:
+        """One more row. image_id: as the file says it, or None where it says none.
+
+        files: what to look for; None = the image. is_clip: which may be folders.
+        """
         row, name = len(self._ids), self.name(image)
         self._ids.append(stable_id(name if image_id is None else image_id))  # type: ignore[union-attr]
         self._pictures.append(stable_id(os.path.join(self.absolute, name)))  # type: ignore[union-attr]  # as of RowFile
         if row % self._every == 0:
-            self._sample.append((row, image))
+            self._sample.append((row, (image,) if files is None else files, is_clip))
             if len(self._sample) > 2 * CHECK_LIMIT:
                 self._sample, self._every = self._sample[::2], 2 * self._every
 
@@ -96,13 +99,14 @@ class PictureFiles:
         if step > 1:
             log.info("%s: looked for the pictures of every %d. of %d rows only", problems.where, step, len(self))
         first: dict[tuple[int, int], str] = {}
-        known: dict[str, bool] = {}
-        for row, image in self._sample[::stride]:
-            name = self.name(image)
-            if name not in known:
-                known[name] = self._look(name, first)
-            if not known[name] and not is_collecting():
-                problems.add(number(row), *missing(image, self.root / name))
+        known: dict[tuple[str, bool], bool] = {}
+        for row, files, is_clip in self._sample[::stride]:
+            for image in files:
+                name = self.name(image)
+                if (name, is_clip) not in known:
+                    known[name, is_clip] = self._look(name, first, is_clip)
+                if not known[name, is_clip] and not is_collecting():
+                    problems.add(number(row), *missing(image, self.root / name))
         self._sample.clear()
 
     def check_ids(
@@ -142,8 +146,8 @@ class PictureFiles:
             problems, lambda at: rows[at][0], lambda at: (rows[at][2] or self.name(rows[at][1]), rows[at][1])
         )
 
-    def _look(self, name: str, first: dict[tuple[int, int], str]) -> bool:
-        """Whether a picture is there; names of a file that was met before are one with its first."""
+    def _look(self, name: str, first: dict[tuple[int, int], str], is_clip: bool) -> bool:
+        """Whether a picture is there, or of a clip a file or folder; names of a file met before are one with it."""
         try:
             found = os.stat(os.path.join(self.absolute, name))
         except (OSError, ValueError):
@@ -152,7 +156,7 @@ class PictureFiles:
             other = first.setdefault((found.st_dev, found.st_ino), name)
             if other != name:
                 self.same[name] = other
-        return os.path.isfile(os.path.join(self.absolute, name))
+        return (os.path.exists if is_clip else os.path.isfile)(os.path.join(self.absolute, name))
 
     def hashes(self) -> tuple[np.ndarray, np.ndarray]:
         """(ids, pictures), each (rows,) int64, ``stable_id`` of each row's."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from mmkit.data.clip import Clip
 from mmkit.data.line_index import find_rows
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
@@ -32,15 +33,15 @@ LOOKED_AT = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One picture with its words.
+    """One picture or clip with its words.
 
-    image: a decoded picture, a path, or the encoded bytes of a file.
+    image: a decoded picture, a path, or the encoded bytes of a file; or a ``Clip``, where something moves.
     captions: one or several; training draws one at each visit. Empty for tasks without captions.
     image_id: equal ids mean the same picture (also across records). key: a name for messages ("train.jsonl:12").
     targets: what one task needs beside (question, answers, label, boxes, ...).
     """
 
-    image: Image.Image | Path | bytes
+    image: Image.Image | Path | bytes | Clip
     captions: tuple[str, ...]
     image_id: str
     key: str
@@ -164,10 +165,14 @@ class FileRecords:
 
     def __getitem__(self, index: int) -> Record:
         row = self._row(index)
-        image, caption = self.files.name(row.pop("image")), row.pop("caption", None)
+        names, is_clip = named_in(row)
+        names, caption = tuple(map(self.files.name, names)), row.pop("caption", None)
+        row.pop("video" if is_clip else "image")
+        paths, image = tuple(self.root / name for name in names), identity(names)
         return Record(
-            image=self.root / image, captions=tidy_captions(caption) if caption else (),
-            image_id=id_of(row.pop("image_id", None)) or image, key=f"{self.path}:{self.lines[index]}", targets=row,
+            image=Clip(paths[0] if len(paths) == 1 else paths) if is_clip else paths[0],
+            captions=tidy_captions(caption) if caption else (), image_id=id_of(row.pop("image_id", None)) or image,
+            key=f"{self.path}:{self.lines[index]}", targets=row,
         )  # fmt: skip
 
     def captions(self) -> Iterator[str]:
@@ -183,7 +188,8 @@ class FileRecords:
 
     def _identity(self, index: int) -> tuple[str, str]:
         found = self._row(index)
-        return id_of(found.get("image_id")) or self.files.name(found["image"]), found["image"]
+        names, _ = named_in(found)
+        return id_of(found.get("image_id")) or identity([self.files.name(name) for name in names]), identity(names)
 
     def _check_pictures(self, problems: Problems) -> None:
         """UserError for missing pictures, ids of several, and all that is in ``problems``."""
@@ -195,9 +201,10 @@ class FileRecords:
         """Some of the pictures that were there when the index was made; UserError for those that are gone."""
         problems, rows = Problems(self.path), range(0, len(self), -(-len(self) // LOOKED_AT))
         for row in rows:
-            image = self._row(row)["image"]
-            if not os.path.isfile(self.files.path(image)):
-                problems.add(self.lines[row], *missing(image, self.files.path(image)))
+            names, is_clip = named_in(self._row(row))
+            for name in names:
+                if not (os.path.exists if is_clip else os.path.isfile)(self.files.path(name)):
+                    problems.add(self.lines[row], *missing(name, self.files.path(name)))
         problems.raise_if_any(len(rows))
 
 
@@ -206,8 +213,10 @@ class JsonLines(FileRecords):
 
     ``{"image": "pictures/1.jpg", "caption": "a dog", "image_id": "1", "label": 3}``: ``image`` is a path relative to
     the file (or to ``root``), ``caption`` a string or a list of strings, ``image_id`` optional (the image's path stands
-    in where it is missing, null or empty). Every other key becomes an entry of ``Record.targets``, but for those that
-    are null. Only byte offsets stay in memory, of files from 32 MB up in an index (``line_index``); threads may read.
+    in where it is missing, null or empty). In the place of ``image`` may stand ``video``: the path of a video, of an
+    animated picture, of an array (``.npy``) or of a folder of frames, or a list of frames' paths. Every other key
+    becomes an entry of ``Record.targets``, but for those that are null. Only byte offsets stay in memory, of files from
+    32 MB up in an index (``line_index``); threads may read.
 
     Args:
         path: the file, UTF-8.
@@ -252,7 +261,7 @@ class JsonLines(FileRecords):
             if found is not None:
                 row, image_id = found
                 self.rows.add(number, start, len(line))
-                self.files.note(row["image"], image_id)
+                self.files.note(identity(named_in(row)[0]), image_id, *named_in(row))
                 if look:
                     held = [key for key in (held or row) if not is_absent(row.get(key)) and row[key] != []]
         if not problems.rows:
@@ -287,18 +296,22 @@ class JsonLines(FileRecords):
         if row is None:
             return None
         row = renamed(row, self.columns)
-        lacking = [self.columns.get(key, key) for key in self.needs if key not in row]
+        there = {*row, "image"} if "video" in row and not is_null(row["video"]) else row.keys()
+        lacking = [self.columns.get(key, key) for key in self.needs if key not in there]
         if lacking:
             names, has = (", ".join(f'"{key}"' for key in keys) for keys in (lacking, row))
             how = f"; rename it, or say which is which: --columns {lacking[0]}=KEY (for training: of mmkit data import)"
             say = how if row and lacking[0] in self.needs else ""
             problems.add(number, "missing key", f"no key {names}; the line has {has or 'nothing'}{say}")
             return None
-        image, caption = row.get("image"), row.get("caption")
-        if not isinstance(image, str) or not image.strip():
-            problems.add(number, "bad image", f'"image" must be a path, not {json.dumps(image)[:80]}')
-        elif is_url(image):
-            problems.add(number, *missing(image, Path(image)))
+        caption = row.get("caption")
+        try:
+            files, _ = named_in(row)
+        except ValueError as error:
+            problems.add(number, _kind(str(error)), str(error))
+            return None
+        if url := next(filter(is_url, files), None):
+            problems.add(number, *missing(url, Path(url)))
         else:
             try:
                 if "caption" in self.needs or not (caption is None or caption in ("", []) or is_absent(caption)):
@@ -310,6 +323,30 @@ class JsonLines(FileRecords):
             except ValueError as error:
                 problems.add(number, _kind(str(error)), str(error))
         return None
+
+
+def named_in(row: Mapping[str, Any]) -> tuple[Sequence[str], bool]:
+    """The paths that a row names, and whether they are of a clip; ValueError says what is wrong with them."""
+    video, image = row.get("video"), row.get("image")
+    if is_null(video):
+        if not isinstance(image, str) or not image.strip():
+            raise ValueError(f'"image" must be a path, not {json.dumps(image, default=str)[:80]}')
+        return (image,), False
+    if not is_null(image):
+        raise ValueError('"video" stands beside "image", which is another thing to look at; give one of them')
+    names = [video] if isinstance(video, str) else video
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(
+            f'"video" must be a path or a list of frames\' paths, not {json.dumps(video, default=str)[:80]}'
+        )
+    if not names:
+        raise ValueError('"video" is an empty list: 0 frames; a clip has at least one')
+    return names, True
+
+
+def identity(names: Sequence[str]) -> str:
+    """The name of a picture or clip by the paths of its files."""
+    return "|".join(names)
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

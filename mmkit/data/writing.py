@@ -15,13 +15,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.formats import suffix_of
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import own_names
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record, Source
+from mmkit.data.video.opening import open_clip, pictures_of
 from mmkit.errors import UserError
 from mmkit.files import write_text, writing
 
@@ -155,9 +158,16 @@ def _save(image: Image.Image | Path | bytes, target: Path) -> None:
 
 
 def _row(record: Record, pictures: _Pictures, stem: str) -> Mapping[str, Any]:
-    name = pictures.name(record.image, stem)
-    image_id = pictures.image_id(record, name)
-    row: dict[str, Any] = {"image": name} | ({} if image_id is None else {"image_id": image_id})
+    name: str | list[str]
+    if isinstance(record.image, Clip):
+        name = _clip(record.image, pictures, stem)
+        named = {"video": name}
+        image_id = pictures.image_id(record, name if isinstance(name, str) else "|".join(name))
+    else:
+        name = pictures.name(record.image, stem)
+        named = {"image": name}
+        image_id = pictures.image_id(record, name)
+    row: dict[str, Any] = {**named} | ({} if image_id is None else {"image_id": image_id})
     if record.captions and "question" not in record.targets:
         row["caption"] = list(record.captions) if len(record.captions) > 1 else record.captions[0]
     for key, value in record.targets.items():
@@ -165,3 +175,18 @@ def _row(record: Record, pictures: _Pictures, stem: str) -> Mapping[str, Any]:
         is_picture = isinstance(value, Image.Image | Path | bytes)
         row[key] = pictures.name(value, f"{stem}-{key}") if is_picture else value
     return row
+
+
+def _clip(clip: Clip, pictures: _Pictures, stem: str) -> str | list[str]:
+    """The path of a clip's file, or those of its frames, each saved as a picture where it is none of a file."""
+    frames: Any = clip.frames
+    if isinstance(frames, Path):
+        if pictures.copy and frames.is_dir():
+            return [pictures.name(frame, f"{stem}-{i:03d}") for i, frame in enumerate(pictures_of(frames))]
+        return pictures.name(frames, stem)
+    if isinstance(frames, bytes):
+        opened = open_clip(clip)
+        frames = opened.take(range(opened.count))
+    elif isinstance(frames, np.ndarray):
+        frames = [Image.fromarray(frame) for frame in frames]
+    return [pictures.name(frame, f"{stem}-{i:03d}") for i, frame in enumerate(frames)]

@@ -18,7 +18,7 @@ from mmkit.nn.attention import take
 from mmkit.nn.block import PreNormBlock, run
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
-from mmkit.nn.patch import PatchEmbed
+from mmkit.nn.patch import Inflation, PatchEmbed
 from mmkit.nn.positions import GridPositions
 from mmkit.protocol import ImageTower
 from mmkit.types import Hole, Tokens, grid_of
@@ -40,17 +40,19 @@ class ViT(nn.Module):
         patch_dropout: the share of patches that are left out in training (FLIP, Li et al. 2023).
         fixed_positions: sines and cosines in place of learned ones (MAE).
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        inflation: of tubelets that start from a model of pictures, see ``nn.patch.inflated``.
     """
 
     form: dict[str, Any]  # the arguments of which the weights are
     max_patches: int | None = None  # more are read as a share of them; None for all
+    block: type[PreNormBlock] = PreNormBlock
 
     def __init__(
         self, image_size: Sequence[int], patch: Sequence[int], *, depth: int, width: int, heads: int,
         mlp_width: int | None = None, channels: int = 3, dropout: float = 0.0, drop_path: float = 0.0,
         activation: str = "gelu", eps: float = 1e-6, class_token: bool = True, first_norm: bool = False,
         patch_bias: bool = True, patch_dropout: float = 0.0, fixed_positions: bool = False,
-        checkpointing: bool = False,
+        checkpointing: bool = False, inflation: Inflation = "central",
     ) -> None:  # fmt: skip
         super().__init__()
         if not 0.0 <= patch_dropout < 1.0:
@@ -61,7 +63,7 @@ class ViT(nn.Module):
             "eps": eps, "class_token": class_token, "first_norm": first_norm, "patch_bias": patch_bias,
         }  # fmt: skip
         self.checkpointing = checkpointing
-        self.patch = PatchEmbed(patch, width, channels, patch_bias)
+        self.patch = PatchEmbed(patch, width, channels, patch_bias, inflation)
         self.cls = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.positions = GridPositions(grid_of(image_size, patch), width, int(class_token), fixed_positions)
         self.patch_dropout = patch_dropout
@@ -69,7 +71,7 @@ class ViT(nn.Module):
         self.first_norm = nn.LayerNorm(width, eps=eps) if first_norm else None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            PreNormBlock(
+            self.block(
                 width, heads, mlp_width or 4 * width, dropout=dropout, drop_path=rate, activation=activation, eps=eps
             )
             for rate in rates
@@ -112,10 +114,14 @@ class ViT(nn.Module):
         if "embed" in names:
             seen["embed"] = Tokens(x_BND)
         for i, block in enumerate(self.blocks):
-            x_BND = run(block, x_BND, again=self.checkpointing and self.training)
+            x_BND = run(block, x_BND, *self._beside(pixels), again=self.checkpointing and self.training)
             if f"blocks.{i}" in names:
                 seen[f"blocks.{i}"] = Tokens(x_BND)
         return Tokens(self.norm(x_BND)), seen
+
+    def _beside(self, pixels: Tensor) -> tuple[Any, ...]:
+        """What blocks are given beside the tokens."""
+        return ()
 
     def _embed(self, pixels: Tensor, hole: Hole | None = None) -> Tensor:
         positions_ND = self.positions(grid_of(pixels.shape[2:], self.patch.patch))
@@ -154,6 +160,7 @@ class SeesByViT(nn.Module):
     def encode_image(self, pixels: Tensor, pixel_mask: Tensor | None = None) -> Tokens:
         """(B, 3, height, width) float, normalised -> tokens (B, P, D), the class token first where there is one.
 
+        Clips are (B, 3, T, height, width).
         Pictures must be of one size: a ``pixel_mask`` is a UserError.
         """
         return self.image(pixels, pixel_mask)

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from mmkit import ranks
-from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Source
+from mmkit.data.video.opening import open_for
 from mmkit.errors import Unreadable, UserError
 from mmkit.evals.predictions import check_predictions
 from mmkit.inference.predictor import Predictor
@@ -208,8 +208,8 @@ class Reranks(Evaluator):
 
 
 def pixels_of(predictor: Predictor, source: Source) -> Callable[[int], Pixels]:
-    """Opens the picture of a record, by its number, as ``Predictor.pixels`` gives it."""
-    return lambda row: look(predictor.transform, load_image(source[row]))
+    """Opens the picture or clip of a record, by its number, as ``Predictor.pixels`` gives it."""
+    return lambda row: look(predictor.transform, open_for(predictor.transform, source[row]))
 
 
 def own_units(items: int, size: int) -> Iterator[tuple[int, range]]:

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look, view_of
 from mmkit.data.loader import encoded, kind_of
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given, make_targets
+from mmkit.data.video.opening import open_for
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, Part, counted, finite
 from mmkit.heads.base import Predicts, reads_words
@@ -118,7 +118,7 @@ class Evaluation(Evaluator):
                 raise UserError(f"{record.key}: no caption, and this head reads picture and text")
             rng = Random(f"0 0 {row}")
             caption = rng.choice(record.captions) if asked else None
-            picture = load_image(record)
+            picture = open_for(predictor.transform, record)
             view = view_of(predictor.transform, picture.size) if getattr(targets, "reads_view", False) else None
             return Opened(record, look(predictor.transform, picture), caption, encoded(targets, record, rng, view=view))
 

@@ -37,6 +37,7 @@ from mmkit.data.images.variable_size import KeepShape
 from mmkit.data.texts.huggingface.tokenizer import HuggingFaceTokenizer
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
+from mmkit.data.video.transforms import ClipTransform
 from mmkit.encoders.backbone.tower import Backbone
 from mmkit.errors import UserError
 from mmkit.files import beside, write_json
@@ -58,6 +59,7 @@ from mmkit.hub.place import FORMAT, config_of
 from mmkit.hub.training import record
 from mmkit.inference.predictor import Predictor
 from mmkit.nn.positions import GridPositions
+from mmkit.types import grid_of
 
 log = logging.getLogger(__name__)
 
@@ -222,17 +224,18 @@ def resize(predictor: Predictor, image_size: int | tuple[int, int]) -> None:
         foreign.resize_(size)
         predictor.transform = predictor.transform.resized(size)
         return
-    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
-    if not towers or not isinstance(predictor.transform, EvalTransform):
+    towers = _towers(predictor)
+    if not towers or not isinstance(predictor.transform, EvalTransform | ClipTransform):
         raise UserError("the image size of this model cannot be changed when it is loaded")
     for tower in towers:
-        tower.positions.resize_(predictor.model.spec.grid(size))
+        times = tower.positions.grid[:-2]  # of a clip
+        tower.positions.resize_((*times, *grid_of(size, tower.patch.patch[-2:])))
     predictor.transform = predictor.transform.resized(size)
 
 
 def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
     """The config of a model with the image size that its positions have now, see ``resize``."""
-    towers = [m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions)]
+    towers = _towers(predictor)
     arguments = dict(part["args"])
     foreign = getattr(predictor.model, "image", None)
     if (towers or isinstance(foreign, Backbone)) and "image_size" in arguments:
@@ -240,11 +243,17 @@ def _sized(part: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
         if isinstance(foreign, Backbone):
             size = list(foreign.image_size)
         else:
-            grid = zip(towers[0].positions.grid, predictor.model.spec.patch, strict=True)
-            size = [cells * side for cells, side in grid]
+            grid = zip(towers[0].positions.grid, towers[0].patch.patch, strict=True)
+            size = [cells * side for cells, side in grid][-2:]
         if size != ([said] * len(size) if isinstance(said, int) else said["tuple"]):
             arguments["image_size"] = {"tuple": size}
     return {**part, "args": arguments}
+
+
+def _towers(predictor: Predictor) -> list[Any]:
+    """The modules with positions of pictures or clips; those of times alone do not follow the picture's size."""
+    found = (m for m in predictor.model.modules() if isinstance(getattr(m, "positions", None), GridPositions))
+    return [module for module in found if len(module.positions.grid) > 1]
 
 
 def weights_of(predictor: Predictor, others: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

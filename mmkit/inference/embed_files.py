@@ -22,8 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmkit.data.clip import Clip
 from mmkit.data.reading import check_share, reading
 from mmkit.data.records import Record, Source
+from mmkit.data.video.opening import pictures_of
 from mmkit.errors import UserError
 from mmkit.files import beside, check_ending, write_tensors
 from mmkit.inference import EMBEDDED_AS
@@ -153,7 +155,7 @@ def _made(
         log.warning("left out: %s", message)
     about: dict[str, Any] = {
         "keys": [record.key for record in good], "image_ids": [record.image_id for record in good],
-        "paths": [str(record.image) if isinstance(record.image, Path) else "" for record in good],
+        "paths": ["|".join(map(str, _files_of(record))) for record in good],
         "captions": [list(record.captions) if texts else [] for record in good], "unreadable": bad,
     }  # fmt: skip
     flat = [caption for group in about["captions"] for caption in group]
@@ -182,13 +184,21 @@ def _mark(record: Record) -> list[Any]:
     A mended picture, another one of that name, and new captions are embedded anew.
     """
     mark: list[Any] = [record.key, record.image_id, *record.captions]
-    if isinstance(record.image, Path):
+    for file in _files_of(record):
         with suppress(OSError, ValueError):
-            state = record.image.stat()
-            mark += [state.st_size, state.st_mtime_ns]
-    elif isinstance(record.image, bytes):
+            for part in pictures_of(file) if file.is_dir() else [file]:
+                state = part.stat()
+                mark += [state.st_size, state.st_mtime_ns]
+    if isinstance(record.image, bytes):
         mark.append(zlib.crc32(record.image))
     return mark
+
+
+def _files_of(record: Record) -> list[Path]:
+    """The paths of a record's picture, or of the files of its clip."""
+    if isinstance(record.image, Clip):
+        return list(record.image.files())
+    return [record.image] if isinstance(record.image, Path) else []
 
 
 def _kept(path: Path) -> _Part:

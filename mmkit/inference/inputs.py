@@ -12,27 +12,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.opening import LOCKS, file_bytes, load_image
 from mmkit.data.records import Record
 from mmkit.data.texts.cleaning import CAPTION_WORDS
 from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.data.video.frames import Frames
+from mmkit.data.video.opening import open_clip, open_for, reads_clips
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Picture = str | Path | bytes | IO[bytes] | Image.Image | Tensor | Record
+Picture = str | Path | bytes | IO[bytes] | Image.Image | Tensor | Record | Clip | np.ndarray[Any, Any] | Sequence[Any]
+"""A picture, or for models that read clips also a ``Clip``, a list of its frames, or an array (T, h, w, 3) uint8."""
 
 
 def many_pictures(images: Iterable[Picture] | Tensor) -> Iterable[Picture]:
     """The pictures one after the other; UserError for a single one, or what holds none."""
-    single = isinstance(images, str | Path | bytes | Image.Image | Record) or hasattr(images, "read")
+    single = isinstance(images, str | Path | bytes | Image.Image | Record | Clip) or hasattr(images, "read")
     if single or (isinstance(images, Tensor) and images.ndim == 3):
         raise UserError(f"images must be a list of pictures, not one ({_kind(images)}); write [image]")
-    if isinstance(images, Tensor) and images.ndim != 4:
+    if isinstance(images, Tensor) and images.ndim not in (4, 5):
         raise UserError(f"images: {_kind(images)}; give (n, 3, height, width), or a list of tensors (3, height, width)")
     if not isinstance(images, Iterable):
         raise UserError(f"images must be a list of pictures, not {_kind(images)}")
@@ -60,6 +65,35 @@ def pairs_of(
     if len(pictures) != len(words):
         raise UserError(f"image i goes with {what} i: {len(pictures)} images do not go with {len(words)} {what}s")
     return pictures, words
+
+
+def open_seen(transform: object, image: Picture, number: int = 0) -> Image.Image | Frames:
+    """Any form of a picture as RGB; for a transform that reads clips any form of a clip, or a picture as one frame.
+
+    BadImage or UserError as ``open_picture``.
+    """
+    if isinstance(image, Record):
+        return open_for(transform, image)
+    name = f"clip {number}"
+    if not reads_clips(transform):
+        if isinstance(image, Clip) or (isinstance(image, Tensor | np.ndarray) and image.ndim == 4):
+            open_for(transform, Record(image=Clip(()), captions=(), image_id=name, key=name))  # says that it is none
+        return open_picture(image, number)
+    if isinstance(image, Clip):
+        return open_clip(image, None if image.path else name)
+    if isinstance(image, Tensor) and image.ndim == 4:
+        return open_clip(
+            Clip([picture_of(frame, f"{name}, frame {i}") for i, frame in enumerate(image.unbind(1))]), name
+        )
+    if isinstance(image, np.ndarray):
+        return open_clip(Clip(image), name)
+    if isinstance(image, list | tuple):
+        return open_clip(Clip([open_picture(frame, i) for i, frame in enumerate(image)]), name)
+    if isinstance(image, str | Path):
+        return open_clip(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return open_clip(bytes(image), name)
+    return open_clip(open_picture(image, number), name)
 
 
 def open_picture(image: Picture, number: int = 0) -> Image.Image:

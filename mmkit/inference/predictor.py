@@ -36,7 +36,7 @@ from mmkit.heads.base import Answers, Captions, Classifies, Matches, Writes, rea
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.captioning import Captioning, captioning
 from mmkit.inference.detecting import Found, objects_in
-from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_picture, pairs_of
+from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_seen, pairs_of
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
@@ -97,7 +97,9 @@ class Predictor:
         """Embeddings (n, E) float32 on the CPU, L2-normalised.
 
         A picture is a path, encoded bytes, a PIL image, a Record, or a tensor (3, h, w) of any size: uint8 from 0 to
-        255, or float from 0 to 1. Raises BadImage, which names the picture, for what cannot be read.
+        255, or float from 0 to 1. A model that reads clips takes these as clips of one frame (of an animated picture
+        all), and a ``Clip``, a list of frames, a tensor (3, T, h, w), an array (T, h, w, 3) uint8, or the path of a
+        video. Raises BadImage, which names the picture, for what cannot be read.
         """
         self._needs_embeddings()
         parts = [self.embed_image(tokens) for tokens in self.image_tokens(images, batch_size)]
@@ -393,5 +395,5 @@ class Predictor:
         """One picture on its way to the model: ``RawPixels``, or (3, h, w) float32, normalised, of a transform that
         gives no bytes. BadImage names what cannot be read, or ``number``.
         """
-        made: Pixels = look(self.transform, open_picture(image, number))
+        made: Pixels = look(self.transform, open_seen(self.transform, image, number))
         return made

@@ -8,9 +8,12 @@ take the place of a strided convolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.nn.attention import take
 from mmkit.types import grid_of
 
@@ -33,12 +36,34 @@ def unpatchify(patches: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Te
     return joined.reshape(*joined.shape[:2], *(cells * side for cells, side in zip(grid, patch, strict=True)))
 
 
-class PatchEmbed(nn.Module):
-    """Patches to tokens by one linear map."""
+Inflation = Literal["central", "filling"]
+"""How a patch of a picture begins as a tubelet: only its middle frame is seen, or each frame by its share."""
 
-    def __init__(self, patch: Sequence[int], width: int, channels: int = 3, bias: bool = True) -> None:
+
+def inflated(weight: Tensor, frames: int, channels: int, how: Inflation) -> Tensor:
+    """The weight (D, channels * h * w) of a picture's patches, for tubelets: (D, channels * frames * h * w).
+
+    "central": zeros but for frame ``frames // 2``, as the released code has it; "filling": the same for each frame,
+    divided by their number, so that a clip that stands still gives the picture's very tokens (ViViT, section 3.4).
+    """
+    one = weight.unflatten(1, (channels, 1, -1))
+    if how == "filling":
+        return (one / frames).expand(-1, -1, frames, -1).flatten(1)
+    out = torch.zeros_like(one).repeat(1, 1, frames, 1)
+    out[:, :, frames // 2] = one[:, :, 0]
+    return out.flatten(1)
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens by one linear map. inflation: see there; of tubelets that start from a model of pictures."""
+
+    def __init__(
+        self, patch: Sequence[int], width: int, channels: int = 3, bias: bool = True, inflation: Inflation = "central"
+    ) -> None:
         super().__init__()
-        self.patch = tuple(patch)
+        if inflation not in get_args(Inflation):
+            raise UserError(f"inflation={inflation!r}: there are {', '.join(get_args(Inflation))}")
+        self.patch, self.channels, self.inflation = tuple(patch), channels, inflation
         values = channels
         for side in self.patch:
             values *= side

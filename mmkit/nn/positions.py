@@ -33,6 +33,11 @@ def resize_positions(table_ND: Tensor, old: Sequence[int], new: Sequence[int], p
     return torch.cat([table_ND[:prefix], resized[0].flatten(1).T.to(table_ND.dtype)])
 
 
+def tiled(table_ND: Tensor, times: int, prefix: int = 1) -> Tensor:
+    """Positions of a picture's grid, for a clip of so many times: the same again for each (ViViT, section 3.4)."""
+    return torch.cat([table_ND[:prefix], table_ND[prefix:].repeat(times, 1)])
+
+
 def sincos_positions(grid: Sequence[int], width: int, prefix: int = 0) -> Tensor:
     """(prefix + cells, width) float32: sines and cosines of each place, row-major; 0 for ``prefix`` class tokens.
 

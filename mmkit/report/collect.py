@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.data.boxes import boxes_in
-from mmkit.data.images.opening import load_image
 from mmkit.data.objects import object_names as own_names_of
 from mmkit.data.records import Source
 from mmkit.data.show.boxes import Framed, framed
+from mmkit.data.video.strip import shown as picture_of
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.zeroshot import ZeroShotResult
 from mmkit.explanation.objects import LEAST, drawn
@@ -91,7 +91,7 @@ def collect_objects(
     names = own_names_of(source)
     out: list[Boxed] = []
     for record, found in zip(records, predictor.detect(records), strict=True):
-        picture, best = load_image(record), found.above(threshold)
+        picture, best = picture_of(record), found.above(threshold)
         boxes = boxes_in(record.targets)
         labels = [names[label] if isinstance(label, int) and names else str(label) for label in boxes.labels]
         classes = list(found.classes)
@@ -130,13 +130,13 @@ def collect_examples(
         relevant = relevance["i2t"].mask(range(i, i + 1))[0]
         place, found = _best(scores[i], relevant, lambda texts: match([i] * len(texts), texts), top, judged)
         answers = tuple(Answer(text=pairs.texts[t], image=None, **numbers) for t, numbers in found)
-        return Query(text=records[i].captions[0], image=load_image(records[i]), place=place, answers=answers)
+        return Query(text=records[i].captions[0], image=picture_of(records[i]), place=place, answers=answers)
 
     def by_text(t: int) -> Query:
         relevant = relevance["t2i"].mask(range(t, t + 1))[0]
         place, found = _best(scores[:, t], relevant, lambda images: match(images, [t] * len(images)), top, judged)
         answers = tuple(
-            Answer(text=records[i].captions[0], image=load_image(records[i]), **numbers) for i, numbers in found
+            Answer(text=records[i].captions[0], image=picture_of(records[i]), **numbers) for i, numbers in found
         )
         return Query(text=pairs.texts[t], image=None, place=place, answers=answers)
 
@@ -155,7 +155,7 @@ def collect_classified(source: Source, result: ZeroShotResult, *, shown: int = 1
     rows = sorted(Random(seed).sample(range(len(result.labels)), min(shown, len(result.labels))))
     return [
         Classified(
-            image=load_image(source[result.rows[row]]), label=names[int(result.labels[row])],
+            image=picture_of(source[result.rows[row]]), label=names[int(result.labels[row])],
             best=tuple(names[c] for c in result.top[row, :3].tolist()),
         )
         for row in rows

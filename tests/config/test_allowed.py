@@ -33,7 +33,9 @@ models.sizes.dual:clip models.sizes.dual:siglip models.sizes.dual:lit models.siz
 models.sizes.dual:siglip_base models.sizes.dual:lit_base models.sizes.dual:dual_mini models.sizes.dual:siglip_mini
 models.sizes.vilt:vilt models.sizes.vilt:vilt_base models.sizes.vilt:vilt_mini
 models.sizes.vision:vision models.sizes.vision:vision_base models.sizes.vision:vision_small
-models.sizes.vision:vision_mini
+models.sizes.vision:vision_mini models.sizes.video:video models.sizes.video:video_mini models.sizes.video:albef_video
+models.sizes.video:albef_video_mini models.sizes.video:clip_video models.sizes.video:clip_frames
+models.sizes.video:dual_video_mini models.sizes.video:dual_frames_mini
 """
 HEADS = """
 heads.itc:ITC heads.itm:ITM heads.mlm:MLM heads.wpa:WPA heads.sigmoid:Sigmoid heads.classify:Classify
@@ -42,7 +44,7 @@ heads.captioning:Captioner heads.captioning:PrefixCaptioner
 """
 TRANSFORMS = """
 data.images.transforms:EvalTransform data.images.transforms:Blank data.images.centre_crop:CentreCrop
-data.images.variable_size:KeepShape
+data.images.variable_size:KeepShape data.video.transforms:ClipTransform data.video.samplers:Sampler
 """
 BLOCKS = """
 encoders.vit:ViT encoders.text:TextEncoder encoders.text:TextEmbeddings encoders.text:FusionEncoder
@@ -59,13 +61,14 @@ data.sources.published.coco_captions:CocoCaptions
 data.sources.published.vqa:VQAFiles data.sources.published.vqa:VisualGenomeQA data.sources.published.vqa:AnswerLists
 data.sources.published.vqa:GQAQuestions
 data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked data.sources.open:open_records
-data.sources.open:open_source
+data.sources.open:open_source data.openmoji.moving:Moving data.openmoji.moving:MovingQuestions
 """
 SETTINGS = """
 config.experiment:Experiment config.experiment:Data config.experiment:Run config.experiment:Optim
 config.experiment:Rule config.experiment:Teacher config.experiment:Ramp data.texts.protocol:Framing
 data.texts.tokenizers:train_sentencepiece data.texts.tokenizers:from_hub data.texts.tokenizers:reuse
 data.images.transforms:TrainTransform data.images.transforms:BlankTrain data.images.variable_size:KeepShapeTrain
+data.video.transforms:ClipTrain
 data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores evals.classification:Classification
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
@@ -228,6 +231,9 @@ def use(part, kind):
 def test_what_may_be_named_builds_and_does_nothing_else_whatever_it_is_given(kind, name, tmp_path):
     target, form = find(name, kind), kind.form
     fine = good(target) | ({"transform": None} if name.endswith(":Blank") else {})
+    if name.endswith(":ClipTransform"):
+        frame, sampler = ("mmkit.data.images.transforms:EvalTransform", "mmkit.data.video.samplers:Sampler")
+        fine |= {"frame": {"dataclass": frame, "args": {"size": 8}}, "sampler": {"dataclass": sampler, "args": {}}}
     wanted = target if kind is TRANSFORM else nn.Module
     assert isinstance(use(rebuild({form: name, "args": fine}, kind), kind), wanted)
     values, built = hostile(tmp_path), 0

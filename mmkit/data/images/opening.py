@@ -21,6 +21,7 @@ from typing import IO
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.formats import BEGINNINGS, FORMATS, kind_of
 from mmkit.data.images.grey import deep_to_rgb, is_deep
 from mmkit.data.images.png import bare
@@ -79,6 +80,8 @@ def load_image(record: Record | Image.Image | Path | str | bytes | IO[bytes]) ->
         BadImage: missing, truncated, no picture of a known format, or too large; the message names the file.
     """
     image = record.image if isinstance(record, Record) else record
+    if isinstance(image, Clip):
+        raise UserError(f"{image}: is a clip, and a picture is wanted here")
     name = str(image) if isinstance(image, (str, Path)) else "a picture in memory"
     if isinstance(record, Record):
         name = f"{image} ({record.key})" if isinstance(image, Path) and record.key != str(image) else record.key

@@ -226,11 +226,16 @@ class Blank:
 
     transform: Any
 
-    def __call__(self, image: Image.Image, *further: Any) -> Any:
+    @property
+    def reads_clips(self) -> bool:
+        """Whether it is of clips; as the transform."""
+        return bool(getattr(self.transform, "reads_clips", False))
+
+    def __call__(self, image: Any, *further: Any) -> Any:
         """RGB picture -> what the transform makes of a grey one; what else it takes stays as it is."""
         return self.transform(blank(image), *further)
 
-    def raw_pixels(self, image: Image.Image, *further: Any) -> Any:
+    def raw_pixels(self, image: Any, *further: Any) -> Any:
         """The same before it is normalised, where the transform gives that."""
         return look(self.transform, blank(image), *further)
 
@@ -239,9 +244,9 @@ class BlankTrain(Blank):
     """The same for training: (RGB picture, caption, Random)."""
 
 
-def blank(image: Image.Image) -> Image.Image:
-    """Nothing but grey, of the same size."""
-    return Image.new("RGB", image.size, (128, 128, 128))
+def blank(image: Any) -> Any:
+    """Nothing but grey, of the same size; of a clip as many frames."""
+    return Image.new("RGB", image.size, (128, 128, 128)) if isinstance(image, Image.Image) else image.blank()
 
 
 def erase_box(width: int, height: int, rng: Random) -> tuple[int, int, int, int]:

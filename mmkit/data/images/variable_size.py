@@ -147,6 +147,8 @@ class KeepShapeTrain:
 def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
     """Pictures (3, h, w) as one batch (B, 3, height, width), and (B, height, width) bool where there is picture.
 
+    Clips (3, T, h, w) are of one size, and their batch is (B, 3, T, h, w).
+
     canvas: (height, width) of the batch, for ranks that must agree on it; None = the largest sides, and no mask where
     all pictures are of one size. ValueError for a picture that is larger than the canvas.
     """
@@ -154,7 +156,10 @@ def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = No
     if canvas is None and len(shapes) == 1:
         return torch.stack(list(pictures)), None
     if any(len(shape) != 3 for shape in shapes):
-        raise UserError(f"pictures of unequal shapes {sorted(map(tuple, shapes))} cannot share a batch")
+        of = "clips are of one size and number of frames" if any(len(shape) == 4 for shape in shapes) else ""
+        raise UserError(
+            f"pictures of unequal shapes {sorted(map(tuple, shapes))} cannot share a batch{of and '; ' + of}"
+        )
     largest = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
     height, width = canvas or largest
     if largest[0] > height or largest[1] > width:

@@ -1,7 +1,7 @@
 """A picture of a batch as the model sees it: the pixels after every transform, the caption, which tokens are hidden.
 
 For ``mmkit data show SOURCE --out grid.png``. Captions in scripts that Pillow's own font lacks need a font of the
-system. Boxes are drawn as the view has them. Left out: video.
+system. Boxes are drawn as the view has them; of a clip all frames are shown side by side, without boxes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.transforms import CLIP_MEAN, CLIP_STD, TrainTransform, Triple
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
 from mmkit.data.order import Mixed, Order, order_of
@@ -22,6 +23,9 @@ from mmkit.data.targets import Given, RawTargets
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.data.texts.protocol import Tokenizer
+from mmkit.data.video.samplers import Sampler
+from mmkit.data.video.strip import FRAMES, strip
+from mmkit.data.video.transforms import ClipTrain
 from mmkit.errors import UserError
 from mmkit.types import Batch
 
@@ -31,8 +35,12 @@ def sample_batch(source: Source, *, n: int = 16, size: int = 128, seed: int = 0)
     captions = [caption for _, caption in zip(range(20_000), captions_of(source), strict=False)]
     tokenizer = SentencePieceTokenizer.train(captions, vocab_size=2000) if captions else None
     boxed = "boxes" in source[0].targets
+    transform = TrainTransform(size=size, scale=(0.5, 1.0))
+    if isinstance(source[0].image, Clip):
+        sampler = Sampler(how="segments", frames=FRAMES)
+        transform = ClipTrain(size=size, scale=(0.5, 1.0), randaugment=None, sampler=sampler)
     dataset = PairDataset(
-        source=source, transform=TrainTransform(size=size, scale=(0.5, 1.0)), tokenizer=tokenizer, max_tokens=40,
+        source=source, transform=transform, tokenizer=tokenizer, max_tokens=40,
         masking=Masking(whole_word=True), seed=seed, targets=Named(Given(), ()) if boxed else RawTargets(),
     )  # fmt: skip
     return batch_of(dataset, n, order_of(source, seed=seed)), tokenizer
@@ -72,14 +80,16 @@ def grid(
 
 
 def to_image(pixels: torch.Tensor, mean: Triple = CLIP_MEAN, std: Triple = CLIP_STD) -> Image.Image:
-    """(3, h, w) normalised pixels back to a picture."""
+    """(3, h, w) normalised pixels back to a picture; of a clip (3, T, h, w) its frames side by side."""
+    if pixels.ndim == 4:
+        return strip([to_image(frame, mean, std) for frame in pixels.unbind(1)])
     values = pixels.detach().float().cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
     array = (values * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _with_boxes(batch: Batch, row: int, image: Image.Image, classes: Sequence[str]) -> Image.Image:
-    frames = frames_of(batch.targets, row, classes)
+    frames = frames_of(batch.targets, row, classes) if batch.pixels.ndim == 4 else []
     return framed(image, frames, image.width / batch.pixels.shape[-1]) if frames else image
 
 

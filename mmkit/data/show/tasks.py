@@ -11,10 +11,12 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.opening import load_image
 from mmkit.data.labels import Label, own_names
 from mmkit.data.records import Record, Source
 from mmkit.data.show.words import FAINT, INK, LINE, RED, WHITE, font, in_rows
+from mmkit.data.video.strip import FRAMES, shown
 
 SIDE = 220
 
@@ -52,19 +54,20 @@ def right_answer(record: Record, names: list[Label] | None = None) -> str:
 
 
 def _cell(record: Record, names: list[Label] | None) -> Image.Image:
-    pictures = [load_image(record)]
+    pictures, wide = [shown(record)], FRAMES - 1 if isinstance(record.image, Clip) else 1
     if "second" in record.targets:
         pictures.append(load_image(record.targets["second"]))
-    pictures = [picture.resize((SIDE, round(picture.height * SIDE / picture.width))) for picture in pictures]
-    width = SIDE * len(pictures) + (len(pictures) - 1) * 4
+    side = SIDE * wide
+    pictures = [picture.resize((side, round(picture.height * side / picture.width))) for picture in pictures]
+    width = side * len(pictures) + (len(pictures) - 1) * 4
     text = [(line, INK) for line in _lines(" / ".join(record.captions), width)]
     text += [(line, RED) for line in _lines(right_answer(record, names), width)]
     height = max(picture.height for picture in pictures)
     cell = Image.new("RGB", (width, height + 6 + LINE * len(text)), WHITE)
     pen = ImageDraw.Draw(cell)
     for i, picture in enumerate(pictures):
-        cell.paste(picture, (i * (SIDE + 4), 0))
-        pen.rectangle((i * (SIDE + 4), 0, i * (SIDE + 4) + SIDE - 1, picture.height - 1), outline=FAINT)
+        cell.paste(picture, (i * (side + 4), 0))
+        pen.rectangle((i * (side + 4), 0, i * (side + 4) + side - 1, picture.height - 1), outline=FAINT)
     for i, (line, colour) in enumerate(text):
         pen.text((0, height + 6 + i * LINE), line, colour, font=font(line))
     return cell

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mmkit.data.clip import Clip
 from mmkit.data.labels import Label, own_names
 from mmkit.data.order import WINDOW, Mixed, Order, order_of, part_seed, shares_of
 from mmkit.data.picture_files import PictureFiles, several
@@ -112,8 +113,9 @@ class Joined(ByNumber):
                 yield record.key, record.image_id, record.captions
 
     def _own(self, record: Record) -> Record:
-        if isinstance(record.image, Path) and (_is_name(record) or record.image_id in self._ambiguous):
-            return replace(record, image_id=os.path.abspath(record.image))
+        files = _paths(record)
+        if files and (_is_name(record) or record.image_id in self._ambiguous):
+            return replace(record, image_id="|".join(map(os.path.abspath, files)))
         return record
 
     def _look(self) -> frozenset[str]:
@@ -152,5 +154,14 @@ def _files(part: Source) -> PictureFiles | None:
 
 def _is_name(record: Record) -> bool:
     """Whether an id is the picture's path, or the end of it."""
-    path = record.image.as_posix() if isinstance(record.image, Path) else ""
-    return path == record.image_id or path.endswith(f"/{record.image_id}")
+    paths, names = [path.as_posix() for path in _paths(record)], record.image_id.split("|")
+    if len(paths) != len(names):
+        return False
+    return all(path == name or path.endswith(f"/{name}") for path, name in zip(paths, names, strict=True))
+
+
+def _paths(record: Record) -> list[Path]:
+    """Of a record's picture, or of the files of its clip."""
+    if isinstance(record.image, Clip):
+        return list(record.image.files())
+    return [record.image] if isinstance(record.image, Path) else []

@@ -40,11 +40,24 @@ def clip(
             patch_dropout=patch_dropout, checkpointing=checkpointing,
         ) if backbone is None else _foreign(backbone, image_size, checkpointing, patch_dropout)
     )  # fmt: skip
+    return clip_over(
+        image, vocab_size, max_tokens, text_depth=text_depth, text_width=text_width, text_heads=text_heads,
+        text_mlp_width=text_mlp_width, embed_dim=embed_dim, activation=text_activation or activation,
+        checkpointing=checkpointing,
+    )  # fmt: skip
+
+
+def clip_over(
+    image: ImageTower, vocab_size: int, max_tokens: int, *, text_depth: int, text_width: int, text_heads: int,
+    embed_dim: int, text_mlp_width: int | None = None, activation: str = "gelu", checkpointing: bool = False,
+    kind: type[Dual] = Dual,
+) -> Dual:  # fmt: skip
+    """A CLIP with this image tower: the causal text tower, projections and temperature. kind: a class of ``Dual``."""
     text = PreNormText(
         vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp_width,
-        activation=text_activation or activation, checkpointing=checkpointing,
+        activation=activation, checkpointing=checkpointing,
     )  # fmt: skip
-    return Dual(
+    return kind(
         image, text, image_pool=_first_or_mean(image), text_pool=LastToken(),
         image_proj=_projection(image.width, embed_dim), text_proj=_projection(text_width, embed_dim),
         embed_dim=embed_dim, temperature=LogScale(),

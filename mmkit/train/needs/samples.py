@@ -22,7 +22,10 @@ HIDDEN = 0.15
 
 def make_batch(exp: Experiment, heads: Mapping[str, Any], size: int, words: bool) -> Batch:
     """``size`` samples with texts of ``data.max_tokens``; targets for mmkit's own heads."""
-    height, width = height_width(exp.data.image_size)
+    shape: tuple[int, ...] = height_width(exp.data.image_size)
+    transform = {} if exp.data.transform is None else arguments_of(exp.data.transform)
+    if (sampler := transform.get("sampler")) is not None:  # a run on clips
+        shape = (sampler.frames, *shape)
     numbers = torch.arange(size)
     length = exp.data.max_tokens
     ids = torch.full((size, length), 5)
@@ -30,7 +33,7 @@ def make_batch(exp: Experiment, heads: Mapping[str, Any], size: int, words: bool
     for head in heads.values():
         targets |= _targets(head, size)
     return Batch(
-        pixels=torch.zeros(size, 3, height, width), image_id=numbers, targets=targets,
+        pixels=torch.zeros(size, 3, *shape), image_id=numbers, targets=targets,
         ids=ids if words else None, mask=torch.ones(size, length, dtype=torch.bool) if words else None,
         caption_id=numbers if words else None, masked=_masked(exp, ids) if words and exp.data.masking else None,
     )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Which frames of a clip are seen: the ways of ViViT, TSN, CLIP4Clip and LAVIS, by name.
+
+A sampler is a part of how a model reads clips. It is stored with the model, and every command uses it. Left out:
+several clips of one video in a test, whose answers are averaged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from random import Random
+from typing import Literal, get_args
+
+from mmkit.errors import UserError
+
+How = Literal["stride", "segments", "linear", "uniform", "headtail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """``frames`` of a clip, in order. A shorter clip is padded by repeating its last frame.
+
+    how, of n frames:
+        "stride": neighbours ``stride`` apart, from a random start in training, in the centre in a test (ViViT).
+        "segments": one of each of as many equal parts, a random one in training, the middle one in a test (TSN).
+        "linear": evenly from the first to the last, both included (CLIP4Clip), in training too.
+        "uniform": the first of each of as many equal parts (LAVIS), in training too.
+        "headtail": half of them at random from each half of the clip (LAVIS); training alone.
+    rate: frames per second that the clip is taken down (or up) to first, for clips that tell theirs; None = all frames.
+    """
+
+    how: How = "segments"
+    frames: int = 8
+    stride: int = 1
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.how not in get_args(How):
+            raise UserError(f"sampler how={self.how!r}: there are {', '.join(get_args(How))}")
+        if type(self.frames) is not int or self.frames < 1 or type(self.stride) is not int or self.stride < 1:
+            raise UserError(f"sampler frames={self.frames}, stride={self.stride}: whole numbers of at least 1")
+        if self.stride > 1 and self.how != "stride":
+            raise UserError(f'sampler stride={self.stride}: is for how="stride", not {self.how!r}')
+        if self.how == "headtail" and self.frames % 2:
+            raise UserError(
+                f'sampler frames={self.frames}: "headtail" takes half of them from each half, an even number'
+            )
+        if self.rate is not None and not self.rate > 0:
+            raise UserError(f"sampler rate={self.rate}: give frames per second, above 0")
+
+    def draw(self, count: int, rate: float | None, rng: Random) -> list[int]:
+        """The frames of a training step, of ``count`` at ``rate`` per second (None = unknown)."""
+        return self._chosen(count, rate, rng)
+
+    def fixed(self, count: int, rate: float | None = None) -> list[int]:
+        """The frames of a test: the same each time."""
+        return self._chosen(count, rate, None)
+
+    def for_eval(self) -> Sampler:
+        """The sampler of evaluations: this one; "uniform" in the place of "headtail", which is for training alone."""
+        return replace(self, how="uniform") if self.how == "headtail" else self
+
+    def _chosen(self, count: int, rate: float | None, rng: Random | None) -> list[int]:
+        if count < 1:
+            raise UserError(f"a clip of {count} frames has none to choose")
+        if self.rate is None:
+            return self._among(count, rng)
+        if rate is None:
+            raise UserError(
+                f"sampler rate={self.rate}: the frames of this clip do not tell their rate; leave it out, or give a "
+                "video or an animated picture"
+            )
+        steps = max(1, round(count / rate * self.rate))
+        return [min(count - 1, int(step * rate / self.rate + 1e-6)) for step in self._among(steps, rng)]
+
+    def _among(self, n: int, rng: Random | None) -> list[int]:
+        t = self.frames
+        if self.how == "stride":
+            span = (t - 1) * self.stride + 1
+            spare = max(0, n - span)
+            start = spare // 2 if rng is None else rng.randint(0, spare)
+            return [min(n - 1, start + i * self.stride) for i in range(t)]
+        if n < t:
+            return [min(n - 1, i) for i in range(t)]
+        if self.how == "linear":
+            return [i * (n - 1) // (t - 1) for i in range(t)] if t > 1 else [(n - 1) // 2]
+        if self.how == "uniform":
+            return [i * n // t for i in range(t)]
+        if self.how == "headtail":
+            if rng is None:
+                raise UserError('sampler "headtail" is for training alone; give "uniform" or "segments" for the test')
+            half = t // 2
+            return sorted(rng.sample(range(n // 2), half)) + sorted(rng.sample(range(n // 2, n), half))
+        edges = [i * n // t for i in range(t + 1)]
+        if rng is None:
+            return [(2 * i + 1) * n // (2 * t) for i in range(t)]
+        return [rng.randrange(low, high) for low, high in pairwise(edges)]
