@@ -58,8 +58,8 @@ def _own(transform: Any) -> set[str]:
     return next(names for names in kinds if names)
 
 
-def drawn(transform: Any, image: Image.Image, texts: Sequence[str], rng: Random) -> tuple[Pixels, str, View | None]:
-    """What training sees of a picture and of the first of its texts, and the view, which holds for all else of it.
+def drawn(transform: Any, image: Any, texts: Sequence[str], rng: Random) -> tuple[Pixels, str, View | None]:
+    """What training sees of a picture or clip and of the first of its texts, and the view, which holds for the rest.
 
     texts: all words that must stay true; "" as the first where there is no caption. A transform without a ``draw``, or
     of a class of the user's own that changes the call alone, gives no view.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
@@ -69,7 +69,7 @@ class ClipTransform:
     def view(self, size: tuple[int, int]) -> View | None:
         """What is shown of clips whose frames are of this size, (width, height); None where ``frame`` cannot tell."""
         one = view_of(self.frame, size)
-        return None if one is None else replace(one, paint=self.raw_pixels)
+        return None if one is None else replace(one, paint=cast(Any, self.raw_pixels))
 
 
 @dataclass(frozen=True, kw_only=True)
