@@ -5,8 +5,8 @@ from PIL import Image
 
 from mmkit.cli.main import add_command, execute, main
 from mmkit.errors import UserError
+from tests.several import as_launched
 from tests.train.fakes import COLOURS
-from tests.train.test_processes import launch
 
 CONFIG = """
 from mmkit.config import Experiment
@@ -89,14 +89,12 @@ def test_the_best_on_dev_is_tested_by_the_folder_best(tmp_path):
     assert json.loads(file.read_text())["training.steps"] == kept["step"]
 
 
-@pytest.mark.slow
 def test_the_script_goes_on_with_two_processes_where_the_command_stopped(config, tmp_path):
     out, file = tmp_path / "run", tmp_path / "n.json"
     spec = f"{config}:small(steps=6)"
     assert main(["train", spec, "--out", str(out), "--json", str(file), "--set", "run.stop_after_steps=3"]) == 0
     assert json.loads(file.read_text())["step"] == 3
-    done = launch("scripts/pretrain.py", spec, "--out", out, "--json", file, "--resume")
-    assert done.returncode == 0, done.stderr
+    _, said = as_launched(2, ["scripts/pretrain.py", spec, "--out", out, "--json", file, "--resume"], tmp_path)
     assert json.loads(file.read_text())["step"] == 6
     assert (out / "model.safetensors").is_file()
-    assert "resumes on 2 processes what 1 began" in done.stderr
+    assert "resumes on 2 processes what 1 began" in said

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from mmkit.errors import UserError
 from mmkit.ranks import on_first, rank, together
 from mmkit.train import checkpoint, loop
+from mmkit.train.clock import Clock
 from mmkit.train.loop import train
 from mmkit.train.saving import Saving
 from tests.train.fakes import Squares, drawing, plain, tiny
@@ -65,6 +66,20 @@ def mistakes():
     }  # fmt: skip
 
 
+def timed(out):
+    """The last step and its rate, of two processes with other clocks: the second one's is four times as fast."""
+    clock, step = [0.0], loop.Trainer.take_step
+
+    def take_step(self, batches):
+        clock[0] += 0.125 if rank() == 0 else 0.5
+        step(self, batches)
+
+    loop.Trainer.take_step, loop.Clock = take_step, partial(Clock, now=lambda: clock[0])
+    found = train(tiny(run=dict(steps=None, minutes=0.0125), optim=dict(warmup_steps=None)), out)
+    loop.Trainer.take_step, loop.Clock = step, Clock
+    return [found["step"], found["lr"]]
+
+
 def saves(out):
     """Of two processes with other clocks the steps at which they save; and what both see of a full disk."""
     steps, clock, save, step, fill = [], [0.0], Saving.save, loop.Trainer.take_step, checkpoint._fill
@@ -103,9 +118,8 @@ def main() -> None:
     sick = message(tiny(heads=dict(tiny().heads) | {"sick": partial(SickOnOne)}), out / "sick")
     bad = tiny(data=dict(train=partial(Squares, 40, (3, 4, 5, 6, 17)), max_bad_fraction=0.01))
     bad_message = message(bad, out / "bad")
-    timed = train(tiny(run=dict(steps=None, minutes=0.01), optim=dict(warmup_steps=None)), out / "clock")
     report = {
-        "loss": numbers["loss"], "sick": sick, "bad": bad_message, "clock": [timed["step"], timed["lr"]],
+        "loss": numbers["loss"], "sick": sick, "bad": bad_message, "clock": timed(out / "clock"),
         "mistakes": mistakes(), "saves": saves(out),
     }  # fmt: skip
     dist.barrier()
