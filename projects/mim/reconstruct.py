@@ -2,15 +2,16 @@
 
     python -m projects.mim.reconstruct runs/mae --data pictures --out reconstructed.png
 
-Three columns: what the model saw, what it painted, the truth; visible patches are shown as they are. Of a model trained
-on normalised patches (``norm_pix``) the true mean and deviation of each hidden patch go into what is shown, which says
-so: without them there is nothing to see, and with them the colours are not the model's.
+Three pictures for each: what the model saw, what it painted, the truth; visible patches are shown as they are. Of a
+model trained on normalised patches (``norm_pix``) the true mean and deviation of each hidden patch go into what is
+shown, which says so: without them there is nothing to see, and with them the colours are not the model's.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,33 @@ def as_bytes(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _drawn(columns: list[Tensor], note: str) -> Image.Image:
+    """The three pictures of each row, two rows of them side by side, above what must be said."""
     count, _, height, width = columns[0].shape
-    pen = font(note, 12)
-    wide = max(3 * width + 4 * GAP, int(pen.getlength(note)) + 2 * GAP)
-    canvas = Image.new("RGB", (wide, count * (height + GAP) + GAP + LINE), "white")
+    pen, across = font(note, 12), 1 if len(columns[0]) == 1 else 2
+    block = 3 * (width + GAP)
+    wide = GAP + across * (block + GAP)
+    lines = wrapped(note, wide - 2 * GAP, pen.getlength)
+    high = -(-count // across) * (height + GAP) + GAP
+    canvas = Image.new("RGB", (wide, high + len(lines) * LINE + GAP), "white")
     for x, column in enumerate(columns):
-        for y, picture in enumerate(column):
+        for i, picture in enumerate(column):
             image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-            canvas.paste(image, (GAP + x * (width + GAP), GAP + y * (height + GAP)))
-    ImageDraw.Draw(canvas).text((GAP, canvas.height - LINE), note, "black", pen)
+            left = GAP + (i % across) * (block + GAP) + x * (width + GAP)
+            canvas.paste(image, (left, GAP + i // across * (height + GAP)))
+    ImageDraw.Draw(canvas).text((GAP, high), "\n".join(lines), "black", pen, spacing=LINE - 12)
     return canvas
+
+
+def wrapped(text: str, width: float, length: Callable[[str], float]) -> list[str]:
+    """The words of a text in lines of at most this length each, or of one word."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and length(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:

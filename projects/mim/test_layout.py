@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 import mmkit
 from mmkit.cli import main
@@ -114,7 +115,9 @@ def test_weights_without_a_decoder_are_refused(files, tmp_path, capsys):
 def test_a_picture_says_what_leaked(files, tmp_path, capsys):
     """What is visible is the truth, what was hidden is grey in the first column; the note is that of the target."""
     reconstruct.main([str(files[0] / "mae"), "--n", "2", "--out", str(tmp_path / "a.png")])
-    assert (tmp_path / "a.png").stat().st_size > 500
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.width == 8 + 2 * (3 * 40 + 8)  # two of three pictures of 32 pixels side by side
+    assert reconstruct.wrapped("a bb ccc", 4, len) == ["a bb", "ccc"]
     predictor = mmkit.load(files[0] / "mae")
     seen = {}
 
@@ -124,8 +127,6 @@ def test_a_picture_says_what_leaked(files, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconstruct, "_drawn", keep)
         image = [torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy() for _ in range(2)]
-        from PIL import Image
-
         images = [Image.fromarray(x) for x in image]
         reconstruct.reconstructed(predictor, images)
         assert seen["note"] == f"75 % hidden; {reconstruct.PLAIN}"

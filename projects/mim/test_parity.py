@@ -96,7 +96,8 @@ def compare(task, found_gradients):
                 ours, theirs = (torch.cat(g.chunk(3)[::2]) for g in (parameter.grad, found_gradients[name]))
                 assert_near(ours, theirs, GRADIENT, name, "gradients", largest)
             else:
-                assert_near(parameter.grad, found_gradients[name], GRADIENT, name, "gradients", largest)
+                may_cancel = largest if "attn.qkv" in name else 0.0
+                assert_near(parameter.grad, found_gradients[name], GRADIENT, name, "gradients", may_cancel)
 
 
 def named(model, pick):
