@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     if not args.sample and (given := [name for name in DRAWN if getattr(args, name) is not None]):
         raise UserError(f"--{given[0].replace('_', '-')} is about drawn words: give --sample too")
     if args.data is not None:
-        source = open_data(args, {"caption"}, ("image", "caption", "image_id"))
+        source = open_data(args, {"caption"}, ("image", "caption", "image_id", "video"))
         from mmkit.evals.captions.evaluate import WrittenCaptions
 
         measure(args, WrittenCaptions(source=source, how=_how(args), **evaluation(args)))
@@ -92,13 +92,14 @@ def _write(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkit.data.images.opening import load_image
+    from mmkit.data.video.opening import check_there
     from mmkit.ranks import rank
 
-    pictures = [load_image(path) for path in args.image]
+    for path in args.image:
+        check_there(path)
     how = _how(args)
     with make_predictor(args) as predictor:
-        found = predictor.caption(pictures, how, batch_size=args.batch_size)
+        found = predictor.caption(args.image, how, batch_size=args.batch_size)
     if rank() == 0:
         table = Table(show_header=False, box=None)
         for path, caption in zip(args.image, found, strict=True):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SOURCE = (
     "what mmkit reads: JSON lines, a table (CSV, TSV), Parquet or hf:NAME, a folder of pictures in class folders or "
     "with captions beside them, indexed tar shards, a published list, openmoji[:LANGUAGE], or one of "
-    "openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa, each also with :SPLIT"
+    "openmoji-questions, openmoji-pairs, openmoji-hypotheses, openmoji-moving, easy-vqa, each also with :SPLIT"
 )
 COLUMNS = "image=...,caption=..., or any other field"
 QUESTIONS = (

@@ -144,6 +144,11 @@ def add_model_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
     )
+    command.add_argument(
+        "--frames", metavar="[HOW:]N",
+        help="read clips by a model of pictures: N frames one by one, and their mean (CLIP4Clip); HOW is segments "
+        "(default), linear, uniform or stride",
+    )  # fmt: skip
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -159,7 +164,7 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
-    source = open_data(args, {"caption"}, ("image", "caption", "image_id"))
+    source = open_data(args, {"caption"}, ("image", "caption", "image_id", "video"))
     from mmkit.evals.retrieval import Retrieval  # slow, as all below that computes
 
     measure(args, Retrieval(source=source, rerank_top=args.rerank, **evaluation(args)))
@@ -173,7 +178,7 @@ def zeroshot(args: argparse.Namespace) -> None:
 
     _check_class_files(args)
     needed = args.predictions is None or args.classes is None
-    source = open_data(args, {"label"}, ("image", "label"), answers_needed=needed)
+    source = open_data(args, {"label"}, ("image", "label", "video"), answers_needed=needed)
     classes = args.classes or own_classes(args.data)
     if classes is not None:
         read_classes(classes)
@@ -191,7 +196,7 @@ def zeroshot(args: argparse.Namespace) -> None:
 def classify(args: argparse.Namespace) -> None:
     """Measure and show."""
     _check_class_files(args)
-    source = open_data(args, {"label"}, ("image", "label"), answers_needed=args.predictions is None)
+    source = open_data(args, {"label"}, ("image", "label", "video"), answers_needed=args.predictions is None)
     from mmkit.evals.image_classes import ImageClasses
 
     _write_class_files(args, measure(args, ImageClasses(source=source, head=args.head, **evaluation(args))))
@@ -258,6 +263,10 @@ def make_predictor(args: argparse.Namespace) -> Iterator[Predictor]:
         if args.device is None:
             raise
         raise UserError(f"--device {args.device}: cannot be used ({error})") from error
+    if args.frames is not None:
+        from mmkit.inference.frames import over_frames
+
+        predictor = over_frames(predictor, args.frames)
     with progress(shown=state.is_main_process) as report:
         predictor.progress = report
         with predictor.encoder.counting():

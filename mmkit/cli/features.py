@@ -65,4 +65,4 @@ def _source(args: argparse.Namespace) -> Source:
     if path.is_dir() and not is_data_set(args.data) and not is_shards(args.data) and metadata_in(path) is None:
         Options(columns=columns_of(args.columns), split=args.split, images=args.images).refuse(args.data)
         return Pictures(path)
-    return open_data(args, (), ("image", "caption", "image_id"))
+    return open_data(args, (), ("image", "caption", "image_id", "video"))

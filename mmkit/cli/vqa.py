@@ -15,7 +15,7 @@ from mmkit.errors import UserError
 log = logging.getLogger("mmkit")
 
 OF_DATA = ("annotations", "images", "pictures", "split", "columns", "predictions", "as_published", "max_bad")
-FIELDS = ("image", "question", "answers", "image_id", "question_id", "answer_type")
+FIELDS = ("image", "question", "answers", "image_id", "question_id", "answer_type", "video")
 
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
@@ -74,15 +74,15 @@ def _ask(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkit.data.images.opening import load_image
+    from mmkit.data.video.opening import check_there
     from mmkit.ranks import rank
 
-    picture = load_image(args.image)
+    check_there(args.image)
     chosen = _answers(args)
     args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         count_first_tokens_twice(args, predictor)
-        (found,) = predictor.answer([picture], [args.question], answers=chosen, top=args.top, generate=args.generate)
+        (found,) = predictor.answer([args.image], [args.question], answers=chosen, top=args.top, generate=args.generate)
     if rank() == 0:
         if len(found) < args.top and not args.generate:
             log.info("--top %d: there are %d answers to choose from", args.top, len(found))

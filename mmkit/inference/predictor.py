@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from mmkit.data.collate import Collator, Sample, of_pictures, padded_texts
@@ -67,7 +66,7 @@ class Predictor:
 
     def __init__(
         self, model: Any, heads: Mapping[str, nn.Module], tokenizer: Tokenizer | None,
-        transform: Callable[[Image.Image], Pixels], max_tokens: int, *,
+        transform: Callable[[Any], Pixels], max_tokens: int, *,
         precision: Literal["float32", "bf16"] = "float32", progress: Progress | None = None, threads: int = 4,
     ) -> None:  # fmt: skip
         if precision not in ("float32", "bf16"):

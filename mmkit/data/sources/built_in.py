@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from mmkit.data.records import Source
@@ -10,6 +11,7 @@ from mmkit.errors import UserError
 
 BUILT_IN = (
     "openmoji-questions", "openmoji-pairs", "openmoji-hypotheses", "openmoji-crowded", "openmoji-expressions",
+    "openmoji-moving", "openmoji-moving-questions",
     "easy-vqa",
 )  # fmt: skip
 BOXED = ("openmoji-crowded", "openmoji-expressions")
@@ -33,11 +35,13 @@ def built_in(name: str, n: int = N) -> Source | None:
         return Crowded(split=split, n=n, size=128)  # type: ignore[arg-type]  # checked there
     from mmkit.data.openmoji.expressions import Expressions
     from mmkit.data.openmoji.hypotheses import Hypotheses
+    from mmkit.data.openmoji.moving import TYPES, Moving, MovingQuestions
     from mmkit.data.openmoji.pairs import Pairs
     from mmkit.data.openmoji.questions import Questions
 
     makers: dict[str, Callable[..., Source]] = {
         "questions": Questions, "pairs": Pairs, "hypotheses": Hypotheses, "expressions": Expressions,
+        "moving": Moving, "moving-questions": partial(MovingQuestions, types=TYPES),
     }  # fmt: skip
     return makers[kind.removeprefix("openmoji-")](split=split, n=n, plain=True)
 

@@ -61,6 +61,13 @@ def open_clip(what: Clip | Image.Image | Path | str | bytes, name: str | None = 
     return Pictures(name, frames, clip.rate)
 
 
+def check_there(file: Path) -> None:
+    """BadImage for a picture that cannot be read, and a clip that is not there, before a model is loaded."""
+    if file.is_dir() or (file.is_file() and not is_picture(file)):
+        return
+    load_image(file)
+
+
 def as_file(what: Path | str | bytes) -> Path | bytes:
     """A path as such."""
     return Path(what) if isinstance(what, str) else what
