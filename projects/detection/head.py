@@ -70,7 +70,7 @@ class DETR(Head):
         self.queries, self.groups, self.denoising = queries, groups, denoising
         self.costs = SOFTMAX if self.loss == "softmax" else FOCAL
         sides: dict[str, Any] = {"width": width, "heads": heads, "hidden": hidden or 4 * width, "dropout": dropout}
-        self.project = nn.Linear(spec.image_width, width)
+        self.project = nn.Linear(spec.layer_width(layer), width)
         self.norm = nn.LayerNorm(width) if norm else None
         self.encoder = Encoder(encoder, **sides)
         outputs = len(self.classes) + (self.loss == "softmax")
@@ -85,10 +85,10 @@ class DETR(Head):
     def map_of(self, f: Features) -> Map:
         """The tokens of the patches as a map, projected."""
         image = f.image if self.layer is None else f.image_layers((self.layer,))[self.layer]
-        grid = self.spec.grid(f.batch.pixels.shape[2:])
+        grid = self.spec.grid(f.batch.pixels.shape[2:], self.layer)
         if len(grid) != 2:
             raise UserError("DETR reads pictures, and these are clips")
-        cells = self.project(image.x[:, self.spec.class_tokens :])
+        cells = self.project(image.x[:, image.x.shape[1] - grid[0] * grid[1] :])
         if self.norm is not None:
             cells = self.norm(cells)
         if f.batch.pixel_mask is None:

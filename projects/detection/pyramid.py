@@ -57,8 +57,10 @@ def level(width: int, out: int, scale: float) -> nn.Sequential:
 class Pyramid(nn.Module):
     """Maps by name, "0" the finest, each of ``width`` channels.
 
+    ``strides``: pixels from cell to cell of each level, down and across.
+
     layers: of the tower. One makes ViTDet's pyramid with ``scales``; several, whose maps differ, a feature pyramid.
-    None = the last block of a tower of one grid, or all layers of one whose maps shrink, but the two finest.
+    None = the last block of a tower of one grid, or of one whose maps shrink the last layers of its four coarsest.
     """
 
     def __init__(
@@ -72,14 +74,17 @@ class Pyramid(nn.Module):
         if not self.layers or len(spec.patch) != 2:
             raise UserError("a pyramid needs a tower of pictures whose tokens after some layer can be asked for")
         if len(self.layers) == 1:
-            own = layer_width(spec, self.layers[0])
+            own = spec.layer_width(self.layers[0])
             self.levels = nn.ModuleList(level(own, width, float(scale)) for scale in scales)
             self.fpn = None
+            patches = [spec.layer_patch(self.layers[0])] * len(scales)
         else:
-            self.levels = nn.ModuleList()
-            self.fpn = FeaturePyramidNetwork([layer_width(spec, name) for name in self.layers], width)
-        self.count = len(self.levels) or len(self.layers)
-        self.coarsest = min(1.0, *scales) if self.fpn is None else 1.0
+            self.levels, scales = nn.ModuleList(), (1.0,) * len(self.layers)
+            patches = [spec.layer_patch(name) for name in self.layers]
+            self.fpn = FeaturePyramidNetwork([spec.layer_width(name) for name in self.layers], width)
+        self.strides = [(high / scale, wide / scale) for (high, wide), scale in zip(patches, scales, strict=True)]
+        self.count = len(self.strides)
+        self.coarsest = min(1.0, *scales)
 
     def forward(self, f: Features) -> OrderedDict[str, Tensor]:
         """(B, width, h, w) of each level; UserError for pictures of unequal sizes."""
@@ -101,26 +106,13 @@ class Pyramid(nn.Module):
 
 def as_map(tokens: Tokens, spec: ModelSpec, size: Sequence[int], layer: str) -> Tensor:
     """The tokens of a layer that are patches, as a map (B, D, h, w)."""
-    high, wide = grid_after(spec, size, layer)
+    high, wide = spec.grid(size, layer)
     first = tokens.x.shape[1] - high * wide
     return tokens.x[:, first:].mT.unflatten(2, (high, wide))
 
 
-def grid_after(spec: ModelSpec, size: Sequence[int], layer: str) -> tuple[int, ...]:
-    """Rows and columns of the tokens after a layer."""
-    patches = getattr(spec, "layer_patches", ())
-    return spec.grid(size, layer) if patches else spec.grid(size)
-
-
-def layer_width(spec: ModelSpec, layer: str) -> int:
-    """The width of the tokens after a layer."""
-    widths: Sequence[int] = getattr(spec, "layer_widths", ())
-    return widths[spec.layers.index(layer)] if widths else spec.image_width
-
-
 def _usual(spec: ModelSpec) -> tuple[str, ...]:
-    patches: Sequence[Sequence[int]] = getattr(spec, "layer_patches", ())
-    if len({tuple(patch) for patch in patches}) > 1:
-        last = {tuple(patch): name for patch, name in zip(patches, spec.layers, strict=True)}
+    last = {spec.layer_patch(name): name for name in spec.layers}  # of each resolution
+    if len(last) > 1:
         return tuple(last.values())[-4:]
     return spec.layers[-1:]

@@ -56,6 +56,7 @@ class SSD(Head):
         self.reads_layers = self.pyramid.layers
         count = self.pyramid.count
         self.boxes = DefaultBoxGenerator([list(ratios)] * count, smallest, largest)
+        self.boxes.steps = [high for high, _ in self.pyramid.strides]
         self.heads = SSDHead([width] * count, self.boxes.num_anchors_per_location(), len(self.classes) + 1)
         self.coder, self.matcher = BoxCoder(CODER), SSDMatcher(0.5)
         self.negatives, self.least = negatives, least

@@ -10,12 +10,14 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchSSD
 from torchvision.models.detection.ssd import SSDHead
+from torchvision.ops import MultiScaleRoIAlign
 
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.models.sizes.vision import vision
 from mmkit.task import Task
 from projects.detection.examples import CLASSES, SCENES, scene, together
+from projects.detection.head import DETR
 from projects.detection.pyramid import ChannelNorm, level
 from projects.detection.ssd import SSD
 from projects.detection.two_stage import FasterRCNN, Sampler
@@ -67,14 +69,14 @@ class Maps(nn.Module):
 
 
 def torchvision_two_stage(m, head):
-    head.pyramid(Features(m, together(*SCENES)))
     strides = [2, 4, 8, 16]
     made = TorchFasterRCNN(
         Maps(m, head),
         rpn_anchor_generator=AnchorGenerator(tuple((4.0 * s,) for s in strides), ((0.5, 1.0, 2.0),) * 4),
         rpn_batch_size_per_image=32, box_batch_size_per_image=16, rpn_pre_nms_top_n_train=60, rpn_pre_nms_top_n_test=40,
         rpn_post_nms_top_n_train=60, rpn_post_nms_top_n_test=40, box_detections_per_img=100,
-        box_roi_pool=head.roi.box_roi_pool, box_head=head.roi.box_head, box_predictor=head.roi.box_predictor,
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2, canonical_scale=8, canonical_level=1),
+        box_head=head.roi.box_head, box_predictor=head.roi.box_predictor,
         rpn_head=head.rpn.head,
     )  # fmt: skip
     made.transform = Same()
@@ -90,8 +92,6 @@ def lists(batch, first=1):
 def test_faster_rcnn_is_torchvisions_losses_and_detections(monkeypatch):
     m, head = two_stage()
     theirs, batch = torchvision_two_stage(m, head), together(*SCENES)
-    head.eval().predict(Features(m, batch))  # tells the shared parts the strides, powers of two here
-    head.train()
     torch.manual_seed(5)
     expected = theirs.train()(list(batch.pixels), lists(batch))
     monkeypatch.setattr(Sampler, "__call__", lambda self, labels: as_torchvision(self, labels))
@@ -195,6 +195,7 @@ def test_anchors_and_scales_follow_the_grid_also_of_patches_that_are_no_power_of
     maps, images = head._seen(Features(m, together((torch.zeros(3, *size), [], []))))
     assert [tuple(one.shape[2:]) for one in maps.values()] == [(size[0] // s, size[1] // s) for s in (3, 6, 12, 24)]
     assert head.roi.box_roi_pool.scales == [1 / 3, 1 / 6, 1 / 12, 1 / 24]
+    assert head.pyramid.strides == [(3, 3), (6, 6), (12, 12), (24, 24)]
     anchors = head.rpn.anchor_generator(images, list(maps.values()))[0]
     squares = (anchors[:, 2:] - anchors[:, :2])[1::3]  # of height : width 1
     assert sorted({float(side) for side in squares.flatten()}) == [12, 24, 48, 96]
@@ -237,3 +238,41 @@ def test_a_picture_too_small_for_a_level_is_refused():
     head = SSD(m.spec, CLASSES, width=WIDTH)
     with pytest.raises(UserError, match="24x24 pixels have a map of 2x2 tokens, too small for a level of 0"):
         head.predict(Features(m, together((torch.zeros(3, 24, 24), [], []))))
+
+
+def test_anchors_of_a_patch_of_fourteen_pixels_stand_where_the_cells_are():
+    torch.manual_seed(0)
+    m = vision(image_size=(28, 28), patch=14, depth=1, width=24, heads=2)
+    head = FasterRCNN(m.spec, CLASSES, width=WIDTH, hidden=32, anchor=4.0).eval()
+    maps, images = head._seen(Features(m, together((torch.zeros(3, 28, 28), [], []))))
+    anchors = head.rpn.anchor_generator(images, list(maps.values()))[0][: 8 * 8 * 3]
+    centres = ((anchors[:, :2] + anchors[:, 2:]) / 2).view(8, 8, 3, 2)
+    assert centres[0, 3, 1].tolist() == [10.5, 0]  # 3.5 from cell to cell; torchvision's own would say 9
+    boxes = SSD(m.spec, CLASSES, width=WIDTH, scales=(2.0, 1.0)).judged(
+        Features(m, together((torch.zeros(3, 28, 28), [], [])))
+    )[2]
+    assert ((boxes[0, :2] + boxes[0, 2:]) / 2).tolist() == [3.5, 3.5]
+
+
+@pytest.mark.parametrize("make", ["faster_rcnn", "ssd", "detr"])
+def test_a_network_whose_maps_shrink(make):
+    """Its own layers, one of each resolution, at sizes that the coarsest does not divide."""
+    torch.manual_seed(0)
+    m = vision(image_size=(80, 64), backbone="torchvision:mobilenet_v3_small")
+    batch = together(scene([[4, 6, 40, 50]], [1], (80, 64)), scene([], [], (80, 64)))
+    if make == "detr":
+        head = DETR(m.spec, CLASSES, width=32, heads=2, queries=4, layer=m.spec.layers[-1])
+    else:
+        head = (
+            FasterRCNN(m.spec, CLASSES, width=WIDTH, hidden=32, anchor=4.0, sampled=(32, 16)) if make == "faster_rcnn"
+            else SSD(m.spec, CLASSES, width=WIDTH)
+        )  # fmt: skip
+        assert head.pyramid.strides[-1] == (32, 32)
+        assert [high for high, _ in head.pyramid.strides] == sorted({high for high, _ in head.pyramid.strides})
+    out = Task(m, {"detect": head}, momentum=None)(batch, 0)
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.parameters())
+    found = head.eval().predict(Features(m.eval(), batch))
+    assert found.boxes.isfinite().all()

@@ -51,14 +51,17 @@ class FasterRCNN(Head):
         self.classes, self.ids = check_classes(classes, ids)
         self.pyramid = Pyramid(spec, width, layers)
         self.reads_layers = self.pyramid.layers
-        self.anchor, self.ratios = anchor, tuple(ratios)
+        self.ratios = tuple(ratios)
         count = self.pyramid.count
-        generator = AnchorGenerator(((1.0,),) * count, (self.ratios,) * count)  # of the right size in ``_fit``
+        sides = [anchor * (high * wide) ** 0.5 for high, wide in self.pyramid.strides]
+        generator = Anchors(sides, self.ratios, self.pyramid.strides)
         before = {"training": proposed[0], "testing": proposed[1]}
         self.rpn = RegionProposalNetwork(
             generator, RPNHead(width, len(self.ratios)), 0.7, 0.3, sampled[0], 0.5, before, before, 0.7
         )
         pool = MultiScaleRoIAlign([str(i) for i in range(count)], 7, 2)
+        pool.scales = [1 / high for high, _ in self.pyramid.strides]  # it would take them for powers of two
+        pool.map_levels = initLevelMapper(0, count - 1, canonical_scale=sides[0], canonical_level=0)
         self.roi = RoIHeads(
             pool, TwoMLPHead(width * 49, hidden), FastRCNNPredictor(hidden, len(self.classes) + 1), 0.5, 0.5,
             sampled[1], 0.25, None, score, overlap, most,
@@ -103,21 +106,26 @@ class FasterRCNN(Head):
     def _seen(self, f: Features) -> tuple[OrderedDict[str, Tensor], ImageList]:
         maps = self.pyramid(f)
         high, wide = f.batch.pixels.shape[-2:]
-        self._fit(maps, (high, wide))
         return maps, ImageList(f.batch.pixels, [(high, wide)] * len(f.batch))
 
-    def _fit(self, maps: OrderedDict[str, Tensor], size: tuple[int, int]) -> None:
-        """Tell torchvision's parts the strides, which they would infer as powers of two and keep for all sizes."""
-        strides = [size[0] / one.shape[-2] for one in maps.values()]
-        generator, pool = self.rpn.anchor_generator, self.roi.box_roi_pool
-        generator.cell_anchors = [
-            generator.generate_anchors((self.anchor * stride,), self.ratios, device=one.device)
-            for stride, one in zip(strides, maps.values(), strict=True)
-        ]
-        pool.scales = [1 / stride for stride in strides]
-        pool.map_levels = initLevelMapper(
-            0, len(strides) - 1, canonical_scale=self.anchor * strides[0], canonical_level=0
-        )
+
+class Anchors(AnchorGenerator):
+    """Anchors of one size a level, at each cell's corner as torchvision has them, whose strides need not be whole.
+
+    torchvision divides the picture by the grid and rounds down, which misplaces those of a patch of 14 pixels.
+    """
+
+    def __init__(self, sides: Sequence[float], ratios: Sequence[float], strides: Sequence[tuple[float, float]]) -> None:
+        super().__init__(tuple((side,) for side in sides), (tuple(ratios),) * len(sides))
+        self.strides = strides
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """(A, 4) for each picture: left, top, right, bottom in pixels."""
+        like = feature_maps[0]
+        strides = [[torch.tensor(side, device=like.device) for side in pair] for pair in self.strides]
+        self.set_cell_anchors(like.dtype, like.device)
+        found = torch.cat(self.grid_anchors([list(one.shape[-2:]) for one in feature_maps], strides))
+        return [found] * len(image_list.image_sizes)
 
 
 class Sampler:
