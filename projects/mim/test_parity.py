@@ -2,16 +2,21 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import transformers
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from mmkit.draws import Draws
+from mmkit.errors import UserError
+from mmkit.nn.patch import patchify
 from mmkit.nn.positions import sincos_positions
 from mmkit.task import Task
 from mmkit.types import Batch
+from projects.mim.beit import BEiT
 from projects.mim.mae import MAE
+from projects.mim.relative import relative_sight
 from projects.mim.simmim import SimMIM
 from tests.parity.measure import assert_near
 from tests.sizes import vision_tiny
@@ -214,48 +219,97 @@ def test_simmim_is_the_loss_of_swin():
     assert_near(absolute_error(wanted.reconstruction[where], pixels[where]), wanted.loss, OUTPUT, "loss", "loss")
 
 
-@pytest.mark.parity("BEiT's head", "transformers, without relative positions")
-def test_beit():
-    from projects.mim.beit import BEiT
+def beit_of(state, scaled=True):
+    """Of a BEiT of transformers, whose keys have no bias; works on weights and on gradients."""
+    whole = dict(state)
+    for i in range(2):
+        prefix = f"beit.layers.{i}.attention"
+        whole[f"{prefix}.k_proj.bias"] = torch.zeros_like(whole[f"{prefix}.q_proj.bias"])
+    whole |= {f"beit.layernorm.{part}": state[f"layernorm.{part}"] for part in PARTS}
+    found = {f"model.image.{k}": v for k, v in tower_of(whole, "beit.").items()}
+    found["model.image.relative.0.table"] = state["beit.shared_position_bias.relative_position_bias_table"]
+    for i in range(2):
+        found |= {f"model.image.blocks.{i}.scale{n}": state[f"beit.layers.{i}.lambda_{n}"] for n in (1, 2)}
+    found |= {f"heads.beit.out.{part}": state[f"lm_head.{part}"] for part in PARTS}
+    return found | {"heads.beit.mask": state["beit.embeddings.mask_token"].flatten()}
 
+
+@pytest.mark.parity("BEiT, pre-training", "transformers")
+def test_beit():
     torch.manual_seed(0)
     config = transformers.BeitConfig(
-        **SIZES, vocab_size=11, use_mask_token=True, use_absolute_position_embeddings=True, layer_scale_init_value=0.0,
-        use_relative_position_bias=False, use_shared_relative_position_bias=False, drop_path_rate=0.0,
+        **SIZES, vocab_size=11, use_mask_token=True, use_absolute_position_embeddings=False, layer_scale_init_value=0.1,
+        use_relative_position_bias=False, use_shared_relative_position_bias=True, drop_path_rate=0.0,
     )  # fmt: skip
     theirs = transformers.BeitForMaskedImageModeling(config).train()
     with torch.no_grad():
-        theirs.beit.embeddings.mask_token.normal_()
-        theirs.beit.embeddings.position_embeddings.normal_(std=0.1)
-    model = vision_tiny()
+        for name, parameter in theirs.named_parameters():  # small random ones would hide a fault
+            if "table" in name or "mask_token" in name:
+                parameter.normal_()
+            elif "lambda" in name:
+                parameter.normal_(1.0, 0.3)
+            elif parameter.ndim == 2:
+                parameter.mul_(5)
+    model = relative_sight(image_size=32, patch=8, depth=2, width=32, heads=2, drop_path=0.0)
     task = Task(model, {"beit": BEiT(model.spec, codes=11, sample=16, axes=12)}, momentum=None)
     b = Batch(pixels=PIXELS, image_id=torch.arange(3))
     task.after_step([task(b, 0).carry])
-
-    def ours(state):
-        whole = dict(state)
-        for i in range(2):  # keys have no bias there
-            prefix = f"beit.layers.{i}.attention"
-            whole[f"{prefix}.k_proj.bias"] = torch.zeros_like(whole[f"{prefix}.q_proj.bias"])
-        whole |= {f"beit.layernorm.{part}": state[f"layernorm.{part}"] for part in PARTS}
-        head = {"mask": state["beit.embeddings.mask_token"].flatten(), "out.weight": state["lm_head.weight"],
-                "out.bias": state["lm_head.bias"]}  # fmt: skip
-        return {f"model.image.{k}": v for k, v in tower_of(whole, "beit.").items()} | {
-            f"heads.beit.{k}": v for k, v in head.items()
-        }
-
-    filled_from(task, ours(named(theirs, lambda p: p.detach())))
+    filled_from(task, beit_of(named(theirs, lambda p: p.detach())))
     head, f = task.heads["beit"], task.features(b, 1)
     hidden = head._hidden(f)[0]
     wanted = theirs(PIXELS, bool_masked_pos=hidden).logits
-    wanted = wanted[:, 1:] if wanted.shape[1] == 17 else wanted
     logits = head.out(f.second_look("beit", hidden=head._hidden(f)[1], by=head.mask).tokens.x[:, 1:])
     assert_near(logits[hidden], wanted[hidden], OUTPUT, "logits")
-    from mmkit.nn.patch import patchify
-
     loss = F.cross_entropy(wanted[hidden], head.codes(patchify(PIXELS, (8, 8)))[hidden])
     out = task(b, 1)
     assert_near(out.loss, loss, OUTPUT, "loss", "loss")
     out.loss.backward()
     loss.backward()
-    compare(task, ours(named(theirs, lambda p: p.grad)))
+    compare(task, beit_of(named(theirs, lambda p: p.grad)))
+
+
+@pytest.mark.parity("BEiT, fine-tuning", "timm")
+def test_a_table_for_each_block_is_that_of_timm():
+    torch.manual_seed(0)
+    theirs = timm.create_model(
+        "beit_base_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, global_pool="token",
+        num_classes=0, init_values=0.1,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.5 if parameter.ndim > 1 else 1.0)
+    model = relative_sight(image_size=32, patch=8, depth=2, width=32, heads=2, shared=False).eval()
+    state = {}
+    for name, value in theirs.state_dict().items():
+        for other, ours in (
+            ("cls_token", "cls"), ("patch_embed.", "patch."), (".gamma_", ".scale"), (".attn.q_bias", ".attn.qkv.bias"),
+        ):  # fmt: skip
+            name = name.replace(other, ours)
+        if name.endswith("attn.qkv.bias"):
+            zero = torch.zeros_like(value)
+            value = torch.cat([value, zero, theirs.state_dict()[name.replace("qkv.bias", "v_bias")]])
+        if ".attn.relative_position_bias_table" in name:
+            name = f"relative.{name.split('.')[1]}.table"
+        if not name.endswith(("v_bias", "k_bias", "relative_position_index")):
+            state[name] = value.flatten(1) if name == "patch.proj.weight" else value
+    state["positions.table"] = torch.zeros(17, 32)
+    model.image.load_state_dict(state)
+    with torch.no_grad():
+        assert_near(model.encode_image(PIXELS).x, theirs.forward_features(PIXELS), OUTPUT, "tokens")
+
+
+def test_relative_positions_are_of_one_grid_and_of_whole_pictures():
+    model = relative_sight(image_size=(16, 24), patch=8, depth=1, width=16, heads=2)
+    bias = model.image.relative[0]
+    with torch.no_grad():
+        bias.table.copy_(torch.arange(3 * 5 + 3.0)[:, None].expand(-1, 2))
+    found = bias(7)[1]
+    assert found[0].tolist() == [17, 15, 15, 15, 15, 15, 15]
+    assert found[1:, 0].tolist() == [16] * 6
+    assert found[1, 1] == 1 * 5 + 2  # no distance
+    assert found[6, 1] == 2 * 5 + 4  # a row below, two columns to the right
+    assert model.spec.hides == ("replace",)
+    with pytest.raises(UserError, match="pictures of one size"):
+        model.encode_image(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(UserError, match="leave out patches"):
+        MAE(model.spec, depth=1, width=16, heads=2)

@@ -47,8 +47,7 @@ NO_ORACLE = """What no installed program can be asked:
 
 - MAE's linear probe by LARS, and every fine-tuned accuracy of MAE, SimMIM and BEiT: not measured here.
 - The fixed positions of MAE are held against a copy of its own code; transformers' of release 5 have rows first.
-- SimMIM's and BEiT's ViT with relative positions and layer scale: ours has absolute positions and neither. Of Swin the
-  loss alone is compared.
+- SimMIM on a ViT with relative positions, and on Swin: of the second the loss alone is compared.
 - BEiT's ids: those of DALL-E's encoder are not to be had; k-means stands in their place. Its masks are held against a
   copy of the published generator, as distributions.
 - The nearest neighbours and linear heads of `mmkit probe` are held against plain loops (`tests/evals/probe`), as no
