@@ -28,9 +28,10 @@ IN_PICTURE = frozenset(("boxes", "masks", "points", "detections", "phrases"))
 class Boxes:
     """The N boxes of one picture.
 
-    sides: (N, 4) float64 left, top, right, bottom. labels: of each the class as the record says it, or None. crowd:
-    (N,) bool, the box is around many; ignore: (N,) bool, it is neither to be found nor not to be. area: (N,) float64,
-    as it is said (COCO: the object's, not the box's), else of the box. ids: (N,) int64 as published; -1 without.
+    sides: (N, 4) float64 left, top, right, bottom. labels: of each the class as the record says it, its name rather
+    than a number, or None. crowd: (N,) bool, the box is around many; ignore: (N,) bool, it is neither to be found nor
+    not to be. area: (N,) float64, as it is said (COCO: the object's, not the box's), else of the box. ids: (N,) int64
+    as published; -1 without.
     """
 
     sides: NDArray[np.float64]
@@ -59,7 +60,7 @@ def boxes_in(targets: Mapping[str, Any]) -> Boxes:
         return _plain(given, targets)
     sides = [sides_of(entry.get("box"), entry) for entry in given]
     return _made(
-        sides, [entry["label"] if entry.get("label") is not None else entry.get("name") for entry in given],
+        sides, [entry["name"] if entry.get("name") is not None else entry.get("label") for entry in given],
         [bool(entry.get("crowd")) for entry in given], [bool(entry.get("ignore")) for entry in given],
         [entry.get("area") for entry in given], [entry.get("id") for entry in given],
     )  # fmt: skip

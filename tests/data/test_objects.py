@@ -256,3 +256,10 @@ def test_the_draw_of_a_picture_is_the_same_with_boxes_and_without():
     without = next(iter(make_loader(data, StepSampler(4, rank_batch=4, steps=1))))
     assert torch.equal(with_boxes.pixels, without.pixels)
     assert Random(0).choice("abc") == "abc"[Random(0).choice(range(3))]  # how a caption's number is drawn
+
+
+def test_a_name_says_more_than_a_number():
+    """The number is of the source that wrote it; in another file it would be of another class."""
+    found = boxes_in({"boxes": [{"name": "dog", "label": 1, "box": [0, 0, 1, 1]}, {"label": 1, "box": [0, 0, 1, 1]}]})
+    assert list(found.labels) == ["dog", 1]
+    assert Objects(Given(), ("cat", "cow", "dog")).numbers(found).tolist() == [2, 1]
