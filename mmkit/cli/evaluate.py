@@ -50,6 +50,10 @@ def add_retrieval_arguments(command: argparse.ArgumentParser) -> None:
         "hf:NAME, openmoji[:LANGUAGE], ...",
     )  # fmt: skip
     add_source_options(command, "image=...,caption=...")
+    command.add_argument(
+        "--protocol", metavar="NAME",
+        help="of video-text retrieval, printed with each number: msrvtt_1ka, msrvtt_full, msvd, didemo",
+    )  # fmt: skip
     _common(command, "re-rank the best K of each query with the matching head (published: 128 or 256)")
 
 
@@ -167,7 +171,7 @@ def retrieval(args: argparse.Namespace) -> None:
     source = open_data(args, {"caption"}, ("image", "caption", "image_id", "video"))
     from mmkit.evals.retrieval import Retrieval  # slow, as all below that computes
 
-    measure(args, Retrieval(source=source, rerank_top=args.rerank, **evaluation(args)))
+    measure(args, Retrieval(source=source, rerank_top=args.rerank, protocol=args.protocol, **evaluation(args)))
 
 
 def zeroshot(args: argparse.Namespace) -> None:

@@ -114,6 +114,12 @@ def _check_run(exp: Experiment, world: int) -> None:
     _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps", "gc_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
         raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")
+    by = [part for name, part in exp.evals.items() if run.best is not None and run.best.startswith(f"{name}.")]
+    if chosen := next((part.keywords["protocol"] for part in by if part.keywords.get("protocol")), None):
+        raise UserError(
+            f"run.best = {run.best!r}: would choose the model on the test split of {chosen}; choose it on clips that "
+            "are kept apart, by an evaluation without a protocol"
+        )
     if exp.teacher is not None:
         _fraction("teacher", exp.teacher, ("momentum", "alpha"))
         _positive("teacher", exp.teacher, ("alpha_ramp_epochs",), or_zero=True)

@@ -16,6 +16,7 @@ from mmkit.data.sources.built_in import split_of
 from mmkit.data.sources.open import open_source
 from mmkit.data.sources.published.forms import FORMATS
 from mmkit.data.sources.published.json_form import form_of
+from mmkit.data.sources.published.video import VIDEO_FORMS, read_video
 from mmkit.data.sources.questions import Asked
 from mmkit.data.sources.readers import Options, read_published, read_table
 from mmkit.data.sources.table import Table
@@ -34,6 +35,9 @@ def open_format(kind: str, path: str, **options: Any) -> Source:
     if kind == "builtin":
         given.refuse(path)
         return split_of(path)
+    if kind in VIDEO_FORMS:
+        given.refuse(path, but=("images", *(("split",) if kind == "msrvtt_full" else ()), "annotations"))
+        return read_video(kind, path, given.images, given.split, given.annotations)
     if kind == "csv":
         given.refuse(path, but=("columns", "images"))
         source = read_table(path, frozenset(), given)

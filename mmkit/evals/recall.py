@@ -77,6 +77,16 @@ def recall_of(found: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
     return {k: answered(found, k).mean().item() for k in ks}
 
 
+def ranks_of(found: Tensor) -> tuple[float, float]:
+    """Median and mean rank of ``places``, from 1: of equal scores the place that is expected of a random order.
+
+    Of e equal candidates of which r are right, the first right one stands (e + 1) / (r + 1) places on.
+    """
+    _, above, equal, right = found.double().unbind(1)
+    ranks = above + torch.where(right > 0, (equal + 1) / (right + 1), 1.0)
+    return ranks.quantile(0.5).item(), ranks.mean().item()
+
+
 def answered(found: Tensor, k: int) -> Tensor:
     """Of ``places`` (Q, 4): whether a relevant candidate is among the first k of each query, (Q,) float64, 0 or 1.
 

@@ -27,7 +27,8 @@ from mmkit.evals.evaluator import Passed, Reranks, encode_texts, finite, joined,
 from mmkit.evals.intervals import clustered
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.predictions import save_predictions
-from mmkit.evals.recall import KS, Relevance, answered, places, recall_of, sorted_top, top_k
+from mmkit.evals.protocols import protocol_named
+from mmkit.evals.recall import KS, Relevance, answered, places, ranks_of, recall_of, sorted_top, top_k
 from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalResult, rows_of
 from mmkit.inference.predictor import Predictor
@@ -51,7 +52,8 @@ class Retrieval(Reranks):
     COCO); None = not at all. score: what it orders by, see ``Predictor.match_pairs``; "match_logit" is the official
     code's, which the published numbers have in any case. chunk: queries per block of similarities.
     hold: how image tokens wait for re-ranking, on the CPU; "auto" is float32, or half where all of them would be more
-    than 2 GiB. predictions: a file for the ranks of each query, see ``rows_of``. With ``bad``, the texts
+    than 2 GiB. protocol: of video-text retrieval, one of ``PROTOCOLS``, whose name stands with each number, and ranks
+    beside. predictions: a file for the ranks of each query, see ``rows_of``. With ``bad``, the texts
     of a picture that cannot be read are left out with it.
     """
 
@@ -59,6 +61,12 @@ class Retrieval(Reranks):
     chunk: int = 512
     score: Literal["log_odds", "match_logit"] = "log_odds"
     hold: Hold = "auto"
+    protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol is not None:
+            protocol_named(self.protocol)
 
     def needs(self, predictor: Predictor) -> Source:
         """The source; UserError where the model cannot do what is asked."""
@@ -102,7 +110,12 @@ class Retrieval(Reranks):
             by="joint space" if joint else "matching head", held_bytes=sum(gather_objects(held.nbytes)),
             rates=of_each(lambda at, _: recall_of(at)), intervals=of_each(lambda at, w: _intervals(at, w, pairs)),
             chance={rule: {w: relevant[w][rule].chance() for w in NAMES} for rule in AGAIN}, left_out=passed.left_out,
+            protocol=self._told(pairs), ranks={} if self.protocol is None else of_each(lambda at, _: ranks_of(at)),
         )  # fmt: skip
+
+    def _told(self, pairs: Pairs) -> str:
+        """The protocol's name, with what is other in these data; "" without one."""
+        return "" if self.protocol is None else protocol_named(self.protocol).told(len(pairs.rows), len(pairs.texts))
 
     def _scores(self, logits: Tensor) -> dict[str, Tensor]:
         """What candidates are ordered by under each rule, of the matching head's two logits (..., 2)."""

@@ -55,7 +55,8 @@ class RetrievalResult:
     After re-ranking also as "rerank" and "published.rerank". intervals: 95 %, of the same; of texts with those of one
     picture as a group (``clustered``). chance: of a random order by both rules. by: what the rates were sorted by.
     judged: what re-ranking did, for each direction. held_bytes: image tokens that waited for matching, of all
-    processes. left_out: pictures that could not be read; None where the first one ends it.
+    processes. left_out: pictures that could not be read; None where the first one ends it. protocol: its name, "" for
+    none; ranks: with one, the median and the mean rank by the names of ``rates``.
     """
 
     images: int
@@ -68,12 +69,15 @@ class RetrievalResult:
     held_bytes: int = 0
     left_out: int | None = None
     by: Literal["joint space", "matching head"] = "joint space"
+    protocol: str = ""
+    ranks: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
 
         ``chance_r1`` is that of text to image, ``chance_i2t_r1`` of image to text. ``published.*``: the same by the
-        published rule. ``t2i_r1_low``, ``t2i_r1_high``, ...: the intervals of R@1.
+        published rule. ``t2i_r1_low``, ``t2i_r1_high``, ...: the intervals of R@1. With a protocol
+        ``t2i_median_rank``, ``t2i_mean_rank``, ..., from 1.
         """
         out: dict[str, float] = {}
         for rule, rates in self.rates.items():
@@ -84,6 +88,9 @@ class RetrievalResult:
             for way, at in between.items():
                 name = _named(rule, f"{way}_r1")
                 out |= {f"{name}_low": at[1][0], f"{name}_high": at[1][1]}
+        for rule, at_rank in self.ranks.items():
+            for way, (median, mean) in at_rank.items():
+                out |= {_named(rule, f"{way}_median_rank"): median, _named(rule, f"{way}_mean_rank"): mean}
         return out | {"images": self.images, "texts": self.texts} | counted(self.left_out)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +100,7 @@ class RetrievalResult:
         better than chance, in either direction.
         """
         found: dict[str, Any] = {**self.metrics(), "by": self.by, "chance": _flat(self.chance[""])}
+        found |= {"protocol": self.protocol} if self.protocol else {}
         found |= {"relevance": RULES["ours"], "published.relevance": RULES["published"]}
         for rule, ways in self.intervals.items():
             ends = {f"{way}_r{k}": list(pair) for way, at in ways.items() for k, pair in at.items()}
@@ -107,9 +115,11 @@ class RetrievalResult:
         """R@k of both ways, with re-ranking, the published rule and chance below."""
         from rich.table import Table
 
-        table = Table(title=f"retrieval: {self.images} pictures, {self.texts} texts", title_justify="left")
+        what = f"{self.protocol}: {self.images} clips" if self.protocol else f"retrieval: {self.images} pictures"
+        table = Table(title=f"{what}, {self.texts} texts", title_justify="left")
         table.add_column("")
-        for name in ("R@1", "95 % interval", *(f"R@{k}" for k in KS[1:])):
+        of_ranks = ("median rank", "mean rank") if self.ranks else ()
+        for name in ("R@1", "95 % interval", *(f"R@{k}" for k in KS[1:]), *of_ranks):
             table.add_column(name, justify="right")
         again, rates = f"re-ranked top {self.rerank_top}", {**self.rates, "chance": self.chance[""]}
         rows = {
@@ -122,6 +132,7 @@ class RetrievalResult:
                     first, *others = (f"{rates[rule][way][k]:.1%}" for k in KS)
                     ends = self.intervals.get(rule)
                     between = "{:.1%} to {:.1%}".format(*ends[way][1]) if ends else ""
+                    others += [f"{rank:.1f}" for rank in self.ranks.get(rule, {}).get(way, ())]
                     table.add_row(f"{words}, {name}", first, between, *others, end_section=name == "chance")
         table.caption = "* the own picture or own texts alone are right; else equal captions are right too"
         table.caption_justify = "left"

@@ -7,7 +7,11 @@ FORMATS = {
     "vg-qa": "Visual Genome's question_answers.json",
     "albef-vqa": "ALBEF's vqa_train.json, vqa_val.json, vg_qa.json, vqa_test.json, and VizWiz's",
     "gqa": 'GQA\'s questions, {"123": {"imageId": ..., "question": ..., "answer": ...}}',
+    "msrvtt_1ka": "MSR-VTT's CSV of the 1k-A pairs; with --images, the folder of the clips",
+    "msrvtt_full": "MSR-VTT's JSON of videos and sentences, with --split (default test)",
+    "msvd": "MSVD's raw-captions.pkl, with --annotations, the list of a split",
+    "didemo": "DiDeMo's JSON of a split; the sentences of a clip are one paragraph",
     "csv": "a table, separated by commas or tabs; --columns image=COLUMN,caption=COLUMN and more for targets",
     "records": "whatever `mmkit retrieval` reads: JSON lines with other keys, Parquet, hf:NAME, a folder",
-    "builtin": "openmoji, openmoji-questions, openmoji-pairs, openmoji-hypotheses, easy-vqa; with :test a split",
+    "builtin": "openmoji, openmoji-questions, openmoji-pairs, openmoji-moving and others, easy-vqa; with :test a split",
 }
