@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmkit.data.records import Source
     from mmkit.inference.detecting import Found
 
-OF_DATA = ("images", "split", "columns", "predictions", "max_bad")
+OF_DATA = ("rule", "images", "split", "columns", "predictions", "max_bad")
 OF_PICTURES = ("out", "threshold", "top")
 THRESHOLD = 0.3
 
@@ -44,6 +44,9 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     add_source_options(command, "image=...,boxes=...,image_id=...")
     command.add_argument("--head", metavar="NAME", help="which, where several find objects (default: the only one)")
+    command.add_argument(
+        "--rule", choices=("coco", "lvis", "voc2007", "voc2010"), help="by which --data is measured (default coco)"
+    )
     add_evaluation_options(command, "all that was found, as COCO's server takes it (with the published ids)")
 
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         source = _of_kinds(open_data(args, {"boxes"}, ("image", "boxes", "image_id")))
         from mmkit.evals.detection.evaluate import Detection
 
-        measure(args, Detection(source=source, head=args.head, **evaluation(args)))
+        measure(args, Detection(source=source, head=args.head, rule=args.rule or "coco", **evaluation(args)))
         return None
     threshold = THRESHOLD if args.threshold is None else args.threshold
     if not 0 <= threshold <= 1:

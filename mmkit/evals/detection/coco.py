@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmkit.errors import UserError
 from mmkit.evals.detection.pictures import OfPictures, Seen
 
+Curves = tuple[NDArray[np.float64], NDArray[np.float64]]
 SIZES = ("small", "medium", "large")
 """Below 32 x 32 pixels of area, up to 96 x 96, and above."""
 
@@ -41,6 +42,7 @@ class CocoAP(OfPictures):
         if frequency and (len(frequency) != classes or set(frequency) - {"r", "c", "f"}):
             raise UserError(f"CocoAP frequency: one of r, c, f for each of the {classes} classes")
         self.most, self.kind, self.frequency = tuple(most), kind, tuple(frequency)
+        self._counted: tuple[int, Curves] | None = None
 
     def compute(self) -> dict[str, float]:
         """The numbers over all pictures so far."""
@@ -59,8 +61,15 @@ class CocoAP(OfPictures):
         precision, _ = self.curves()
         return [_mean(precision[:, :, i, 0]) for i in range(self.classes)]
 
-    def curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def curves(self) -> Curves:
         """Precisions (10 overlaps, 101 recalls, classes, 4 sizes) and recalls (10, classes, 4, most), -1 for none."""
+        if self.sync_on_compute:  # whether others saw more since, this process cannot know
+            return self._evaluated()
+        if self._counted is None or self._counted[0] != len(self.own):
+            self._counted = len(self.own), self._evaluated()
+        return self._counted[1]
+
+    def _evaluated(self) -> Curves:
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:

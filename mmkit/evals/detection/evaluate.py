@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mmkit.data.boxes import Boxes, boxes_in
+from mmkit.data.boxes import boxes_in
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
-from mmkit.data.objects import Objects
+from mmkit.data.labels import tidy
+from mmkit.data.objects import Objects, object_names
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given
 from mmkit.errors import UserError
 from mmkit.evals.detection.coco import CocoAP
+from mmkit.evals.detection.voc import VocAP
 from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.predictions import save_predictions
 from mmkit.heads.base import Detects
@@ -31,6 +34,7 @@ from mmkit.types import Pixels
 if TYPE_CHECKING:
     from rich.table import Table
 
+Rule = Literal["coco", "lvis", "voc2007", "voc2010"]
 MOST_CHANCE = 300
 """So many classes, the most frequent, chance speaks of in a picture."""
 
@@ -77,7 +81,7 @@ class DetectionResult:
 
         numbers = self.metrics()
         table = Table(title=f"{self.boxes} boxes of {numbers['classes']:.0f} classes in {self.n} pictures")
-        table.add_column("COCO's average precision and recall")
+        table.add_column("average precision and recall")
         table.add_column("x 100", justify="right")
         for name, value in self.values.items():
             table.add_row(name, f"{100 * value:.1f}")
@@ -101,28 +105,35 @@ class DetectionResult:
 class Detection(Evaluator):
     """Finds the objects in the pictures of ``source`` and compares them with its records' ``boxes``.
 
-    head: which; None = the only one that finds objects. most: see ``CocoAP``. predictions: a file of COCO's form.
-    UserError for a model that finds none, a transform that cannot say what it shows, and classes that the head has not.
+    head: which; None = the only one that finds objects. rule: "coco"; "lvis", 300 detections a picture, and by what the
+    records say of classes that are surely absent or not all marked; "voc2007" or "voc2010". predictions: a file of
+    COCO's form. UserError for a model that finds none, a transform that cannot say what it shows, and classes that the
+    head has not.
     """
 
     head: str | None = None
-    most: tuple[int, ...] = (1, 10, 100)
+    rule: Rule = "coco"
 
     def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
         """The head and the source."""
+        if self.rule not in get_args(Rule):
+            raise UserError(f"rule={self.rule!r} (--rule): there are {', '.join(get_args(Rule))}")
         check_view(predictor.transform)
-        return detector(predictor.heads, self.head), self.opened()
+        head, source = detector(predictor.heads, self.head), self.opened()
+        Objects(Given(source=source), head.classes)  # whose classes are known at once where the source says them
+        return head, source
 
     def evaluate(self, predictor: Predictor) -> DetectionResult:
         """UserError for a picture without "boxes", or that cannot be read."""
         head, source = self.needs(predictor)
         objects = Objects(Given(source=source), head.classes)
+        places = _places(objects, source)
 
         def opened(row: int) -> Opened:
             record = source[row]
             picture = load_image(record)
             try:
-                truth = _truth(boxes_in(record.targets), objects)
+                truth = _truth(record, objects, places)
             except UserError as error:
                 raise UserError(f"{record.key}: {error}") from error
             return Opened(record, look(predictor.transform, picture), picture.size, truth)
@@ -137,20 +148,26 @@ class Detection(Evaluator):
         passed = self.passed(self.parts(predictor, len(source), opened, work))
         each = [one for part in passed.found for one in part]
         found, truth = [one for one, _, _ in each], [one for _, one, _ in each]
-        measured, chance = self._measured(head, found, truth), CocoAP(len(head.classes), self.most)
-        chance.sync_on_compute = False
-        chance.update([_as_dict(one) for one in by_chance(found, truth)], truth)
+        measured, chance = (self._measured(head, source, one, truth) for one in (found, by_chance(found, truth)))
+        name = "ap" if isinstance(measured, CocoAP) else "map"
         result = DetectionResult(
-            values=measured.compute() | {"chance_ap": chance.compute()["ap"]},
+            values=measured.compute() | {f"chance_{name}": chance.compute()[name]},
             by_class=dict(zip(head.classes, measured.by_class(), strict=True)), n=len(found),
-            boxes=sum(int((~one["iscrowd"]).sum()) for one in truth), found=found,
+            boxes=sum(int((~_ignored(one)).sum()) for one in truth), found=found,
             names=[name for _, _, name in each], ids=tuple(head.ids), left_out=passed.left_out,
         )  # fmt: skip
         save_predictions(self.predictions, result.rows)
         return result
 
-    def _measured(self, head: Detects, found: Sequence[Found], truth: Sequence[Mapping[str, Any]]) -> CocoAP:
-        metric = CocoAP(len(head.classes), self.most)
+    def _measured(
+        self, head: Detects, source: Source, found: Sequence[Found], truth: Sequence[Mapping[str, Any]]
+    ) -> CocoAP | VocAP:
+        classes = len(head.classes)
+        metric: CocoAP | VocAP
+        if self.rule == "lvis":
+            metric = CocoAP(classes, (300,), "lvis", _frequencies(head, source))
+        else:
+            metric = CocoAP(classes) if self.rule == "coco" else VocAP(classes, 2007 if "2007" in self.rule else 2010)
         metric.sync_on_compute = False  # every process has all
         metric.update([_as_dict(one) for one in found], truth)
         return metric
@@ -161,8 +178,8 @@ def by_chance(found: Sequence[Found], truth: Sequence[Mapping[str, Any]]) -> lis
     sizes = np.array([one.size for one in found], float)
     of = np.concatenate([np.full(len(one["labels"]), i) for i, one in enumerate(truth)]).astype(int)
     boxes = np.concatenate([one["boxes"] for one in truth]) / np.tile(sizes, 2)[of]
-    labels, real = (np.concatenate([one[name] for one in truth]) for name in ("labels", "iscrowd"))
-    boxes, labels = boxes[~real], labels[~real]
+    labels, ignored = (np.concatenate(each) for each in zip(*((o["labels"], _ignored(o)) for o in truth), strict=True))
+    boxes, labels = boxes[~ignored], labels[~ignored]
     classes, counts = np.unique(labels, return_counts=True)
     best = np.argsort(-counts, kind="stable")[:MOST_CHANCE]
     means = np.stack([boxes[labels == classes[i]].mean(0) for i in best]) if len(best) else np.empty((0, 4))
@@ -179,9 +196,33 @@ def _as_dict(found: Found) -> dict[str, Any]:
     return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
 
 
-def _truth(boxes: Boxes, objects: Objects) -> dict[str, Any]:
-    """As ``CocoAP`` takes it; what is to be ignored is as a crowd there."""
+def _truth(record: Record, objects: Objects, places: Mapping[int, int]) -> dict[str, Any]:
+    """As the metrics take it: what is to be ignored is difficult; LVIS's classes by their places in the head's list."""
+    boxes, said = boxes_in(record.targets), {}
+    for ours, theirs in (("negative", "neg_category_ids"), ("unfinished", "not_exhaustive_category_ids")):
+        if theirs in record.targets:
+            said[ours] = [places[number] for number in record.targets[theirs] if number in places]
     return {
-        "boxes": boxes.sides, "labels": objects.numbers(boxes), "area": boxes.area,
-        "iscrowd": boxes.crowd | boxes.ignore,
+        "boxes": boxes.sides, "labels": objects.numbers(boxes), "area": boxes.area, "iscrowd": boxes.crowd,
+        "difficult": boxes.ignore, **said,
     }  # fmt: skip
+
+
+def _places(objects: Objects, source: Source) -> dict[int, int]:
+    """Published numbers of classes, where the source says them, to places in the head's list."""
+    ids: Sequence[int] = getattr(source, "object_ids", None) or ()
+    names = object_names(source) or ()
+    return {number: objects.number[tidy(name)] for number, name in zip(ids, names, strict=False)}
+
+
+def _ignored(truth: Mapping[str, Any]) -> NDArray[np.bool_]:
+    ignored: NDArray[np.bool_] = truth["iscrowd"] | truth["difficult"]
+    return ignored
+
+
+def _frequencies(head: Detects, source: Source) -> tuple[str, ...]:
+    """LVIS's of each of the head's classes; none where the source does not say them all."""
+    values: Sequence[str | None] = getattr(source, "frequencies", None) or ()
+    said = {tidy(name): value for name, value in zip(object_names(source) or (), values, strict=False) if value}
+    wanted = [tidy(name) for name in head.classes]
+    return tuple(said[name] for name in wanted) if said.keys() >= set(wanted) else ()

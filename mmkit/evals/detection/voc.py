@@ -1,8 +1,8 @@
 """Average precision as PASCAL VOC counts it (Everingham et al. 2010, section 4.2): by class, an overlap of a half.
 
-A box's sides are counted in whole pixels, both edges in, as in the development kit. Detections of all pictures go by
-score; each takes the object that it overlaps most, which only the first may take. Difficult objects neither count nor
-are wrong to find.
+Detections of all pictures go by score; each takes the object that it overlaps most, which only the first may take.
+Difficult objects, and crowds, neither count nor are wrong to find. The development kit counts a box's pixels from its
+first to its last corner, right - left + 1; ours is outside of the box already, so that right - left is the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class VocAP(OfPictures):
 
     def _of(self, pictures: list[Seen], label: int) -> float | None:
         truth = [one.true_labels == label for one in pictures]
-        objects = sum(int((own & ~one.difficult).sum()) for one, own in zip(pictures, truth, strict=True))
+        objects = sum(int((own & ~(one.difficult | one.crowd)).sum()) for one, own in zip(pictures, truth, strict=True))
         if not objects:
             return None
         rows = [(i, j) for i, one in enumerate(pictures) for j in np.flatnonzero(one.labels == label)]
@@ -61,7 +61,7 @@ class VocAP(OfPictures):
         best = int(overlaps.argmax()) if len(overlaps) else -1
         if best < 0 or overlaps[best] < self.overlap:
             return 0.0
-        if one.difficult[best]:
+        if one.difficult[best] or one.crowd[best]:
             return np.nan
         hit, taken[best] = not taken[best], True
         return float(hit)
@@ -75,8 +75,8 @@ class VocAP(OfPictures):
 
 
 def _overlaps(box: Floats, others: Floats) -> Floats:
-    """Of a box with others (N, 4), whole pixels and both edges counted."""
-    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1).clip(min=0).prod(1)
-    whole = (box[2:] - box[:2] + 1).prod() + (others[:, 2:] - others[:, :2] + 1).prod(1) - shared
-    overlaps: Floats = shared / whole
+    """Of a box with others (N, 4); 0 where both are empty."""
+    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(min=0).prod(1)
+    whole = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
+    overlaps: Floats = shared / np.where(whole > 0, whole, 1.0)
     return overlaps

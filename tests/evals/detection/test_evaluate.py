@@ -145,11 +145,13 @@ def test_chance_is_the_mean_relative_box_of_each_class():
             "boxes": np.array([[0, 0, 50, 50.0], [0, 0, 1, 1]]),
             "labels": np.array([2, 0]),
             "iscrowd": np.array([0, 1], bool),
+            "difficult": np.zeros(2, bool),
         },
         {
             "boxes": np.array([[0, 0, 10, 10.0], [5, 5, 10, 10]]),
             "labels": np.array([2, 1]),
             "iscrowd": np.zeros(2, bool),
+            "difficult": np.zeros(2, bool),
         },
     ]
     first, second = by_chance(found, truth)
@@ -157,3 +159,36 @@ def test_chance_is_the_mean_relative_box_of_each_class():
     np.testing.assert_allclose(first.scores, [2 / 3, 1 / 3])
     np.testing.assert_allclose(first.boxes, [[0, 0, 75, 50], [50, 25, 100, 50]])
     np.testing.assert_allclose(second.boxes[0], [0, 0, 7.5, 10])
+
+
+def test_other_rules_by_name():
+    voc = Detection(source=Scenes(), rule="voc2007").evaluate(predictor()).metrics()
+    assert voc["map"] == 1.0
+    assert 0 <= voc["chance_map"] <= 1
+    assert "ap" not in voc
+    with pytest.raises(UserError, match="there are coco, lvis, voc2007, voc2010"):
+        Detection(source=Scenes(), rule="voc").evaluate(predictor())
+
+
+def test_lvis_knows_what_is_surely_absent_by_published_numbers():
+    """This head also says "canoe", number 90, in both pictures, where nobody looked for one unless it is said."""
+
+    class LVIS(Scenes):
+        object_ids, frequencies = (18, 17, 90), ("f", "r", "c")
+
+        def _at(self, index):
+            record = super()._at(index)
+            record.targets.update({"neg_category_ids": [90], "not_exhaustive_category_ids": []})
+            if index == 1:
+                record.targets["boxes"].append({"name": "canoe", "box": [40, 40, 48, 48]})
+            return record
+
+    numbers = Detection(source=LVIS(), rule="lvis").evaluate(predictor()).metrics()
+    assert (numbers["ap_f"], numbers["ap_r"]) == (1.0, 1.0)
+    assert numbers["ap_c"] == 0.0
+    assert numbers["ar_300"] == pytest.approx(2 / 3)
+
+
+def test_classes_that_the_head_has_not_are_told_before_anything_is_looked_at():
+    with pytest.raises(UserError, match="classes that are none of the 3: spoon"):
+        Detection(source=Scenes(object_names=("cat", "spoon"))).check(predictor())

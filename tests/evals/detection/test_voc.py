@@ -6,7 +6,7 @@ import pytest
 from mmkit.errors import UserError
 from mmkit.evals.detection.voc import VocAP
 
-TRUE = np.array([[0.0, 0, 9, 9], [20, 20, 39, 39], [50, 50, 59, 59], [80, 80, 89, 89]])
+TRUE = np.array([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60], [80, 80, 90, 90]])
 
 
 def measured(found, scores, year=2010, classes=1, **truth):
@@ -20,7 +20,7 @@ def measured(found, scores, year=2010, classes=1, **truth):
 
 
 def test_both_areas_of_a_curve_known_by_hand():
-    found = [TRUE[0], [0, 50, 9, 59], TRUE[1], TRUE[1], TRUE[2]]  # right, wrong, right, a second time, right
+    found = [TRUE[0], [0, 50, 10, 60], TRUE[1], TRUE[1], TRUE[2]]  # right, wrong, right, a second time, right
     scores = [0.9, 0.8, 0.7, 0.6, 0.5]
     # precisions at the hits: 1, 2/3, 3/5; recalls 1/4, 2/4, 3/4
     assert measured(found, scores) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
@@ -34,10 +34,15 @@ def test_difficult_objects_neither_count_nor_are_wrong_to_find():
     assert measured(found, scores) < 1.0
 
 
-def test_edges_count_as_pixels():
-    """(0, 0, 9, 9) is 10 x 10 pixels, of which (5, 0, 9, 9) has 50: an overlap of exactly a half."""
-    assert measured([[5, 0, 9, 9]], [0.9]) == pytest.approx(1 / 4)
-    assert measured([[6, 0, 9, 9]], [0.9]) == 0.0
+def test_an_overlap_of_exactly_a_half_is_one():
+    assert measured([[5, 0, 10, 10]], [0.9]) == pytest.approx(1 / 4)
+    assert measured([[5.1, 0, 10, 10]], [0.9]) == 0.0
+    assert measured([[0, 0, 0, 0]], [0.9]) == 0.0
+
+
+def test_crowds_are_as_difficult_ones():
+    crowd = np.array([True, False, False, False])
+    assert measured([TRUE[0], *TRUE[1:]], [0.9, 0.8, 0.7, 0.6], iscrowd=crowd) == 1.0
 
 
 def test_a_class_without_objects_is_left_out():
