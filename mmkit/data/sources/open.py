@@ -15,6 +15,7 @@ from typing import Literal, cast
 from mmkit.data.records import JsonLines, Source
 from mmkit.data.remote import is_url
 from mmkit.data.sources import readers
+from mmkit.data.sources.boxes.annotated import is_coco_folder
 from mmkit.data.sources.boxes.flickr import is_flickr
 from mmkit.data.sources.boxes.odvg import is_odvg
 from mmkit.data.sources.boxes.voc import is_voc
@@ -194,6 +195,10 @@ READERS = (
     Reader(
         form="a folder of Flickr30k Entities (Sentences, Annotations)", gives=frozenset({"caption", "boxes"}),
         fits=is_flickr, read=readers.read_flickr, takes=("split", "images"),
+    ),
+    Reader(
+        form="a folder with COCO's annotations", gives=frozenset({"boxes"}), fits=is_coco_folder,
+        read=readers.read_coco, takes=("split", "images"),
     ),
     Reader(
         form="a folder of VOC's XML", gives=frozenset({"boxes"}), fits=is_voc, read=readers.read_voc, takes=("split",),

@@ -10,6 +10,7 @@ from typing import Any
 from mmkit.data.problems import is_collecting
 from mmkit.data.records import JsonLines, Source, renamed
 from mmkit.data.remote import is_url
+from mmkit.data.sources.boxes.annotated import read_coco_folder
 from mmkit.data.sources.boxes.coco import Instances
 from mmkit.data.sources.boxes.flickr import FlickrEntities
 from mmkit.data.sources.boxes.odvg import Odvg
@@ -163,6 +164,11 @@ def _coco(name: str, images: str | Path, wants: Wants) -> Source:
     if "caption" in wants and next(iter(source.captions()), None) is None:
         raise UserError(f"{name}: holds boxes, no captions; give captions_val2017.json, or one of its form")
     return source
+
+
+def read_coco(name: str, wants: Wants, given: Options) -> Source:
+    """A folder with COCO's annotations."""
+    return read_coco_folder(name, split=given.split, images=given.images)
 
 
 def read_yolo(name: str, wants: Wants, given: Options) -> Source:

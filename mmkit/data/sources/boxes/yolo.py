@@ -9,6 +9,7 @@ around it. Left out: keypoints, rotated boxes, and addresses in the YAML.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -54,7 +55,7 @@ class Yolo(ObjectRows):
             labels = _labels(picture)
             bare += labels is None
             lines = [] if labels is None else _lines(labels, len(names), problems)
-            rows.append(Row(image=str(picture), captions=(), at=str(picture)))
+            rows.append(Row(image=os.path.relpath(picture, root), captions=(), at=str(picture)))
             size = _size(picture, problems) if lines else None
             for label, shares in lines if size is not None else []:
                 box = tuple(share * side for share, side in zip(shares, (*size, *size), strict=True))  # type: ignore[misc]

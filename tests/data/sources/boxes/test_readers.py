@@ -157,6 +157,36 @@ def test_goldg_has_spans_of_the_raw_caption(folder):
     assert "eval_spans" not in first.targets
 
 
+def test_a_folder_with_annotations_is_enough(folder, monkeypatch):
+    (folder / "pictures").rename(folder / "val2017")
+    written(folder / "annotations/instances_val2017.json", coco())
+    written(folder / "annotations/captions_val2017.json", {"images": [], "annotations": [{"caption": "a"}]})
+    monkeypatch.chdir(folder.parent)
+    for split in (None, "val", "val2017"):
+        source = open_source(folder.name, {"boxes"}, split=split)
+        assert load_image(source[0]).size == (40, 20)
+        assert placed(source[0])[1] == ("car", (20, 5, 24, 9))
+    written(folder / "annotations/instances_train2017.json", coco())
+    with pytest.raises(UserError, match=r"give one of them, or --split: annotations/instances_train2017.json, ann"):
+        open_source(folder, {"boxes"})
+    with pytest.raises(UserError, match="split 'test' names 0 of them"):
+        open_source(folder, {"boxes"}, split="test")
+    assert len(open_source(folder, {"boxes"}, split="val")) == 3
+
+
+def test_a_folder_of_an_annotation_tool(folder):
+    (folder / "pictures").rename(folder / "train")
+    written(folder / "train/_annotations.coco.json", coco())
+    for where in (folder, folder / "train"):
+        assert load_image(open_source(where, {"boxes"})[0]).size == (40, 20)
+    assert len(open_source(folder, {"boxes"}, split="train")) == 3
+    (folder / "train").rename(folder / "shots")
+    (folder / "shots/_annotations.coco.json").rename(folder / "mine.json")
+    assert load_image(open_source(folder, {"boxes"})[0]).size == (40, 20)
+    with pytest.raises(UserError, match="no picture"):
+        open_source(folder, {"boxes"}, images=folder)
+
+
 # -- VOC --
 
 
@@ -244,6 +274,17 @@ def test_yolo_is_of_shares_of_the_upright_picture(folder, caplog):
     (folder / "labels/train/1.txt").unlink()
     assert len(open_source(folder, {"boxes"}, split="train")) == 3
     assert "1 of 3 pictures have no file of labels: background, or forgotten" in caplog.text
+
+
+@pytest.mark.parametrize("path", [".", "none", ""])
+def test_yolo_from_a_path_relative_to_where_one_is(folder, monkeypatch, path):
+    yolo(folder)
+    written(folder / "data.yaml", YAML.replace("path: .", f"path: {path}"))
+    monkeypatch.chdir(folder.parent)
+    for spec in (folder.name, f"{folder.name}/data.yaml", f"./{folder.name}"):
+        source = open_source(spec, {"boxes"})
+        assert load_image(source[0]).size == (40, 20)
+        assert len(source) == 3
 
 
 @pytest.mark.parametrize(
