@@ -25,12 +25,13 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageL
 from transformers.models.detr.modeling_detr import DetrDecoder, DetrEncoder, DetrMLPPredictionHead
 
 from mmkit.convert.tables.table import read
+from mmkit.heads.boxes.matching import Costs
+from mmkit.heads.boxes.truth import Truth
+from mmkit.nn.sine import of_cells
 from projects.detection import tables
 from projects.detection.decoders import Encoder, Map, Queries
 from projects.detection.losses import matched_sums
-from projects.detection.matching import Costs, match
-from projects.detection.positions import of_cells
-from projects.detection.truth import Truth
+from projects.detection.matching import match
 
 WEIGHTS = {"ce": 1.0, "bbox": 5.0, "giou": 2.0}
 

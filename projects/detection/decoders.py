@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from projects.detection.layers import AnchorLayer, DecoderLayer, EncoderLayer, Perceptron
-from projects.detection.positions import of_boxes
+from mmkit.nn.placed import EncoderLayer, Perceptron
+from mmkit.nn.sine import of_boxes
+from projects.detection.layers import AnchorLayer, DecoderLayer
 
 PRIOR = 0.01  # of any class at the start, where losses are sigmoid focal
 

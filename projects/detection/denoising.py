@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmkit.draws import Draws
-from projects.detection.truth import Truth, corners
+from mmkit.heads.boxes.truth import Truth, corners
 
 RELABELLED = 0.25  # of the labels, at random, by any of the classes
 NOISE = 0.4  # of half a side that a corner moves, at most (positives), or from that to twice as much

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
+from mmkit.heads.boxes.matching import Costs
+from mmkit.heads.boxes.objects import objects_of, sizes
+from mmkit.heads.boxes.truth import Truth, corners, truth_of
+from mmkit.nn.sine import of_cells
 from mmkit.types import Count, HeadOutput, ModelSpec
 from projects.detection.decoders import Anchors, Encoder, Extra, Found, Map, Queries
 from projects.detection.denoising import Noised, noised, who_reads_whom
 from projects.detection.losses import matched_sums, noised_sums
-from projects.detection.matching import Costs, match
+from projects.detection.matching import match
 from projects.detection.names import check_classes
-from projects.detection.objects import objects_of, sizes
-from projects.detection.positions import of_cells
-from projects.detection.truth import Truth, corners, truth_of
 
 SOFTMAX, FOCAL = Costs(label=1.0), Costs(label=2.0)
 

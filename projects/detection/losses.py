@@ -6,28 +6,15 @@ Classes by softmax with a class for nothing (Carion et al. 2020) or by sigmoid f
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkit.heads.boxes.losses import Sums, box_sums
+from mmkit.heads.boxes.matching import ALPHA, GAMMA, Matches
+from mmkit.heads.boxes.truth import Truth
 from projects.detection.decoders import Found
 from projects.detection.denoising import Noised
-from projects.detection.matching import ALPHA, GAMMA, Matches
-from projects.detection.truth import Truth, corners, overlaps
-
-
-class Sums(NamedTuple):
-    """Float32 scalars, over all layers."""
-
-    label: Tensor
-    box: Tensor
-    giou: Tensor
-
-    def plus(self, other: Sums) -> Sums:
-        """Both together."""
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def focal_sum(logits: Tensor, at: tuple[Tensor, ...], labels: Tensor, weight: Tensor | float = 1.0) -> Tensor:
@@ -51,13 +38,6 @@ def softmax_sum(logits: Tensor, at: tuple[Tensor, ...], labels: Tensor, nothing:
     targets[at] = labels
     weights = torch.where(targets == logits.shape[-1] - 1, nothing, 1.0)
     return (F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none") * weights.flatten()).sum()
-
-
-def box_sums(found: Tensor, truth: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """L1 and 1 - GIoU of pairs (T, 4), centre, width and height, each summed; and the IoU (T,) without gradient."""
-    iou, giou = overlaps(corners(found), corners(truth))
-    away = F.l1_loss(found, truth, reduction="none").sum(-1)
-    return (away * weight).sum(), ((1 - giou) * weight).sum(), iou.detach()
 
 
 def matched_sums(

@@ -21,9 +21,9 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
+from mmkit.heads.boxes.objects import objects_of
 from mmkit.types import HeadOutput, ModelSpec
 from projects.detection.names import check_classes
-from projects.detection.objects import objects_of
 from projects.detection.pyramid import Pyramid
 from projects.detection.two_stage import detections
 

@@ -190,7 +190,7 @@ def test_targets_that_are_not_there():
 def test_noise_is_the_same_in_any_batch():
     """The draws of a sample are its own: a larger neighbour adds queries, and changes none."""
     head = task("all").heads["detect"]
-    from projects.detection.truth import truth_of
+    from mmkit.heads.boxes.truth import truth_of
 
     def noise(*scenes):
         f = Features(Given(), together(*scenes))

@@ -15,12 +15,13 @@ from transformers.models.detr.modeling_detr import (
 )
 
 from mmkit.convert.tables.table import read
+from mmkit.heads.boxes.matching import Costs
+from mmkit.heads.boxes.truth import Truth, corners, overlaps
+from mmkit.nn.sine import of_cells
 from projects.detection import tables
 from projects.detection.decoders import Anchors, Encoder, Found, Map, Queries
 from projects.detection.losses import focal_sum, matched_sums
-from projects.detection.matching import Costs, match
-from projects.detection.positions import of_cells
-from projects.detection.truth import Truth, corners, overlaps
+from projects.detection.matching import match
 
 WIDTH, HEADS, LAYERS, QUERIES, CLASSES = 32, 4, 2, 5, 6
 NEAR = {"atol": 1e-5, "rtol": 1e-5}

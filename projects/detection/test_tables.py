@@ -104,7 +104,7 @@ def test_the_whole_of_transformers_detr_from_its_own_feature_map(theirs):
     with torch.no_grad():
         expected = theirs(pixels, pixel_mask=mask)
         (feature, real), *_ = theirs.model.backbone(pixels, mask)
-        from projects.detection.positions import of_cells
+        from mmkit.nn.sine import of_cells
 
         cells = head["project"](feature.flatten(2).mT)
         seen = Map(cells, of_cells(real.bool(), WIDTH), real.bool().flatten(1))

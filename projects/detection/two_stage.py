@@ -23,9 +23,9 @@ from torchvision.ops.poolers import initLevelMapper
 from mmkit.draws import Draws
 from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
+from mmkit.heads.boxes.objects import objects_of
 from mmkit.types import HeadOutput, ModelSpec
 from projects.detection.names import check_classes
-from projects.detection.objects import objects_of
 from projects.detection.pyramid import Pyramid
 
 

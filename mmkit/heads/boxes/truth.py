@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mmkit.features import Features
-from projects.detection.objects import objects_of, sizes
+from mmkit.heads.boxes.objects import objects_of, sizes
 
 
 class Truth(NamedTuple):

@@ -1,4 +1,4 @@
-"""The objects of a batch that a head is to find, by one rule for all heads of this project.
+"""The objects of a batch that a head is to find, by one rule for all heads.
 
 Left out are boxes around many (``crowd``) and those to be ignored (``ignore``), where the batch says so, and degenerate
 ones: those whose right edge is not beyond the left, or whose bottom is not below the top.
