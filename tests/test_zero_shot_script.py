@@ -38,7 +38,7 @@ def launch(processes, *arguments):
         SCRIPT, *arguments,
     ]  # fmt: skip
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=240)
+    return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow

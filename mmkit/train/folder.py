@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -176,12 +176,16 @@ def _clear(out: Path, apart: Collection[str]) -> None:
             folder.rmdir()
 
 
+_version = cache(version)
+"""Each is read from a file and parsed; a process keeps the packages that it has."""
+
+
 def versions() -> dict[str, str]:
     """Of Python, the platform and the packages that enter the numbers."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = _version(name)
         except PackageNotFoundError:
             continue
     return found

@@ -189,8 +189,7 @@ def of_ours(folder, **changes):
     hub.save(folder, Predictor(model, {}, words, transform, 12), {"args": {"model": dump(make), "heads": {}}})
 
 
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-@pytest.mark.parametrize("size", [32, (32, 24)])
+@pytest.mark.parametrize(("activation", "size"), [("gelu", (32, 24)), ("quick_gelu", 32)])
 def test_a_clip_of_ours_is_whole_for_open_clip(activation, size, tmp_path, capsys):
     """Its config tells what no tensor does: attention heads and activation, and an MLP of any width."""
     of_ours(tmp_path / "ours", activation=activation, image_size=size)
