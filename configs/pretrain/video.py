@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
 from mmkit.data.openmoji.moving import DIRECTIONS, Moving, MovingQuestions, answers
+from mmkit.data.sources.open import open_records
 from mmkit.data.targets import AnswerScores, ClassLabels
 from mmkit.data.texts.masking import Masking
 from mmkit.data.texts.tokenizers import train_sentencepiece
@@ -35,51 +36,75 @@ from mmkit.heads.image_classify import ImageClassify
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
-from mmkit.models.sizes.video import How, albef_video_mini, dual_frames_mini, video_mini
+from mmkit.models.sizes.video import How, albef_video, albef_video_mini, dual_frames_mini, video_mini
 
-SIZE, FRAMES, TOKENS = 64, 4, 24
+SIZE, SMALL, FRAMES, TOKENS = 64, 32, 4, 24
 WHOLE = partial(ClipTrain, sampler=Sampler(how="segments", frames=FRAMES), scale=(1.0, 1.0), randaugment=None)
 CLIPS = partial(Moving, size=SIZE, frames=FRAMES)
 OPTIM = Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.1, betas=(0.9, 0.98))
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
 
-def direction(steps: int = 1500, still: int | Literal["any"] | None = None, how: How = "spacetime") -> Experiment:
-    """Which way does the emoji move? Four answers, as often. still: one frame alone, a number or "any" one."""
-    asked = partial(MovingQuestions, size=SIZE, frames=FRAMES, types=("direction",))
+def direction(steps: int = 2000, still: int | Literal["any"] | None = None) -> Experiment:
+    """Which way does the emoji move? Four answers, as often. still: one frame alone, a number or "any" one.
+
+    A small model on frames of 32 pixels: a tubelet holds all four, so that what moves is seen in the first layer.
+    """
+    asked = partial(MovingQuestions, size=SMALL, frames=FRAMES, types=("direction",))
     test = partial(asked, split="test", n=1000)
     known = tuple(answers(("direction",)))
     tests: dict[str, Any] = {"vqa": test, "shuffled": partial(test, shuffled=True)}
     tests |= {f"frame{i}": partial(test, still=i) for i in range(FRAMES)}
     return Experiment(
         name="direction",
-        model=partial(albef_video_mini, image_size=SIZE, max_tokens=TOKENS, frames=FRAMES, tubelet=2, how=how),
+        model=partial(
+            albef_video,
+            image_size=SMALL,
+            max_tokens=TOKENS,
+            frames=FRAMES,
+            patch=8,
+            tubelet=FRAMES,
+            image_depth=2,
+            image_width=96,
+            image_heads=4,
+            text_depth=1,
+            fusion_depth=1,
+            text_width=96,
+            text_heads=4,
+            embed_dim=96,
+            dropout=0.0,
+        ),
         heads={"answer": partial(AnswerClassifier, answers=known)},
         tokenizer=partial(train_sentencepiece, vocab_size=600),
         data=Data(
             train=partial(asked, split="train", n=60_000, still=still),
-            image_size=SIZE,
+            image_size=SMALL,
             max_tokens=TOKENS,
             transform=WHOLE,
             targets=partial(AnswerScores, answers=known),
             global_batch=64,
         ),
-        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.1, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
+        optim=Optim(lr=1.5e-3, min_lr=1e-5, warmup_frac=0.1, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
         run=Run(steps=steps, save_every_steps=0, log_every_steps=50),
         evals={name: partial(VQA, source=source) for name, source in tests.items()},
     )
 
 
-def mini(steps: int = 1500, how: How = "spacetime") -> Experiment:
-    """ITC, ITM and MLM on clips of one or two emoji with captions of what they do, then retrieval."""
+def mini(records: str | None = None, test: str | None = None, steps: int = 1500, how: How = "spacetime") -> Experiment:
+    """ITC, ITM and MLM on clips with captions, then retrieval. records, test: your own, as JSON lines with "video".
+
+    None = the built-in scenes of one or two emoji that move, appear and disappear.
+    """
     scenes = partial(CLIPS, most=2, actions=("move", "appear", "disappear"))
+    shown = partial(scenes, split="train", n=60_000) if records is None else partial(open_records, path=records)
+    kept = partial(scenes, split="test", n=500) if test is None else partial(open_records, path=test)
     return Experiment(
         name="video-mini",
         model=partial(albef_video_mini, image_size=SIZE, max_tokens=TOKENS, frames=FRAMES, how=how, tubelet=2),
         heads={"itc": partial(ITC, queue_size=0), "itm": partial(ITM), "mlm": partial(MLM)},
         tokenizer=partial(train_sentencepiece, vocab_size=800),
         data=Data(
-            train=partial(scenes, split="train", n=60_000),
+            train=shown,
             image_size=SIZE,
             max_tokens=TOKENS,
             transform=WHOLE,
@@ -88,7 +113,7 @@ def mini(steps: int = 1500, how: How = "spacetime") -> Experiment:
         ),
         optim=OPTIM,
         run=Run(steps=steps, save_every_steps=0, log_every_steps=50),
-        evals={"retrieval": partial(Retrieval, source=partial(scenes, split="test", n=500), rerank_top=16)},
+        evals={} if records and not test else {"retrieval": partial(Retrieval, source=kept, rerank_top=16)},
     )
 
 

@@ -50,6 +50,8 @@ NO_ORACLE = """What no installed program can be asked:
 - SimMIM on a ViT with relative positions, and on Swin: of the second the loss alone is compared.
 - BEiT's ids: those of DALL-E's encoder are not to be had; k-means stands in their place. Its masks are held against a
   copy of the published generator, as distributions.
+- ViViT's models 2 to 4 are in no installed package: loops written out in the test stand in their place
+  (`tests/parity/test_vivit.py`). Its accuracies are not measured here.
 - The nearest neighbours and linear heads of `mmkit probe` are held against plain loops (`tests/evals/probe`), as no
   installed package has DINOv2's.
 """
