@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmkit.data.records import Source
     from mmkit.inference.detecting import Found
 
-OF_DATA = ("rule", "images", "split", "columns", "predictions", "max_bad")
+OF_DATA = ("rule", "rounds", "images", "split", "columns", "predictions", "max_bad")
 OF_PICTURES = ("out", "threshold", "top")
 THRESHOLD = 0.3
 
@@ -47,6 +47,9 @@ def register(commands: Commands) -> None:
     command.add_argument(
         "--rule", choices=("coco", "lvis", "voc2007", "voc2010"), help="by which --data is measured (default coco)"
     )
+    command.add_argument(
+        "--rounds", type=int, metavar="N", help="draw the pictures anew N times, for ap_low and ap_high (95 %%)"
+    )
     add_evaluation_options(command, "all that was found, as COCO's server takes it (with the published ids)")
 
 
@@ -62,7 +65,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         source = _of_kinds(open_data(args, {"boxes"}, ("image", "boxes", "image_id")))
         from mmkit.evals.detection.evaluate import Detection
 
-        measure(args, Detection(source=source, head=args.head, rule=args.rule or "coco", **evaluation(args)))
+        measure(
+            args,
+            Detection(
+                source=source, head=args.head, rule=args.rule or "coco", rounds=args.rounds or 0, **evaluation(args)
+            ),
+        )
         return None
     threshold = THRESHOLD if args.threshold is None else args.threshold
     if not 0 <= threshold <= 1:

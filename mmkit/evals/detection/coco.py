@@ -9,6 +9,9 @@ detections of a picture count over all classes together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from random import Random
 from typing import Any, Literal
 
 import numpy as np
@@ -134,3 +137,23 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Of those that say something; None where none does."""
     said = values[values > -1]
     return float(said.mean()) if said.size else None
+
+
+def interval(metric: CocoAP, rounds: int = 200, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of ``ap`` and ``ap50`` over so many draws of the pictures with replacement (Efron 1979).
+
+    UserError for fewer than two rounds, and for a metric that is shared between processes.
+    """
+    if rounds < 2 or metric.sync_on_compute:
+        raise UserError(f"an interval over {rounds} draws: give at least two, of a metric that one process has whole")
+    pictures, draw = metric.pictures(), Random(seed)
+    found: list[dict[str, float]] = []
+    while len(found) < rounds:
+        again = copy(metric)
+        again.own = [replace(one, number=None) for one in draw.choices(pictures, k=len(pictures))]
+        again._counted = None
+        if any(len(one.true_boxes) for one in again.own):
+            found.append(again.compute())
+    low, high = round(0.025 * (rounds - 1)), round(0.975 * (rounds - 1))
+    ordered = {name: sorted(one[name] for one in found) for name in ("ap", "ap50")}
+    return {name: (values[low], values[high]) for name, values in ordered.items()}

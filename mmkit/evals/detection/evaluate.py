@@ -22,7 +22,7 @@ from mmkit.data.objects import Objects, object_names
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given
 from mmkit.errors import UserError
-from mmkit.evals.detection.coco import CocoAP
+from mmkit.evals.detection.coco import CocoAP, interval
 from mmkit.evals.detection.voc import VocAP
 from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.predictions import save_predictions
@@ -106,18 +106,22 @@ class Detection(Evaluator):
     """Finds the objects in the pictures of ``source`` and compares them with its records' ``boxes``.
 
     head: which; None = the only one that finds objects. rule: "coco"; "lvis", 300 detections a picture, and by what the
-    records say of classes that are surely absent or not all marked; "voc2007" or "voc2010". predictions: a file of
+    records say of classes that are surely absent or not all marked; "voc2007" or "voc2010". rounds: of
+    drawing the pictures anew, for the interval of ``ap`` and ``ap50``; 0 = none. predictions: a file of
     COCO's form. UserError for a model that finds none, a transform that cannot say what it shows, and classes that the
     head has not.
     """
 
     head: str | None = None
     rule: Rule = "coco"
+    rounds: int = 0
 
     def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
         """The head and the source."""
         if self.rule not in get_args(Rule):
             raise UserError(f"rule={self.rule!r} (--rule): there are {', '.join(get_args(Rule))}")
+        if self.rounds and self.rule.startswith("voc"):
+            raise UserError("rounds= (--rounds): the interval is of ap, which VOC's rules do not give")
         check_view(predictor.transform)
         head, source = detector(predictor.heads, self.head), self.opened()
         Objects(Given(source=source), head.classes)  # whose classes are known at once where the source says them
@@ -150,8 +154,10 @@ class Detection(Evaluator):
         found, truth = [one for one, _, _ in each], [one for _, one, _ in each]
         measured, chance = (self._measured(head, source, one, truth) for one in (found, by_chance(found, truth)))
         name = "ap" if isinstance(measured, CocoAP) else "map"
+        ends = interval(measured, self.rounds) if self.rounds and isinstance(measured, CocoAP) else {}
+        between = {f"{key}_{end}": pair[i] for key, pair in ends.items() for i, end in enumerate(("low", "high"))}
         result = DetectionResult(
-            values=measured.compute() | {f"chance_{name}": chance.compute()[name]},
+            values=measured.compute() | between | {f"chance_{name}": chance.compute()[name]},
             by_class=dict(zip(head.classes, measured.by_class(), strict=True)), n=len(found),
             boxes=sum(int((~_ignored(one)).sum()) for one in truth), found=found,
             names=[name for _, _, name in each], ids=tuple(head.ids), left_out=passed.left_out,

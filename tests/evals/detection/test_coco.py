@@ -8,7 +8,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmkit.errors import UserError
 from mmkit.evals.detection import pictures
-from mmkit.evals.detection.coco import CocoAP
+from mmkit.evals.detection.coco import CocoAP, interval
 
 CLASSES = 4
 BORDERS = (32.0, 96.0, 31.999, 96.001)  # sides of squares at the edges of small, medium and large
@@ -177,3 +177,21 @@ def test_it_refuses_unequal_batches_and_data_without_a_box():
         measured([(nothing, nothing)])
     with pytest.raises(UserError, match="larger than the one before"):
         CocoAP(CLASSES, most=(10, 1))
+
+
+def test_the_interval_holds_the_number_and_is_wider_for_fewer_pictures():
+    sets = [one for seed in range(3) for one in random_set(seed)]
+
+    def ends(samples):
+        metric = CocoAP(CLASSES)
+        metric.update(*zip(*samples, strict=True))
+        metric.sync_on_compute = False
+        return interval(metric, 15), metric.compute()
+
+    (many, whole), (few, _) = ends(sets), ends(sets[:8])
+    for name in ("ap", "ap50"):
+        assert many[name][0] < whole[name] < many[name][1]
+        assert few[name][1] - few[name][0] > many[name][1] - many[name][0]
+    assert ends(sets)[0] == many
+    with pytest.raises(UserError, match="at least two"):
+        interval(CocoAP(CLASSES), 40)

@@ -166,6 +166,10 @@ def test_other_rules_by_name():
     assert voc["map"] == 1.0
     assert 0 <= voc["chance_map"] <= 1
     assert "ap" not in voc
+    with pytest.raises(UserError, match="interval is of ap, which VOC"):
+        Detection(source=Scenes(), rule="voc2007", rounds=5).evaluate(predictor())
+    drawn = Detection(source=Scenes(), rounds=5).evaluate(predictor()).metrics()
+    assert drawn["ap_low"] <= drawn["ap"] <= drawn["ap_high"]
     with pytest.raises(UserError, match="there are coco, lvis, voc2007, voc2010"):
         Detection(source=Scenes(), rule="voc").evaluate(predictor())
 
