@@ -85,7 +85,10 @@ class BEiT(Head):
         return f.memo(("beit", count, smallest), make)
 
     def forward(self, f: Features) -> HeadOutput:
-        """Count: the hidden patches. Logs: accuracy beside chance, the share of codes in use, and their perplexity."""
+        """Count: the hidden patches. Logs: accuracy beside chance, the share of codes in use, and their perplexity.
+
+        While the codes are being found, how much of their sample is there.
+        """
         pixels = f.batch.pixels
         host_BP, hidden_BP = self._hidden(f)
         index_N = host_BP.flatten().nonzero().flatten().to(pixels.device, non_blocking=True)
@@ -104,7 +107,9 @@ class BEiT(Head):
             return HeadOutput(loss=loss, count=self.counts(f), logs=logs)
         places_BM = f.random("beit codes").uniform(ids_BP.shape[1]).argsort(1)[:, :OF_A_PICTURE]
         carry = {"patches": gather(take(patches_BPN, places_BM).flatten(0, 1))}
-        return HeadOutput(loss=loss * 0.0, count=0, carry=carry)
+        share = min(1.0, self.queue.pushed / self.queue.size)
+        collected: dict[str, Log] = {"sample_collected": (share, len(f.batch))}
+        return HeadOutput(loss=loss * 0.0, count=0, logs=collected, carry=carry)
 
     @torch.no_grad()
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:

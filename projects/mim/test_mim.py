@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import mmkit
 from mmkit.config import dump, load_experiment, override, rebuild, validate
@@ -246,6 +247,7 @@ def test_beit_counts_nothing_until_the_codes_are_found_which_then_stay():
         out = task(pictures(seed=step), step)
         assert out.counts["mim"] == (0 if step == 0 else int(head._hidden(task.features(pictures(), 1))[0].sum()))
         assert out.loss == 0 if step == 0 else out.loss > 1
+        assert out.logs.get("mim/sample_collected") == (0.0 if step == 0 else None)
         out.loss.backward()
         task.after_step([out.carry])
         assert head.ready
@@ -362,3 +364,20 @@ def test_the_published_recipes(tmp_path):
     assert math.isclose(exp.optim.lr, 2.4e-3)
     assert (exp.optim.betas, exp.optim.weight_decay, exp.data.global_batch) == ((0.9, 0.95), 0.05, 4096)
     assert math.isclose(load_experiment(f"{CONFIG}:simmim_base(pictures='x')").optim.lr, 4e-4)
+
+
+@pytest.mark.parametrize("name", ["mae", "beit"])
+def test_a_stopped_run_goes_on_with_the_same_bits(name, tmp_path):
+    """Stopped while BEiT collects patches: the codes are found from those before and after."""
+    small = [*FEW, "run.steps=4", "run.log_every_steps=1", "run.precision=no"]
+    if name == "beit":
+        small += ["heads.beit.codes=16", "heads.beit.sample=160"]  # 64 of a step
+    exp = override(load_experiment(f"{CONFIG}:{name}(size=48, kinds=8)"), small)
+    train(exp, tmp_path / "whole", save_model=hub.save)
+    train(override(exp, ["run.stop_after_steps=2"]), tmp_path / "parts", save_model=hub.save)
+    train(exp, tmp_path / "parts", resume=True, save_model=hub.save)
+    whole, parts = (load_file(tmp_path / part / "model.safetensors") for part in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    if name == "beit":
+        assert whole["heads.beit.codes.codes"].any()
