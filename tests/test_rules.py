@@ -23,7 +23,7 @@ LEVELS = {
     "network": -1, "slurm": -1, "types": 0, "config": 1, "exchange": 1, "chunks": 1,
     "protocol": 1, "look": 2, "nn": 2, "losses": 2, "encoders": 3,
     "features": 3, "models": 4, "heads": 4, "task": 5, "inference": 5, "explanation": 6, "evals": 7, "convert": 7,
-    "train": 8, "report": 8, "hub": 9, "doctor": 9, "cli": 10, "__init__": 11, "__main__": 11,
+    "train": 8, "report": 8, "page": 8, "hub": 9, "doctor": 9, "cli": 10, "__init__": 11, "__main__": 11,
 }  # fmt: skip
 GROUND = {name for name, level in LEVELS.items() if level <= 0}
 # The rooms inside ``data``, from the ground up; the same rule holds among them.

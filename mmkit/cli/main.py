@@ -29,7 +29,7 @@ Run = Callable[[argparse.Namespace], Mapping[str, Any] | None]
 GROUPS = (
     "quickstart", "plan", "doctor", "train", "report", "evaluate", "probe", "vqa", "caption", "detect", "data",
     "tokenizer",
-    "convert.command", "info", "explain", "features", "export",
+    "convert.command", "info", "explain", "features", "export", "demo",
 )  # fmt: skip
 """Modules of this package, each with ``register(commands)``; they import what is slow only when they run."""
 
