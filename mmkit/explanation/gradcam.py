@@ -17,6 +17,7 @@ from torch import Tensor
 from mmkit.data.collate import of_pictures, padded_texts
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
+from mmkit.data.video.opening import reads_clips
 from mmkit.errors import UserError
 from mmkit.explanation.goals import Target, answer_head, default_target, goal, hidden_words, kind_of, named, word_head
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
@@ -56,6 +57,8 @@ def ask(predictor: Predictor, target: Target | None = None, layer: int | None = 
 
     target: None for ``default_target``: hidden words where the model guesses them, else match, answer or similarity.
     """
+    if reads_clips(predictor.transform):
+        raise UserError("this model reads clips, and heat maps are of pictures: there are none of a clip yet")
     target = default_target(predictor) if target is None else target
     if not callable(target) and target not in ("itm", "itc", "answer", "mlm"):
         raise UserError(

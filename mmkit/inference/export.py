@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmkit.config.as_json import dump
 from mmkit.data.images.size import height_width
+from mmkit.data.video.opening import reads_clips
 from mmkit.encoders.open_clip import OpenClip
 from mmkit.errors import UserError
 from mmkit.files import check_new_folder, write_json
@@ -152,12 +153,13 @@ def _export(predictor: Predictor, part: Any, path: Path) -> Graph:
 
 
 def _inputs(predictor: Predictor, names: Sequence[str], *, batch: int, length: int) -> dict[str, Tensor]:
-    """Noise of the model's own sizes, the same at each call; the last text is the shortest."""
+    """Noise of the model's own sizes and frames, the same at each call; the last text is the shortest."""
     draw = torch.Generator().manual_seed(batch)
     transform: Any = predictor.transform
     height, width = height_width(transform.size)
     lengths = torch.linspace(length, max(1, length // 2), batch).long()
-    made = {"pixels": torch.randn(batch, 3, height, width, generator=draw)}
+    frames = (transform.sampler.frames,) if reads_clips(transform) else ()
+    made = {"pixels": torch.randn(batch, 3, *frames, height, width, generator=draw)}
     if predictor.reads_words:
         made["ids"] = torch.randint(predictor.tokenizer.vocab_size, (batch, length), generator=draw)
         made["mask"] = torch.arange(length) < lengths[:, None]

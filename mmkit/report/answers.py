@@ -13,6 +13,8 @@ from PIL import Image
 
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import answers_of
+from mmkit.data.video.opening import reads_clips
+from mmkit.data.video.strip import shown as picture_of
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import make_source
 from mmkit.explanation.explain import explain_pairs
@@ -27,10 +29,13 @@ BEGIN, END = "<!-- answers -->", "<!-- end of answers -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question, its right answers, the model's best with their probabilities, and the heat map of the first."""
+    """A question, its right answers, the model's best with their probabilities, and the heat map of the first.
+
+    image: of a clip some of its frames; heat: None, as there are no maps of clips.
+    """
 
     image: Image.Image
-    heat: Image.Image
+    heat: Image.Image | None
     question: str
     right: tuple[str, ...]
     best: Sequence[tuple[str, float]]
@@ -81,6 +86,11 @@ def collect(
     chosen: list[Record] = [records[row] for row in rows]
     questions = [record.captions[0] for record in chosen]
     found = predictor.answer(chosen, questions, top=3)
+    if reads_clips(predictor.transform):
+        return [
+            Asked(image=picture_of(record), heat=None, question=question, right=answers_of(record.targets), best=best)
+            for record, question, best in zip(chosen, questions, found, strict=True)
+        ]
     maps = explain_pairs(predictor, chosen, questions, answers=[best[0][0] for best in found], layer=layer, words=False)
     return [
         Asked(

@@ -162,6 +162,20 @@ def test_a_run_on_clips_trains_is_saved_and_measures_by_command(tmp_path, capsys
     out = str(tmp_path / "a.parquet")
     assert main(["features", "--model", str(tmp_path / "run"), "--data", str(data), "--out", out]) == 0
     assert "3" in capsys.readouterr().out
+    with pytest.raises(UserError, match="heat maps are of pictures"):
+        mmkit.explain(loaded, np.zeros((4, 20, 20, 3), np.uint8), "a dog moves up")
+
+
+def test_the_report_of_questions_shows_frames_and_no_map(tmp_path):
+    from mmkit.data.openmoji.moving import MovingQuestions
+    from mmkit.report.answers import AnswersReport
+
+    experiment = override(load_experiment("configs/pretrain/video.py:direction"), [*SMALL, "evals={}"])
+    train_stages(experiment, tmp_path / "run", save_model=hub.save)
+    AnswersReport(source=MovingQuestions(n=5, split="test"), shown=2)(mmkit.load(tmp_path / "run"), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count('alt="the picture"') == 2
+    assert "heat map" not in page.partition("<!-- answers -->")[2].partition("<!-- end")[0]
 
 
 def test_frames_that_do_not_fit_are_refused_before_training():
