@@ -13,6 +13,8 @@ from PIL import Image
 from mmkit.errors import UserError
 
 Frame = Image.Image | Path | bytes
+FILMS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"))
+"""Endings of videos, in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +52,8 @@ class Clip:
         if isinstance(self.frames, bytes) or not len(self.frames) or not isinstance(self.frames[0], Path):
             return "a clip in memory"
         return f"{self.frames[0]} ... ({len(self.frames)} frames)"
+
+
+def as_seen(file: Path) -> Path | Clip:
+    """A file as a record holds it: a video is a clip, all else a picture."""
+    return Clip(file) if file.suffix.lower() in FILMS else file

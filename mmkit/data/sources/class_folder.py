@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkit.data.clip import as_seen
 from mmkit.data.labels import natural, same_names, some
 from mmkit.data.records import Record
 from mmkit.data.sources.walk import is_hidden, pictures_in, walk
@@ -61,7 +62,7 @@ class ClassFolder:
     def __getitem__(self, index: int) -> Record:
         picture, label = self._rows[index]
         name = str(picture.relative_to(self.path))
-        return Record(image=picture, captions=(), image_id=name, key=str(picture), targets={"label": label})
+        return Record(image=as_seen(picture), captions=(), image_id=name, key=str(picture), targets={"label": label})
 
     def target(self, key: str) -> Iterator[Any]:
         """Every label, for the key "label"."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mmkit.data.clip import as_seen
 from mmkit.data.picture_files import PictureFiles
 from mmkit.data.problems import Problems
 from mmkit.data.records import Record
@@ -53,7 +54,7 @@ class Folder:
     def __getitem__(self, index: int) -> Record:
         picture, captions = self._rows[index]
         name = self.files.name(picture.relative_to(self.path).as_posix())
-        return Record(image=picture, captions=captions, image_id=name, key=str(picture))
+        return Record(image=as_seen(picture), captions=captions, image_id=name, key=str(picture))
 
     def captions(self) -> Iterator[str]:
         """Every caption."""

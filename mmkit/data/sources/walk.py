@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmkit.data.clip import FILMS
 from mmkit.data.images.formats import SUFFIXES, suffix_of
 from mmkit.errors import UserError
 
@@ -24,13 +25,14 @@ HIDDEN = frozenset((
 
 @dataclass
 class Walk:
-    """What lies below a folder. pictures: sorted paths; beside: files that may be of these; left_out: how many things
-    of which kind were not taken.
+    """What lies below a folder. pictures: sorted paths, where there are none those of videos; beside: files that may be
+    of these; films: all videos; left_out: how many things of which kind were not taken.
     """
 
     folder: Path
     pictures: list[Path] = field(default_factory=list)
     beside: list[Path] = field(default_factory=list)
+    films: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> str:
@@ -39,7 +41,9 @@ class Walk:
 
 
 def walk(folder: str | Path, beside: Iterable[str] = ()) -> Walk:
-    """All pictures below a folder. beside: endings of files that belong to them, which are not counted as left out.
+    """All pictures below a folder, or all videos where there are no pictures.
+
+    beside: endings of files that belong to them, which are not counted as left out.
 
     UserError where there is no such folder, or one below it may not be read.
     """
@@ -48,6 +52,10 @@ def walk(folder: str | Path, beside: Iterable[str] = ()) -> Walk:
         raise UserError(f"{top}: no such folder")
     found = Walk(top)
     _into(top, [Path(os.path.realpath(top))], found, frozenset(beside))
+    if not found.pictures:
+        found.pictures = found.films
+        found.left_out.subtract(path.suffix.lower() for path in found.films)
+        found.left_out += Counter()  # without what is 0 now
     found.pictures.sort()
     own = {picture.with_suffix("") for picture in found.pictures}
     alone = [path for path in found.beside if path.with_suffix("") not in own]
@@ -105,6 +113,7 @@ def _into(folder: Path, above: list[Path], found: Walk, beside: frozenset[str]) 
         elif path.suffix.lower() in beside:
             found.beside.append(path)
         else:
+            found.films += [path] if path.suffix.lower() in FILMS else []
             found.left_out[path.suffix.lower() or "file without an ending"] += 1
 
 

@@ -8,7 +8,10 @@ from PIL import Image
 
 from mmkit.data.clip import Clip
 from mmkit.data.records import JsonLines, Record
+from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.open import open_source
+from mmkit.data.sources.walk import walk
 from mmkit.data.video.opening import open_clip
 from mmkit.data.video.strip import FRAMES, shown
 from mmkit.data.writing import write_records
@@ -118,3 +121,19 @@ def test_people_see_frames_side_by_side(folder):
     assert [strip[0, x, 0] for x in (0, 10, 20)] == [0, 60, 120]
     long = Record(image=Clip(np.zeros((9, 6, 8, 3), np.uint8)), captions=(), image_id="1", key="1")
     assert shown(long).width == FRAMES * 8 + (FRAMES - 1) * 2
+
+
+def test_a_folder_of_videos_alone_is_one_of_clips(folder, caplog):
+    for name in ("left/1.mp4", "left/2.avi", "right/3.MOV"):
+        (folder / "classes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "classes" / name).write_bytes(b"")
+    source = open_source(folder / "classes", {"label"})
+    assert [(source[i].image.path.name, source[i].targets["label"]) for i in range(3)] == [
+        ("1.mp4", 0), ("2.avi", 0), ("3.MOV", 1),
+    ]  # fmt: skip
+    assert walk(folder / "classes").told() == ""
+    (folder / "classes" / "left" / "1.txt").write_text("a dog")
+    assert isinstance(Folder(folder / "classes", captions_needed=False)[0].image, Clip)
+    Image.new("RGB", (4, 4)).save(folder / "classes" / "left" / "a.png")  # beside pictures they are left out, as before
+    assert [path.name for path in walk(folder / "classes").pictures] == ["a.png"]
+    assert walk(folder / "classes").told() == "1 x .avi, 1 x .mov, 1 x .mp4, 1 x .txt"
