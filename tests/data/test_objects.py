@@ -210,6 +210,8 @@ def test_boxes_are_read_in_every_form():
     assert boxes_in({"boxes": [[0, 0, 4, 5]]}).area.tolist() == [20]
     with pytest.raises(UserError, match='2 "boxes" and 1 "labels"'):
         boxes_in({**plain, "labels": ["dog"]})
+    with pytest.raises(UserError, match="four numbers"):
+        boxes_in({"boxes": [{"box": [0, 0, 1, 1]}, [0, 0, 1, 1]]})
     with pytest.raises(UserError, match='"boxes": 5: must be a list'):
         boxes_in({"boxes": 5})
 
@@ -220,6 +222,8 @@ def test_mirrored_classes_change_places_and_a_class_without_its_other_side_keeps
     source.object_names = sided
     (batch,) = batch_of(source, squashed(flip=1.0))
     assert by_picture([batch])["row 0"] == [(60, 0, 80, 60, 1)]
+    (batch,) = batch_of(source, squashed(flip=0.0))
+    assert by_picture([batch])["row 0"] == [(0, 0, 20, 60, 0)]
     source.object_names = sided[::2]
     (batch,) = batch_of(source, squashed(flip=1.0))
     assert by_picture([batch])["row 0"] == [(0, 0, 20, 60, 0)]

@@ -150,6 +150,8 @@ def test_an_expression_fits_one_of_two_by_its_relation_alone():
         assert text.startswith(("the ", emoji_name(kinds[0])))
         assert text.endswith(emoji_name(kinds[1]))
         assert record.targets["phrases"] == [{"caption": 0, "spans": [(0, len(text))], "boxes": [0]}]
+        assert combination_split(sorted(kinds[:2]), drawn.scene.colour) == "test"
+        assert record.targets["background"] == drawn.scene.colour
         found[meant] += 1
     assert min(found.values()) > 8
     assert list(source.captions())[:3] == [source[i].captions[0] for i in range(3)]

@@ -71,6 +71,7 @@ def test_tokens_of_spans():
     assert tokens_in(offsets, [(4, 6)]) == [2, 3]  # a token of which a part is meant
     assert tokens_in(offsets, [(0, 1), (8, 9)]) == [1, 4]
     assert tokens_in(offsets, [(1, 2)]) == tokens_in(offsets, []) == []
+    assert trimmed("abc", [(2, 2), (1, 2)]) == [(0, 0), (1, 2)]
     assert trimmed(" a  ", [(0, 2), (2, 4), (1, 2), (0, 4)]) == [(1, 2), (0, 0), (1, 2), (1, 2)]
 
 

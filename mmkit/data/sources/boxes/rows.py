@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,11 +25,17 @@ AS_CORNERS = (
 
 @dataclass(kw_only=True)
 class Flat:
-    """Boxes as they are read, one after the other. row: which row's each is; entries: what else each says."""
+    """Boxes as they are read, one after the other; ``ObjectRows`` keeps arrays of them, 57 bytes each.
+
+    row: which row's each is. area: NaN, ids: -1 where nothing is said. entries: what few say besides.
+    """
 
     sides: list[tuple[float, float, float, float]] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    area: list[float] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
     entries: list[Mapping[str, Any] | None] = field(default_factory=list)
 
     def add(self, row: int, sides: tuple[float, float, float, float], label: int, entry: Mapping[str, Any]) -> None:
@@ -36,7 +43,12 @@ class Flat:
         self.sides.append(sides)
         self.row.append(row)
         self.labels.append(label)
-        self.entries.append(entry or None)
+        number = entry.get("id")
+        known = {"area", "crowd"} | ({"id"} if type(number) is int and 0 <= number < 1 << 63 else set())
+        self.area.append(entry["area"] if entry.get("area") is not None else math.nan)
+        self.ids.append(number if type(number) is int and "id" in known else -1)
+        self.crowd.append(bool(entry.get("crowd")))
+        self.entries.append({key: value for key, value in entry.items() if key not in known} or None)
 
 
 class ObjectRows(Rows):
@@ -53,22 +65,28 @@ class ObjectRows(Rows):
         order = np.argsort(np.array(flat.row, np.int64), kind="stable")
         self._sides = np.array(flat.sides, np.float64).reshape(-1, 4)[order]
         self._labels = np.array(flat.labels, np.int64)[order]
-        self._entries = [flat.entries[i] for i in order.tolist()]
+        self._area, self._ids = np.array(flat.area, np.float64)[order], np.array(flat.ids, np.int64)[order]
+        self._crowd = np.array(flat.crowd, bool)[order]
+        self._entries = [flat.entries[i] for i in order.tolist()] if any(flat.entries) else []
         self._starts = np.searchsorted(np.array(flat.row, np.int64)[order], np.arange(len(rows) + 1))
         super().__init__(path, images, rows, problems, total=total)
 
     def _at(self, index: int) -> Record:
         record = super()._at(index)
-        first, last = self._starts[index : index + 2].tolist()
-        own = zip(
-            self._sides[first:last].tolist(), self._labels[first:last].tolist(), self._entries[first:last], strict=True
-        )
-        boxes = [
-            {"name": self.object_names[label], "box": tuple(box), "label": label} | dict(entry or {})
-            for box, label, entry in own
-        ]  # fmt: skip
+        boxes = [self._box(i) for i in range(*self._starts[index : index + 2].tolist())]
         record.targets["boxes"] = boxes  # type: ignore[index]  # a dict of this record
         return record
+
+    def _box(self, i: int) -> dict[str, Any]:
+        label = int(self._labels[i])
+        found = {"name": self.object_names[label], "box": tuple(self._sides[i].tolist()), "label": label}
+        if not np.isnan(self._area[i]):
+            found["area"] = float(self._area[i])
+        if self._ids[i] >= 0:
+            found["id"] = int(self._ids[i])
+        if self._crowd[i]:
+            found["crowd"] = True
+        return found | dict(self._entries[i] or {} if self._entries else {})
 
     @cached_property
     def empty(self) -> int:

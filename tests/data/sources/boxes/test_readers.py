@@ -2,14 +2,17 @@
 
 import json
 import pickle
+from collections import Counter
 from random import Random
 
 import pytest
 from PIL import Image
 
+from mmkit.data.boxes import boxes_in
 from mmkit.data.check import check_named
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.misplaced import misplaced
 from mmkit.data.objects import Objects
 from mmkit.data.sources.boxes.coco import Instances
 from mmkit.data.sources.open import open_source
@@ -143,7 +146,9 @@ def test_goldg_has_spans_of_the_raw_caption(folder):
     ]
     annotations = [
         {"id": i, "image_id": image, "category_id": 1, "bbox": [i, 0, 4, 4], "tokens_positive": spans}
-        for i, (image, spans) in enumerate([(1, [[1, 6]]), (1, [[12, 17]]), (1, [[1, 6]]), (2, [[0, 5]])])
+        for i, (image, spans) in enumerate(
+            [(1, [[1, 6]]), (1, [[12, 17]]), (1, [[1, 6]]), (2, [[0, 5], ["0", 3], [3, 3], [-1, 2]])]
+        )
     ]
     data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     source = opened(folder, data, "goldg.json")
@@ -154,6 +159,7 @@ def test_goldg_has_spans_of_the_raw_caption(folder):
     ]  # fmt: skip
     assert [caption[a:b] for a, b in ((12, 17), (1, 6))] == ["a dog", "A dog"]
     assert source[1].image_id == first.image_id  # two sentences, one picture
+    assert source[1].targets["phrases"] == [{"caption": 0, "spans": [(0, 5)], "boxes": [0]}]
     assert "eval_spans" not in first.targets
 
 
@@ -202,7 +208,7 @@ def xml(*objects, name="wrong.jpg"):
 def voc(folder, first=None):
     (folder / "pictures").rename(folder / "JPEGImages")
     written(folder / "Annotations/0.xml", first or xml(("dog", 0, (1, 1, 40, 20)), ("cat", 1, (5.5, 3, 8, 9))))
-    written(folder / "Annotations/1.xml", xml(("dog", 0, (0, 2, 3, 4))))
+    written(folder / "Annotations/1.xml", xml(("dog", 0, (0, 2, 3, 4)), ("dog", 0, (5, 5, 5, 5))))
     written(folder / "Annotations/2.xml", xml())
     written(folder / "ImageSets/Main/val.txt", "2\n1  -1\n")
 
@@ -212,12 +218,13 @@ def test_voc_counts_from_one_and_includes_its_last_pixel(folder, caplog):
     source = open_source(folder, {"boxes"})
     assert placed(source[0]) == [("dog", (0, 0, 40, 20)), ("cat", (4.5, 2, 8, 9))]
     assert [one.get("ignore", False) for one in source[0].targets["boxes"]] == [False, True]
-    assert placed(source[1]) == [("dog", (0, 1, 3, 4))]
+    assert placed(source[1]) == [("dog", (0, 1, 3, 4)), ("dog", (4, 4, 5, 5))]  # of one pixel
+    assert source.object_ids == [1, 2]
     assert "1 boxes begin before the first pixel" in caplog.text
     assert source.object_names == ["cat", "dog"]
     assert source[0].image == folder / "JPEGImages/0.jpg"  # not the name inside
     val = open_source(folder, {"boxes"}, split="val")
-    assert [placed(val[i]) for i in range(2)] == [[], [("dog", (0, 1, 3, 4))]]
+    assert [placed(val[i])[:1] for i in range(2)] == [[], [("dog", (0, 1, 3, 4))]]
     with pytest.raises(UserError, match=r"no split 'test'.*there are: val"):
         open_source(folder, {"boxes"}, split="test")
 
@@ -274,6 +281,15 @@ def test_yolo_is_of_shares_of_the_upright_picture(folder, caplog):
     (folder / "labels/train/1.txt").unlink()
     assert len(open_source(folder, {"boxes"}, split="train")) == 3
     assert "1 of 3 pictures have no file of labels: background, or forgotten" in caplog.text
+
+
+def test_yolo_as_roboflow_writes_it(folder):
+    """Paths begin with ``../`` there, though the folders lie beside the YAML."""
+    (folder / "train").mkdir()
+    (folder / "pictures").rename(folder / "train/images")
+    written(folder / "train/labels/0.txt", "0 0.5 0.5 1 1\n")
+    source = open_source(written(folder / "data.yaml", "train: ../train/images\nnames: ['a']\n"), {"boxes"})
+    assert placed(source[0]) == [("a", (0, 0, 40, 20))]
 
 
 @pytest.mark.parametrize("path", [".", "none", ""])
@@ -350,6 +366,8 @@ def test_flickr_entities(folder):
     assert record.targets["phrases"][1]["types"] == ["clothing", "other"]
     assert record.targets["phrases"][3]["spans"] == [(30, 35)]  # the second of two that read alike
     written(folder / "Sentences/1.txt", "[/EN#5/people A man in a hat\n")
+    with pytest.raises(UserError, match=r"no split 'val'.*there are: test"):
+        open_source(folder, {"boxes"}, split="val")
     with pytest.raises(UserError, match=r"1: Sentences/1.txt: a phrase is not closed"):
         open_source(folder, {"boxes"})
 
@@ -452,6 +470,21 @@ def test_check_counts_every_trap_of_boxes(folder):
     assert any(
         "1 x box outside, the first:" in one and "a.jsonl:1: box 1 [50, 0, 60, 10]" in one for one in found.warnings
     )
+
+
+@pytest.mark.parametrize(
+    ("box", "kinds"),
+    [
+        ([40, 0, 50, 10], {"box outside": 1}), ([-5, 0, 0, 10], {"box outside": 1}),
+        ([0, 20, 9, 30], {"box outside": 1}), ([0, -5, 9, 0], {"box outside": 1}),
+        ([39.5, 0, 41, 10], {}), ([39.5, 0, 41.1, 10], {"box reaches out": 1}),
+        ([-1, -1, 5, 5], {}), ([-1.1, 0, 5, 5], {"box reaches out": 1}), ([0, 0, 5, 21.1], {"box reaches out": 1}),
+        ([0, -1.1, 5, 5], {"box reaches out": 1}), ([0, 0, 1, 1], {}), ([3, 3, 9, 3], {"empty box": 1}),
+    ],
+)  # fmt: skip
+def test_where_a_box_is_outside_and_where_it_is_rounded(box, kinds):
+    found = boxes_in({"boxes": [{"name": "a", "box": box}]})
+    assert Counter(kind for _, kind, _ in misplaced(found, (40, 20))) == kinds
 
 
 def test_check_collects_what_readers_refuse_and_goes_on(folder):
