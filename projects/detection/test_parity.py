@@ -22,8 +22,10 @@ from projects.detection import tables
 from projects.detection.decoders import Anchors, Encoder, Found, Map, Queries
 from projects.detection.losses import focal_sum, matched_sums
 from projects.detection.matching import match
+from tests.parity.measure import assert_near
 
 WIDTH, HEADS, LAYERS, QUERIES, CLASSES = 32, 4, 2, 5, 6
+OUTPUT = 5e-6
 NEAR = {"atol": 1e-5, "rtol": 1e-5}
 REAL = torch.ones(3, 3, 5, dtype=torch.bool)
 REAL[1, 2:], REAL[2, :, 3:] = False, False
@@ -106,6 +108,7 @@ class Theirs(torch.nn.Module):
         return memory, self.class_labels_classifier(states), self.bbox_predictor(states).sigmoid()
 
 
+@pytest.mark.parity("DETR, from given tokens", "transformers")
 def test_detr_layers_boxes_losses_and_gradients():
     theirs = large(Theirs())
     sides = {"width": WIDTH, "heads": HEADS, "hidden": 48, "dropout": 0.0}
@@ -124,8 +127,8 @@ def test_detr_layers_boxes_losses_and_gradients():
     mapped = ours["encoder"](seen)
     torch.testing.assert_close(mapped.cells, memory, **NEAR)
     found = ours["decoder"](mapped)
-    torch.testing.assert_close(found.logits, logits, **NEAR)
-    torch.testing.assert_close(found.boxes, boxes, **NEAR)
+    assert_near(found.logits, logits, OUTPUT, "logits of every layer")
+    assert_near(found.boxes, boxes, OUTPUT, "boxes of every layer")
 
     truth, per = truth_of([3, 0, 2])
     criterion = ImageLoss(HungarianMatcher(1, 5, 2), CLASSES, 0.1, ["labels", "boxes"])
@@ -135,7 +138,7 @@ def test_detr_layers_boxes_losses_and_gradients():
     expected = sum(weights[name.split("_")[1]] * value for name, value in said.items())
     sums, _ = matched_sums(found, truth, match(found, truth, Costs(label=1.0), "softmax"), 0.1, 1)
     loss = sums.label / (5 + 0.1 * 10) + 5 * sums.box / 5 + 2 * sums.giou / 5
-    torch.testing.assert_close(loss, expected, **NEAR)
+    assert_near(loss, expected, OUTPUT, "loss", "loss")
     (loss * 3).backward()
     (expected * 3).backward()
     grads = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
@@ -147,6 +150,7 @@ def test_detr_layers_boxes_losses_and_gradients():
     assert {name for name, p in ours.named_parameters() if p.grad is None} == {"project.weight", "project.bias"}
 
 
+@pytest.mark.parity("DAB-DETR's decoder, from given tokens", "transformers")
 def test_dab_references_and_boxes_of_every_layer_and_the_focal_loss():
     made = config(DabDetrConfig, hidden_size=WIDTH, auxiliary_loss=True, activation_function="relu")
     made.encoder_ffn_dim = made.decoder_ffn_dim = 48
@@ -166,8 +170,8 @@ def test_dab_references_and_boxes_of_every_layer_and_the_focal_loss():
     states = out.intermediate_hidden_states
     boxes = (theirs.bbox_predictor(states) + inverse_sigmoid(out.reference_points)).sigmoid()
     found = ours(Map(cells, places, REAL.flatten(1)))
-    torch.testing.assert_close(found.boxes, boxes, **NEAR)
-    torch.testing.assert_close(found.logits, theirs.class_embed(states), **NEAR)
+    assert_near(found.boxes, boxes, OUTPUT, "boxes of every layer")
+    assert_near(found.logits, theirs.class_embed(states), OUTPUT, "logits of every layer")
 
     truth, per = truth_of([3, 0, 4])
     criterion = DeformableDetrImageLoss(DeformableDetrHungarianMatcher(2, 5, 2), CLASSES, 0.25, ["labels", "boxes"])
