@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkit.data.records import Source, described
@@ -108,13 +109,14 @@ class Probe(Evaluator):
     def _seen(self, predictor: Predictor, source: Source, classes: list[str], counts: int, what: str) -> Seen:
         labelled, _ = with_classes(source, classes, self.label_key, by_name=True)
         labels = torch.tensor(list(labelled.target(self.label_key)))
-        first = predictor.model.spec.class_tokens
+        spec = predictor.model.spec
+        first, has_class = spec.class_tokens, spec.class_tokens > 0 and spec.pooling == "first"
         fits = self.attentive
 
         def work(rows: Sequence[int], made: Sequence[Pixels]) -> dict[str, Tensor]:
             nonlocal fits
             image = predictor.encode_pixels(made)
-            found = {"mean": pooled(image, first, mean=True)} | ({"cls": image.x[:, 0]} if first else {})
+            found = {"mean": pooled(image, first, mean=True)} | ({"cls": image.x[:, 0]} if has_class else {})
             gib = counts * image.x[0].numel() * 4 / 2**30
             if fits and (gib > ROOM or image.mask is not None):
                 fits = False
@@ -133,7 +135,10 @@ class Probe(Evaluator):
         return Seen(pooled=found, tokens=tokens, labels=labels[list(passed.rows)], rows=passed.rows)
 
     def _chosen(self, train: Seen, fit: Tensor, choose: Tensor, name: str, classes: int) -> dict[str, Reading]:
-        """For one token the best of each kind on pictures that were not trained on; of equals the first."""
+        """For one token the best of each kind on pictures that were not trained on.
+
+        Of equal neighbours the fewest, of equal heads the one with the lowest loss.
+        """
         x, wanted = train.pooled[name], train.labels[choose]
         near = knn(x[fit], train.labels[fit], x[choose], classes)
         best = {k: _rate(found, wanted) for k, found in near.items()}
@@ -142,9 +147,11 @@ class Probe(Evaluator):
         for standard in (False, True):
             scale = linear.Scale.of(x[fit], standard)
             heads = linear.train(scale(x[fit]), train.labels[fit], classes, steps=self.steps, seed=self.seed)
-            for rate, found in zip(linear.RATES, heads(scale(x[choose])), strict=True):
-                readings.append(Reading(held_out=_rate(found, wanted), rate=rate, standard=standard))
-        return {"knn": Reading(held_out=best[k], k=k), "linear": max(readings, key=lambda r: r.held_out)}
+            for rate, logits in zip(linear.RATES, heads.logits(scale(x[choose])), strict=True):
+                loss = F.cross_entropy(logits, wanted).item()
+                right = _rate(logits.argmax(1), wanted)
+                readings.append(Reading(held_out=right, loss=loss, rate=rate, standard=standard))
+        return {"knn": Reading(held_out=best[k], k=k), "linear": max(readings, key=Reading.order)}
 
     def _measured(
         self, train: Seen, test: Seen, chosen: Mapping[str, Mapping[str, Reading]], classes: tuple[str, ...]

@@ -46,9 +46,13 @@ class Heads:
     weights: Tensor
     biases: Tensor
 
+    def logits(self, x_ND: Tensor) -> list[Tensor]:
+        """(N, D) -> of each head (N, C)."""
+        return [x_ND @ w + b for w, b in zip(self.weights, self.biases, strict=True)]
+
     def __call__(self, x_ND: Tensor) -> Tensor:
         """(N, D) -> the class of each by each head (R, N) int64."""
-        return torch.stack([(x_ND @ w + b).argmax(1) for w, b in zip(self.weights, self.biases, strict=True)])
+        return torch.stack([logits_NC.argmax(1) for logits_NC in self.logits(x_ND)])
 
 
 def order(count: int, steps: int, batch: int, seed: int) -> Tensor:

@@ -22,13 +22,18 @@ KIND = {"knn": "nearest neighbours", "linear": "linear", "attentive": "attentive
 class Reading:
     """What was chosen for one token, and its rate on the training pictures held out for choosing.
 
-    k: neighbours; rate, standard: of a linear head, and whether its features were standardised.
+    k: neighbours; rate, standard: of a linear head, and whether its features were standardised; loss: of it, there too.
     """
 
     held_out: float
+    loss: float = 0.0
     k: int | None = None
     rate: float = 0.0
     standard: bool = False
+
+    def order(self) -> tuple[float, float]:
+        """By which the best is chosen: the rate, then the loss."""
+        return self.held_out, -self.loss
 
     def told(self) -> dict[str, float | bool]:
         """The same as plain values, by name."""
@@ -51,7 +56,7 @@ class ProbeResult:
 
     def best(self, kind: str) -> tuple[str, Reading, Tensor]:
         """The token whose head was better on the pictures held out for choosing; of equals the first by name."""
-        name = max(sorted(self.by[kind]), key=lambda name: self.by[kind][name][0].held_out)
+        name = max(sorted(self.by[kind]), key=lambda name: self.by[kind][name][0].order())
         return name, *self.by[kind][name]
 
     def metrics(self) -> dict[str, float]:

@@ -1,15 +1,22 @@
 """Each probe's head against a plain one, written out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.evals.probe import linear
 from mmkit.evals.probe.attentive import attentive
-from mmkit.evals.probe.evaluate import apart
+from mmkit.evals.probe.evaluate import Probe, apart
 from mmkit.evals.probe.knn import knn
+from mmkit.evals.probe.result import ProbeResult, Reading
+from mmkit.inference.predictor import Predictor
+from tests.sizes import vision_tiny
 
 
 def drawn(n, width=8, classes=3, seed=0, apart=1.0):
@@ -116,3 +123,33 @@ def test_a_share_of_each_class_is_held_out():
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(39))
     assert torch.bincount(labels[held], minlength=3).tolist() == [2, 0, 5]
     assert not torch.equal(held, apart(labels, 3, seed=1)[1])
+
+
+def test_of_equal_rates_the_lower_loss_is_chosen():
+    worse, better, best = (
+        Reading(held_out=0.5, loss=2.0),
+        Reading(held_out=0.5, loss=1.0),
+        Reading(held_out=0.6, loss=9.0),
+    )
+    assert max([worse, better], key=Reading.order) is better
+    assert max([better, best, worse], key=Reading.order) is best
+    result = ProbeResult(
+        classes=("a", "b"), labels=torch.tensor([0, 1]), trained_on=4, attentive=None,
+        by={"linear": {"cls": (worse, torch.tensor([0, 0])), "mean": (better, torch.tensor([0, 1]))}},
+    )  # fmt: skip
+    assert result.best("linear")[0] == "mean"
+    assert result.metrics()["linear.top1"] == 1.0
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_first_token_that_stands_for_nothing_is_no_class_token(pooling, tmp_path):
+    """As the registers of towers of others, which are pooled by the mean."""
+    model = vision_tiny()
+    model.spec = replace(model.spec, pooling=pooling)
+    for name, colour in (("a", "red"), ("b", "blue")):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            Image.new("RGB", (32, 32), colour).save(tmp_path / name / f"{i}.png")
+    predictor = Predictor(model, {}, None, EvalTransform(size=32), 0)
+    result = Probe(source=ClassFolder(tmp_path), steps=3, attentive=False).evaluate(predictor)
+    assert set(result.by["knn"]) == ({"cls", "mean"} if pooling == "first" else {"mean"})
