@@ -45,6 +45,13 @@ def register(commands: Commands) -> None:
     add_source_options(command, "image=...,boxes=...,image_id=...")
     command.add_argument("--head", metavar="NAME", help="which, where several find objects (default: the only one)")
     command.add_argument(
+        "--text", metavar="WORDS", help='what to look for, of a model that can be asked: "a dog. a red canoe."'
+    )
+    command.add_argument(
+        "--classes", metavar="FILE",
+        help="the same, a line each; names may hold full stops (default: the classes that it was trained on)",
+    )  # fmt: skip
+    command.add_argument(
         "--rule", choices=("coco", "lvis", "voc2007", "voc2010"), help="by which --data is measured (default coco)"
     )
     command.add_argument(
@@ -65,18 +72,36 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         source = _of_kinds(open_data(args, {"boxes"}, ("image", "boxes", "image_id")))
         from mmkit.evals.detection.evaluate import Detection
 
+        phrases = _phrases(args)
+        asked = None if phrases is None else tuple(phrases)
         measure(
             args,
             Detection(
-                source=source, head=args.head, rule=args.rule or "coco", rounds=args.rounds or 0, **evaluation(args)
+                source=source, head=args.head, rule=args.rule or "coco", rounds=args.rounds or 0, phrases=asked,
+                **evaluation(args),
             ),
-        )
+        )  # fmt: skip
         return None
     threshold = THRESHOLD if args.threshold is None else args.threshold
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold}: a score is from 0 to 1")
     _look(args, threshold)
     return None
+
+
+def _phrases(args: argparse.Namespace) -> list[str] | None:
+    """What --text or --classes asks for; None where neither does."""
+    from mmkit.data.texts.prompts import checked, phrases_in
+
+    if args.text is not None and args.classes is not None:
+        raise UserError("give either --text WORDS or --classes FILE")
+    if args.text is not None:
+        return phrases_in(args.text)
+    if args.classes is None:
+        return None
+    from mmkit.evals.labels import read_classes
+
+    return checked(read_classes(args.classes).names, f"--classes {args.classes}")
 
 
 def _of_kinds(source: Source) -> Source:
@@ -90,10 +115,10 @@ def _look(args: argparse.Namespace, threshold: float) -> None:
     from mmkit.data.images.opening import load_image
     from mmkit.ranks import rank
 
-    outputs = _outputs(args.image, args.out)
+    outputs, phrases = _outputs(args.image, args.out), _phrases(args)
     pictures = [load_image(path) for path in args.image]
     with make_predictor(args) as predictor:
-        whole = predictor.detect(pictures, head=args.head, batch_size=args.batch_size)
+        whole = predictor.detect(pictures, head=args.head, batch_size=args.batch_size, phrases=phrases)
     found = [one.above(threshold, args.top) for one in whole]
     if rank() == 0:
         _show(args.image, found, threshold)

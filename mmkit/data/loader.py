@@ -48,7 +48,8 @@ MAX_REPLACEMENTS = 100
 class PairDataset(Dataset[Sample]):
     """Pairs of a transformed picture and a tokenized caption, addressed by (epoch, index).
 
-    tokenizer: None for pictures alone, whose records need no caption.
+    tokenizer: None for pictures alone, whose records need no caption; nor do those of ``targets`` that make the words
+    themselves (``needs_caption = False``).
     transform: (RGB picture, caption, Random) -> (pixels (3, h, w), caption), called by ``drawn``: ours give bytes,
     which travel as such, and one view for picture, words and boxes; see ``_view`` for records that ask.
     targets: makes what heads want of the record's targets.
@@ -86,7 +87,7 @@ class PairDataset(Dataset[Sample]):
         )
 
     def _sample(self, record: Record, image: Image.Image | Frames, rng: Random, skipped: tuple[str, ...]) -> Sample:
-        if self.tokenizer is None:
+        if self.tokenizer is None or not getattr(self.targets, "needs_caption", True):
             pixels, _, view = drawn(self._view(record), image, ("",), rng)
             return self._seen(record, pixels, rng, skipped, view)
         if not record.captions:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmkit.encoders.decoding import Writer
 from mmkit.errors import UserError
 from mmkit.features import Features
+from mmkit.prompt import Prompt
 from mmkit.types import Count, Fused, HeadOutput, Tokens
 
 
@@ -142,6 +143,20 @@ class Detects(Protocol):
 
     def predict(self, f: Features) -> Detections:
         """What is found in each picture, without a threshold."""
+
+
+@runtime_checkable
+class Grounds(Detects, Protocol):
+    """A head that finds what words ask for; ``classes`` are asked for where nobody says otherwise.
+
+    A prompt has at most ``prompt_tokens`` tokens and ``prompt_phrases`` phrases; more are asked for in chunks.
+    """
+
+    prompt_tokens: int
+    prompt_phrases: int
+
+    def asked(self, prompts: Sequence[Prompt], classes: Sequence[str], ids: Sequence[int] = ()) -> Detects:
+        """A detector of these phrases, of which each is in one of the prompts (of one row each)."""
 
 
 @runtime_checkable

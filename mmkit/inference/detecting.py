@@ -17,8 +17,9 @@ from mmkit.data.collate import Sample
 from mmkit.data.images.transforms import look, view_of
 from mmkit.data.images.view import View, inverse
 from mmkit.data.reading import reading
+from mmkit.data.texts.prompts import Prompter, checked
 from mmkit.errors import UserError
-from mmkit.heads.base import Detections, Detects
+from mmkit.heads.base import Detections, Detects, Grounds
 from mmkit.inference.inputs import Picture, many_pictures, open_picture
 
 
@@ -65,6 +66,27 @@ def detector(heads: Mapping[str, Any], name: str | None = None) -> Detects:
     return able[name] if name is not None else next(iter(able.values()))
 
 
+def finder_of(predictor: Any, name: str | None = None, phrases: Sequence[str] | None = None) -> Detects:
+    """The head that finds objects, asked for ``phrases``; None = for those classes that it was trained on.
+
+    UserError as in ``detector``, for phrases where the head knows its own classes alone, and for none where it must be
+    asked.
+    """
+    head = detector(predictor.heads, name)
+    if not isinstance(head, Grounds):
+        if phrases is not None:
+            raise UserError(
+                f"this model finds {len(head.classes)} classes of its own and cannot be asked for others "
+                "(--text, --classes): projects/grounding can"
+            )
+        return head
+    names = list(head.classes) if phrases is None else checked(phrases, "what to look for")
+    if not names:
+        raise UserError("this model finds what words ask for: say what, by --text or --classes")
+    prompts = Prompter(predictor.tokenizer, head.prompt_tokens, predictor.max_tokens).chunks(names, head.prompt_phrases)
+    return head.asked(prompts, names, head.ids if names == list(head.classes) else ())
+
+
 def check_view(transform: object) -> None:
     """UserError for a transform that cannot say what it shows of a picture."""
     if view_of(transform, (64, 64)) is None:
@@ -75,11 +97,12 @@ def check_view(transform: object) -> None:
 
 
 def objects_in(
-    predictor: Any, images: Iterable[Picture] | Tensor, head: str | None, batch_size: int
-) -> Iterator[Found]:
+    predictor: Any, images: Iterable[Picture] | Tensor, head: str | None, batch_size: int,
+    phrases: Sequence[str] | None = None,
+) -> Iterator[Found]:  # fmt: skip
     """What ``Predictor.detect`` gives, a batch at a time."""
     check_view(predictor.transform)
-    finder = detector(predictor.heads, head)
+    finder = finder_of(predictor, head, phrases)
 
     def opened(image: Picture, number: int) -> tuple[Any, tuple[int, int]]:
         picture = open_picture(image, number)

@@ -5,9 +5,8 @@ use: ``encode_image @ encode_text.T`` (cosine, -1 to 1; compare it between candi
 is cheap and can be stored; ``match`` (probability, 0 to 1) reads a picture and a text together, is more exact, and
 costs one pass for each pair. The usual way is to search by the first and to re-rank the best few by the second (ALBEF,
 section 5). ``answer`` asks the head that learned to answer questions, where there is one. Evaluators work on this
-class; so does everything that was loaded with ``mmkit.load``.
-
-Pictures and texts come as lists, generators or stacked tensors. Left out: heat maps (``mmkit.explain``).
+class; so does everything that was loaded with ``mmkit.load``. Pictures and texts come as lists, generators or stacked
+tensors. Left out: heat maps (``mmkit.explain``).
 """
 
 from __future__ import annotations
@@ -169,9 +168,12 @@ class Predictor:
                 found.append([(sorter.classes[i], value) for i, value in zip(numbers, values, strict=True)])
         return found
 
-    def detect(self, images: Iterable[Picture] | Tensor, head: str | None = None, batch_size: int = 64) -> list[Found]:
-        """The objects in each picture, in its own pixels, the best first; ``head`` as in ``classify``."""
-        return list(objects_in(self, images, head, batch_size))
+    def detect(
+        self, images: Iterable[Picture] | Tensor, head: str | None = None, batch_size: int = 64,
+        phrases: Sequence[str] | None = None,
+    ) -> list[Found]:  # fmt: skip
+        """The objects in each picture, in its pixels, best first. phrases: what to look for, of a model that asks."""
+        return list(objects_in(self, images, head, batch_size, phrases))
 
     def caption(
         self, images: Iterable[Picture] | Tensor, how: Decoding | None = None, batch_size: int = 64

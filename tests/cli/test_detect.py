@@ -13,6 +13,7 @@ from mmkit.config.experiment import Experiment
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.hub import folder as hub
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.vision import vision_mini
@@ -30,6 +31,20 @@ def run(tmp_path_factory):
     heads = {"detect": exp.heads["detect"](model.spec)}
     assert isinstance(exp, Experiment)
     hub.save(folder, Predictor(model, heads, None, EvalTransform(size=48), max_tokens=0), dump(exp))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grounding(tmp_path_factory):
+    """A Grounding DINO that was not trained, which asks for the 200 kinds where nobody says otherwise."""
+    folder = tmp_path_factory.mktemp("ground") / "run"
+    exp = load_experiment("projects/grounding/config.py:openmoji(size=48, steps=1)")
+    exp = override(exp, ["heads.ground.decoder=1", "heads.ground.enhancer=1", "heads.ground.phrases=100"])
+    torch.manual_seed(0)
+    tokenizer = SentencePieceTokenizer.train([*emoji_names(first_kinds(200)), "a dog."] * 3, 200)
+    model = exp.model(vocab_size=tokenizer.vocab_size)
+    heads = {"ground": exp.heads["ground"](model.spec)}
+    hub.save(folder, Predictor(model, heads, tokenizer, EvalTransform(size=48), max_tokens=32), dump(exp))
     return folder
 
 
@@ -86,6 +101,56 @@ def test_data_are_measured_and_all_that_was_found_is_written(run, tmp_path):
     assert {row["image_id"] for row in written} == {5, 6, 7}
     assert len(written) == 3 * 100
     assert all(1 <= row["category_id"] <= 200 for row in written)
+
+
+def asked(run, picture, tmp_path, *more):
+    file = tmp_path / "found.json"
+    detect(run, "--image", picture, "--threshold", 0, "--json", file, *more)
+    return json.loads(file.read_text())
+
+
+def test_any_words_are_found_and_a_missing_full_stop_changes_nothing(grounding, pictures, tmp_path):
+    said = asked(grounding, pictures[0], tmp_path, "--text", "a dog. a red canoe.")
+    assert set(said["labels"]) == {"a dog", "a red canoe"}
+    assert asked(grounding, pictures[0], tmp_path, "--text", "a dog. a red canoe") == said
+    other = asked(grounding, pictures[0], tmp_path, "--text", "a red canoe. a dog")
+    assert other["scores"] == pytest.approx(said["scores"], abs=1e-5)
+
+
+def test_classes_of_a_file_may_hold_full_stops(grounding, pictures, tmp_path):
+    (tmp_path / "names.txt").write_text("st. bernard\ncat\n")
+    said = asked(grounding, pictures[0], tmp_path, "--classes", tmp_path / "names.txt")
+    assert set(said["labels"]) == {"st. bernard", "cat"}
+
+
+def test_all_its_own_classes_in_chunks_where_nobody_says_otherwise(grounding, tmp_path):
+    numbers = tmp_path / "n.json"
+    Scenes(split="test", n=1, size=48, plain=True, people=0.0)[0].image.save(tmp_path / "a.png")
+    boxes = [{"name": emoji_names(first_kinds(200))[150], "box": [1, 1, 20, 20]}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "image_id": "1", "boxes": boxes}) + "\n")
+    detect(grounding, "--data", tmp_path / "a.jsonl", "--json", numbers, "--predictions", tmp_path / "p.json")
+    assert json.loads(numbers.read_text())["n"] == 1
+    ids = {row["category_id"] for row in json.loads((tmp_path / "p.json").read_text())}
+    assert min(ids) <= 100 < max(ids) <= 200
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ("give either --text WORDS or --classes FILE", ["--text", "a dog", "--classes", "x.txt"]),
+        ("--text: there is nothing to look for", ["--text", " . "]),
+        ("'a dog' is asked for twice", ["--text", "a dog. a dog."]),
+        ("this model reads at most 31 of one", ["--text", "dog " * 40]),
+    ],
+)
+def test_words_that_it_cannot_ask_for(grounding, pictures, said, more, capsys):
+    detect(grounding, "--image", pictures[0], *more, code=2)
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_detector_with_classes_of_its_own_cannot_be_asked(run, pictures, capsys):
+    detect(run, "--image", pictures[0], "--text", "a dog", code=2)
+    assert "cannot be asked for others" in capsys.readouterr().err
 
 
 def test_people_are_left_out_of_built_in_scenes():

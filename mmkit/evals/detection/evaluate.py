@@ -27,7 +27,7 @@ from mmkit.evals.detection.voc import VocAP
 from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.predictions import save_predictions
 from mmkit.heads.base import Detects
-from mmkit.inference.detecting import Found, check_view, detector, in_pictures
+from mmkit.inference.detecting import Found, check_view, finder_of, in_pictures
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Pixels
 
@@ -107,14 +107,15 @@ class Detection(Evaluator):
 
     head: which; None = the only one that finds objects. rule: "coco"; "lvis", 300 detections a picture, and by what the
     records say of classes that are surely absent or not all marked; "voc2007" or "voc2010". rounds: of
-    drawing the pictures anew, for the interval of ``ap`` and ``ap50``; 0 = none. predictions: a file of
-    COCO's form. UserError for a model that finds none, a transform that cannot say what it shows, and classes that the
-    head has not.
+    drawing the pictures anew, for the interval of ``ap`` and ``ap50``; 0 = none. phrases: what is asked for, of a model
+    that can be asked; None = the classes that it was trained on. predictions: a file of COCO's form. UserError for a
+    model that finds none, a transform that cannot say what it shows, and classes that the head has not.
     """
 
     head: str | None = None
     rule: Rule = "coco"
     rounds: int = 0
+    phrases: tuple[str, ...] | None = None
 
     def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
         """The head and the source."""
@@ -123,7 +124,7 @@ class Detection(Evaluator):
         if self.rounds and self.rule.startswith("voc"):
             raise UserError("rounds= (--rounds): the interval is of ap, which VOC's rules do not give")
         check_view(predictor.transform)
-        head, source = detector(predictor.heads, self.head), self.opened()
+        head, source = finder_of(predictor, self.head, self.phrases), self.opened()
         Objects(Given(source=source), head.classes)  # whose classes are known at once where the source says them
         return head, source
 

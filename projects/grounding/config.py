@@ -1,0 +1,69 @@
+"""What words ask for, found in pictures: built-in scenes on a CPU.
+
+    mmkit train "projects/grounding/config.py:openmoji(start='runs/quickstart')" --out runs/grounding
+    mmkit detect --model runs/grounding --image scene.png --text "a dog. a canoe." --out found.png
+    mmkit detect --model runs/grounding --data openmoji --json grounding.json
+
+Paper: Grounding DINO (Liu et al. 2023, https://arxiv.org/abs/2303.05499), see README.md. Built-in scenes: one to three
+of 200 kinds of emoji on white, 96 pixels; every picture is asked for some of the names in training, and for all 200, in
+chunks, when it is measured. Time and result: see README.md.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
+from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.openmoji.kinds import emoji_names, first_kinds
+from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
+from mmkit.evals.detection.evaluate import Detection
+from projects.grounding.head import GroundingDINO
+from projects.grounding.model import towers_mini
+from projects.grounding.targets import Asking
+
+PLAIN = partial(TrainTransform, scale=(1.0, 1.0), randaugment=None)
+SMALL = partial(
+    GroundingDINO, width=128, heads=4, hidden=256, enhancer=2, decoder=3, queries=12, side=0.2, phrases=40
+)  # fmt: skip
+
+
+def openmoji(
+    start: str | None = None, seed: int = 42, steps: int = 3000, size: int = 96, kinds: int = 200, lr: float = 1e-3,
+    batch: int = 32, phrases: int = 40,
+) -> Experiment:  # fmt: skip
+    """Grounding DINO on built-in scenes. start: a run whose towers it starts from, the quickstart's; None = nothing."""
+    scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
+    classes = tuple(emoji_names(first_kinds(kinds)))
+    begins: dict[str, Any] = (
+        {"tokenizer": partial(train_sentencepiece, vocab_size=1000)} if start is None
+        else {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}
+    )  # fmt: skip
+    scale = 1.0 if start is None else 0.5
+    return Experiment(
+        name="grounding-openmoji",
+        model=partial(towers_mini, image_size=size, max_tokens=32),
+        heads={"ground": partial(SMALL, classes=classes)},
+        data=Data(
+            train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)),
+            image_size=size,
+            max_tokens=32,
+            transform=PLAIN,
+            targets=partial(Asking, classes=classes, phrases=phrases),
+            global_batch=batch,
+        ),
+        optim=Optim(
+            lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
+            rules=(
+                Rule(pattern=r"^model\.", max_rank=1, lr_scale=scale, weight_decay=0.0),
+                Rule(pattern=r"^model\.(image\.(cls|positions\.)|text\.embeddings\.)", lr_scale=scale, weight_decay=0.0,
+                     optional=True),
+                Rule(pattern=r"^model\.", lr_scale=scale), *mmkit_rules(),
+            ),
+        ),
+        run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
+        evals={"detection": partial(Detection, source=partial(scenes, split="test", n=500))},
+        **begins,
+    )  # fmt: skip

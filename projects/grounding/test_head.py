@@ -1,0 +1,266 @@
+"""Grounding DINO as a head: what is asked, chunks of phrases and their rules, batches, training, refusals."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from mmkit.data.images.transforms import EvalTransform, TrainTransform
+from mmkit.data.images.view import View
+from mmkit.data.loader import PairDataset
+from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.targets import Given, RawTargets
+from mmkit.data.texts.prompts import Prompter, checked, phrases_in
+from mmkit.errors import UserError
+from mmkit.inference.predictor import Predictor
+from mmkit.task import Task
+from mmkit.types import Batch
+from projects.grounding.head import GroundingDINO
+from projects.grounding.merging import Answers, phrase_scores, without_doubles
+from projects.grounding.model import towers
+from projects.grounding.targets import Asking
+
+NAMES = ("cat", "dog", "st. bernard", "red canoe", "container", "containernumber")
+
+
+class Letters:
+    """A tokenizer in which a letter is a token; no [SEP] at the end, as ALBEF's."""
+
+    vocab_size, pad_id, unk_id, cls_id, sep_id, mask_id = 130, 0, 1, 2, 3, None
+    special_ids = frozenset((0, 1, 2, 3))
+
+    def encode(self, text, max_tokens, kind="caption"):
+        return [2, *(ord(letter) for letter in text if letter != " ")][:max_tokens]
+
+
+def task(seed=0, **more):
+    torch.manual_seed(seed)
+    model = towers(
+        130, image_size=(32, 48), max_tokens=20, patch=8, image_depth=1, image_width=16, image_heads=2, text_depth=1,
+        text_width=16, text_heads=2,
+    )  # fmt: skip
+    own = {"width": 16, "heads": 2, "hidden": 16, "enhancer": 1, "decoder": 2, "queries": 4, "scale": 0.5, **more}
+    return Task(model, {"ground": GroundingDINO(model.spec, NAMES, **own)}, momentum=None)
+
+
+def predictor(t):
+    return Predictor(t.model, dict(t.heads.items()), Letters(), EvalTransform(size=(32, 48)), max_tokens=20, threads=1)
+
+
+def pictures(count=2):
+    return [Scenes(split="test", n=count, size=48, plain=True, people=0.0)[i].image for i in range(count)]
+
+
+def encoder(**more):
+    return Asking(Given(tokenizer=Letters()), NAMES, **more)
+
+
+def batch(prompt_rows, boxes, labels, of):
+    return Batch(
+        pixels=torch.randn(len(prompt_rows), 3, 32, 48), image_id=torch.arange(len(prompt_rows)),
+        targets={
+            "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4), "labels": torch.tensor(labels),
+            "box_of": torch.tensor(of), "prompt": prompts(prompt_rows),
+        },
+    )  # fmt: skip
+
+
+def prompts(rows):
+    prompter = Prompter(Letters())
+    return prompter.prompt([[prompter.tokens(phrase) for phrase in row] for row in rows])
+
+
+# ---- prompts -----------------------------------------------------------------------------------------------------
+
+
+def test_phrases_are_told_apart_by_building_and_not_by_searching():
+    prompt = prompts([["a", "st. a", "ab"]])
+    assert prompt.ids[0].tolist() == [2, 97, 46, 115, 116, 46, 97, 46, 97, 98, 46]
+    assert prompt.phrase[0].tolist() == [-1, 0, -1, 1, 1, 1, 1, -1, 2, 2, -1]
+    assert prompt.positions[0].tolist() == [0, 0, 1, 0, 1, 2, 3, 4, 0, 1, 2]
+    reads = prompt.reads[0]
+    assert reads[3].nonzero()[:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert reads[0].nonzero()[:, 0].tolist() == [0]
+
+
+def test_chunks_are_even_numbered_through_and_never_longer_than_may_be():
+    prompter = Prompter(Letters(), max_tokens=16)
+    found = prompter.chunks(["ab", "cd", "ef", "gh", "ij"], 3)
+    assert [sorted(set(one.phrase[0].tolist()) - {-1}) for one in found] == [[0, 1, 2], [3, 4]]
+    found = prompter.chunks(["abcdefgh", "abcdefg", "a"], 3)
+    assert [sorted(set(one.phrase[0].tolist()) - {-1}) for one in found] == [[0], [1, 2]]
+    assert max(one.ids.shape[1] for one in found) <= 16
+
+
+def test_what_is_asked_for():
+    assert phrases_in("a dog. a red  canoe.") == phrases_in(" a dog.a red canoe") == ["a dog", "a red canoe"]
+    with pytest.raises(UserError, match="nothing to look for"):
+        phrases_in(" . ")
+    with pytest.raises(UserError, match="'Dog' is asked for twice"):
+        checked(["dog", "Dog"], "here")
+    with pytest.raises(UserError, match="'abcd' has 4 tokens, and this model reads at most 3"):
+        Prompter(Letters(), longest=4).tokens("abcd")
+
+
+# ---- what is found -----------------------------------------------------------------------------------------------
+
+
+def test_the_label_is_the_phrase_that_was_asked_whatever_the_chunks():
+    t = task(phrases=2).eval()
+    found = predictor(t).detect(pictures(), phrases=NAMES)
+    head = t.heads["ground"]
+    for one in found:
+        assert set(one.names) <= set(NAMES)
+        assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
+    head.prompt_phrases = 1  # a phrase reads nothing of the others, but the picture does: each alone is a reference
+    alone = predictor(t).detect(pictures(), phrases=["st. bernard"])
+    assert {name for one in alone for name in one.names} == {"st. bernard"}
+
+
+def test_a_picture_and_a_prompt_alone_are_as_in_a_batch():
+    t = task(phrases=3).eval()
+    p = predictor(t)
+    together = p.detect(pictures(3), phrases=NAMES)
+    for image, one in zip(pictures(3), together, strict=True):
+        single = p.detect([image], phrases=NAMES)[0]
+        torch.testing.assert_close(torch.tensor(single.boxes), torch.tensor(one.boxes), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(torch.tensor(single.scores), torch.tensor(one.scores), atol=1e-5, rtol=1e-4)
+        assert single.names == one.names
+
+
+def test_words_of_a_phrase_do_not_know_of_other_phrases():
+    model = task().eval().model
+    alone, beside = prompts([["dog"]]), prompts([["cat", "dog", "st. bernard"]])
+    x, y = model.encode_prompt(alone).x[0], model.encode_prompt(beside).x[0]
+    torch.testing.assert_close(x[alone.phrase[0] == 0], y[beside.phrase[0] == 1])
+
+
+def test_a_phrase_scores_what_its_tokens_score_on_average():
+    logits = torch.tensor([[[0.0, 100.0, -100.0, 100.0]]])
+    spells = torch.tensor([[[True, True, False, False], [False, False, True, True], [False, False, False, True]]])
+    torch.testing.assert_close(phrase_scores(logits, spells), torch.tensor([[[0.75, 0.5, 1.0]]]))
+
+
+def test_one_object_that_two_chunks_found_is_the_better_one():
+    box = [0.0, 0.0, 10.0, 10.0]
+    found = Answers(
+        torch.tensor([box, [1.0, 0.0, 11.0, 10.0], box, [20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 10.0, 5.0]]),
+        torch.tensor([0.5, 0.9, 0.4, 0.3, 0.2]), torch.tensor([0, 3, 1, 4, 5]), torch.tensor([0, 1, 0, 1, 1]),
+    )  # fmt: skip
+    left = without_doubles(found)
+    assert left.labels.tolist() == [3, 4, 5]  # 0 and 1 are of the other chunk and overlap 3; 5 overlaps by a half
+    of_one = without_doubles(found._replace(chunk=torch.zeros(5, dtype=torch.int64)))
+    assert of_one.labels.tolist() == [3, 0, 1, 4, 5]
+
+
+def test_more_objects_than_queries_are_the_best_of_each_chunk():
+    t = task(phrases=3, one_answer=True, queries=2).eval()
+    found = predictor(t).detect(pictures(1), phrases=NAMES)[0]
+    assert len(found.boxes) <= 2 * 2
+    out = t(batch([["cat", "dog"]], [[i, i, i + 9, i + 9] for i in range(5)], [0, 1, 0, 1, 0], [0] * 5), 0)
+    assert out.loss.isfinite()
+
+
+def test_a_head_that_was_given_no_classes_must_be_asked():
+    t = task().eval()
+    head = t.heads["ground"]
+    head.classes = ()
+    with pytest.raises(UserError, match="say what, by --text or --classes"):
+        predictor(t).detect(pictures(1))
+
+
+# ---- what is learned ---------------------------------------------------------------------------------------------
+
+
+def test_parts_are_finite_and_reach_every_parameter():
+    t = task()
+    made = batch([["cat", "dog"], ["st. bernard"]], [[2, 3, 20, 17], [25, 8, 45, 30]], [1, 0], [0, 0])
+    out = t(made, 0)
+    assert {name for name in out.losses if "." in name} == {"ground.label", "ground.box", "ground.giou"}
+    out.loss.backward()
+    still = {n for n, p in t.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    assert not {n for n in still if not n.startswith("model.image.norm")}
+    told = t.count([made], 0, torch.device("cpu"))
+    assert not any(told.differ([out.counts]).values())
+    assert told.totals["ground.label"] == 3  # the empty picture counts as one
+
+
+def test_under_bfloat16_logits_and_losses_are_float32():
+    t = task()
+    made = batch([["cat", "dog"]], [[2, 3, 20, 17]], [1], [0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = t(made, 0)
+        found, start = t.heads["ground"].find(t.features(made, 0), made.targets["prompt"])
+    assert found.logits.dtype == start.logits.dtype == found.boxes.dtype == out.loss.dtype == torch.float32
+    assert out.loss.isfinite()
+
+
+def test_micro_batches_are_as_one_batch_whatever_the_length_of_prompts():
+    rows = [["cat", "dog"], ["st. bernard", "red canoe", "cat"]]
+    whole = batch(rows, [[2, 3, 20, 17], [25, 8, 45, 30]], [1, 2], [0, 1])
+    a, b = (
+        replace(whole, pixels=whole.pixels[i : i + 1], image_id=whole.image_id[i : i + 1], targets={
+            "boxes": whole.targets["boxes"][i : i + 1], "labels": whole.targets["labels"][i : i + 1],
+            "box_of": torch.zeros(1, dtype=torch.int64), "prompt": prompts(rows[i : i + 1]),
+        })
+        for i in range(2)
+    )  # fmt: skip
+    t = task()
+    torch.testing.assert_close(t(whole, 0).loss, (t(a, 0).loss + t(b, 0).loss) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_what_it_refuses():
+    spec = task().model.spec
+    with pytest.raises(UserError, match="reads pictures alone"):
+        GroundingDINO(replace(spec, text_width=0))
+    with pytest.raises(UserError, match="heads=3 of 2"):
+        GroundingDINO(spec, heads=3)
+
+
+# ---- detection as grounding --------------------------------------------------------------------------------------
+
+
+def sample(boxes, seed=0, **more):
+    view = View(whole=(48, 32), size=(48, 32), paint=lambda picture: None, moves=())
+    said = {"boxes": [{"name": NAMES[label], "box": box} for box, label in boxes], "view": view}
+    return encoder(**more).encode(said, Random(seed))
+
+
+def test_every_name_that_is_shown_is_asked_for_and_labels_are_its_place():
+    boxes = [([1, 1, 9, 9], 3), ([10, 1, 19, 9], 2), ([20, 1, 29, 9], 3)]
+    lengths = set()
+    for seed in range(20):
+        one = sample(boxes, seed, phrases=4)
+        assert [one["chosen"][label] for label in one["labels"]] == [3, 2, 3]
+        assert len(set(one["chosen"])) == len(one["chosen"]) <= 4
+        lengths.add(len(one["chosen"]))
+    assert {2, 4} <= lengths
+    made = encoder(phrases=4).collate([sample(boxes, 1, phrases=4), sample([], 2, phrases=4)])
+    assert len(made["prompt"].ids) == 2
+    assert made["box_of"].tolist() == [0, 0, 0]
+
+
+def test_a_box_whose_name_does_not_fit_the_prompt_is_left_out_and_counted():
+    one = sample([([1, 1, 9, 9], 4), ([10, 1, 19, 9], 5)], 0, max_tokens=18)
+    assert len(one["labels"]) == len(one["boxes"]) == 1
+    assert one["left_out"] == 1
+
+
+def test_names_that_are_unknown_are_never_asked_for():
+    asked_for = {i for seed in range(20) for i in sample([], seed, phrases=6, unknown=("dog",))["chosen"]}
+    assert asked_for == {0, 2, 3, 4, 5}
+
+
+def test_records_need_no_caption():
+    record = replace(Scenes(split="test", n=1, size=48, plain=True, people=0.0)[0], captions=())
+    names = tuple(box["name"] for box in record.targets["boxes"])
+    targets = Asking(Given(tokenizer=Letters()), names)
+    made = PairDataset(
+        source=(record,), transform=TrainTransform(size=(32, 48)), tokenizer=Letters(), max_tokens=20, targets=targets
+    )  # fmt: skip
+    sample = made[0, 0]
+    assert sample.ids is None
+    assert len(sample.targets["labels"]) == len(names)
+    with pytest.raises(UserError, match="no caption"):
+        replace(made, targets=RawTargets())[0, 0]
