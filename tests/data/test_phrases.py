@@ -122,7 +122,7 @@ def test_records_without_phrases_give_none(words):
     [
         ({"spans": [[0, 99]], "boxes": [0]}, r"row 0: .*spans \[\(0, 99\)\] are not characters"),
         ({"spans": [[3, 3]], "boxes": [0]}, "are not characters"), ({"spans": [], "boxes": [0]}, "are not characters"),
-        ({"spans": [[0, 5]], "boxes": [2]}, r"boxes \[2\] of 2 boxes"),
+        ({"spans": [[0, 5]], "boxes": [0, 2]}, r"boxes \[0, 2\] of 2 boxes"),
         ({"spans": [[0, 5]]}, 'needs "spans" and "boxes"'),
     ],
 )  # fmt: skip

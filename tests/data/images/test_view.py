@@ -85,14 +85,14 @@ def test_boxes_follow_the_pixels_that_randaugment_moves(monkeypatch, name, sign)
 
 
 def test_several_moves_follow_one_another(monkeypatch):
-    drawn_ops = [("shear_x", 1), ("rotate", 1), ("shear_y", -1)]
+    drawn_ops = [("rotate", 1), ("shear_x", 1), ("shear_y", -1), ("translate_y", 1), ("shear_x", -1)]
     monkeypatch.setattr(RandAugment, "draw", lambda self, rng: drawn_ops)
     view = TrainTransform(size=(60, 80), scale=(1, 1), flip=1.0).draw(SIZE, ("",), Random(0))
     points = np.array([[10.0, 50.0], [70.0, 5.0]])
     step = points
     for a, b, c, d, e, f in view.moves:
         step = np.stack([a * step[:, 0] + b * step[:, 1] + c, d * step[:, 0] + e * step[:, 1] + f], -1)
-    assert len(view.moves) == 6
+    assert len(view.moves) == 8
     assert view.points(points) == pytest.approx(step)
 
 
