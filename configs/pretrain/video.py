@@ -12,7 +12,8 @@ of frames (CLIP4Clip), from a dual encoder of pictures or from nothing.
 
 Papers: ViViT (Arnab et al. 2021, https://arxiv.org/abs/2103.15691), ALBEF (Li et al. 2021,
 https://arxiv.org/abs/2107.07651), CLIP4Clip (Luo et al. 2021, https://arxiv.org/abs/2104.08860).
-Time and result: not measured.
+Time and result: `direction`, two minutes on one busy core: 99.0 % of 1,000 held-out questions, 24.1 % from one frame
+(one run each; chance 25 %; docs/video.md). The others not measured.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ OPTIM = Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.1, betas=(0.9, 0.98))
 UNUSED = Rule(pattern=r"^model\.(image_proj|text_proj|temperature)\.", freeze=True)  # no question asks for them
 
 
-def direction(steps: int = 2000, still: int | Literal["any"] | None = None) -> Experiment:
+def direction(steps: int = 400, still: int | Literal["any"] | None = None) -> Experiment:
     """Which way does the emoji move? Four answers, as often. still: one frame alone, a number or "any" one.
 
     A small model on frames of 32 pixels: a tubelet holds all four, so that what moves is seen in the first layer.
@@ -117,12 +118,12 @@ def mini(records: str | None = None, test: str | None = None, steps: int = 1500,
     )
 
 
-def classify(steps: int = 1000, how: How = "factorised_encoder", start: str | None = None) -> Experiment:
+def classify(steps: int = 400, how: How = "spacetime", start: str | None = None) -> Experiment:
     """Four classes of motion without words, by one of ViViT's models. start: a model of pictures, for its ViT."""
     classes = tuple(DIRECTIONS)
     return Experiment(
         name="video-classify",
-        model=partial(video_mini, image_size=SIZE, frames=FRAMES, tubelet=1, how=how),
+        model=partial(video_mini, image_size=SIZE, frames=FRAMES, tubelet=2, how=how),
         heads={"class": partial(ImageClassify, classes=classes)},
         init={} if start is None else {"image": start},
         data=Data(
