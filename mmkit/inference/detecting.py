@@ -16,6 +16,8 @@ from torch import Tensor
 from mmkit.data.collate import Sample
 from mmkit.data.images.transforms import look, view_of
 from mmkit.data.images.view import View, inverse
+from mmkit.data.labels import tidy
+from mmkit.data.objects import object_names
 from mmkit.data.reading import reading
 from mmkit.data.texts.prompts import Prompter, checked
 from mmkit.errors import UserError
@@ -66,11 +68,14 @@ def detector(heads: Mapping[str, Any], name: str | None = None) -> Detects:
     return able[name] if name is not None else next(iter(able.values()))
 
 
-def finder_of(predictor: Any, name: str | None = None, phrases: Sequence[str] | None = None) -> Detects:
-    """The head that finds objects, asked for ``phrases``; None = for those classes that it was trained on.
+def finder_of(
+    predictor: Any, name: str | None = None, phrases: Sequence[str] | None = None, source: object = None
+) -> Detects:
+    """The head that finds objects, asked for ``phrases``; None = for those classes that it was trained on, or if there
+    are none for those that the data say.
 
-    UserError as in ``detector``, for phrases where the head knows its own classes alone, and for none where it must be
-    asked.
+    source: of the data that are looked at, whose published numbers its classes keep. UserError as in ``detector``, for
+    phrases where the head knows its own classes alone, and for none where it must be asked.
     """
     head = detector(predictor.heads, name)
     if not isinstance(head, Grounds):
@@ -80,11 +85,16 @@ def finder_of(predictor: Any, name: str | None = None, phrases: Sequence[str] | 
                 "(--text, --classes): projects/grounding can"
             )
         return head
-    names = list(head.classes) if phrases is None else checked(phrases, "what to look for")
+    own = object_names(source) or []
+    names = list(head.classes) or own if phrases is None else checked(phrases, "what to look for")
     if not names:
         raise UserError("this model finds what words ask for: say what, by --text or --classes")
+    published = dict(zip(map(tidy, own), getattr(source, "object_ids", None) or (), strict=False))
+    ids = [published[tidy(one)] for one in names if tidy(one) in published]
+    if len(ids) < len(names):
+        ids = list(head.ids) if names == list(head.classes) else []
     prompts = Prompter(predictor.tokenizer, head.prompt_tokens, predictor.max_tokens).chunks(names, head.prompt_phrases)
-    return head.asked(prompts, names, head.ids if names == list(head.classes) else ())
+    return head.asked(prompts, names, ids)
 
 
 def check_view(transform: object) -> None:

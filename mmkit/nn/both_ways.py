@@ -19,17 +19,16 @@ class BothWays(nn.Module):
     """Normalises both sides, lets each read the other, and adds what was read to the normalised ones.
 
     width: of the queries, keys and values, of all ``heads``. scale: what is read counts so much at the start.
-    picture_mask: False = words read the padding of pictures too, as in GLIP.
     """
 
     def __init__(
         self, image_width: int, text_width: int, width: int, heads: int, *, scale: float, dropout: float = 0.0,
-        drop_path: float = 0.0, picture_mask: bool = True,
+        drop_path: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % heads:
             raise UserError(f"width {width} cannot be split into {heads} heads: choose a number that divides it")
-        self.heads, self.rate, self.picture_mask = heads, dropout, picture_mask
+        self.heads, self.rate = heads, dropout
         self.norm_image, self.norm_text = nn.LayerNorm(image_width), nn.LayerNorm(text_width)
         self.q, self.k = nn.Linear(image_width, width), nn.Linear(text_width, width)
         self.v_image, self.v_text = nn.Linear(image_width, width), nn.Linear(text_width, width)
@@ -51,7 +50,7 @@ class BothWays(nn.Module):
         back = scores.mT
         if real_BL is not None:
             scores = scores.masked_fill(~real_BL[:, None, None], -torch.inf)
-        if real_BP is not None and self.picture_mask:
+        if real_BP is not None:
             back = back.masked_fill(~real_BP[:, None, None], -torch.inf)
         rate = self.rate if self.training else 0.0
         for_image = dropout(scores.softmax(-1), rate) @ split(self.v_text(text), self.heads)

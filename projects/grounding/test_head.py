@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.targets import Given, RawTargets
 from mmkit.data.texts.prompts import Prompter, checked, phrases_in
 from mmkit.errors import UserError
+from mmkit.inference.detecting import finder_of
 from mmkit.inference.predictor import Predictor
+from mmkit.nn.boxes import iou
 from mmkit.task import Task
 from mmkit.types import Batch
 from projects.grounding.head import GroundingDINO
@@ -170,6 +173,17 @@ def test_a_head_that_was_given_no_classes_must_be_asked():
         predictor(t).detect(pictures(1))
 
 
+def test_classes_keep_the_numbers_under_which_the_data_published_them():
+    t = task(ids=(11, 12, 13, 14, 15, 16)).eval()
+    data = SimpleNamespace(object_names=["dog", "Red_Canoe", "cat"], object_ids=[18, 90, 17])
+    finder = finder_of(predictor(t), phrases=["red canoe", "dog"], source=data)
+    assert (finder.classes, finder.ids) == (("red canoe", "dog"), (90, 18))
+    assert finder_of(predictor(t), phrases=["dog", "lamp"], source=data).ids == (1, 2)
+    assert finder_of(predictor(t), source=data).ids == (11, 12, 13, 14, 15, 16)
+    t.heads["ground"].classes = ()
+    assert finder_of(predictor(t), source=data).classes == ("dog", "Red_Canoe", "cat")
+
+
 # ---- what is learned ---------------------------------------------------------------------------------------------
 
 
@@ -208,6 +222,27 @@ def test_micro_batches_are_as_one_batch_whatever_the_length_of_prompts():
     )  # fmt: skip
     t = task()
     torch.testing.assert_close(t(whole, 0).loss, (t(a, 0).loss + t(b, 0).loss) / 2, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_it_overfits_its_scenes_and_tells_phrases_apart():
+    t = task(enhancer=1, side=0.3, width=32, hidden=64)
+    rows = [["cat", "dog", "red canoe"], ["dog", "red canoe", "cat"], ["red canoe", "cat", "dog"]]
+    made = batch(rows, [[2, 3, 20, 17], [25, 8, 45, 30], [10, 10, 30, 28], [4, 2, 30, 14]], [1, 0, 1, 2], [0, 0, 1, 2])
+    optimiser = torch.optim.AdamW(t.parameters(), lr=3e-3, weight_decay=0)
+    for step in range(250):
+        optimiser.zero_grad()
+        t(made, step).loss.backward()
+        torch.nn.utils.clip_grad_norm_(t.parameters(), 0.5)
+        optimiser.step()
+    t.eval()
+    finder = finder_of(predictor(t), phrases=["cat", "dog", "red canoe"])
+    found = finder.predict(t.features(made, 0))
+    sure = found.scores > 0.4
+    said = [(int(of), finder.classes[label]) for of, label in zip(found.of[sure], found.labels[sure], strict=True)]
+    assert sorted(set(said)) == [(0, "cat"), (0, "dog"), (1, "red canoe"), (2, "dog")]
+    boxes = torch.tensor([[2.0, 3, 20, 17], [25, 8, 45, 30], [10, 10, 30, 28], [4, 2, 30, 14]])
+    assert (iou(found.boxes[sure], boxes).amax(1) > 0.6).all()
 
 
 def test_what_it_refuses():

@@ -14,10 +14,19 @@ from mmkit.heads.boxes.truth import Truth
 from mmkit.nn.both_ways import BothWays
 from projects.grounding.layers import Decoder, EnhancerLayer, Map, Selection, Words
 from projects.grounding.losses import matches_of, sums
+from tests.parity.measure import assert_near
 
+OUTPUT, GRADIENT = 2e-5, 1e-4
 NEAR = {"atol": 2e-5, "rtol": 1e-4}
 WIDTH, QUERIES = 32, 5
 DOT, CLS, SEP = 1012, 101, 102
+
+
+LABELS = [
+    {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.4]])},
+    {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.6, 0.2]])},
+]
+"""Of two pictures with the same prompt of three phrases."""
 
 
 class Bert:
@@ -157,6 +166,7 @@ def pair():
     return ours, theirs
 
 
+@pytest.mark.parity("Grounding DINO, from given tokens", "transformers")
 def test_every_layer_the_loss_and_its_gradients(pair):
     ours, theirs = pair
     prompter = Prompter(Bert())
@@ -165,15 +175,11 @@ def test_every_layer_the_loss_and_its_gradients(pair):
     mask = torch.ones(2, 64, 64, dtype=torch.long)
     mask[1, 48:], mask[1, :, 48:] = 0, 0
     pixels = torch.randn(2, 3, 64, 64) * mask[:, None]
-    labels = [
-        {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.4]])},
-        {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.6, 0.2]])},
-    ]
     given = {}
     hook = theirs.model.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: given.update(kwargs), with_kwargs=True
     )
-    said = theirs(pixels, prompt.ids, attention_mask=prompt.mask.long(), pixel_mask=mask, labels=labels)
+    said = theirs(pixels, prompt.ids, attention_mask=prompt.mask.long(), pixel_mask=mask, labels=LABELS)
     hook.remove()
     seen = Map(
         given["vision_features"].detach(), given["vision_position_embedding"].detach(),
@@ -191,13 +197,14 @@ def test_every_layer_the_loss_and_its_gradients(pair):
     found = ours["decoder"](start, seen, text)
     size = prompt.ids.shape[1]
     layers = [*said.auxiliary_outputs, {"logits": said.logits, "pred_boxes": said.pred_boxes}]
-    for logits, boxes, other in zip(found.logits, found.boxes, layers, strict=True):
-        torch.testing.assert_close(logits, other["logits"][..., :size], **NEAR)
-        torch.testing.assert_close(boxes, other["pred_boxes"], **NEAR)
+    assert len(layers) == len(found.logits)
+    theirs_logits = torch.stack([other["logits"][..., :size] for other in layers])
+    assert_near(found.logits, theirs_logits, OUTPUT, "logits of every layer")
+    assert_near(found.boxes, torch.stack([other["pred_boxes"] for other in layers]), OUTPUT, "boxes of every layer")
 
     whole = torch.tensor([0.5, 0.5, 1.0, 1.0])
     truth = Truth(
-        torch.stack([labels[0]["boxes"], torch.stack([labels[1]["boxes"][0], whole])]),
+        torch.stack([LABELS[0]["boxes"], torch.stack([LABELS[1]["boxes"][0], whole])]),
         torch.tensor([[0, 2], [1, 0]]), torch.tensor([2, 1]), torch.tensor([0, 1, 2]),
     )  # fmt: skip
     total, _ = sums(found, prompt, truth, matches_of(found, prompt, truth, Costs(label=1.0)))
@@ -207,11 +214,14 @@ def test_every_layer_the_loss_and_its_gradients(pair):
         weights[name.split("_")[1]] * value for name, value in said.loss_dict.items()
         if "enc" not in name and "cardinality" not in name
     )  # fmt: skip
-    torch.testing.assert_close(loss, expected, **NEAR)
+    assert_near(loss, expected, OUTPUT, "loss", "loss")
     loss.backward()
     expected.backward()
     decoder, other = ours["decoder"], theirs.model.decoder
-    torch.testing.assert_close(decoder.layers[1].mlp.fc1.weight.grad, other.layers[1].fc1.weight.grad, **NEAR)
-    torch.testing.assert_close(
-        decoder.layers[1].words.k.weight.grad, other.layers[1].encoder_attn_text.key.weight.grad, **NEAR
-    )
+    for name, mine, its in (
+        ("mlp", decoder.layers[1].mlp.fc1.weight, other.layers[1].fc1.weight),
+        ("words", decoder.layers[1].words.k.weight, other.layers[1].encoder_attn_text.key.weight),
+        ("self-attention", decoder.layers[1].attn.v.weight, other.layers[1].self_attn.value.weight),
+        ("offsets", decoder.layers[1].look.deformable.offsets.bias, other.layers[1].encoder_attn.sampling_offsets.bias),
+    ):  # fmt: skip
+        assert_near(mine.grad, its.grad, GRADIENT, name, "gradients")

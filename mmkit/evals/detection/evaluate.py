@@ -124,7 +124,8 @@ class Detection(Evaluator):
         if self.rounds and self.rule.startswith("voc"):
             raise UserError("rounds= (--rounds): the interval is of ap, which VOC's rules do not give")
         check_view(predictor.transform)
-        head, source = finder_of(predictor, self.head, self.phrases), self.opened()
+        source = self.opened()
+        head = finder_of(predictor, self.head, self.phrases, source)
         Objects(Given(source=source), head.classes)  # whose classes are known at once where the source says them
         return head, source
 
