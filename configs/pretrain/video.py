@@ -13,7 +13,7 @@ of frames (CLIP4Clip), from a dual encoder of pictures or from nothing.
 Papers: ViViT (Arnab et al. 2021, https://arxiv.org/abs/2103.15691), ALBEF (Li et al. 2021,
 https://arxiv.org/abs/2107.07651), CLIP4Clip (Luo et al. 2021, https://arxiv.org/abs/2104.08860).
 Time and result: `direction`, two minutes on one busy core: 99.0 % of 1,000 held-out questions, 24.1 % from one frame
-(one run each; chance 25 %; docs/video.md). The others not measured.
+(one run each; chance 25 %; docs/video.md). `classify`, four minutes: 99.3 % of 1,000 clips. The others not measured.
 """
 
 from __future__ import annotations
