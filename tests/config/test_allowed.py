@@ -142,9 +142,10 @@ def test_of_the_projects_only_what_they_list():
     wanted = {
         ("model", False): "nlvr2.model:pair_albef nlvr2.model:pair_base nlvr2.model:pair_mini mim.model:sight "
         "mim.model:sight_base mim.model:sight_mini mim.model:sight_large mim.model:sight_huge "
-        "mim.relative:relative_sight",
+        "mim.relative:relative_sight grounding.model:towers grounding.model:towers_mini",
         ("head", False): "nlvr2.head:PairClassify nlvr2.head:TextAssignment mim.mae:MAE mim.simmim:SimMIM "
-        "mim.beit:BEiT detection.head:DETR detection.two_stage:FasterRCNN detection.ssd:SSD",
+        "mim.beit:BEiT grounding.head:GroundingDINO "
+        "detection.head:DETR detection.two_stage:FasterRCNN detection.ssd:SSD",
         ("head", True): "nlvr2.head:assign",
         ("model", True): "", ("transform", False): "", ("transform", True): "",
     }  # fmt: skip
