@@ -27,7 +27,7 @@ class Asking(Objects):
         phrases: in a prompt, at most. Half of the prompts have so many, the others any number, as GLIP has it.
         max_tokens: of a prompt; names that are shown come first, and a box whose name does not fit is left out.
         longest: of a name with its separator; as many as the text encoder has positions.
-        unknown: names that are never asked for.
+        unknown: names that are never asked for, whose boxes are left out.
     """
 
     needs_caption = False
@@ -38,17 +38,18 @@ class Asking(Objects):
         crowds: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(given, classes, min_visible=min_visible, min_size=min_size, crowds=crowds)
-        if not self.classes or phrases < 1:
-            raise UserError("data.targets: Asking needs the names of the classes, and at least one phrase in a prompt")
         self.prompter, self.phrases = Prompter(given.words, max_tokens, longest), phrases
         self.tokens = [self.prompter.tokens(name) for name in self.classes]
         left_out = set(unknown)
         self.asked_for = [i for i, name in enumerate(self.classes) if name not in left_out]
+        if not self.asked_for or phrases < 1:
+            raise UserError("data.targets: Asking needs the names of the classes, and at least one phrase in a prompt")
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The boxes of one record in its view, and its prompt as tokens of phrases."""
         found = dict(super().encode(targets, rng))
-        shown = list(dict.fromkeys(found["labels"].tolist()))
+        known = set(self.asked_for)
+        shown = [label for label in dict.fromkeys(found["labels"].tolist()) if label in known]
         rng.shuffle(shown)
         wanted = self.phrases if rng.random() < 0.5 else rng.randint(1, self.phrases)
         others = [i for i in rng.sample(self.asked_for, min(wanted, len(self.asked_for))) if i not in set(shown)]

@@ -285,6 +285,15 @@ def test_a_box_whose_name_does_not_fit_the_prompt_is_left_out_and_counted():
 def test_names_that_are_unknown_are_never_asked_for():
     asked_for = {i for seed in range(20) for i in sample([], seed, phrases=6, unknown=("dog",))["chosen"]}
     assert asked_for == {0, 2, 3, 4, 5}
+    one = sample([([1, 1, 9, 9], 1), ([10, 1, 19, 9], 0)], 0, phrases=6, unknown=("dog",))
+    assert 1 not in one["chosen"]
+    assert ([one["chosen"][label] for label in one["labels"]], one["left_out"]) == ([0], 1)
+
+
+@pytest.mark.parametrize("more", [{"phrases": 0}, {"unknown": NAMES}])
+def test_there_must_be_something_to_ask_for(more):
+    with pytest.raises(UserError, match="needs the names of the classes"):
+        encoder(**more)
 
 
 def test_records_need_no_caption():
