@@ -17,6 +17,8 @@ from typing import Any
 from mmkit.config.own import flags, modules_of, own_files
 from mmkit.errors import UserError
 from mmkit.files import inside
+from mmkit.hub.backbone.name import is_one
+from mmkit.hub.backbone.name import parse as parse_backbone
 from mmkit.hub.facts import plain, preprocessing
 from mmkit.hub.files import (
     CONFIG,
@@ -52,6 +54,8 @@ def describe(path: str) -> dict[str, Any]:
         from mmkit.hub.open_clip.models import describe_open_clip
 
         return describe_open_clip(path)
+    if is_one(path) and (file := parse_backbone(path).file) is not None:
+        return describe_foreign(str(file)) | {"use": f"--model {path} in every command that reads pictures alone"}
     if path.startswith(KINDS):
         return describe_foreign(path)
     place = Path(path).expanduser()

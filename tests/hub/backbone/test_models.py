@@ -15,6 +15,7 @@ from mmkit.convert.tables import efficientnet
 from mmkit.data.openmoji.scenes import Singles
 from mmkit.errors import UserError
 from mmkit.hub.backbone.name import parse
+from mmkit.hub.info import describe
 from mmkit.hub.place import check
 
 
@@ -122,6 +123,9 @@ def test_names_that_do_not_fit_are_refused(vit, tmp_path):
         mmkit.load("torchvision:resnet18/NONE")
     with pytest.raises(UserError, match="reads pictures alone"):
         mmkit.load(spec).encode_text(["a cat"])
+    told = describe(spec)
+    assert told["use"] == f"--model {spec} in every command that reads pictures alone"
+    assert told["parameters"] == sum(value.numel() for value in vit[0].parameters())
     assert parse("torchvision:resnet50/IMAGENET1K_V2").weights == "IMAGENET1K_V2"
 
 
