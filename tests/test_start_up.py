@@ -44,13 +44,14 @@ RIGHT = {
 WRITTEN = {"out", "json", "predictions", "confusion", "per_class", "text_bank"}
 WORDS = {
     "text", "question", "answer", "prompt", "changes", "split", "columns", "pictures", "device", "head", "allow",
-    "weights", "image_size", "help",
+    "weights", "image_size", "help", "host",
 }  # fmt: skip
 """What is no name of anything to read; each other argument is held to be one."""
 BESIDE = {
     ("vqa", "image"): {"question": "what?"}, ("vqa", "question"): {"image": "pictures/0.png"},
     ("vqa", "answers"): {"data": "questions.jsonl"}, ("vqa", "images"): {"data": "questions.jsonl"},
     ("vqa", "annotations"): {"data": "vqa.json"}, ("caption", "images"): {"data": "rows.jsonl"},
+    ("detect", "images"): {"data": "rows.jsonl"}, ("detect", "classes"): {"image": "pictures/0.png"},
     ("data build-answers", "images"): {"data": "questions.jsonl"},
     ("data build-answers", "annotations"): {"data": "vqa.json"}, ("convert", "tokenizer"): {"source": "theirs"},
     ("data import", "annotations"): {"source": "vqa.json", "format": "vqa"},
@@ -112,6 +113,9 @@ CASES |= {
     "picture": ["data", "show", "rows.jsonl", "--out", "none.txt"],
     "heat map": ["explain", "--model", "model", "--image", "pictures/0.png", "--text", "a dog", "--out", "none.jpg"],
     "embeddings": ["features", "--model", "model", "--data", "rows.jsonl", "--out", "none.csv"],
+    "frames": ["retrieval", "--model", "model", "--data", "rows.jsonl", "--frames", "none/none"],
+    "way to choose frames": ["probe", "--model", "model", "--data", "rows.jsonl", "--frames", "none:none"],
+    "classes to find in data": ["detect", "--model", "model", "--data", "rows.jsonl", "--classes", "none/none"],
     "setting": ["quickstart", "--set", "none_such"],
     "config of a batch": ["data", "show", "none/none.py", "--out", "new.png"],
 }

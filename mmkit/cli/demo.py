@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('the page needs Gradio: pip install "mmkit[page]"')
     if args.port is not None and not 0 < args.port < 65536:
         raise UserError(f"--port {args.port}: 1 to 65535")
-    from mmkit.page.tasks import pictures_in
+    from mmkit.page.shelf import pictures_in
 
     shelf = None if args.images is None else pictures_in(args.images)
     models = load_models(args.model, args.device, args.image_size, args.allow)

@@ -69,16 +69,16 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         belongs = "--data" if args.data is None else "--image"
         raise UserError(f"--{given[0].replace('_', '-')} belongs to {belongs}")
     if args.data is not None:
-        source = _of_kinds(open_data(args, {"boxes"}, ("image", "boxes", "image_id")))
-        from mmkit.evals.detection.evaluate import Detection
-
+        source = open_data(args, {"boxes"}, ("image", "boxes", "image_id"))
         phrases = _phrases(args)
         asked = None if phrases is None else tuple(phrases)
+        from mmkit.evals.detection.evaluate import Detection  # slow, as all below that computes
+
         measure(
             args,
             Detection(
-                source=source, head=args.head, rule=args.rule or "coco", rounds=args.rounds or 0, phrases=asked,
-                **evaluation(args),
+                source=_of_kinds(source), head=args.head, rule=args.rule or "coco", rounds=args.rounds or 0,
+                phrases=asked, **evaluation(args),
             ),
         )  # fmt: skip
         return None
@@ -91,17 +91,16 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
 
 def _phrases(args: argparse.Namespace) -> list[str] | None:
     """What --text or --classes asks for; None where neither does."""
-    from mmkit.data.texts.prompts import checked, phrases_in
-
     if args.text is not None and args.classes is not None:
         raise UserError("give either --text WORDS or --classes FILE")
-    if args.text is not None:
-        return phrases_in(args.text)
-    if args.classes is None:
+    if args.text is None and args.classes is None:
         return None
     from mmkit.evals.labels import read_classes
 
-    return checked(read_classes(args.classes).names, f"--classes {args.classes}")
+    names = None if args.classes is None else read_classes(args.classes).names
+    from mmkit.data.texts.prompts import checked, phrases_in  # slow
+
+    return phrases_in(args.text) if names is None else checked(names, f"--classes {args.classes}")
 
 
 def _of_kinds(source: Source) -> Source:
@@ -112,10 +111,10 @@ def _of_kinds(source: Source) -> Source:
 
 
 def _look(args: argparse.Namespace, threshold: float) -> None:
+    outputs, phrases = _outputs(args.image, args.out), _phrases(args)
     from mmkit.data.images.opening import load_image
     from mmkit.ranks import rank
 
-    outputs, phrases = _outputs(args.image, args.out), _phrases(args)
     pictures = [load_image(path) for path in args.image]
     with make_predictor(args) as predictor:
         whole = predictor.detect(pictures, head=args.head, batch_size=args.batch_size, phrases=phrases)

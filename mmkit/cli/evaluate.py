@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
     from mmkit.data.sources.open import Want
+    from mmkit.data.video.samplers import Sampler
     from mmkit.evals.evaluator import Evaluator
     from mmkit.evals.results.zeroshot import ZeroShotResult
     from mmkit.inference.predictor import Predictor
@@ -149,10 +150,20 @@ def add_model_choice(command: argparse.ArgumentParser) -> None:
         "--image-size", type=_size, metavar="N or HxW", help="pixels, other than the model was trained with"
     )
     command.add_argument(
-        "--frames", metavar="[HOW:]N",
+        "--frames", type=_sampler, metavar="[HOW:]N",
         help="read clips by a model of pictures: N frames one by one, and their mean (CLIP4Clip); HOW is segments "
         "(default), linear, uniform or stride",
     )  # fmt: skip
+
+
+def _sampler(text: str) -> Sampler:
+    """12, or linear:12."""
+    from mmkit.data.video.samplers import sampler_named
+
+    try:
+        return sampler_named(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -168,6 +179,10 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def retrieval(args: argparse.Namespace) -> None:
     """Measure and show."""
+    if args.protocol is not None:
+        from mmkit.evals.protocols import protocol_named
+
+        protocol_named(args.protocol)
     source = open_data(args, {"caption"}, ("image", "caption", "image_id", "video"))
     from mmkit.evals.retrieval import Retrieval  # slow, as all below that computes
 

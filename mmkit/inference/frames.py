@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmkit.data.video.opening import reads_clips
-from mmkit.data.video.samplers import Sampler
+from mmkit.data.video.samplers import Sampler, sampler_named
 from mmkit.data.video.transforms import ClipTransform
 from mmkit.errors import UserError
 from mmkit.inference.predictor import Predictor
@@ -18,15 +18,7 @@ def over_frames(predictor: Predictor, how: str | Sampler) -> Predictor:
     """
     if reads_clips(predictor.transform):
         raise UserError("--frames: this model reads clips, by the sampler that it was trained with; leave it out")
-    sampler = how if isinstance(how, Sampler) else _named(how)
+    sampler = how if isinstance(how, Sampler) else sampler_named(how)
     predictor.model, predictor.heads = OverFrames(predictor.model), {}
     predictor.transform = ClipTransform(frame=predictor.transform, sampler=sampler)
     return predictor
-
-
-def _named(text: str) -> Sampler:
-    """Of "12" or "linear:12"."""
-    how, colon, number = text.rpartition(":")
-    if not number.isdecimal():
-        raise UserError(f"--frames {text}: give a number of frames, 12, or HOW:NUMBER, linear:12")
-    return Sampler(how=how if colon else "segments", frames=int(number)).for_eval()  # type: ignore[arg-type]

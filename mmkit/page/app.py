@@ -17,8 +17,8 @@ import gradio as gr  # noqa: E402  # reads the environment when it is imported
 
 from mmkit.inference.predictor import Predictor  # noqa: E402
 from mmkit.page.parts import Given, Tab  # noqa: E402
+from mmkit.page.shelf import Shelf  # noqa: E402
 from mmkit.page.tabs import TABS  # noqa: E402
-from mmkit.page.tasks import Shelf  # noqa: E402
 from mmkit.page.words import LANGUAGES, Language  # noqa: E402
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "sans-serif"]

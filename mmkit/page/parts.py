@@ -18,7 +18,8 @@ from PIL import Image
 from mmkit.data.images.opening import BadImage, max_megapixels
 from mmkit.errors import UserError
 from mmkit.inference.predictor import Predictor
-from mmkit.page.tasks import Shelf, TooLarge, opened
+from mmkit.page.shelf import Shelf
+from mmkit.page.tasks import TooLarge, opened
 
 log = logging.getLogger(__name__)
 

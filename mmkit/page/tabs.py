@@ -9,7 +9,7 @@ import gradio as gr
 
 from mmkit.page import tasks
 from mmkit.page.parts import Given, Tab, on_click, paths_of, picture_and_words, upload
-from mmkit.page.tasks import Shelf
+from mmkit.page.shelf import Shelf
 from mmkit.page.words import LANGUAGES
 
 MOST = 200

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from mmkit.data.images.opening import load_image, max_megapixels
 from mmkit.errors import UserError
@@ -18,6 +16,7 @@ from mmkit.explanation.explain import explain
 from mmkit.explanation.explained import Explanation
 from mmkit.heads.base import Answers, Captions, Classifies, Matches, reads_words
 from mmkit.inference.predictor import Predictor
+from mmkit.page.shelf import Shelf
 
 BEST = 12
 """So many pictures are shown of those that were found."""
@@ -28,21 +27,6 @@ SIDE = 480
 
 class TooLarge(UserError):
     """A picture with more pixels than are read."""
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """Pictures to look through, with a name for people. What was made of them is kept."""
-
-    paths: tuple[Path, ...]
-    name: str = ""
-    kept: dict[int, Tensor] = field(default_factory=dict)
-
-    def embeddings(self, predictor: Predictor) -> Tensor:
-        """(n, E) float32, L2-normalised; made once for a model."""
-        if id(predictor) not in self.kept:
-            self.kept[id(predictor)] = predictor.encode_image(self.paths)
-        return self.kept[id(predictor)]
 
 
 def find(predictor: Predictor, shelf: Shelf, words: str, best: int = BEST) -> list[tuple[Path, float]]:
@@ -132,14 +116,3 @@ def split_names(text: str) -> list[str]:
     """Names on lines, or after commas where there is one line; each once."""
     lines = text.splitlines() if "\n" in text.strip() else text.replace("，", ",").replace("、", ",").split(",")
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def pictures_in(folder: str | Path) -> Shelf:
-    """The pictures below a folder; UserError where there is none."""
-    from mmkit.data.sources.folder import Pictures
-
-    source = Pictures(Path(folder))
-    paths = tuple(Path(str(source[i].image)) for i in range(len(source)))
-    if not paths:
-        raise UserError(f"{folder}: holds no pictures")
-    return Shelf(paths, Path(folder).name)

@@ -82,6 +82,8 @@ ARGUMENTS = {
     ("probe",): ["--data", "pictures"],
     ("vqa",): ["--image", "pictures/0.png", "--question", "what?", "--answers", "answers.txt"],
     ("caption",): ["--image", "pictures/0.png"],
+    ("detect",): ["--image", "pictures/0.png"],
+    ("demo",): [],
     ("explain",): ["--image", "pictures/0.png", "--text", "a red square", "--out", "x.png"],
     ("grounding",): ["--data", "r.jsonl"],
     ("features",): ["--data", "r.jsonl", "--out", "f.safetensors"],
@@ -96,6 +98,11 @@ def test_every_command_with_a_model_takes_allow():
     assert set(LOADING) == set(ARGUMENTS), "a new command: give it --allow, and its arguments here"
 
 
+def refused(*_, **__):
+    """In place of a page, which would be served until Ctrl-C."""
+    raise UserError("no page here")
+
+
 @pytest.mark.parametrize("words", ARGUMENTS, ids=" ".join)
 def test_a_command_refuses_own_code_and_names_the_flag(words, own, capsys, monkeypatch):
     name, folder = own
@@ -104,6 +111,7 @@ def test_a_command_refuses_own_code_and_names_the_flag(words, own, capsys, monke
         for picture in folder.glob("pictures/*.png"):
             picture.unlink()
     monkeypatch.setattr("mmkit.inference.export.export", lambda predictor, out: {})
+    monkeypatch.setattr("mmkit.page.app.make_page", refused)
     command = [*words, *ARGUMENTS[words], "--model", "run"]
     assert main(command) == 2
     assert f"'{name}:model' may not be rebuilt as a model" in (told := capsys.readouterr().err)

@@ -10,6 +10,7 @@ from mmkit.heads.image_classify import ImageClassify
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.dual import clip
 from mmkit.page import tasks
+from mmkit.page.shelf import pictures_in
 from mmkit.page.tabs import OWN
 from tests.evals.parts import Pictures, predictor
 from tests.page.parts import ANSWERS, answering
@@ -27,7 +28,7 @@ def model():
 def shelf(tmp_path):
     for i, picture in enumerate(PICTURES):
         picture.save(tmp_path / f"{i}.png")
-    return tasks.pictures_in(tmp_path)
+    return pictures_in(tmp_path)
 
 
 def able(given):
@@ -105,7 +106,7 @@ def test_a_visitors_file_is_read_or_refused(tmp_path, monkeypatch):
     with pytest.raises(tasks.TooLarge):
         tasks.opened(tmp_path / "large.png")
     with pytest.raises(UserError):
-        tasks.pictures_in(tmp_path / "none")
+        pictures_in(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

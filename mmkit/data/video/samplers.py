@@ -95,3 +95,11 @@ class Sampler:
         if rng is None:
             return [(2 * i + 1) * n // (2 * t) for i in range(t)]
         return [rng.randrange(low, high) for low, high in pairwise(edges)]
+
+
+def sampler_named(text: str) -> Sampler:
+    """Of "12" or "linear:12", for evaluations. UserError for what is none of these."""
+    how, colon, number = text.rpartition(":")
+    if not number.isdecimal():
+        raise UserError(f"--frames {text}: give a number of frames, 12, or HOW:NUMBER, linear:12")
+    return Sampler(how=how if colon else "segments", frames=int(number)).for_eval()  # type: ignore[arg-type]
