@@ -6,7 +6,10 @@ from functools import partial
 
 import pytest
 
+from mmkit.data.images.opening import load_image
+from mmkit.data.video import opening
 from mmkit.errors import Unreadable, UserError
+from mmkit.evals import grounding
 from mmkit.evals.classification import Classification
 from mmkit.evals.evaluator import EVERY_PICTURE
 from mmkit.evals.grounding import Grounding
@@ -98,14 +101,12 @@ def test_too_many_are_an_error_and_none_is_allowed_unless_it_is_said(name):
 
 def test_each_picture_is_opened_once(monkeypatch):
     opened = []
-    for module in ("evaluator", "metrics", "grounding"):
-        load = __import__(f"mmkit.evals.{module}", fromlist=["load_image"]).load_image
-        monkeypatch.setattr(
-            f"mmkit.evals.{module}.load_image", lambda record, load=load: opened.append(record.image_id) or load(record)
-        )
+    for module in (opening, grounding):
+        monkeypatch.setattr(module, "load_image", lambda record: opened.append(record.image_id) or load_image(record))
     for kind, options, model, source, _ in cases().values():
         opened.clear()
         kind(source=source, bad=0.4, **options)(model)
+        assert opened
         questions = isinstance(source, test_vqa.Questions) and kind is VQA  # one picture may stand in two batches
         assert len(opened) <= len(source) + 3 * questions
         assert len(opened) == len(set(opened)) or questions or kind in (Classification, Evaluation)

@@ -84,7 +84,8 @@ def test_the_targets_see_the_caption_as_the_view_turned_it_if_they_read_it(token
 
     data = PairDataset(source=One(), transform=mirrored, tokenizer=tokenizer, max_tokens=8, targets=Sees())
     data[0, 0]
-    assert seen == [{"label": 3} | ({"caption": "a dog on the right"} if reads else {})]
+    read = {"caption": "a dog on the right", "caption_number": 0, "captions": ("a dog on the left",)}
+    assert seen == [{"label": 3} | (read if reads else {})]
 
 
 def test_head_and_targets_must_agree(tokenizer):
