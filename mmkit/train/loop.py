@@ -83,7 +83,7 @@ def train(
     batch = experiment.data.batch_plan(state.num_processes)
     on_first(lambda: folder.look(out, resume, apart))
     waits = Waits(experiment.run)
-    with one_writer(out), named_failures(waits.where):
+    with one_writer(out), named_failures(waits.where), named_workers():  # told wherever the signal of its end comes
         start = on_first(lambda: folder.look(out, resume, apart))
         meta = on_first(lambda: resuming.load_meta(start)) if start is not None else None
         precision = meta.precision if meta else choose_precision(experiment.run.precision, state.device)
