@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision import ops
 
 __all__ = [
-    "area", "batched_nms", "clip", "giou", "giou_pairs", "iou", "iou_pairs", "moved", "nms", "relative", "share_inside",
-    "to_centres", "to_corners",
+    "area", "batched_nms", "clip", "giou", "giou_pairs", "iou", "iou_pairs", "moved", "nms", "overlaps", "relative",
+    "share_inside", "to_centres", "to_corners",
 ]  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def moved(boxes: Tensor, maps: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(N,) float32 square pixels; 0 where right is not beyond left, or bottom beyond top."""
-    return (boxes[:, 2:].float() - boxes[:, :2].float()).clamp(min=0).prod(-1)
+    """(..., 4) -> (...) float32 square pixels; 0 where right is not beyond left, or bottom beyond top."""
+    return (boxes[..., 2:].float() - boxes[..., :2].float()).clamp(min=0).prod(-1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -62,44 +62,46 @@ def _divided(part: Tensor, whole: Tensor) -> Tensor:
     return part / torch.where(whole == 0, torch.ones_like(whole), whole)
 
 
-def _iou(a: Tensor, b: Tensor, areas: Tensor) -> tuple[Tensor, Tensor]:
+def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union, and the union."""
     shared = _shared(a, b)
-    union = areas - shared
+    union = area(a) + area(b) - shared
     return _divided(shared, union), union
 
 
-def _giou(a: Tensor, b: Tensor, areas: Tensor) -> Tensor:
-    found, union = _iou(a, b, areas)
+def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (Rezatofighi et al. 2019) of boxes (..., 4) that broadcast: (...) float32 each.
+
+    Pairs of all with all are ``overlaps(a[..., :, None, :], b[..., None, :, :])``, with any dimensions before them.
+    """
+    a, b = a.float(), b.float()
+    found, union = _iou(a, b)
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     around = (high - low).clamp(min=0).prod(-1)
-    return found - torch.where(around == 0, torch.ones_like(around), _divided(around - union, around))
+    return found, found - torch.where(around == 0, torch.ones_like(around), _divided(around - union, around))
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of each with each: (N, 4), (M, 4) -> (N, M) float32, 0 to 1."""
-    a, b = a.float(), b.float()
-    return _iou(a[:, None], b[None], area(a)[:, None] + area(b))[0]
+    return _iou(a.float()[:, None], b.float())[0]
 
 
 def iou_pairs(a: Tensor, b: Tensor) -> Tensor:
     """The same of boxes in one row: (N, 4), (N, 4) -> (N,)."""
-    a, b = a.float(), b.float()
-    return _iou(a, b, area(a) + area(b))[0]
+    return _iou(a.float(), b.float())[0]
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of each with each (Rezatofighi et al. 2019): (N, M) float32, above -1 and at most 1.
+    """Generalised IoU of each with each: (N, M) float32, above -1 and at most 1.
 
     -1 for two boxes that have no area.
     """
-    a, b = a.float(), b.float()
-    return _giou(a[:, None], b[None], area(a)[:, None] + area(b))
+    return overlaps(a[:, None], b)[1]
 
 
 def giou_pairs(a: Tensor, b: Tensor) -> Tensor:
     """The same of boxes in one row: (N,)."""
-    a, b = a.float(), b.float()
-    return _giou(a, b, area(a) + area(b))
+    return overlaps(a, b)[1]
 
 
 def share_inside(a: Tensor, b: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ class Trainer:
             self.evaluate()
         self.meter.restart()
         self.parts.task.train()
-        with closing(batches), self.clock.running(), self.garbage.held(), named_workers():
+        with closing(batches), self.clock.running(), self.garbage.held():
             while self.step < last and not self.guard.stop_asked and not self.clock.over():
                 self._look_ahead()
                 with self.waits.in_step(self.step + 1):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mmkit.draws import Draws
-from mmkit.heads.boxes.truth import Truth, corners
+from mmkit.heads.boxes.truth import Truth
+from mmkit.nn.boxes import to_corners
 
 RELABELLED = 0.25  # of the labels, at random, by any of the classes
 NOISE = 0.4  # of half a side that a corner moves, at most (positives), or from that to twice as much
@@ -57,7 +58,7 @@ def noised(truth: Truth, draws: Draws, classes: int, groups: int, most: int = 10
     was = boxes.gather(1, box[..., None].expand(-1, -1, 4))
     far = chance[..., :4] + (~positive)[..., None]
     sign = torch.where(chance[..., 4:8] < 0.5, -1.0, 1.0)
-    now = (corners(was) + far * sign * NOISE * was[..., 2:].repeat(1, 1, 2) / 2).clamp(0, 1)
+    now = (to_corners(was) + far * sign * NOISE * was[..., 2:].repeat(1, 1, 2) / 2).clamp(0, 1)
     start, size = now[..., :2], now[..., 2:] - now[..., :2]
     moved = torch.cat([start + size / 2, size.abs()], -1)
     moved = torch.cat([moved[..., :2], moved[..., 2:].clamp(min=1e-3)], -1)  # anchors are divided by

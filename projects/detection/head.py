@@ -19,7 +19,8 @@ from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
 from mmkit.heads.boxes.matching import Costs
 from mmkit.heads.boxes.objects import objects_of, sizes
-from mmkit.heads.boxes.truth import Truth, corners, truth_of
+from mmkit.heads.boxes.truth import Truth, truth_of
+from mmkit.nn.boxes import to_corners
 from mmkit.nn.sine import of_cells
 from mmkit.types import Count, HeadOutput, ModelSpec
 from projects.detection.decoders import Anchors, Encoder, Extra, Found, Map, Queries
@@ -114,7 +115,7 @@ class DETR(Head):
         else:
             best = logits.sigmoid().flatten(1).topk(min(self.most, logits[0].numel()), 1)
             query, labels = best.indices // logits.shape[-1], best.indices % logits.shape[-1]
-        chosen = corners(boxes.gather(1, query[..., None].expand(-1, -1, 4)))
+        chosen = to_corners(boxes.gather(1, query[..., None].expand(-1, -1, 4)))
         of = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(query)
         pixels = chosen * sizes(f.batch).repeat(1, 2)[:, None]
         return Detections(pixels.flatten(0, 1), best.values.flatten(), labels.flatten(), of.flatten())

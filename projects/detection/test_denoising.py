@@ -5,7 +5,8 @@ import torch
 from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoising_training_group
 
 from mmkit.draws import Draws
-from mmkit.heads.boxes.truth import Truth, corners
+from mmkit.heads.boxes.truth import Truth
+from mmkit.nn.boxes import to_corners
 from projects.detection.denoising import NOISE, RELABELLED, noised, who_reads_whom
 
 
@@ -41,14 +42,14 @@ def test_corners_move_by_less_than_the_noise_or_by_up_to_twice_as_much():
     truth = truth_of([20] * 30)
     noise = noised(truth, draws(30), 50, groups=5)
     was = truth.boxes.gather(1, noise.box[..., None].expand(-1, -1, 4))
-    moved = (corners(noise.boxes) - corners(was)).abs() / (was[..., 2:].repeat(1, 1, 2) / 2)
+    moved = (to_corners(noise.boxes) - to_corners(was)).abs() / (was[..., 2:].repeat(1, 1, 2) / 2)
     near, far = moved[noise.positive], moved[noise.real & ~noise.positive]
     assert near.max() <= NOISE + 1e-4
     assert far.min() >= NOISE - 1e-4
     assert far.max() <= 2 * NOISE + 1e-4
     assert near.mean() == pytest.approx(NOISE / 2, abs=0.01)
     assert far.mean() == pytest.approx(1.5 * NOISE, abs=0.01)
-    outward = corners(noise.boxes)[..., 0] < corners(was)[..., 0]
+    outward = to_corners(noise.boxes)[..., 0] < to_corners(was)[..., 0]
     assert outward[noise.real].float().mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -69,8 +70,8 @@ def test_boxes_stay_in_the_picture_and_have_a_size():
     truth.boxes[0, 0] = torch.tensor([0.001, 0.999, 0.002, 0.002])
     noise = noised(truth, draws(1), 50, groups=5)
     assert noise.boxes[..., 2:].min() >= 1e-3
-    assert corners(noise.boxes).min() >= -1e-3
-    assert corners(noise.boxes).max() <= 1 + 1e-3
+    assert to_corners(noise.boxes).min() >= -1e-3
+    assert to_corners(noise.boxes).max() <= 1 + 1e-3
     assert (
         noised(
             Truth(torch.empty(2, 0, 4), torch.empty(2, 0, dtype=torch.int64), torch.tensor([0, 0]), torch.empty(0)),

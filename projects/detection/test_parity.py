@@ -16,7 +16,8 @@ from transformers.models.detr.modeling_detr import (
 
 from mmkit.convert.tables.table import read
 from mmkit.heads.boxes.matching import Costs
-from mmkit.heads.boxes.truth import Truth, corners, overlaps
+from mmkit.heads.boxes.truth import Truth
+from mmkit.nn.boxes import overlaps, to_corners
 from mmkit.nn.sine import of_cells
 from projects.detection import tables
 from projects.detection.decoders import Anchors, Encoder, Found, Map, Queries
@@ -206,7 +207,7 @@ def test_focal_loss_is_torchvisions():
 
 
 def test_overlaps_are_torchvisions_and_finite_where_boxes_touch_or_are_empty():
-    a, b = (corners(torch.rand(n, 4)) for n in (6, 5))
+    a, b = (to_corners(torch.rand(n, 4)) for n in (6, 5))
     a[0], b[0] = torch.tensor([0.0, 0, 0.5, 0.5]), torch.tensor([0.5, 0.0, 1, 0.5])
     a[1] = torch.tensor([0.3, 0.3, 0.3, 0.3])
     iou, giou = overlaps(a[:, None], b)

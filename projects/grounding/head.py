@@ -17,7 +17,8 @@ from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
 from mmkit.heads.boxes.matching import Costs
 from mmkit.heads.boxes.objects import objects_of, sizes
-from mmkit.heads.boxes.truth import corners, truth_of
+from mmkit.heads.boxes.truth import truth_of
+from mmkit.nn.boxes import to_corners
 from mmkit.nn.sine import of_cells
 from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
@@ -170,7 +171,7 @@ class Asked:
             scores = phrase_scores(found.logits[-1], prompt.spells(int(own.max()) + 1 - first, first))
             if found.real is not None:
                 scores = scores * found.real[..., None]
-            boxes = corners(found.boxes[-1]) * sizes(f.batch).repeat(1, 2)[:, None]
+            boxes = to_corners(found.boxes[-1]) * sizes(f.batch).repeat(1, 2)[:, None]
             for row, answers in enumerate(parts):
                 answers.append(self._said(scores[row], boxes[row], chunk, first))
         each = [self._of_picture(answers) for answers in parts]

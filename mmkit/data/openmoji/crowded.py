@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mmkit.data.openmoji.captions import PHRASES, Said, filled, named, text_of
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, clear_of, draw, sides, sprite
 from mmkit.data.openmoji.kinds import Pool, emoji_name, emoji_names, first_kinds, pool_of
-from mmkit.data.openmoji.scenes import SHARES, Split, _Openmoji, combination_split, phrases
+from mmkit.data.openmoji.scenes import Split, _Openmoji, check_split, combination_split, phrases
 from mmkit.data.records import Record
 from mmkit.errors import UserError
 
@@ -69,8 +69,7 @@ class Crowded(_Openmoji):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in SHARES:
-            raise UserError(f"openmoji: split={self.split!r}; there are {', '.join(SHARES)}")
+        check_split(self.split)
         if self.n < 1 or not 1 <= self.fewest <= self.most <= 12 or not 0 <= self.piles <= 1:
             raise UserError(
                 f"openmoji: n={self.n} must be at least 1, fewest={self.fewest} and most={self.most} in 1..12, "

@@ -25,7 +25,7 @@ from PIL import Image
 from mmkit.data.clip import Clip
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, background, sides, sprite
 from mmkit.data.openmoji.kinds import emoji_name, first_kinds
-from mmkit.data.openmoji.scenes import SHARES, Split, combination_split
+from mmkit.data.openmoji.scenes import Split, check_split, combination_split
 from mmkit.data.openmoji.telling import an, is_are, the
 from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
@@ -102,8 +102,7 @@ class Moving(ByNumber):
 
     def __post_init__(self) -> None:
         first_kinds(self.kinds)
-        if self.split not in SHARES:
-            raise UserError(f"openmoji: split={self.split!r}; there are {', '.join(SHARES)}")
+        check_split(self.split)
         if self.n < 1 or self.size < 32 or self.frames < 2 or self.most not in (1, 2):
             raise UserError(
                 f"openmoji: n={self.n} must be at least 1, size={self.size} at least 32, frames={self.frames} at least "

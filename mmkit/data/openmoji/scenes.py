@@ -139,8 +139,7 @@ class Scenes(_Openmoji):
     def __post_init__(self) -> None:
         super().__post_init__()
         pool_of(self.kinds, self.pool)
-        if self.split not in SHARES:
-            raise UserError(f"openmoji: split={self.split!r}; there are {', '.join(SHARES)}")
+        check_split(self.split)
         if self.n < 1 or not 1 <= self.max_emoji <= 3 or self.paraphrases < 1 or not 0 <= self.people <= 1:
             raise UserError(
                 f"openmoji: n={self.n} and paraphrases={self.paraphrases} must be at least 1, "
@@ -267,6 +266,12 @@ def class_names(kinds: int = 200, language: str = "en") -> list[str]:
 def unseen_names(language: str = "en") -> list[str]:
     """The names of the emoji that are never in training, in the order of the labels of ``Unseen``."""
     return emoji_names(people(held_out=True), language)
+
+
+def check_split(split: str) -> None:
+    """UserError for what is no split."""
+    if split not in SHARES:
+        raise UserError(f"openmoji: split={split!r}; there are {', '.join(SHARES)}")
 
 
 def combination_split(emoji: Sequence[str], colour: str) -> str:

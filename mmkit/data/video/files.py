@@ -49,7 +49,7 @@ def open_video(file: Path | bytes, name: str) -> Frames:
     if importlib.util.find_spec("av") is None:
         raise UserError(
             f'{name}: reading videos needs PyAV: pip install "mmkit[video]" (decord is unmaintained since 2022). '
-            " Folders of frames, animated GIF, WebP and PNG, and .npy arrays need nothing"
+            "Folders of frames, animated GIF, WebP and PNG, and .npy arrays need nothing"
         )
     return Video(name, file)
 

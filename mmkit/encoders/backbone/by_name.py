@@ -7,8 +7,6 @@ from typing import Any
 from mmkit.encoders.backbone.tower import Backbone, Side2
 from mmkit.errors import UserError
 
-PREFIXES = ("timm:", "torchvision:")
-
 
 def backbone(
     spec: str, image_size: Side2, *, drop_path: float = 0.0, checkpointing: bool = False, classifier: bool = False

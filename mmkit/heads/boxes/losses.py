@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkit.heads.boxes.truth import corners, overlaps
+from mmkit.nn.boxes import overlaps, to_corners
 
 
 class Sums(NamedTuple):
@@ -24,6 +24,6 @@ class Sums(NamedTuple):
 
 def box_sums(found: Tensor, truth: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """L1 and 1 - GIoU of pairs (T, 4), centre, width and height, each summed; and the IoU (T,) without gradient."""
-    iou, giou = overlaps(corners(found), corners(truth))
+    iou, giou = overlaps(to_corners(found), to_corners(truth))
     away = F.l1_loss(found, truth, reduction="none").sum(-1)
     return (away * weight).sum(), ((1 - giou) * weight).sum(), iou.detach()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mmkit.errors import UserError
-from mmkit.heads.boxes.truth import Truth, corners, overlaps
+from mmkit.heads.boxes.truth import Truth
+from mmkit.nn.boxes import overlaps, to_corners
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
 
@@ -60,7 +61,7 @@ def match(label: Tensor, boxes: Tensor, truth: Truth, costs: Costs, groups: int 
 def cost_of(label: Tensor, boxes: Tensor, truth: Truth, costs: Costs) -> Tensor:
     """(L, B, Q, M) float32; what stands at padding says nothing."""
     away = torch.cdist(boxes, truth.boxes.expand(len(boxes), -1, -1, -1), p=1)
-    _, giou = overlaps(corners(boxes)[..., None, :], corners(truth.boxes)[:, None])
+    _, giou = overlaps(to_corners(boxes)[..., None, :], to_corners(truth.boxes)[:, None])
     return costs.label * label + costs.box * away - costs.giou * giou
 
 

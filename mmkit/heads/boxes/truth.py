@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from mmkit.features import Features
 from mmkit.heads.boxes.objects import objects_of, sizes
+from mmkit.nn.boxes import to_centres
 
 
 class Truth(NamedTuple):
@@ -35,25 +35,7 @@ def truth_of(f: Features) -> Truth:
     flat = of * most + torch.arange(len(of), device=device) - starts[of]
     relative = boxes / sizes(f.batch).repeat(1, 2)[of]
     padded = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(batch * most, 1)
-    padded[flat] = box_convert(relative, "xyxy", "cxcywh")
+    padded[flat] = to_centres(relative)
     classes = torch.zeros(batch * most, dtype=torch.int64, device=device)
     classes[flat] = labels
     return Truth(padded.view(batch, most, 4), classes.view(batch, most), counts.cpu(), flat)
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """Centre, width, height (..., 4) -> left, top, right, bottom (..., 4)."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
-
-
-def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al. 2019) of corners (..., 4) that broadcast: (...) each.
-
-    Pairs of all with all are ``overlaps(a[:, None], b)``, which torchvision's functions give for two dimensions alone.
-    """
-    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    around = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
-    iou = shared / union
-    return iou, iou - (around - union) / around
