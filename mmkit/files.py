@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -67,6 +68,11 @@ def beside(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def is_part(path: Path) -> bool:
+    """Whether a name is that of a part by ``beside``, which a killed process leaves behind."""
+    return re.fullmatch(r"\..{0,40}\.[0-9a-f]{12}\.part", path.name) is not None
 
 
 def _permissions(place: Path) -> int | None:

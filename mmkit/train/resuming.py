@@ -18,7 +18,7 @@ from mmkit.config.moved import with_present_names
 from mmkit.config.own import leaves
 from mmkit.data.order import RULE
 from mmkit.errors import UserError
-from mmkit.files import read_json, remove_folder
+from mmkit.files import is_part, read_json, remove_folder
 
 TASK, STATE, META, SHARDS = "task.safetensors", "state.pt", "meta.json", ".metadata"
 FREE_TO_CHANGE = (
@@ -157,9 +157,12 @@ def _same_batch(before: BatchPlan, world: int) -> str:
 
 
 def digest_of(folder: Path) -> str:
-    """A digest of the files in a folder and their names; of one that is not there, that of nothing."""
+    """A digest of the files in a folder and their names; of one that is not there, that of nothing.
+
+    What a process left that was killed while it wrote one of them is none of them.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(folder.glob("*")):
+    for file in sorted(file for file in folder.glob("*") if not is_part(file)):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 

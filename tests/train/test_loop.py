@@ -21,6 +21,7 @@ from mmkit.config import dump
 from mmkit.data.order import Order
 from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.errors import Stopped, UserError
+from mmkit.files import beside
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
@@ -399,6 +400,18 @@ def test_resume_refuses_another_tokenizer_of_the_same_size(tmp_path):
         train(tiny(run=run), tmp_path, resume=True)
     for file, content in kept.items():
         file.write_bytes(content)
+    assert train(tiny(run=run | dict(stop_after_steps=None)), tmp_path, resume=True)["step"] == 4
+
+
+def test_resume_takes_what_a_killed_process_left_beside_the_tokenizer_for_none_of_it(tmp_path):
+    run = dict(steps=4, stop_after_steps=2)
+    train(tiny(run=run), tmp_path)
+    (file,) = (tmp_path / "tokenizer").iterdir()
+    with beside(file) as left:
+        left.write_bytes(file.read_bytes())
+    left.write_bytes(b"half of it")
+    assert train(tiny(run=run | dict(stop_after_steps=3)), tmp_path, resume=True)["step"] == 3
+    left.unlink()
     assert train(tiny(run=run | dict(stop_after_steps=None)), tmp_path, resume=True)["step"] == 4
 
 

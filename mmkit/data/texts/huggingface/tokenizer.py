@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import string
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from mmkit.data.texts.protocol import Framing, Kind
 from mmkit.data.texts.sample import valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
-from mmkit.files import read_json, write_text
+from mmkit.files import read_json, write_text, writing
 
 Part = TypeVar("Part")
 FRAMING = "framing.json"
@@ -98,8 +99,12 @@ class HuggingFaceTokenizer:
         return word_starts([self._surfaces[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
-        """See ``Tokenizer``."""
-        self._wrapped.save_pretrained(str(folder))
+        """See ``Tokenizer``. Each file is whole, or as it was, where the process is killed meanwhile."""
+        with tempfile.TemporaryDirectory() as made:
+            self._wrapped.save_pretrained(made)
+            for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
+                with writing(Path(folder) / file.relative_to(made), "wb") as place:
+                    place.write(file.read_bytes())
         write_text(Path(folder) / FRAMING, json.dumps(asdict(self.framing)) + "\n")
 
     def _cleaned(self, text: str, kind: Kind, whole: bool) -> str:

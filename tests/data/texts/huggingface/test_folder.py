@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -117,6 +118,25 @@ def test_tokens_that_only_the_settings_add_are_there(tmp_path, flags):
     for text in ("a <Obj> b", "a <obj>"):  # a token that is not special is looked for in the text as it is cleaned
         assert ours(text).input_ids == theirs(text).input_ids
     assert (len(WORDS) in ours("a <obj>").input_ids) == (not flags.get("special"))
+
+
+def test_a_save_that_is_cut_off_leaves_the_files_that_were_there(tmp_path, monkeypatch):
+    bert(tmp_path)
+    tokenizer, out = HuggingFaceTokenizer(str(tmp_path)), tmp_path / "out"
+    tokenizer.save(out)
+    tokenizer._wrapped.save_pretrained(str(tmp_path / "theirs"))
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert before.keys() - {"framing.json"} == {file.name for file in (tmp_path / "theirs").iterdir()}
+    assert before["tokenizer.json"] == (tmp_path / "theirs/tokenizer.json").read_bytes()
+
+    def cut_off(folder):
+        (Path(folder) / "tokenizer.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer._wrapped, "save_pretrained", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.save(out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch):
