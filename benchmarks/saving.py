@@ -1,6 +1,6 @@
 """How long training stands still for a save: for the copy alone, as in the background, or until it is on the disk.
 
-    python benchmarks/saving.py [--out FOLDER] [--gib 0.94] [--times 3]
+    python benchmarks/saving.py [--out FOLDER] [--gib 0.94] [--times 3] [--device cuda]
 
 The state is as large as a model with its teacher and AdamW's two averages: half of it the task's, half the optimizer's.
 """
@@ -21,14 +21,15 @@ from mmkit.train.engines.base import State
 from mmkit.train.resuming import Meta
 
 META = Meta(step=1, world=1, product="highest", precision="no", threads=1, records=1, experiment={})
+AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
-def made(gib: float) -> State:
+def made(gib: float, device: str) -> State:
     """A state of about this size, in tensors of 4 MiB."""
     count = max(1, round(gib * 2**30 / 2**22 / 4))
-    task = {f"t{number}": torch.randn(1024, 1024) for number in range(2 * count)}
+    task = {f"t{number}": torch.randn(1024, 1024, device=device) for number in range(2 * count)}
     averages = {
-        number: {"step": torch.tensor(1.0), "exp_avg": torch.randn(1024, 1024), "exp_avg_sq": torch.randn(1024, 1024)}
+        number: {"step": torch.tensor(1.0), **{name: torch.randn(1024, 1024, device=device) for name in AVERAGES}}
         for number in range(count)
     }
     return State(task=task, optimizer={"state": averages, "param_groups": []})
@@ -40,10 +41,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--gib", type=float, default=0.94)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    state, copies, writes = made(options.gib), [], []
+    state, copies, writes = made(options.gib, options.device), [], []
     for _ in range(options.times):
         with tempfile.TemporaryDirectory(dir=options.out) as folder:
+            if options.device == "cuda":
+                torch.cuda.synchronize()
             began = time.perf_counter()
             staged = checkpoint.stage(state, copied=True)
             copied = time.perf_counter()
