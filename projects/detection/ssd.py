@@ -22,9 +22,9 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
 from mmkit.heads.boxes.objects import objects_of
+from mmkit.heads.boxes.pyramid import Pyramid
 from mmkit.types import HeadOutput, ModelSpec
 from projects.detection.names import check_classes
-from projects.detection.pyramid import Pyramid
 from projects.detection.two_stage import detections
 
 CODER = (10.0, 10.0, 5.0, 5.0)

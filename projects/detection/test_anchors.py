@@ -14,11 +14,11 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from mmkit.errors import UserError
 from mmkit.features import Features
+from mmkit.heads.boxes.pyramid import ChannelNorm, level
 from mmkit.models.sizes.vision import vision
 from mmkit.task import Task
 from projects.detection.examples import CLASSES, SCENES, scene, together
 from projects.detection.head import DETR
-from projects.detection.pyramid import ChannelNorm, level
 from projects.detection.ssd import SSD
 from projects.detection.two_stage import FasterRCNN, Sampler
 

@@ -24,9 +24,9 @@ from mmkit.draws import Draws
 from mmkit.features import Features
 from mmkit.heads.base import Detections, Head
 from mmkit.heads.boxes.objects import objects_of
+from mmkit.heads.boxes.pyramid import Pyramid
 from mmkit.types import HeadOutput, ModelSpec
 from projects.detection.names import check_classes
-from projects.detection.pyramid import Pyramid
 
 
 class FasterRCNN(Head):

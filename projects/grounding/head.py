@@ -22,9 +22,10 @@ from mmkit.nn.boxes import to_corners
 from mmkit.nn.sine import of_cells
 from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
+from projects.grounding.asked import Asked, Said
 from projects.grounding.layers import Decoder, EnhancerLayer, Found, Map, Selected, Selection, Words
 from projects.grounding.losses import matches_of, sums
-from projects.grounding.merging import Answers, phrase_scores, without_doubles
+from projects.grounding.merging import phrase_scores
 
 
 class GroundingDINO(Head):
@@ -108,7 +109,26 @@ class GroundingDINO(Head):
 
     def asked(self, prompts: Sequence[Prompt], classes: Sequence[str], ids: Sequence[int] = ()) -> Asked:
         """A detector of these phrases. prompts: of one row each, whose phrases are numbered through."""
-        return Asked(self, tuple(prompts), tuple(classes), tuple(ids) or tuple(range(1, len(classes) + 1)))
+        return Asked(self, prompts, classes, ids)
+
+    def said(self, f: Features, prompt: Prompt, spells: Tensor) -> list[Said]:
+        """What one prompt, for all pictures, finds in each; see ``Asked``."""
+        found, _ = self.find(f, prompt)
+        scores = phrase_scores(found.logits[-1], spells)
+        if found.real is not None:
+            scores = scores * found.real[..., None]
+        boxes = to_corners(found.boxes[-1]) * sizes(f.batch).repeat(1, 2)[:, None]
+        return [self._said(*one) for one in zip(scores, boxes, strict=True)]
+
+    def _said(self, scores: Tensor, boxes: Tensor) -> Said:
+        """Of one picture and prompt: scores (Q, F), boxes (Q, 4)."""
+        if self.one_answer:
+            best, phrase = scores.max(-1)
+            query = torch.arange(len(scores), device=scores.device)
+        else:
+            best, at = scores.flatten().topk(min(self.most, scores.numel()))
+            query, phrase = at // scores.shape[1], at % scores.shape[1]
+        return Said(boxes[query], best, phrase)
 
     def predict(self, f: Features) -> Detections:
         """Always a UserError: it has to be asked for something."""
@@ -148,47 +168,3 @@ class GroundingDINO(Head):
     def _counts(self, boxes: Tensor) -> dict[str, float]:
         total = float(boxes.sum())
         return {"label": float(boxes.clamp(min=1).sum()), "box": total, "giou": total}
-
-
-class Asked:
-    """A detector of the phrases ``classes``, by one prompt after the other; the label is the phrase that was asked."""
-
-    def __init__(
-        self, head: GroundingDINO, prompts: tuple[Prompt, ...], classes: tuple[str, ...], ids: tuple[int, ...]
-    ) -> None:
-        self.head, self.prompts, self.classes, self.ids = head, prompts, classes, ids
-
-    @torch.no_grad()
-    def predict(self, f: Features) -> Detections:
-        """The best of each picture, best first; see ``merging`` for the rules."""
-        device = f.batch.pixels.device
-        parts: list[list[Answers]] = [[] for _ in range(len(f.batch))]
-        for chunk, prompt in enumerate(self.prompts):
-            prompt = prompt.to(device)
-            found, _ = self.head.find(f, prompt)
-            own = prompt.phrase[prompt.phrase >= 0]
-            first = int(own.min())
-            scores = phrase_scores(found.logits[-1], prompt.spells(int(own.max()) + 1 - first, first))
-            if found.real is not None:
-                scores = scores * found.real[..., None]
-            boxes = to_corners(found.boxes[-1]) * sizes(f.batch).repeat(1, 2)[:, None]
-            for row, answers in enumerate(parts):
-                answers.append(self._said(scores[row], boxes[row], chunk, first))
-        each = [self._of_picture(answers) for answers in parts]
-        of = torch.cat([torch.full_like(one.labels, row) for row, one in enumerate(each)])
-        boxes, scores, labels, _ = (torch.cat(part) for part in zip(*each, strict=True))
-        return Detections(boxes, scores, labels, of)
-
-    def _said(self, scores: Tensor, boxes: Tensor, chunk: int, first: int) -> Answers:
-        """Of one picture and prompt: scores (Q, F), boxes (Q, 4)."""
-        if self.head.one_answer:
-            best, label = scores.max(-1)
-            query = torch.arange(len(scores), device=scores.device)
-        else:
-            best, at = scores.flatten().topk(min(self.head.most, scores.numel()))
-            query, label = at // scores.shape[1], at % scores.shape[1]
-        return Answers(boxes[query], best, label + first, torch.full_like(label, chunk))
-
-    def _of_picture(self, answers: Sequence[Answers]) -> Answers:
-        found = without_doubles(Answers(*(torch.cat(part) for part in zip(*answers, strict=True))))
-        return found.rows(torch.arange(min(len(found.scores), self.head.most), device=found.scores.device))

@@ -1,1 +1,1 @@
-"""Heads of boxes: the objects of a batch, truth as DETR compares it, set matching and the losses of pairs."""
+"""Heads of boxes: a batch's objects, truth as DETR compares it, set matching, losses of pairs, maps for anchors."""

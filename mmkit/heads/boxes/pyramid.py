@@ -35,7 +35,21 @@ class ChannelNorm(nn.Module):
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def level(width: int, out: int, scale: float) -> nn.Sequential:
+class Level(nn.Sequential):
+    """The layers of one level."""
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Maps (B, C, h, w), at ``scale`` times their resolution. real: (B, h, w) bool of what comes out, where some of
+        it is padding, so that convolutions read zeros beyond a picture as at the edge of one alone.
+        """
+        for part in self:
+            if real is not None and isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
+                x = x * real[:, None]
+            x = part(x)
+        return x
+
+
+def level(width: int, out: int, scale: float) -> Level:
     """One level of ViTDet: ``scale`` times the map's resolution, a power of two from 1/8 to 4."""
     half, quarter = width // 2, width // 4
     resized: dict[float, list[nn.Module]] = {
@@ -48,7 +62,7 @@ def level(width: int, out: int, scale: float) -> nn.Sequential:
     if scale not in resized:
         raise UserError(f"a pyramid's level of scale {scale}: there are {', '.join(map(str, resized))}")
     channels = {4.0: quarter, 2.0: half}[scale] if scale > 1 else width
-    return nn.Sequential(
+    return Level(
         *resized[scale], nn.Conv2d(channels, out, 1, bias=False), ChannelNorm(out),
         nn.Conv2d(out, out, 3, padding=1, bias=False), ChannelNorm(out),
     )  # fmt: skip
