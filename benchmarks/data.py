@@ -173,6 +173,7 @@ def write_large(folder: Path, records: int) -> int:
             )
             sides, none = pa.array(np.full(part.rows, 256), pa.int32()), pa.nulls(part.rows, pa.string())
             columns = [keys, pa.array(rows * size), pa.array(np.full(part.rows, size)), captions, sides, sides, none]
+            columns.append(pa.nulls(part.rows, schema().field("clip").type))
             yield pa.record_batch(columns, schema=schema())
 
     write_index(folder / INDEX, parts, batches())

@@ -15,6 +15,9 @@ from mmkit.errors import UserError
 Frame = Image.Image | Path | bytes
 FILMS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"))
 """Endings of videos, in lower case."""
+BEGINNINGS = {
+    b"\x1aE\xdf\xa3": ".mkv", b"FLV": ".flv", b"\0\0\1\xba": ".mpg", b"0&\xb2u": ".wmv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +60,10 @@ class Clip:
 def as_seen(file: Path) -> Path | Clip:
     """A file as a record holds it: a video is a clip, all else a picture."""
     return Clip(file) if file.suffix.lower() in FILMS else file
+
+
+def film_ending(start: bytes) -> str:
+    """The ending that a video should have, by its first 16 bytes; ".mp4" where they do not tell."""
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return ".avi"
+    return next((ending for begins, ending in BEGINNINGS.items() if start.startswith(begins)), ".mp4")

@@ -33,6 +33,9 @@ MOST_PAIRS = 10_000
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:image/")
 
 
+NamedRow: TypeAlias = tuple[int | str, str | Sequence[str], str | None]
+"""Its number, its picture or the frames of its clip, and the id that the file says, or None."""
+
 Numbers: TypeAlias = "array[int] | memoryview | np.ndarray"
 
 
@@ -137,14 +140,20 @@ class PictureFiles:
                 row(here)[0], problems.unit, number(here),
             )  # fmt: skip
 
-    def check_rows(self, rows: Sequence[tuple[int | str, str, str | None]], problems: Problems) -> None:
-        """All of the above for rows that are in memory: (number, image, the id that the file says, or None)."""
-        for _, image, image_id in rows:
-            self.note(image, image_id)
+    def check_rows(self, rows: Sequence[NamedRow], problems: Problems, is_clip: bool = False) -> None:
+        """All of the above for rows that are in memory. is_clip: what they name may be folders."""
+
+        def named(at: int) -> Sequence[str]:
+            files = rows[at][1]
+            return (files,) if isinstance(files, str) else files
+
+        def one(at: int) -> tuple[str, str]:
+            return rows[at][2] or "|".join(map(self.name, named(at))), "|".join(named(at))
+
+        for at, (_, _, image_id) in enumerate(rows):
+            self.note("|".join(named(at)), image_id, named(at), is_clip)
         self.check(problems, lambda at: rows[at][0])
-        self.check_ids(
-            problems, lambda at: rows[at][0], lambda at: (rows[at][2] or self.name(rows[at][1]), rows[at][1])
-        )
+        self.check_ids(problems, lambda at: rows[at][0], one)
 
     def _look(self, name: str, first: dict[tuple[int, int], str], is_clip: bool) -> bool:
         """Whether a picture is there, or of a clip a file or folder; names of a file met before are one with it."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from mmkit.data.clip import Clip
+from mmkit.data.clip import Clip, as_seen
 from mmkit.data.line_index import find_rows
 from mmkit.data.picture_files import PictureFiles, is_url, missing
 from mmkit.data.problems import Problems
@@ -170,7 +170,7 @@ class FileRecords:
         row.pop("video" if is_clip else "image")
         paths, image = tuple(self.root / name for name in names), identity(names)
         return Record(
-            image=Clip(paths[0] if len(paths) == 1 else paths) if is_clip else paths[0],
+            image=Clip(paths[0] if len(paths) == 1 else paths) if is_clip else as_seen(paths[0]),
             captions=tidy_captions(caption) if caption else (), image_id=id_of(row.pop("image_id", None)) or image,
             key=f"{self.path}:{self.lines[index]}", targets=row,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmkit.data.clip import Clip
+from mmkit.data.clip import Clip, film_ending
 from mmkit.data.images.formats import suffix_of
 from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import own_names
@@ -115,15 +115,18 @@ class _Pictures:
                     place.rmdir()
             raise
 
-    def name(self, image: Image.Image | Path | bytes, stem: str) -> str:
-        """The path relative to the file of records; the picture is saved first where it must be."""
+    def name(self, image: Image.Image | Path | bytes, stem: str, ending: str = "") -> str:
+        """The path relative to the file of records; the picture is saved first where it must be.
+
+        ending: of what is saved; "" = a picture's.
+        """
         if isinstance(image, Path) and not self.copy:
             return Path(os.path.relpath(image, self.path.parent)).as_posix()
         kind = image if isinstance(image, Path | bytes) else image.tobytes() + repr((image.mode, image.size)).encode()
         key = str(kind) if isinstance(kind, Path) else hashlib.blake2b(kind, digest_size=16).hexdigest()
         if key not in self.saved:
             self.folder.mkdir(parents=True, exist_ok=True)
-            target = self.folder / f"{stem}{_ending(image)}"
+            target = self.folder / f"{stem}{ending or _ending(image)}"
             _save(image, target)
             self.saved[key] = Path(os.path.relpath(target, self.path.parent)).as_posix()
         return self.saved[key]
@@ -185,8 +188,8 @@ def _clip(clip: Clip, pictures: _Pictures, stem: str) -> str | list[str]:
             return [pictures.name(frame, f"{stem}-{i:03d}") for i, frame in enumerate(pictures_of(frames))]
         return pictures.name(frames, stem)
     if isinstance(frames, bytes):
-        opened = open_clip(clip)
-        frames = opened.take(range(opened.count))
+        open_clip(clip, stem)  # says what is wrong with it
+        return pictures.name(frames, stem, suffix_of(frames[:16]) or film_ending(frames[:16]))
     elif isinstance(frames, np.ndarray):
         frames = [Image.fromarray(frame) for frame in frames]
     return [pictures.name(frame, f"{stem}-{i:03d}") for i, frame in enumerate(frames)]

@@ -79,6 +79,10 @@ class Loaded:
         names: list[str] | None = getattr(self._features.get(column), "names", None)
         return names
 
+    def is_video(self, column: str) -> bool:
+        """As of ``Parquet``."""
+        return type(self._features.get(column)).__name__ == "Video"
+
 
 Rows: TypeAlias = Parquet | Loaded
 

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmkit.data.picture_files import CHECK_LIMIT, MOST_PAIRS, PictureFiles, is_url, missing
+from mmkit.data.clip import Clip, as_seen
+from mmkit.data.picture_files import CHECK_LIMIT, MOST_PAIRS, NamedRow, PictureFiles, is_url, missing
 from mmkit.data.problems import Problems, is_collecting
 from mmkit.data.records import Record, tidy_captions
 from mmkit.data.sources.arrow import open_rows
@@ -33,6 +34,8 @@ class HuggingFace:
         image, caption, image_id: names of columns. ``caption`` None: a task without captions; Where
             ``image_id`` is None, or says nothing, the picture stands in: equal bytes or equal paths are one. Relative
             paths begin at the folder, or at that of the file. Pictures stay encoded until they are needed.
+        video: the column of clips, in the place of ``image``: videos as bytes or paths, as ``datasets`` keeps them, or
+            lists of frames. A column of ``datasets.Video`` is one without being named so.
         targets: further columns, {name in Record.targets: column}.
         in_order: most rows will be read one after the other, as evaluation does, and training does not.
     """
@@ -44,14 +47,16 @@ class HuggingFace:
         split: str = "train",
         config: str | None = None,
         image: str = "image",
+        video: str | None = None,
         caption: str | None = "caption",
         image_id: str | None = None,
         targets: Mapping[str, str] | None = None,
         in_order: bool = False,
     ) -> None:
-        self.name, self.image, self.caption, self.image_id = str(name), image, caption, image_id
+        self.name, self.image, self.caption, self.image_id = str(name), video or image, caption, image_id
         self.targets = dict(targets or {})
         self.rows = open_rows(self.name, split, config, in_order)
+        self.is_clip = video is not None or self.rows.is_video(image)
         place = Path(self.name)
         self.root = place if place.is_dir() else place.parent if place.is_file() else None
         self.files = PictureFiles(self.root or Path())
@@ -67,7 +72,7 @@ class HuggingFace:
             raise IndexError(index)
         row = self.rows.row(index)
         key = f"{self.name}[{index}]"
-        image = self._image(row[self.image], key)
+        image = self._seen(row[self.image], key)
         return Record(
             image=image,
             captions=self._captions(row[self.caption], key) if self.caption is not None else (),
@@ -94,9 +99,9 @@ class HuggingFace:
                 key, given, image = f"{self.name}[{start + at}]", None, None
                 if self.image_id is not None:
                     given = batch[self.image_id][at].as_py()
-                    image = self._image(self.rows.row(start + at)[self.image], key) if is_absent(given) else b""
+                    image = self._seen(self.rows.row(start + at)[self.image], key) if is_absent(given) else b""
                 else:
-                    image = self._image(batch[self.image][at].as_py(), key)
+                    image = self._seen(batch[self.image][at].as_py(), key)
                 captions = tidy_captions(batch[self.caption][at].as_py()) if self.caption is not None else ()
                 yield key, self._id(given, image), captions
 
@@ -104,12 +109,10 @@ class HuggingFace:
         for _, batch in self.rows.batches([column]):
             yield from batch[column].to_pylist()
 
-    def _id(self, given: Any, image: Path | bytes) -> str:
-        """What the column says, or what the picture is: its path, or its bytes."""
+    def _id(self, given: Any, image: Path | bytes | Clip) -> str:
+        """What the column says, or what the picture or clip is."""
         own = id_of(given)
-        if own is not None:
-            return f"{self.name}:{own}"
-        return image.as_posix() if isinstance(image, Path) else hashlib.blake2b(image, digest_size=16).hexdigest()
+        return _identity(image) if own is None else f"{self.name}:{own}"
 
     @property
     def neighbours(self) -> tuple[int, int] | None:
@@ -127,6 +130,15 @@ class HuggingFace:
         column = self.targets.get(key)
         yield from (None for _ in range(len(self))) if column is None else self._column(column)
 
+    def _seen(self, value: Any, key: str) -> Path | bytes | Clip:
+        """The picture or clip of a cell."""
+        if self.is_clip and isinstance(value, list):
+            if not value:
+                raise UserError(f"{key}: column {self.image!r} holds 0 frames; a clip has at least one")
+            return Clip([self._image(frame, f"{key}, frame {i}") for i, frame in enumerate(value)])
+        found = self._image(value, key)
+        return Clip(found) if self.is_clip else as_seen(found) if isinstance(found, Path) else found
+
     def _image(self, value: Any, key: str) -> Path | bytes:
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -135,7 +147,8 @@ class HuggingFace:
         if isinstance(value, str) and value.strip():
             return self._path(value, key)
         what = "nothing" if not value else type(value).__name__
-        raise UserError(f"{key}: column {self.image!r} holds {what}, not a picture, bytes or a path")
+        hint = f"; the frames of a clip: --columns video={self.image}" if isinstance(value, list) else ""
+        raise UserError(f"{key}: column {self.image!r} holds {what}, not a picture, bytes or a path{hint}")
 
     def _captions(self, value: Any, key: str) -> tuple[str, ...]:
         try:
@@ -157,7 +170,8 @@ class HuggingFace:
         if unknown:
             raise UserError(
                 f"{self.name}: no column {', '.join(unknown)}; it has {', '.join(self.rows.names)}. "
-                "Say which column is which with image=, caption=, image_id=, targets= (--columns on the command line)"
+                "Say which column is which with image= or video=, caption=, image_id=, targets= (--columns on the "
+                "command line)"
             )
         return list(dict.fromkeys(wanted))
 
@@ -185,7 +199,7 @@ class HuggingFace:
         problems = Problems(self.name, unit="row")
         columns = [self.image] if self.image_id is None else [self.image, self.image_id]
         first: dict[str, tuple[int, int]] = {}
-        paths: list[tuple[int | str, str, str | None]] = []
+        paths: list[NamedRow] = []
         compared, read = 0, 0
         for start, batch in self.rows.batches(columns, BATCH):
             if read > CHECKED and not is_collecting():
@@ -213,12 +227,20 @@ class HuggingFace:
                         what = f"image_id {image_id!r} is of another picture in row {before}; equal ids mean one"
                         problems.add(at, "one id for different pictures", what)
         if paths:
-            self.files.check_rows(paths, problems)
+            self.files.check_rows(paths, problems, self.is_clip)
         problems.raise_if_any(len(self))
 
     def _same(self, one: int, other: int) -> bool:
-        images = [self._image(self.rows.row(row)[self.image], f"{self.name}[{row}]") for row in (one, other)]
-        return images[0] == images[1]
+        before, here = (self._seen(self.rows.row(row)[self.image], f"{self.name}[{row}]") for row in (one, other))
+        return _identity(before) == _identity(here)
+
+
+def _identity(image: Path | bytes | Clip) -> str:
+    """What a picture or clip is: its path or paths, or a digest of its bytes."""
+    if isinstance(image, Clip):
+        frames: Any = image.frames
+        return "|".join(map(_identity, frames)) if isinstance(frames, list) else _identity(frames)
+    return image.as_posix() if isinstance(image, Path) else hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
 def _is_picture(value: Any) -> bool:
@@ -233,18 +255,36 @@ def columns_in(name: str | Path, split: str = "train", config: str | None = None
 
 def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
     """The number of bytes, and the path, of each picture of an Arrow column, None where there is none; reads neither
-    the bytes of pictures nor, where they are in a mapped file, their pages.
+    the bytes of pictures nor, where they are in a mapped file, their pages. Of a list of frames: the bytes of all, or
+    the paths of those that have no bytes; None where a frame has neither.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     nothing: list[Any] = [None] * len(column)
     if pa.types.is_struct(column.type):
-        fields = {field.name for field in column.type}
+        fields = {field.name for field in column.type if not pa.types.is_null(field.type)}
         data = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist() if "bytes" in fields else nothing
         return data, pc.struct_field(column, "path").to_pylist() if "path" in fields else nothing
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return pc.binary_length(column).to_pylist(), nothing
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return nothing, column.to_pylist()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        return _of_lists(pc.list_value_length(column).to_pylist(), *_sizes_and_paths(pc.list_flatten(column)))
     return [1] * len(column), nothing  # of some other form, which is told as it is read
+
+
+def _of_lists(lengths: list[int | None], sizes: list[Any], paths: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The frames of all rows, one behind the other, by row."""
+    all_sizes: list[Any] = []
+    all_paths: list[Any] = []
+    start = 0
+    for length in lengths:
+        end = start + (length or 0)
+        lacking = [path for size, path in zip(sizes[start:end], paths[start:end], strict=True) if not size]
+        whole = end > start and all(lacking)
+        all_sizes.append(sum(sizes[start:end]) if whole and not lacking else None)
+        all_paths.append(lacking if whole and lacking else None)
+        start = end
+    return all_sizes, all_paths

@@ -33,7 +33,7 @@ from mmkit.files import beside, remove_folder
 log = logging.getLogger(__name__)
 
 INDEX, PARTS, ENDING = "mmkit-index.arrow", ".mmkit-index", ".tar"
-FORM = "shards 2"
+FORM = "shards 3"
 """Names what stands in an index; another one is made anew."""
 OPEN = 512
 """Of so many shards a process keeps at hand where their rows are."""
@@ -58,13 +58,14 @@ class Part(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Where a picture is, and what is said of it. targets: JSON."""
+    """Where a picture or clip is, and what is said of it. targets: JSON; clip: see ``samples.schema``."""
 
     key: str
     start: int
     size: int
     captions: list[str] | None
     targets: str | None
+    clip: list[int] | None
 
 
 def build_index(
@@ -172,9 +173,8 @@ class Index:
 
     def row(self, shard: int, at: int) -> Row:
         """One row of a shard."""
-        keys, starts, sizes, captions, targets = self._columns(shard)
-        said = (keys[at].as_py(), int(starts[at]), int(sizes[at]), captions[at].as_py(), targets[at].as_py())
-        return Row(*said)
+        keys, starts, sizes, *rest = self._columns(shard)
+        return Row(keys[at].as_py(), int(starts[at]), int(sizes[at]), *(column[at].as_py() for column in rest))
 
     def batch(self, shard: int) -> Any:
         """The rows of a shard as Arrow has them."""
@@ -183,7 +183,7 @@ class Index:
     def _views(self, shard: int) -> tuple[Any, ...]:
         batch = self.batch(shard)
         starts, sizes = (batch.column(name).to_numpy() for name in ("start", "size"))  # of the mapped file
-        return batch.column("key"), starts, sizes, batch.column("captions"), batch.column("targets")
+        return batch.column("key"), starts, sizes, *(batch.column(name) for name in ("captions", "targets", "clip"))
 
 
 def shard_of(ends: array[int], index: int) -> tuple[int, int]:

@@ -147,8 +147,16 @@ class Parquet:
 
     def class_names(self, column: str) -> list[str] | None:
         """What the numbers in a column are called, where the data set knows."""
+        names = self._told_of(column, "names")
+        return list(names) if isinstance(names, list) else None
+
+    def is_video(self, column: str) -> bool:
+        """Whether the data set says that a column holds videos."""
+        return self._told_of(column, "_type") == "Video"
+
+    def _told_of(self, column: str, what: str) -> Any:
         try:
-            return list(json.loads(self._about)["info"]["features"][column]["names"])
+            return json.loads(self._about)["info"]["features"][column][what]
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -214,15 +222,17 @@ class Groups(Parquet):
 
 
 def holds_pictures(file: Path) -> bool:
-    """Whether a column holds encoded pictures, alone or as ``datasets`` writes them."""
+    """Whether a column holds encoded pictures or videos, alone, as ``datasets`` writes them, or in lists."""
     import pyarrow as pa
 
     def is_bytes(kind: Any) -> bool:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            kind = next((field.type for field in kind if field.name == "bytes"), kind)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    kinds = _told(file).schema.to_arrow_schema().types
-    structs = [kind for kind in kinds if pa.types.is_struct(kind)]
-    return any(map(is_bytes, [*kinds, *(field.type for kind in structs for field in kind if field.name == "bytes")]))
+    return any(map(is_bytes, _told(file).schema.to_arrow_schema().types))
 
 
 def _open(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from mmkit.data.sources.table import NAMES, ClassTable, Table
 from mmkit.data.sources.walk import walk
 from mmkit.data.text_files import parse_json, read_json
 from mmkit.errors import UserError
+
+log = logging.getLogger(__name__)
 
 HUB = "hf:"
 ARROW = (".parquet", ".arrow")
@@ -88,7 +91,7 @@ def read_data_set(name: str, wants: Wants, given: Options, in_order: bool = True
     if not name.strip():
         raise UserError(f"{HUB}{name}: names no data set; give {HUB}OWNER/NAME, or a folder")
     there = columns_in(name, split)
-    targets = {field: columns[field] for field in columns if field not in ("image", "caption", "image_id")}
+    targets = {field: columns[field] for field in columns if field not in ("image", "video", "caption", "image_id")}
     known = ("label", "question", "answers", "boxes")
     for field in (*known, *sorted(wants - {*known, "image", "caption", "image_id"})):  # such as a rating
         if field in wants or (not wants and field in there):
@@ -104,18 +107,32 @@ def read_data_set(name: str, wants: Wants, given: Options, in_order: bool = True
     is_wanted = "caption" in wants or "caption" in columns or (may and caption in there)
     image_id = columns.get("image_id", "image_id" if "image_id" in there else None)
     source = HuggingFace(
-        name, split=split, image=columns.get("image", "image"), caption=caption if is_wanted else None,
-        image_id=image_id, targets=targets, in_order=in_order,
+        name, split=split, image=columns.get("image", "image"), video=_video_in(name, columns, there),
+        caption=caption if is_wanted else None, image_id=image_id, targets=targets, in_order=in_order,
     )  # fmt: skip
     if "question" not in wants and ("question" not in targets or source.caption is not None):
         return source
     return Asked(source, where=name, answers_needed="question" in wants and given.answers_needed)
 
 
+def _video_in(name: str, columns: Mapping[str, str], there: Collection[str]) -> str | None:
+    """The column of clips: the one that is named so, or "video" where there is no picture; None = pictures are read."""
+    if {"image", "video"} <= columns.keys():
+        raise UserError(
+            f"--columns image={columns['image']},video={columns['video']}: a record shows a picture or a clip; give one"
+        )
+    if "video" in columns or "image" in columns or "video" not in there:
+        return columns.get("video")
+    if "image" in there:
+        log.info("%s: its pictures are read; its clips: --columns video=video", name)
+        return None
+    return "video"
+
+
 def read_table(name: str, wants: Wants, given: Options) -> Source:
     """A table, by its columns."""
     columns, images = given.columns or {}, given.images
-    if not wants and not columns.keys() - {"image", "image_id"}:
+    if not wants and not columns.keys() - {"image", "video", "image_id"}:
         wants = _held(name, columns)
     if "question" in wants:
         needs, may = (("question", "answers"), ()) if given.answers_needed else (("question",), ("answers",))
@@ -133,7 +150,10 @@ def read_table(name: str, wants: Wants, given: Options) -> Source:
 def _held(name: str, columns: Mapping[str, str]) -> Wants:
     """What a table without captions holds, by its header: questions or labels."""
     known = {field: NAMES[field] for field in ("image", "image_id", "caption", "question", "label")}
-    found = TableFile(Path(name), wanted=known, named=dict(columns), needs=("image",)).columns
+    try:
+        found = TableFile(Path(name), wanted=known, named=dict(columns), needs=()).columns
+    except UserError:
+        return frozenset()  # what is wrong is told by who reads it
     kinds = [] if "caption" in found else [field for field in ("question", "label") if field in found]
     return frozenset(kinds[:1])
 

@@ -1,17 +1,20 @@
 """The samples of one tar shard as rows of its index, and what is wrong with it.
 
-A sample is what has one name up to the first full stop: its picture; its captions in ``.txt`` (one a line), or where
-that says nothing under "caption" in ``.json``; its label in ``.cls``; and all else that its ``.json`` says, but for
-what img2dataset notes of a download. Left out: several pictures of one sample.
+A sample is what has one name up to the first full stop: its picture, its video (``.mp4``) or its frames (``.000.jpg``,
+``.001.jpg``); its captions in ``.txt`` (one a line), or where that says nothing under "caption" in ``.json``; its label
+in ``.cls``; and all else that its ``.json`` says, but for what img2dataset notes of a download. Left out: several
+pictures of one sample.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from mmkit.data.clip import FILMS
 from mmkit.data.images.formats import SUFFIXES
 from mmkit.data.labels import whole
 from mmkit.data.records import tidy_captions
@@ -28,6 +31,8 @@ NOTED = frozenset((
 TOGETHER = "names occur once, and the files of a sample stand one behind the other"
 DAMAGED = "damaged shard"
 READ = (".txt", ".json", ".cls")
+FRAME = re.compile(r"\.(?:frame[-_]?)?([0-9]+)(\.[a-z0-9]+)")
+"""What a frame of a clip ends in: its number and a picture's ending."""
 
 Trouble = tuple[int, str, str]
 """The byte in the shard, the kind, and what is wrong."""
@@ -42,12 +47,16 @@ class Scanned(NamedTuple):
 
 
 def schema() -> Any:
-    """The columns of an index. captions, width, height (pixels) and targets (the JSON of an object) may be null."""
+    """The columns of an index. captions, width, height (pixels) and targets (the JSON of an object) may be null.
+
+    start, size: the bytes of the picture, of the video, or from the first frame to the last. clip: null for a picture,
+    [] for a video; for frames in their order the first byte and the length of each, one after the other.
+    """
     import pyarrow as pa
 
     return pa.schema({
         "key": pa.string(), "start": pa.int64(), "size": pa.int64(), "captions": pa.list_(pa.string()),
-        "width": pa.int32(), "height": pa.int32(), "targets": pa.string(),
+        "width": pa.int32(), "height": pa.int32(), "targets": pa.string(), "clip": pa.list_(pa.int64()),
     })  # fmt: skip
 
 
@@ -60,7 +69,8 @@ def scan(place: Place, name: str, stamp: tuple[int, str]) -> Scanned:
     counts: Counter[str] = Counter()
     read = Ahead(lambda start, size: place.read(name, start, size, stamp))
     for sample in _samples(read, stamp[0], found):
-        if sample.picture is None:
+        seen = sample.seen()
+        if seen is None:
             has = ", ".join(sorted(sample.endings))
             found.append((sample.at, "no picture", f"{sample.key}: a sample without a picture; it has {has}"))
             continue
@@ -76,10 +86,18 @@ def scan(place: Place, name: str, stamp: tuple[int, str]) -> Scanned:
             continue
         counts.update(targets.keys())
         kept = json.dumps(targets, ensure_ascii=False) if targets else None
-        row = (sample.key, sample.picture.start, sample.picture.size, captions or None, *size, kept)
+        row = (sample.key, seen.start, seen.size, captions or None, *size, kept, seen.clip)
         for column, value in zip(columns, row, strict=True):
             column.append(value)
     return Scanned(pa.record_batch(columns, schema=schema()), found, dict(sorted(counts.items())))
+
+
+class _Seen(NamedTuple):
+    """Where what a sample shows lies; see ``schema``."""
+
+    start: int
+    size: int
+    clip: list[int] | None
 
 
 class _Sample:
@@ -88,6 +106,7 @@ class _Sample:
     def __init__(self, key: str, at: int) -> None:
         self.key, self.at = key, at
         self.picture: Member | None = None
+        self.frames: dict[int, Member] = {}
         self.texts: dict[str, bytes] = {}
         self.endings: set[str] = set()
         self.is_bad = False
@@ -99,12 +118,31 @@ class _Sample:
         self.endings.add(ending)
         if ending in READ:
             self.texts[ending] = read(member.start, member.size)
-        if ending not in SUFFIXES:
+        frame = FRAME.fullmatch(ending)
+        if frame and frame[2] in SUFFIXES:
+            first = self.picture or self.frames.get(int(frame[1]))
+            if first is not None:
+                return "several pictures", f"{member.name}: stands beside {first.name}; a clip has each frame once"
+            self.frames[int(frame[1])] = member
             return None
-        if self.picture is not None:
-            return "several pictures", f"{member.name}: the sample has another picture ({self.picture.name}); keep one"
+        if ending not in SUFFIXES and ending not in FILMS:
+            return None
+        other = self.picture or next(iter(self.frames.values()), None)
+        if other is not None:
+            return "several pictures", f"{member.name}: the sample has another picture ({other.name}); keep one"
         self.picture = member
         return None
+
+    def seen(self) -> _Seen | None:
+        """What it shows; None where it shows nothing."""
+        if self.picture is not None:
+            is_film = self.picture.name.lower().endswith(tuple(FILMS))
+            return _Seen(self.picture.start, self.picture.size, [] if is_film else None)
+        if not self.frames:
+            return None
+        frames = [self.frames[number] for number in sorted(self.frames)]
+        start, end = min(one.start for one in frames), max(one.start + one.size for one in frames)
+        return _Seen(start, end - start, [value for one in frames for value in (one.start, one.size)])
 
     def words(self) -> tuple[list[str], dict[str, Any]]:
         """The captions, and what ``.json`` says. ValueError for what is no caption and no object."""

@@ -1,4 +1,4 @@
-"""Tar shards as img2dataset and WebDataset write them, read at random where they lie, through an index of them.
+"""Tar shards as img2dataset, video2dataset and WebDataset write them, read at random where they lie, through an index.
 
 Nothing is unpacked or converted, and nothing of the index is copied into a process. They lie in a folder, or elsewhere:
 see ``mmkit.data.remote``. Left out: compressed shards.
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.blocks import BLOCK, LIMIT, Blocks
+from mmkit.data.clip import Clip
 from mmkit.data.order import WINDOW
 from mmkit.data.problems import Problems
 from mmkit.data.records import ByNumber, Record
 from mmkit.data.remote import Fetch, Remote, is_url, place_of
-from mmkit.data.sources.index import ENDING, INDEX, OPEN, Index, shard_of
+from mmkit.data.sources.index import ENDING, INDEX, OPEN, Index, Row, shard_of
 from mmkit.data.sources.walk import walk
 from mmkit.data.storage import Folder, NoListing
 from mmkit.data.text_files import id_of
@@ -104,10 +105,10 @@ class Shards(ByNumber):
     def _at(self, index: int) -> Record:
         shard, at = shard_of(self._ends, index)
         part, row = self.index.parts[shard], self.index.row(shard, int(self._chosen(shard)[at]) if self._picks else at)
-        image = self.place.read(part.name, row.start, row.size, part.stamp)
+        read = self.place.read(part.name, row.start, row.size, part.stamp)
         targets = json.loads(row.targets) if row.targets else {}
         return Record(
-            image=image, captions=tuple(row.captions or ()),
+            image=_shown(read, row), captions=tuple(row.captions or ()),
             image_id=self._id(part.name, row.key, targets.pop("image_id", None)),
             key=self._called(part.name, row.start, row.key), targets=targets,
         )  # fmt: skip
@@ -237,6 +238,16 @@ class Shards(ByNumber):
                 if not (row.captions if needed == "caption" else needed in json.loads(row.targets or "{}")):
                     problems.add(f"{part.name}:{row.start}", f"missing {needed}", f"{row.key}: {where}")
         problems.raise_if_any(len(self))
+
+
+def _shown(read: bytes, row: Row) -> bytes | Clip:
+    """The picture or clip of a row, of the bytes from its ``start`` on."""
+    if row.clip is None:
+        return read
+    frames = [
+        read[at - row.start : at - row.start + size] for at, size in zip(row.clip[::2], row.clip[1::2], strict=True)
+    ]
+    return Clip(frames or read)
 
 
 def is_shards(name: str) -> bool:

@@ -19,19 +19,21 @@ from mmkit.errors import UserError
 NAMES: Mapping[str, Sequence[str]] = {
     "image": ("image", "path", "filepath", "file_path", "file_name", "filename", "image_path"),
     "caption": ("caption", "title", "text"), "image_id": ("image_id",), "label": ("label", "class"),
-    "question": ("question",), "answers": ("answers", "answer"),
+    "question": ("question",), "answers": ("answers", "answer"), "video": ("video", "video_path"),
 }  # fmt: skip
 """What the column of a field may be called, where nobody says it; open_clip's are filepath and title."""
 
 
 class Table(FileRecords):
-    """A table with a picture in each row, and its caption, label or question.
+    """A table with a picture or clip in each row, and its caption, label or question.
 
-    A picture may have several rows. ``targets`` are text as it is written; an empty cell is as if there was none.
+    A clip is named by the path of a video, of an animated picture, of an array or of a folder of frames, in the column
+    ``video``, where there is none of pictures. A picture may have several rows. ``targets`` are text as it is written;
+    an empty cell is as if there was none.
 
     Args:
         path: the file, UTF-8.
-        columns: {field: column}; ``image``, ``caption``, ``image_id``, and any other, which becomes a target. Those of
+        columns: {field: column}; ``image`` or ``video``, ``caption``, ``image_id``, and any other, a target. Those of
             ``NAMES`` that are not given are looked for; targets only if they are in ``needs`` or ``may``.
         images: where relative paths begin; default the folder of the file.
         needs: the fields, besides ``image``, that no row may lack; None = caption, if the table has one.
@@ -48,15 +50,16 @@ class Table(FileRecords):
     ) -> None:  # fmt: skip
         self.path = Path(path)
         named = dict(columns or {})
-        fields = ("image", "caption", "image_id", *(needs or ()), *may)
+        self.seen = _seen(self.path, named)
+        fields = (self.seen, "caption", "image_id", *(needs or ()), *may)
         wanted = {field: NAMES.get(field, (field,)) for field in dict.fromkeys(fields)}
-        self.table = TableFile(self.path, wanted=wanted, named=named, needs=("image", *(needs or ())))
+        self.table = TableFile(self.path, wanted=wanted, named=named, needs=(self.seen, *(needs or ())))
         found = self.table.columns
         if needs is None:
             needs = ("caption",) if "caption" in found else ()
-            if not found.keys() - {"image", "image_id"} and len(self.table.header) > len(found):
-                TableFile(self.path, wanted=wanted, named=named, needs=("image", "caption"))  # says what it has
-        self.needs = tuple(dict.fromkeys(("image", *needs)))
+            if not found.keys() - {self.seen, "image_id"} and len(self.table.header) > len(found):
+                TableFile(self.path, wanted=wanted, named=named, needs=(self.seen, "caption"))  # says what it has
+        self.needs = tuple(dict.fromkeys((self.seen, *needs)))
         self.root = Path(images) if images is not None else self.path.parent
         self.rows, self.files = self.table.rows, PictureFiles(self.root)
         about = () if images is None and not named else (str(images), sorted(named.items()))
@@ -75,7 +78,7 @@ class Table(FileRecords):
         """What all rows hold, if one is to ``look``."""
         problems, columns, held = Problems(self.path), self.table.columns, None
         for row in self.table.scan(problems):
-            line, image = self.lines[-1], row.get("image", "")
+            line, image = self.lines[-1], row.get(self.seen, "")
             empty = [self.table.header[columns[field]] for field in self.needs if field not in row]
             if empty:
                 problems.add(line, "empty cell", f"nothing in the column {', '.join(empty)}")
@@ -87,7 +90,7 @@ class Table(FileRecords):
                 except ValueError as error:
                     problems.add(line, "bad caption", str(error))
                 else:
-                    self.files.note(image, row.get("image_id"))
+                    self.files.note(image, row.get("image_id"), is_clip=self.seen == "video")
                     if look:
                         held = [field for field in (held or row) if row.get(field, "").strip()]
                     continue
@@ -96,6 +99,23 @@ class Table(FileRecords):
             raise UserError(f"{self.path}: the table has no rows")
         self._check_pictures(problems)
         return held or ()
+
+
+def _seen(path: Path, named: Mapping[str, str]) -> str:
+    """What the rows of a table show: "image" or "video"."""
+    if {"image", "video"} <= named.keys():
+        raise UserError(
+            f"{path}: --columns image={named['image']},video={named['video']}: a record shows a picture or a clip"
+        )
+    if "image" in named or "video" in named:
+        return "video" if "video" in named else "image"
+    try:
+        there = TableFile(
+            path, wanted={field: NAMES[field] for field in ("image", "video")}, named={}, needs=()
+        ).columns
+    except UserError:
+        return "image"  # what is wrong is told by who reads it
+    return "video" if there.keys() == {"video"} else "image"
 
 
 class ClassTable(Table):

@@ -150,7 +150,7 @@ def test_a_process_does_not_grow_over_a_large_index(tmp_path):
         pa.array([f"{i:09d}" for i in range(rows)]), pa.array(numbers), pa.array(numbers),
         pa.ListArray.from_arrays(pa.array(np.arange(rows + 1), pa.int32()), words),
         *[pa.array(numbers, pa.int32())] * 2,
-        pa.array(['{"label": 3}'] * rows),
+        pa.array(['{"label": 3}'] * rows), pa.nulls(rows, schema().field("clip").type),
     ]  # fmt: skip
     batch, parts = pa.record_batch(columns, schema=schema()), []
     for number in range(n):

@@ -451,7 +451,7 @@ def test_shards_that_changed_came_or_went_are_named(shards):
 def test_a_damaged_index_is_named_and_made_again(shards):
     build_index(shards)
     whole = (shards / INDEX).read_bytes()
-    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 2_000, whole.replace(b"shards 2", b"shards 1")):
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 2_000, whole.replace(b"shards 3", b"shards 2")):
         (shards / INDEX).write_bytes(damaged)
         with pytest.raises(UserError, match=f"{INDEX}: damaged, or of another version .*build it again"):
             Shards(shards)
@@ -501,7 +501,7 @@ def test_rows_are_not_copied_into_memory(tmp_path):
     rows, n = 50_000, 20
     words, nothing = pa.array([["a caption of some words"]] * rows), pa.nulls(rows)
     numbers = pa.array(np.arange(rows))
-    columns = [pa.array(np.arange(rows).astype(str)), numbers, numbers, words, nothing, nothing, nothing]
+    columns = [pa.array(np.arange(rows).astype(str)), numbers, numbers, words, *[nothing] * 4]
     batch = pa.record_batch(
         [column.cast(to.type) for column, to in zip(columns, schema(), strict=True)], schema=schema()
     )
@@ -511,5 +511,39 @@ def test_rows_are_not_copied_into_memory(tmp_path):
     assert len(found) == rows * n
     assert shard_of(found.ends, rows * 7 + 3) == (7, 3)
     assert [shard_of(found.ends, i)[0] for i in (0, rows - 1, rows, rows * n - 1)] == [0, 0, 1, n - 1]
-    assert found.row(7, 3) == ("3", 3, 3, ["a caption of some words"], None)
+    assert found.row(7, 3) == ("3", 3, 3, ["a caption of some words"], None, None)
     assert pa.total_allocated_bytes() - before < 100_000
+
+
+def png(grey):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (grey,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_clips_lie_in_shards_as_videos_and_as_frames(tmp_path):
+    frames = [(f"b.{i:03d}.png", png(60 * i)) for i in (2, 0, 1)]
+    pack(tmp_path / "0.tar", [
+        ("a.mp4", b"a video"), ("a.txt", b"one"), *frames[:1], ("b.txt", b"two"), *frames[1:],
+        ("c.png", png(7)), ("c.txt", b"three"),
+        ("d.frame_10.png", png(9)), ("d.txt", b"four"), ("d.frame_9.png", png(8)),
+    ])  # fmt: skip
+    assert build_index(tmp_path)["records"] == 4
+    film, shown, picture, named = (Shards(tmp_path)[i] for i in range(4))
+    assert film.image.frames == b"a video"
+    assert [film.captions, shown.captions, picture.captions] == [("one",), ("two",), ("three",)]
+    assert shown.image.frames == [png(0), png(60), png(120)]
+    assert picture.image == png(7)
+    assert named.image.frames == [png(8), png(9)]
+
+
+@pytest.mark.parametrize(("names", "says"), [
+    (("a.mp4", "a.png"), r"a\.png: the sample has another picture \(a\.mp4\)"),
+    (("a.000.png", "a.mp4"), r"a\.mp4: the sample has another picture \(a\.000\.png\)"),
+    (("a.png", "a.000.png"), r"a\.000\.png: stands beside a\.png"),
+    (("a.000.png", "a.0.png"), r"a\.0\.png: stands beside a\.000\.png"),
+])  # fmt: skip
+def test_a_sample_shows_one_thing(tmp_path, names, says):
+    pack(tmp_path / "0.tar", [*((name, png(0)) for name in names), ("a.txt", b"words")])
+    with pytest.raises(UserError, match=says):
+        build_index(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkit.data.clip import Clip
+from mmkit.data.clip import Clip, film_ending
 from mmkit.data.records import JsonLines, Record
 from mmkit.data.sources.folder import Folder
 from mmkit.data.sources.joined import Joined
@@ -96,6 +96,26 @@ def test_clips_are_written_and_read_again(folder):
     write_records(source[:1], folder / "copy.jsonl", copy_to=folder / "copied")
     assert greys(JsonLines(folder / "copy.jsonl")[0].image) == [0, 1, 2]
     assert len(list((folder / "copied").iterdir())) == 3
+
+
+def test_the_bytes_of_a_clip_are_written_as_they_are(folder):
+    film, grid = folder / "film.gif", [Image.new("RGB", (8, 6), (60 * i,) * 3) for i in range(3)]
+    grid[0].save(film, save_all=True, append_images=grid[1:], duration=100)
+    frames = [(folder / "frames" / f"{i}.png").read_bytes() for i in range(3)]
+    clips = [Clip(film.read_bytes()), Clip(frames)]
+    source = [Record(image=clip, captions=("x",), image_id=str(i), key=str(i)) for i, clip in enumerate(clips)]
+    write_records(source, folder / "out" / "new.jsonl")
+    rows = [json.loads(line)["video"] for line in (folder / "out" / "new.jsonl").read_text().splitlines()]
+    assert rows[0] == "new-images/000000.gif"
+    assert (folder / "out" / rows[0]).read_bytes() == film.read_bytes()
+    assert [(folder / "out" / name).read_bytes() for name in rows[1]] == frames
+
+
+@pytest.mark.parametrize(("start", "ending"), [
+    (b"RIFF\0\0\0\0AVI LIST", ".avi"), (b"\x1aE\xdf\xa3", ".mkv"), (b"\0\0\0 ftypisom", ".mp4"), (b"FLV\1", ".flv"),
+])  # fmt: skip
+def test_a_video_is_named_by_how_it_begins(start, ending):
+    assert film_ending(start) == ending
 
 
 def test_the_same_names_in_two_files_are_two_clips(folder):
