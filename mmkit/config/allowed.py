@@ -63,6 +63,7 @@ TRANSFORMS = _named(
 SOURCES = _named(
     "data.openmoji.scenes:Scenes Singles Unseen", "data.openmoji.questions:Questions", "data.openmoji.pairs:Pairs",
     "data.openmoji.hypotheses:Hypotheses", "data.openmoji.moving:Moving MovingQuestions",
+    "data.openmoji.crowded:Crowded", "data.openmoji.expressions:Expressions",
     "data.records:JsonLines", "data.sources.class_folder:ClassFolder",
     "data.sources.easy_vqa:EasyVQA EasyVQAPairs", "data.sources.folder:Folder", "data.sources.hugging_face:HuggingFace",
     "data.sources.joined:Joined", "data.sources.open:open_records open_source", "data.sources.questions:Asked",

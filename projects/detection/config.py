@@ -16,6 +16,7 @@ Time and result: see README.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
 from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.objects import Objects, object_names
+from mmkit.data.openmoji.crowded import Crowded
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import Source
@@ -39,6 +41,17 @@ from projects.detection.two_stage import FasterRCNN
 PLAIN = partial(TrainTransform, scale=(1.0, 1.0), randaugment=None)  # the whole picture, mirrored or not
 WANTED: tuple[Want, ...] = ("boxes",)
 SMALL_DETR = partial(DETR, width=128, heads=4, hidden=256, decoder=3, queries=12, groups=3, denoising=3)
+SCENES: dict[str, tuple[partial[Any], int]] = {
+    "detr": (SMALL_DETR, 1500),
+    "faster_rcnn": (
+        partial(
+            FasterRCNN, width=64, hidden=256, scales=(2.0, 1.0, 0.5), anchor=7.0, sampled=(64, 32), proposed=(100, 100)
+        ),
+        1000,
+    ),
+    "ssd": (partial(SSD, width=64), 1000),
+}
+"""For the built-in scenes, whose one to three objects are about 40 of 96 pixels: each head, and for how many steps."""
 HEADS: dict[str, partial[Any]] = {
     "detr": partial(SMALL_DETR, queries=40),
     "faster_rcnn": partial(FasterRCNN, width=64, hidden=256, anchor=4.0, sampled=(128, 64), proposed=(300, 200)),
@@ -47,19 +60,22 @@ HEADS: dict[str, partial[Any]] = {
 
 
 def openmoji(
-    start: str | None = None, head: str = "detr", seed: int = 42, steps: int = 3000, size: int = 96, kinds: int = 200,
-    lr: float = 1e-3,
+    start: str | None = None, head: str = "detr", seed: int = 42, steps: int | None = None, size: int = 96,
+    kinds: int = 200, lr: float = 1e-3,
 ) -> Experiment:  # fmt: skip
     """A detector of built-in scenes. start: a run whose image tower it starts from, the quickstart's; None = nothing.
 
-    head: "detr", "faster_rcnn", or "ssd".
+    head: "detr", "faster_rcnn", or "ssd". steps: None = as ``SCENES`` says of the head.
     """
+    made, usual = SCENES[checked(head)]
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
-    return small(
-        "detection-openmoji", SMALL_DETR if head == "detr" else HEADS[checked(head)],
-        tuple(emoji_names(first_kinds(kinds))), train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)),
-        test=partial(scenes, split="test", n=500), start=start, seed=seed, steps=steps, size=size, lr=lr,
+    crowds = partial(Detection, source=partial(Crowded, kinds=kinds, size=size, split="test", n=500))
+    exp = small(
+        "detection-openmoji", made, tuple(emoji_names(first_kinds(kinds))),
+        train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)), test=partial(scenes, split="test", n=500),
+        start=start, seed=seed, steps=usual if steps is None else steps, size=size, lr=lr,
     )  # fmt: skip
+    return replace(exp, evals={**exp.evals, "crowded": crowds})
 
 
 def own(

@@ -107,11 +107,10 @@ class SSD(Head):
                     targets[i, rows] = one["labels"][matched[rows]]
                     wanted = self.coder.encode_single(one["boxes"][matched[rows]], places[rows])
                     away = away + F.smooth_l1_loss(codes[i, rows], wanted, reduction="sum")
-            loss_BA = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
             matched_BA = targets > 0
             count_B = matched_BA.sum(1)
-            hard_BA = self._hard(loss_BA.detach(), matched_BA, count_B)
-            total = (loss_BA * (matched_BA | hard_BA)).sum()
+            chosen_BA = matched_BA | self._hard(logits.detach(), matched_BA, count_B)
+            total = F.cross_entropy(logits[chosen_BA], targets[chosen_BA], reduction="sum")
             boxes = count_B.sum().float()
             labels = count_B.clamp(min=1 if self.least else 0).sum().float()
         return HeadOutput(
@@ -121,8 +120,9 @@ class SSD(Head):
             }
         )  # fmt: skip
 
-    def _hard(self, loss_BA: Tensor, matched_BA: Tensor, count_B: Tensor) -> Tensor:
-        """The most mistaken of what nothing matches: (B, A) bool."""
+    def _hard(self, logits: Tensor, matched_BA: Tensor, count_B: Tensor) -> Tensor:
+        """The most mistaken of what nothing matches, those least taken for background: (B, A) bool."""
+        loss_BA = logits.logsumexp(-1) - logits[..., 0]
         wanted_B = torch.where(count_B > 0, self.negatives * count_B, self.least)
         place_BA = loss_BA.masked_fill(matched_BA, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
         return (place_BA < wanted_B[:, None]) & ~matched_BA

@@ -192,7 +192,8 @@ def test_anchors_and_scales_follow_the_grid_also_of_patches_that_are_no_power_of
     torch.manual_seed(0)
     m = vision(image_size=(24, 24), patch=12, depth=1, width=24, heads=2)
     head = FasterRCNN(m.spec, CLASSES, width=WIDTH, hidden=32, anchor=4.0).eval()
-    maps, images = head._seen(Features(m, together((torch.zeros(3, *size), [], []))))
+    f = Features(m, together((torch.zeros(3, *size), [], [])))
+    maps, images = head._seen(f)
     assert [tuple(one.shape[2:]) for one in maps.values()] == [(size[0] // s, size[1] // s) for s in (3, 6, 12, 24)]
     assert head.roi.box_roi_pool.scales == [1 / 3, 1 / 6, 1 / 12, 1 / 24]
     assert head.pyramid.strides == [(3, 3), (6, 6), (12, 12), (24, 24)]
@@ -202,6 +203,11 @@ def test_anchors_and_scales_follow_the_grid_also_of_patches_that_are_no_power_of
     assert head.roi.box_roi_pool.map_levels(
         [torch.tensor([[0.0, 0, 12, 12], [0, 0, 25, 25], [0, 0, 96, 96]])]
     ).tolist() == [0, 1, 3]
+    coarse = FasterRCNN(m.spec, CLASSES, width=WIDTH, hidden=32, scales=(2.0, 1.0), anchor=7.0)
+    assert [tuple(one.shape[2:]) for one in coarse._seen(f)[0].values()] == [
+        (size[0] // s, size[1] // s) for s in (6, 12)
+    ]
+    assert coarse.rpn.anchor_generator.sizes == ((42.0,), (84.0,))
 
 
 def test_levels_are_the_layers_of_vitdet():

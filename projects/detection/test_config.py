@@ -36,9 +36,15 @@ def records(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("head", ["detr", "faster_rcnn", "ssd"])
-def test_each_head_on_built_in_scenes_survives_json(head):
+@pytest.mark.parametrize(("head", "steps"), [("detr", 1500), ("faster_rcnn", 1000), ("ssd", 1000)])
+def test_each_head_on_built_in_scenes_survives_json(head, steps):
     exp = validate(load_experiment(f"{CONFIG}:openmoji(head='{head}')"))
+    assert exp.run.steps == steps
+    assert load_experiment(f"{CONFIG}:openmoji(head='{head}', steps=7)").run.steps == 7
+    assert [exp.evals[name].keywords["source"].func.__name__ for name in ("detection", "crowded")] == [
+        "Scenes",
+        "Crowded",
+    ]
     assert dump(rebuild(json.loads(json.dumps(dump(exp))))) == dump(exp)
     assert len(exp.heads["detect"].keywords["classes"]) == 200
     with pytest.raises(UserError, match="head='yolo': there are detr, faster_rcnn, ssd"):

@@ -35,7 +35,7 @@ class FasterRCNN(Head):
     Args:
         spec: of a model with layers to ask for.
         classes, ids: as in ``DETR``.
-        width: channels of the pyramid. hidden: of the two layers that judge a box. layers: see ``Pyramid``.
+        width: channels of the pyramid. hidden: of the two layers that judge a box. layers, scales: see ``Pyramid``.
         anchor: the side of a square anchor, in strides of its level. ratios: height by width.
         sampled: how many anchors, and how many boxes, of a picture are learned from in a step.
         proposed: boxes that go on in training, and in evaluation. score, overlap, most: which are given in the end.
@@ -43,13 +43,13 @@ class FasterRCNN(Head):
 
     def __init__(
         self, spec: ModelSpec, classes: Sequence[str], ids: Sequence[int] = (), *, width: int = 256, hidden: int = 1024,
-        layers: Sequence[str] | None = None, anchor: float = 8.0, ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        sampled: tuple[int, int] = (256, 512), proposed: tuple[int, int] = (2000, 1000), score: float = 0.05,
-        overlap: float = 0.5, most: int = 100,
+        layers: Sequence[str] | None = None, scales: Sequence[float] = (4.0, 2.0, 1.0, 0.5), anchor: float = 8.0,
+        ratios: Sequence[float] = (0.5, 1.0, 2.0), sampled: tuple[int, int] = (256, 512),
+        proposed: tuple[int, int] = (2000, 1000), score: float = 0.05, overlap: float = 0.5, most: int = 100,
     ) -> None:  # fmt: skip
         super().__init__()
         self.classes, self.ids = check_classes(classes, ids)
-        self.pyramid = Pyramid(spec, width, layers)
+        self.pyramid = Pyramid(spec, width, layers, scales)
         self.reads_layers = self.pyramid.layers
         self.ratios = tuple(ratios)
         count = self.pyramid.count

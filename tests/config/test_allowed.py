@@ -62,6 +62,7 @@ data.sources.published.vqa:VQAFiles data.sources.published.vqa:VisualGenomeQA da
 data.sources.published.vqa:GQAQuestions
 data.sources.table:Table data.sources.joined:Joined data.sources.questions:Asked data.sources.open:open_records
 data.sources.open:open_source data.openmoji.moving:Moving data.openmoji.moving:MovingQuestions
+data.openmoji.crowded:Crowded data.openmoji.expressions:Expressions
 """
 SETTINGS = """
 config.experiment:Experiment config.experiment:Data config.experiment:Run config.experiment:Optim
