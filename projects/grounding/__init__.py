@@ -1,7 +1,8 @@
-"""What words ask for, found in pictures: Grounding DINO on the shared towers."""
+"""What words ask for, found in pictures: Grounding DINO and GLIP on the shared towers."""
 
 LOADABLE = {
     "model": ("model:towers", "model:towers_mini"),
-    "head": ("head:GroundingDINO",),
+    "head": ("glip:GLIP", "head:GroundingDINO"),
+    "experiment": ("targets:Asking", "telling:Telling"),
 }
 """What a saved model, or the config of a run, may name of this project; see ``mmkit/config/allowed.py``."""

@@ -47,23 +47,37 @@ class Asking(Objects):
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The boxes of one record in its view, and its prompt as tokens of phrases."""
-        found = dict(super().encode(targets, rng))
-        known = set(self.asked_for)
-        shown = [label for label in dict.fromkeys(found["labels"].tolist()) if label in known]
+        return self.by_names(dict(super().encode(targets, rng)), self.asked_for, rng)
+
+    def by_names(
+        self, found: dict[str, Any], names: Sequence[int], rng: Random, told: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """The objects of a record with their place in a prompt of ``names``, drawn, as ``labels``; the prompt is
+        ``chosen``, numbers of classes. told: those that are there as well, without a box.
+        """
+        known = set(names)
+        shown = [label for label in dict.fromkeys([*found["labels"].tolist(), *told]) if label in known]
         rng.shuffle(shown)
         wanted = self.phrases if rng.random() < 0.5 else rng.randint(1, self.phrases)
-        others = [i for i in rng.sample(self.asked_for, min(wanted, len(self.asked_for))) if i not in set(shown)]
+        others = [i for i in rng.sample(names, min(wanted, len(names))) if i not in set(shown)]
         chosen = (shown + others)[: max(1, wanted, min(len(shown), self.phrases))]
         chosen = chosen[: self.prompter.fitting([self.tokens[i] for i in chosen])]
         rng.shuffle(chosen)
         place = {label: number for number, label in enumerate(chosen)}
         fits = np.array([label in place for label in found["labels"].tolist()], bool)
-        for name in ("boxes", "crowd", "ignore", "area", "box_ids"):
-            found[name] = found[name][fits]
-        found["labels"] = np.array([place[label] for label in found["labels"][fits].tolist()], np.int64)
-        return found | {"left_out": found["left_out"] + int((~fits).sum()), "chosen": chosen}
+        left_out = found["left_out"] + int((~fits).sum())
+        found = rows_of(found, fits.nonzero()[0])
+        found["labels"] = np.array([place[label] for label in found["labels"].tolist()], np.int64)
+        return found | {"left_out": left_out, "chosen": chosen}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """See the class; ``prompt`` is a ``Prompt`` of as many rows as there are pictures."""
         prompt: Prompt = self.prompter.prompt([[self.tokens[i] for i in one["chosen"]] for one in encoded])
         return super().collate(encoded) | {"prompt": prompt}
+
+
+def rows_of(found: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Those of a record's objects, in this order."""
+    return dict(found) | {
+        name: found[name][rows] for name in ("boxes", "labels", "crowd", "ignore", "area", "box_ids")
+    }  # fmt: skip

@@ -8,7 +8,7 @@ count from 0 in each phrase, so that what a phrase says does not depend on what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,8 @@ from mmkit.errors import UserError
 from mmkit.prompt import Prompt
 
 SEPARATOR = "."
+Word = tuple[int, int, int, int]
+"""A token of a prompt: its id, block, position and phrase, see ``Prompt``."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,18 @@ class Prompter:
 
     def prompt(self, rows: Sequence[Sequence[Sequence[int]]], first: Sequence[int] | None = None) -> Prompt:
         """A text for each row of phrases, as tokens. first: the number of each row's first phrase; None = 0."""
-        texts = [self._row(row, 0 if first is None else first[i]) for i, row in enumerate(rows)]
-        width = max(len(text) for text in texts)
+        return self.joined([self.row(row, 0 if first is None else first[i]) for i, row in enumerate(rows)])
+
+    def joined(self, rows: Sequence[Sequence[Word]]) -> Prompt:
+        """Texts as one batch."""
+        width = max(len(row) for row in rows)
         empty = (self.tokenizer.pad_id, -1, 0, -1)
-        padded = torch.tensor([[*text, *[empty] * (width - len(text))] for text in texts], dtype=torch.int64)
+        padded = torch.tensor([[*row, *[empty] * (width - len(row))] for row in rows], dtype=torch.int64)
         ids, block, positions, phrase = padded.unbind(-1)
         return Prompt(ids, block >= 0, block, positions, phrase)
 
-    def _row(self, phrases: Sequence[Sequence[int]], first: int) -> list[tuple[int, int, int, int]]:
-        """(id, block, position, phrase) of each token."""
+    def row(self, phrases: Sequence[Sequence[int]], first: int = 0) -> list[Word]:
+        """A text of phrases, as tokens, numbered from ``first``."""
         row = [(self._frame[0], 0, 0, -1)]
         for number, ids in enumerate(phrases):
             spelled = [first + number] * len(ids) + [-1]
@@ -90,6 +95,10 @@ class Prompter:
                 for place, (token, phrase) in enumerate(zip([*ids, self.separator], spelled, strict=True))
             ]
         return [*row, *[(self._frame[1], len(phrases) + 1, 0, -1)] * self._ends]
+
+    def sentence(self, ids: Sequence[int], phrases: Mapping[int, int]) -> list[Word]:
+        """A whole text, framed already, whose tokens read each other. phrases: of those that spell one, by place."""
+        return [(token, 0, place, phrases.get(place, -1)) for place, token in enumerate(ids)]
 
     def chunks(self, phrases: Sequence[str], most: int) -> list[Prompt]:
         """One prompt (B = 1) after the other with at most ``most`` phrases each, in order, as even as can be.

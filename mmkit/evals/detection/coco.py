@@ -64,6 +64,12 @@ class CocoAP(OfPictures):
         precision, _ = self.curves()
         return [_mean(precision[:, :, i, 0]) for i in range(self.classes)]
 
+    def of_classes(self, classes: Sequence[int]) -> dict[str, float]:
+        """``ap`` and ``ap50`` over some of the classes alone; neither where none of them occurs."""
+        precision, _ = self.curves()
+        own = precision[:, :, list(classes), 0]
+        return {name: value for name, value in (("ap", _mean(own)), ("ap50", _mean(own[0]))) if value is not None}
+
     def curves(self) -> Curves:
         """Precisions (10 overlaps, 101 recalls, classes, 4 sizes) and recalls (10, classes, 4, most), -1 for none."""
         if self.sync_on_compute:  # whether others saw more since, this process cannot know

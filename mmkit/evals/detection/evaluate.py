@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmkit.data.boxes import boxes_in
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
-from mmkit.data.labels import tidy
+from mmkit.data.labels import some, tidy
 from mmkit.data.objects import Objects, object_names
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given
@@ -108,14 +108,17 @@ class Detection(Evaluator):
     head: which; None = the only one that finds objects. rule: "coco"; "lvis", 300 detections a picture, and by what the
     records say of classes that are surely absent or not all marked; "voc2007" or "voc2010". rounds: of
     drawing the pictures anew, for the interval of ``ap`` and ``ap50``; 0 = none. phrases: what is asked for, of a model
-    that can be asked; None = the classes that it was trained on. predictions: a file of COCO's form. UserError for a
-    model that finds none, a transform that cannot say what it shows, and classes that the head has not.
+    that can be asked; None = the classes that it was trained on. groups: names of some of the classes by a name for
+    them, such as those that were never boxed: ``NAME.ap``, ``NAME.ap50``, ``NAME.chance_ap`` beside. predictions: a
+    file of COCO's form. UserError for a model that finds none, a transform that cannot say what it shows, and classes
+    that the head has not.
     """
 
     head: str | None = None
     rule: Rule = "coco"
     rounds: int = 0
     phrases: tuple[str, ...] | None = None
+    groups: Mapping[str, Sequence[str]] | None = None
 
     def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
         """The head and the source."""
@@ -123,11 +126,22 @@ class Detection(Evaluator):
             raise UserError(f"rule={self.rule!r} (--rule): there are {', '.join(get_args(Rule))}")
         if self.rounds and self.rule.startswith("voc"):
             raise UserError("rounds= (--rounds): the interval is of ap, which VOC's rules do not give")
+        if self.groups and self.rule != "coco":
+            raise UserError(f"groups=: they are of COCO's ap, which rule={self.rule!r} does not give")
         check_view(predictor.transform)
         source = self.opened()
         head = finder_of(predictor, self.head, self.phrases, source)
         Objects(Given(source=source), head.classes)  # whose classes are known at once where the source says them
+        self._grouped(head)
         return head, source
+
+    def _grouped(self, head: Detects) -> dict[str, list[int]]:
+        """The places of each group's classes in the head's list; UserError for one that it has not."""
+        places = {tidy(name): i for i, name in enumerate(head.classes)}
+        for group, names in (self.groups or {}).items():
+            if unknown := [name for name in names if tidy(name) not in places]:
+                raise UserError(f"groups={group!r}: {some(unknown)}: no class of this model, nor asked for")
+        return {group: [places[tidy(name)] for name in names] for group, names in (self.groups or {}).items()}
 
     def evaluate(self, predictor: Predictor) -> DetectionResult:
         """UserError for a picture without "boxes", or that cannot be read."""
@@ -158,8 +172,14 @@ class Detection(Evaluator):
         name = "ap" if isinstance(measured, CocoAP) else "map"
         ends = interval(measured, self.rounds) if self.rounds and isinstance(measured, CocoAP) else {}
         between = {f"{key}_{end}": pair[i] for key, pair in ends.items() for i, end in enumerate(("low", "high"))}
+        values = measured.compute() | between | {f"chance_{name}": chance.compute()[name]}
+        for group, rows in self._grouped(head).items():
+            assert isinstance(measured, CocoAP)
+            assert isinstance(chance, CocoAP)
+            values |= {f"{group}.{key}": value for key, value in measured.of_classes(rows).items()}
+            values |= {f"{group}.chance_{key}": value for key, value in chance.of_classes(rows).items() if key == "ap"}
         result = DetectionResult(
-            values=measured.compute() | between | {f"chance_{name}": chance.compute()[name]},
+            values=values,
             by_class=dict(zip(head.classes, measured.by_class(), strict=True)), n=len(found),
             boxes=sum(int((~_ignored(one)).sum()) for one in truth), found=found,
             names=[name for _, _, name in each], ids=tuple(head.ids), left_out=passed.left_out,
