@@ -13,6 +13,7 @@ from mmkit.cli.evaluate import (
     evaluation,
     make_predictor,
     measure,
+    of_data,
     open_data,
 )
 from mmkit.cli.main import add_command, write_json
@@ -61,13 +62,10 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """The captions, or the scores of those of a data set."""
-    if (args.image is None) == (args.data is None):
-        raise UserError("give either --image FILE [FILE ...], or --data RECORDS")
-    if args.data is None and any(getattr(args, name) is not None for name in OF_DATA):
-        raise UserError("--images, --split, --columns, --predictions, --max-bad belong to --data")
+    measured = of_data(args, OF_DATA)
     if not args.sample and (given := [name for name in DRAWN if getattr(args, name) is not None]):
         raise UserError(f"--{given[0].replace('_', '-')} is about drawn words: give --sample too")
-    if args.data is not None:
+    if measured:
         source = open_data(args, {"caption"}, ("image", "caption", "image_id", "video"))
         from mmkit.evals.captions.evaluate import WrittenCaptions
 

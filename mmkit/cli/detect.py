@@ -14,6 +14,7 @@ from mmkit.cli.evaluate import (
     evaluation,
     make_predictor,
     measure,
+    of_data,
     open_data,
 )
 from mmkit.cli.main import add_command, check_output, write_json
@@ -62,13 +63,7 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """What is found in pictures, or COCO's numbers of a data set."""
-    if (args.image is None) == (args.data is None):
-        raise UserError("give either --image FILE [FILE ...], or --data RECORDS")
-    wrong = OF_DATA if args.data is None else OF_PICTURES
-    if given := [name for name in wrong if getattr(args, name) is not None]:
-        belongs = "--data" if args.data is None else "--image"
-        raise UserError(f"--{given[0].replace('_', '-')} belongs to {belongs}")
-    if args.data is not None:
+    if of_data(args, OF_DATA, OF_PICTURES):
         source = open_data(args, {"boxes"}, ("image", "boxes", "image_id"))
         phrases = _phrases(args)
         asked = None if phrases is None else tuple(phrases)

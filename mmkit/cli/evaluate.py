@@ -221,6 +221,26 @@ def classify(args: argparse.Namespace) -> None:
     _write_class_files(args, measure(args, ImageClasses(source=source, head=args.head, **evaluation(args))))
 
 
+def of_data(
+    args: argparse.Namespace, data: Collection[str], pictures: Collection[str] = (), asked: Sequence[str] = ("image",)
+) -> bool:
+    """Whether --data is to be measured; else the pictures of --image are to be looked at. For commands that do both.
+
+    asked: the options that pictures need, all of them. data, pictures: options that are about one of the two alone, as
+    ``args`` calls them; they are given where they are neither None nor False. UserError for both, neither, half of
+    ``asked``, and an option of the other.
+    """
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    wanted = given & set(asked)
+    if (args.data is None) == (not wanted) or (wanted and len(wanted) < len(asked)):
+        names = {"image": "--image FILE", "question": "--question TEXT"}
+        raise UserError(f"give either {' with '.join(names[name] for name in asked)}, or --data RECORDS")
+    measured = not wanted
+    if wrong := [name for name in (pictures if measured else data) if name in given]:
+        raise UserError(f"--{wrong[0].replace('_', '-')} belongs to {'--image' if measured else '--data'}")
+    return measured
+
+
 def open_data(args: argparse.Namespace, wants: Collection[Want], fields: Sequence[str], **more: Any) -> Source:
     """The source of --data with what ``add_source_options`` adds. fields: those that --columns may name."""
     from mmkit.data.sources.delimited import columns_of

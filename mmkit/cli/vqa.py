@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.cli.evaluate import add_evaluation_options, add_source_options, evaluation, make_predictor, open_data
+from mmkit.cli.evaluate import (
+    add_evaluation_options,
+    add_source_options,
+    evaluation,
+    make_predictor,
+    of_data,
+    open_data,
+)
 from mmkit.cli.main import add_command, write_json
 from mmkit.errors import UserError
 
@@ -53,21 +60,16 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """The answers with their scores, or accuracy, n and by_type."""
-    if (args.image is None) != (args.question is None) or (args.image is None) == (args.data is None):
-        raise UserError("give either --image FILE with --question TEXT, or --data RECORDS")
-    if args.data is None and any(getattr(args, name) not in (None, False) for name in OF_DATA):
-        raise UserError(
-            "--annotations, --images, --pictures, --predictions, --as-published, --max-bad belong to --data"
-        )
+    measured = of_data(args, OF_DATA, asked=("image", "question"))
     if args.question is not None and not args.question.strip():
         raise UserError("--question: is empty; ask something")
     if args.generate and (args.answers is not None or args.first_token_twice):
         option = "--answers" if args.answers is not None else "--first-token-twice"
         raise UserError(f"{option} is for choosing from a list, --generate writes freely: give one of them")
-    if args.data is None:
-        _ask(args)
-        return None
-    return _measure(args)
+    if measured:
+        return _measure(args)
+    _ask(args)
+    return None
 
 
 def _ask(args: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def test_drawn_words_differ_by_the_seed_alone(folder, tmp_path):
     [
         ((), "either --image"),
         (("--image", "a.png", "--data", "records.jsonl"), "either --image"),
-        (("--image", "0.png", "--predictions", "p.json"), "belong to --data"),
+        (("--image", "0.png", "--predictions", "p.json"), "--predictions belongs to --data"),
         (("--image", "0.png", "--top-p", 0.9), "--top-p is about drawn words"),
         (("--image", "0.png", "--beams", 0), "beams"),
         (("--image", "0.png", "--max-new-tokens", 40), "at most"),

@@ -164,6 +164,8 @@ def test_people_are_left_out_of_built_in_scenes():
     ("said", "more"),
     [
         ("give either --image", []),
+        ("give either --image FILE, or --data RECORDS", ["--image", "a.png", "--data", "openmoji"]),
+        ("--max-bad belongs to --data", ["--image", "a.png", "--max-bad", "0"]),
         ("--predictions belongs to --data", ["--image", "a.png", "--predictions", "x.json"]),
         ("--threshold belongs to --image", ["--data", "openmoji", "--threshold", "0.5"]),
         ("--threshold 2.0: a score is from 0 to 1", ["--image", "a.png", "--threshold", "2"]),
