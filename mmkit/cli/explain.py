@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.evaluate import add_evaluation_options, add_model_arguments, evaluation, make_predictor, measure
 from mmkit.cli.main import add_command, check_output, write_json
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
     from mmkit.explanation.explained import Explanation
+    from mmkit.explanation.maps import HeatMap
 
 
 def register(commands: Commands) -> None:
@@ -22,7 +23,7 @@ def register(commands: Commands) -> None:
     command = add_command(
         commands, "explain", "show where in a picture a text, a word or an answer finds its evidence", explain
     )
-    command.add_argument("--image", required=True, type=Path, metavar="FILE", help="the picture")
+    command.add_argument("--image", required=True, type=Path, metavar="FILE", help="the picture or clip")
     command.add_argument("--text", required=True, metavar="TEXT", help="a caption, or a question")
     command.add_argument("--answer", metavar="TEXT", help="explain this answer to the question")
     command.add_argument("--out", required=True, type=Path, metavar="PNG", help="where the heat maps go")
@@ -69,14 +70,14 @@ def _asked(command: argparse.ArgumentParser, targets: tuple[str, ...], what: str
 def explain(args: argparse.Namespace) -> None:
     """Writes the picture; shows the score, and each word's share and strongest place. The first process alone does."""
     import mmkit
-    from mmkit.data.images.opening import load_image
+    from mmkit.data.video.opening import check_there
     from mmkit.fonts import font
     from mmkit.ranks import rank
 
     check_output(args.out, "--out")
     if args.font is not None:
         font("", 14, args.font)
-    picture = load_image(args.image)
+    check_there(args.image)
     check_ending(args.out, ".png")
     from mmkit.explanation.picture import Style
 
@@ -84,7 +85,7 @@ def explain(args: argparse.Namespace) -> None:
         args.model = answering_stage(args.model, args.allow)
     with make_predictor(args) as predictor:
         found = mmkit.explain(
-            predictor, picture, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
+            predictor, args.image, args.text, answer=args.answer, target=args.target, layer=args.layer, head=args.head
         )
     if rank() == 0:
         found.save(args.out, Style(font=args.font))
@@ -97,7 +98,8 @@ def _show(args: argparse.Namespace, found: Explanation) -> None:
     from rich.table import Table
 
     words = [
-        {"word": word.text, "share": word.share, "peak": list(word.map.peak)}
+        {"word": word.text, "share": word.share}
+        | _peak(found, word.map)
         | ({} if word.probability is None else {"probability": word.probability})
         for word in found.words
     ]
@@ -106,17 +108,24 @@ def _show(args: argparse.Namespace, found: Explanation) -> None:
     if words:
         number = "probability" if found.target == "words" else "share"
         table = Table()
-        for name in ("word", number, "strongest at x, y"):
+        for name in ("word", number, "strongest at x, y", *(["in frame"] if found.frames else [])):
             table.add_column(name, justify="left" if name == "word" else "right")
         for word, entry in zip(found.words, words, strict=True):
-            table.add_row(escape(word.text), f"{entry[number]:.1%}", "{}, {}".format(*word.map.peak))
+            frame = [str(entry["frame"])] if found.frames else []
+            table.add_row(escape(word.text), f"{entry[number]:.1%}", "{}, {}".format(*word.map.peak), *frame)
         console.print(table)
     console.print(f"heat maps: {args.out}", markup=False, highlight=False, soft_wrap=True)
     numbers = {
-        "explained": found.target, "score": found.score, "layer": found.layer, "peak": list(found.sentence.peak),
-        "words": words, "unseen": list(found.unseen),
+        "explained": found.target, "score": found.score, "layer": found.layer, **_peak(found, found.sentence),
+        "words": words, "unseen": list(found.unseen), **({"frames": list(found.numbers)} if found.frames else {}),
     }  # fmt: skip
     write_json(args.json, numbers)
+
+
+def _peak(found: Explanation, heat: HeatMap) -> dict[str, Any]:
+    """Where a map is strongest; of a clip in which of its frames, too."""
+    place = {"peak": list(heat.peak)}
+    return place | {"frame": found.numbers[heat.frame]} if found.frames else place
 
 
 def grounding(args: argparse.Namespace) -> None:

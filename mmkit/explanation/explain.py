@@ -2,14 +2,16 @@
 
 The usual question is "where is what this word names": each word is hidden in turn, and guessed from the picture and
 the other words. Others are why picture and text match (the matching head's logit, as ALBEF shows it), an answer (of a
-model that answers questions), the similarity of the two embeddings, or any function of the fused tokens. Left out:
-explanations of generated text, and of videos.
+model that answers questions), the similarity of the two embeddings, or any function of the fused tokens. A clip has a
+map for each frame that the model saw. Left out: explanations of generated text.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -17,13 +19,14 @@ from PIL import Image
 from mmkit.data.images.transforms import look
 from mmkit.data.reading import batches, reading
 from mmkit.data.texts.protocol import Kind
+from mmkit.data.video.transforms import ClipTransform
 from mmkit.errors import UserError
 from mmkit.explanation.explained import Explanation
 from mmkit.explanation.goals import Target, best_answers, kind_of
 from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, Word, seen_box
 from mmkit.explanation.words import unseen_words, words_of
-from mmkit.inference.inputs import Picture, open_picture
+from mmkit.inference.inputs import Picture, open_seen
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 from mmkit.types import Pixels
@@ -35,7 +38,7 @@ def explain(
     predictor: Predictor, image: Picture, text: str, *, answer: str | None = None, target: Target | None = None,
     layer: int | None = None, head: int | None = None, words: bool = True,
 ) -> Explanation:  # fmt: skip
-    """Heat maps of one picture and one text: see ``mmkit.explain``."""
+    """Heat maps of one picture or clip and one text: see ``mmkit.explain``."""
     return next(explain_pairs(
         predictor, [image], [text], answers=None if answer is None else [answer], target=target, layer=layer,
         head=head, words=words,
@@ -141,16 +144,28 @@ def _guessed(
         yield TokenMaps(whole, own[0][0].ids, sum(chances) / len(chances), "words"), chances
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A picture, or the frames of a clip that the model sees, and which of it they are."""
+
+    frames: tuple[Image.Image, ...]
+    numbers: tuple[int, ...] = ()
+
+
 def _read(
     predictor: Predictor, images: Sequence[Picture], first: int
-) -> tuple[list[Image.Image], list[Pixels], list[int]]:
-    """The distinct pictures, what the model sees of them, and which of them each of ``images`` is."""
+) -> tuple[list[_Opened], list[Pixels], list[int]]:  # fmt: skip
+    """The distinct pictures or clips, what the model sees of them, and which of them each of ``images`` is."""
     distinct = {id(image): image for image in images}
     numbers = {key: i for i, key in enumerate(distinct)}
 
-    def opened(image: Picture, number: int) -> tuple[Image.Image, Pixels]:
-        picture = open_picture(image, first + number)
-        return picture, look(predictor.transform, picture)
+    def opened(image: Picture, number: int) -> tuple[_Opened, Pixels]:
+        picture = open_seen(predictor.transform, image, first + number)
+        pixels = look(predictor.transform, picture)
+        if isinstance(picture, Image.Image):
+            return _Opened((picture,)), pixels
+        seen = cast(ClipTransform, predictor.transform).sampler.for_eval().fixed(picture.count, picture.rate)
+        return _Opened(tuple(picture.take(seen)), tuple(seen)), pixels
 
     (read,) = reading(distinct.values(), opened, batch_size=len(distinct), threads=predictor.threads)
     pictures, pixels = [picture for picture, _ in read.made], [seen for _, seen in read.made]
@@ -158,10 +173,12 @@ def _read(
 
 
 def _explanation(
-    predictor: Predictor, asked: Asked, picture: Image.Image, text: str, found: TokenMaps, words: bool,
+    predictor: Predictor, asked: Asked, opened: _Opened, text: str, found: TokenMaps, words: bool,
     chances: Sequence[float | None] = (),
 ) -> Explanation:  # fmt: skip
-    size, seen = (picture.height, picture.width), seen_box(predictor.transform, picture)
+    picture, transform = opened.frames[0], predictor.transform
+    seen = seen_box(cast(ClipTransform, transform).frame if opened.numbers else transform, picture)
+    size = picture.height, picture.width
     parts: tuple[Word, ...] = ()
     if words and asked.target != "itc":
         groups = words_of(found.ids, predictor.tokenizer)
@@ -182,4 +199,5 @@ def _explanation(
     return Explanation(
         picture=picture, text=text, target=found.target, score=found.score, layer=asked.layer, head=asked.head,
         sentence=HeatMap(found.sentence(), size, seen), words=parts, unseen=unseen,
+        frames=opened.frames if opened.numbers else (), numbers=opened.numbers,
     )  # fmt: skip

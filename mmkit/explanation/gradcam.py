@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,17 +18,17 @@ from torch import Tensor
 from mmkit.data.collate import of_pictures, padded_texts
 from mmkit.data.texts.masking import check_mask
 from mmkit.data.texts.protocol import Tokenizer
-from mmkit.data.video.opening import reads_clips
 from mmkit.errors import UserError
 from mmkit.explanation.goals import Target, answer_head, default_target, goal, hidden_words, kind_of, named, word_head
 from mmkit.explanation.layers import Attention, all_patches, fusion_layers, image_layers, vit_of, watched
 from mmkit.inference.predictor import Predictor
-from mmkit.types import Pixels, Tokens
+from mmkit.types import Pixels, Tokens, grid_of
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMaps:
-    """The maps of one pair: (L, rows, columns) float32 >= 0 on the CPU, one for each token of the text.
+    """The maps of one pair: (L, rows, columns) float32 >= 0 on the CPU, one for each token of the text; of a clip
+    (L, frames, rows, columns).
 
     For the similarity there is one map alone, L = 1. ids: the text's tokens. score, target: see ``Explanation``.
     """
@@ -38,7 +39,7 @@ class TokenMaps:
     target: str
 
     def sentence(self) -> Tensor:
-        """The mean over the tokens, [CLS] included: (rows, columns)."""
+        """The mean over the tokens, [CLS] included: (rows, columns), of a clip (frames, rows, columns)."""
         return self.maps.mean(0)
 
 
@@ -57,8 +58,6 @@ def ask(predictor: Predictor, target: Target | None = None, layer: int | None = 
 
     target: None for ``default_target``: hidden words where the model guesses them, else match, answer or similarity.
     """
-    if reads_clips(predictor.transform):
-        raise UserError("this model reads clips, and heat maps are of pictures: there are none of a clip yet")
     target = default_target(predictor) if target is None else target
     if not callable(target) and target not in ("itm", "itc", "answer", "mlm"):
         raise UserError(
@@ -116,14 +115,12 @@ def token_maps(
                 value, score = wanted(model.fuse(text, [context]))
         if len(calls) != 1:
             raise UserError(f"this layer was run {len(calls)} times for one pair; choose another layer")
-        cams = _cams(value, calls[0], asked.head)
-    spec = model.spec
-    grid = spec.grid(batch.pixels.shape[2:])
+        cams = _by_patch(model, _cams(value, calls[0], asked.head), batch.pixels.shape[2:])
     found = []
     for i, row in enumerate(rows):
-        tall, wide = spec.grid(pictures[image_of[i]].shape[1:])
+        *_, tall, wide = _grid(model, pictures[image_of[i]].shape[1:])
         length, name = 1 if similar else len(row), named(asked.target, answers[i] if answers else "")
-        maps = cams[i, :length, -math.prod(grid) :].unflatten(-1, grid)[:, :tall, :wide]
+        maps = cams[i, :length, ..., :tall, :wide]
         found.append(TokenMaps(maps.float().cpu(), tuple(row), float(score[i].detach()), name))
     return found
 
@@ -136,6 +133,24 @@ def _padded(
     for row, places in enumerate(hidden):
         ids_BL[row, list(places)] = check_mask(tokenizer)
     return ids_BL, mask_BL
+
+
+def _grid(model: Any, size: Sequence[int]) -> tuple[int, ...]:
+    """(rows, columns) of patches of a picture (height, width), or of each of (frames, height, width)."""
+    grid: tuple[int, ...] = model.spec.grid(size) if model.spec.patch else grid_of(size[1:], vit_of(model).patch.patch)
+    return grid
+
+
+def _by_patch(model: Any, cams: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, N, N) of tokens -> (B, N, rows, columns) of patches, or (B, N, frames, rows, columns) where there are frames.
+
+    A tubelet's map is that of each frame that it holds. The mean of frames reads each by itself: (B * frames, N, N).
+    """
+    grid = _grid(model, size)
+    maps = cams[..., -math.prod(grid) :].unflatten(-1, grid)
+    if not model.spec.patch:
+        return maps.unflatten(0, (-1, size[0])).transpose(1, 2)
+    return maps.repeat_interleave(model.spec.patch[0], 2) if len(grid) == 3 else maps
 
 
 def _cams(value: Tensor, weights: Tensor, head: int | None) -> Tensor:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from mmkit.encoders.vit import ViT
+from mmkit.encoders.vivit import FactorisedEncoder
 from mmkit.errors import UserError
+from mmkit.models.frames import FrameDual
 from mmkit.nn.attention import CrossAttention, SelfAttention
 from mmkit.nn.pool import AttentionPool
 
@@ -80,12 +82,17 @@ def image_layers(model: Any) -> Layers:
 
 
 def vit_of(model: Any) -> ViT:
-    """The image tower; UserError where it is not a ViT over single pictures."""
+    """The image tower; UserError where it is not a ViT over pictures or whole clips."""
     tower = getattr(model, "image", None)
-    if not isinstance(tower, ViT) or len(model.spec.patch) != 2:
+    if isinstance(tower, FactorisedEncoder):
         raise UserError(
-            f"the image tower of this {type(model).__name__} is not a ViT of mmkit over pictures, so that its patches "
-            "are unknown here; convert the checkpoint with `mmkit convert` first"
+            "this model reads one vector for each time of a clip (factorised_encoder), which tells no place: there are "
+            "no heat maps; train one whose tokens are patches: how='spacetime' or 'factorised_attention'"
+        )
+    if not isinstance(tower, ViT) or not (isinstance(model, FrameDual) or len(model.spec.patch) in (2, 3)):
+        raise UserError(
+            f"the image tower of this {type(model).__name__} is not a ViT of mmkit over pictures or clips, so that its "
+            "patches are unknown here; convert the checkpoint with `mmkit convert` first"
         )
     return tower
 

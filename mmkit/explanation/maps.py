@@ -15,10 +15,11 @@ from mmkit.data.images.centre_crop import CentreCrop
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Where in a picture the evidence is.
+    """Where in a picture, or in each frame of a clip, the evidence is.
 
-    raw: (rows, columns) float32 >= 0, one value a patch: attention x positive gradient. size: (height, width) of the
-    picture in pixels. seen: (left, top, right, bottom), what the model saw of it; None = all.
+    raw: (rows, columns) float32 >= 0, one value a patch: attention x positive gradient; of a clip (frames, rows,
+    columns), and what is made of them below has the frames in front too. size: (height, width) of the picture in
+    pixels. seen: (left, top, right, bottom), what the model saw of it; None = all.
     """
 
     raw: Tensor
@@ -27,7 +28,7 @@ class HeatMap:
 
     @property
     def grid(self) -> Tensor:
-        """(rows, columns) float32, 0 to 1: the largest value is 1; all 0 where there is no evidence."""
+        """(rows, columns) float32, 0 to 1: the largest value, of all frames, is 1; all 0 where there is no evidence."""
         return self.raw / self.raw.max().clamp(min=1e-30)
 
     @cached_property
@@ -46,16 +47,29 @@ class HeatMap:
         down, across = size[0] / self.size[0], size[1] / self.size[1]
         left, top = round(self.seen[0] * across), round(self.seen[1] * down)
         right, bottom = max(left + 1, round(self.seen[2] * across)), max(top + 1, round(self.seen[3] * down))
-        whole, heat = torch.zeros(size), upsampled(self.grid, (bottom - top, right - left))
-        part, (above, before) = whole[max(0, top) : bottom, max(0, left) : right], (max(0, -top), max(0, -left))
-        part.copy_(heat[above : above + part.shape[0], before : before + part.shape[1]])
+        whole, heat = torch.zeros(*self.raw.shape[:-2], *size), upsampled(self.grid, (bottom - top, right - left))
+        part, (above, before) = whole[..., max(0, top) : bottom, max(0, left) : right], (max(0, -top), max(0, -left))
+        part.copy_(heat[..., above : above + part.shape[-2], before : before + part.shape[-1]])
         return whole
 
     @property
     def peak(self) -> tuple[int, int]:
-        """(x, y) of the strongest pixel."""
-        y, x = divmod(int(self.spread(self.size).argmax()), self.size[1])
+        """(x, y) of the strongest pixel, of a clip in its ``frame``."""
+        y, x = divmod(int(self.spread(self.size).argmax()) % (self.size[0] * self.size[1]), self.size[1])
         return x, y
+
+    @property
+    def frame(self) -> int:
+        """In which of a clip's frames that pixel lies; 0 of a picture."""
+        return int(self.spread(self.size).argmax()) // (self.size[0] * self.size[1])
+
+    def of(self, frame: int) -> HeatMap:
+        """The map of one frame of a clip, by itself: its largest value is 1."""
+        return HeatMap(self.raw[frame], self.size, self.seen)
+
+    def share(self, frame: int) -> float:
+        """The largest value of a frame, as a share of the largest of all: 0 to 1."""
+        return float(self.raw[frame].max() / self.raw.max().clamp(min=1e-30))
 
 
 def seen_box(transform: object, picture: Image.Image) -> tuple[int, int, int, int] | None:
@@ -90,14 +104,16 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """What in ``picture`` spoke for ``text``.
+    """What in ``picture``, or in the ``frames`` of a clip, spoke for ``text``.
 
     target: what was explained: "match", "similarity", "answer: ...", "words", "target". score: its value: the match
     probability (0 to 1), the cosine (-1 to 1), the probability of the answer, the mean of the words', or what the given
     target returned. layer, head:
     which were asked; head None = the mean of all. sentence: the mean of all tokens' maps, [CLS] included. words: one
     map each, without punctuation; empty where they were not asked for, or where the target is the similarity. unseen:
-    the words at the end of the text that the model did not read, as they do not fit into it.
+    the words at the end of the text that the model did not read, as they do not fit into it. frames: of a clip, those
+    that the model saw, in order (``picture`` is the first), and numbers: which of the clip they are, from 0; each map
+    then has as many. A tubelet of several frames is one place to the model: these have one and the same map.
     """
 
     picture: Image.Image
@@ -109,6 +125,8 @@ class Evidence:
     sentence: HeatMap
     words: tuple[Word, ...] = ()
     unseen: tuple[str, ...] = ()
+    frames: tuple[Image.Image, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @property
     def asked(self) -> str:

@@ -82,7 +82,7 @@ def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
     tile_wide, tile_high = tiles[0].size if tiles else (0, 0)
     title, small = font_for(explanation.text, 22, style.font), font_for("", 14, None)
     lines = wrapped(explanation.text, title, inner)
-    notes = [(_asked(explanation), PALE)] + ([(_unseen(explanation), STOPS[3])] if explanation.unseen else [])
+    notes = [(asked_line(explanation), PALE)] + ([(unread_line(explanation), STOPS[3])] if explanation.unseen else [])
     top = margin + 30 * len(lines) + 8 + 20 * len(notes)
     rows = -(-len(tiles) // columns)
     high = top + pair[0].height + 30 + rows * (tile_high + 46) + margin
@@ -96,7 +96,7 @@ def figure(explanation: Evidence, style: Style | None = None) -> Image.Image:
         left = margin + i * (part.width + gap)
         _framed(canvas, pen, part, (left, top))
         pen.text((left, top + part.height + 5), label, PALE, small)
-    _scale(canvas, pen, (margin + inner, top + pair[0].height + 9), small)
+    scale_of(canvas, pen, (margin + inner, top + pair[0].height + 9), small)
     left_out = len(explanation.words) - len(shown)
     for i, (tile, word) in enumerate(zip(tiles, shown, strict=True)):
         left = margin + (i % columns) * (tile_wide + gap)
@@ -126,12 +126,13 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide:
     return lines
 
 
-def _asked(explanation: Evidence) -> str:
+def asked_line(explanation: Evidence) -> str:
+    """What was asked, and where."""
     heads = "mean of the heads" if explanation.head is None else f"head {explanation.head}"
     return f"{explanation.asked}   layer {explanation.layer}, {heads}"
 
 
-def _unseen(explanation: Evidence) -> str:
+def unread_line(explanation: Evidence) -> str:
     """Where the model stopped reading."""
     start, count = " ".join(explanation.unseen[:4]), len(explanation.unseen)
     if count == 1:
@@ -159,7 +160,7 @@ def _label(pen: ImageDraw.ImageDraw, word: Word, at: tuple[int, int], wide: int,
         pen.rectangle((at[0], y, at[0] + max(0, round(wide * number) - 1), y + 3), fill=STOPS[3])
 
 
-def _scale(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:
+def scale_of(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:
     """What the colours mean, to the left of ``end``."""
     bar = Image.fromarray(coloured(torch.linspace(0, 1, 72).expand(8, -1)).contiguous().numpy())
     left = end[0] - round(font.getlength("more")) - 6 - bar.width
@@ -169,12 +170,18 @@ def _scale(canvas: Image.Image, pen: ImageDraw.ImageDraw, end: tuple[int, int], 
 
 
 def _tiles(explanation: Evidence, shown: Sequence[Word], wide: int) -> list[Image.Image]:
-    """The words' maps over the picture, ``wide`` pixels each, on one scale: a root, so that the weak can be seen.
+    """The words' maps over the picture, ``wide`` pixels each."""
+    picture = explanation.picture
+    size = max(1, round(wide * max(picture.size) / picture.width))
+    return [overlay(picture, word.map, size, strength_of(explanation, word)) for word in shown]
+
+
+def strength_of(explanation: Evidence, word: Word) -> float:
+    """How strongly a word's map is drawn, 0 to 1: all on one scale, a root, so that the weak can be seen.
 
     Words that were guessed one by one differ more, by how sure the model was; so they get the fourth root.
     """
-    picture = explanation.picture
-    peaks = [float(word.map.raw.max()) for word in explanation.words]
-    most, size = max([*peaks, 1e-30]), max(1, round(wide * max(picture.size) / picture.width))
-    power = 0.5 if all(word.probability is None for word in shown) else 0.25
-    return [overlay(picture, word.map, size, (peak / most) ** power) for word, peak in zip(shown, peaks, strict=False)]
+    most = max([float(other.map.raw.max()) for other in explanation.words] + [1e-30])
+    power = 0.5 if all(other.probability is None for other in explanation.words) else 0.25
+    share: float = (float(word.map.raw.max()) / most) ** power
+    return share

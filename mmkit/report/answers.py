@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,8 @@ from PIL import Image
 
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import answers_of
-from mmkit.data.video.opening import reads_clips
 from mmkit.data.video.strip import shown as picture_of
+from mmkit.data.video.strip import strip
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import make_source
 from mmkit.explanation.explain import explain_pairs
@@ -24,6 +25,8 @@ from mmkit.ranks import on_first
 from mmkit.report import run_folder
 from mmkit.report.page import Page, environment, write_report
 
+log = logging.getLogger(__name__)
+
 BEGIN, END = "<!-- answers -->", "<!-- end of answers -->"
 
 
@@ -31,7 +34,7 @@ BEGIN, END = "<!-- answers -->", "<!-- end of answers -->"
 class Asked:
     """A question, its right answers, the model's best with their probabilities, and the heat map of the first.
 
-    image: of a clip some of its frames; heat: None, as there are no maps of clips.
+    image: of a clip the frames that the model saw. heat: None for a model that has no maps.
     """
 
     image: Image.Image
@@ -86,19 +89,20 @@ def collect(
     chosen: list[Record] = [records[row] for row in rows]
     questions = [record.captions[0] for record in chosen]
     found = predictor.answer(chosen, questions, top=3)
-    if reads_clips(predictor.transform):
-        return [
-            Asked(image=picture_of(record), heat=None, question=question, right=answers_of(record.targets), best=best)
-            for record, question, best in zip(chosen, questions, found, strict=True)
-        ]
-    maps = explain_pairs(predictor, chosen, questions, answers=[best[0][0] for best in found], layer=layer, words=False)
-    return [
-        Asked(
-            image=seen.picture, heat=seen.overlay(size=192), question=question, right=answers_of(record.targets),
-            best=best,
+    seen: list[tuple[Image.Image, Image.Image | None]]
+    try:
+        maps = explain_pairs(
+            predictor, chosen, questions, answers=[best[0][0] for best in found], layer=layer, words=False
         )
-        for record, question, best, seen in zip(chosen, questions, found, maps, strict=True)
-    ]  # fmt: skip
+    except UserError as error:  # of a model that has none; nothing was read yet
+        log.warning("the report shows no heat maps: %s", error)
+        seen = [(picture_of(record), None) for record in chosen]
+    else:
+        seen = [(strip(one.frames or [one.picture]), one.overlay(size=192)) for one in maps]
+    return [
+        Asked(image=image, heat=heat, question=question, right=answers_of(record.targets), best=best)
+        for (image, heat), record, question, best in zip(seen, chosen, questions, found, strict=True)
+    ]
 
 
 def place(path: Path, section: str) -> None:

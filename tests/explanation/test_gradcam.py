@@ -42,11 +42,17 @@ def maps_of(model, texts, pictures, of=None, **asked):
 
 
 def by_hand(model, text: str, picture: Image.Image, layer: int) -> tuple[torch.Tensor, float]:
+    """The same without the class token of the picture."""
+    found, score = attention_by_hand(model, text, model.transform(picture), layer)
+    return found[:, :, 1:], score
+
+
+def attention_by_hand(model, text: str, pixels: torch.Tensor, layer: int) -> tuple[torch.Tensor, float]:
     """Fusion layers written out for one pair, with the layer's attention as a variable: (H, L, P) and the logit."""
     ids = torch.tensor([model.tokenizer.encode(text, model.max_tokens)])
     with torch.no_grad():
         x = model.model.encode_text(ids, None).x[0]
-        image = model.model.encode_image(model.transform(picture)[None]).x[0]
+        image = model.model.encode_image(pixels[None]).x[0]
     variable = None
     for number, block in enumerate(model.model.fusion.blocks):
         with torch.set_grad_enabled(number >= layer):
@@ -63,7 +69,7 @@ def by_hand(model, text: str, picture: Image.Image, layer: int) -> tuple[torch.T
             x = block.norm2(x + block.mlp(x))
     logits = model.matcher().match_logits(x[:1])[0]
     (gradient,) = torch.autograd.grad(logits[1], variable)
-    return (variable * gradient.clamp(min=0)).detach()[:, :, 1:], float(logits.softmax(0)[1].detach())
+    return (variable * gradient.clamp(min=0)).detach(), float(logits.softmax(0)[1].detach())
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -1,5 +1,8 @@
 """Models of clips: what they start from, what is saved, what every evaluator and the predictor make of clips."""
 
+import json
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from mmkit.cli import main
 from mmkit.config import dump, load_experiment, override, validate
 from mmkit.data.clip import Clip
 from mmkit.data.images.transforms import EvalTransform
-from mmkit.data.openmoji.moving import Moving
+from mmkit.data.openmoji.moving import Moving, MovingQuestions
 from mmkit.data.records import Record
 from mmkit.data.video.samplers import Sampler
 from mmkit.data.video.transforms import ClipTransform
@@ -22,6 +25,8 @@ from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.dual import dual_mini
 from mmkit.models.sizes.video import dual_frames_mini, video
 from mmkit.models.sizes.vision import vision
+from mmkit.report import answers
+from mmkit.report.answers import AnswersReport, collect
 from mmkit.task import Task
 from mmkit.train.init import initialise
 from mmkit.train.stages import train_stages
@@ -162,20 +167,33 @@ def test_a_run_on_clips_trains_is_saved_and_measures_by_command(tmp_path, capsys
     out = str(tmp_path / "a.parquet")
     assert main(["features", "--model", str(tmp_path / "run"), "--data", str(data), "--out", out]) == 0
     assert "3" in capsys.readouterr().out
-    with pytest.raises(UserError, match="heat maps are of pictures"):
+    with pytest.raises(UserError, match="one vector for each time of a clip"):
         mmkit.explain(loaded, np.zeros((4, 20, 20, 3), np.uint8), "a dog moves up")
 
 
-def test_the_report_of_questions_shows_frames_and_no_map(tmp_path):
-    from mmkit.data.openmoji.moving import MovingQuestions
-    from mmkit.report.answers import AnswersReport
-
+def test_the_report_and_the_command_show_heat_maps_of_frames(tmp_path, monkeypatch, caplog):
     experiment = override(load_experiment("configs/pretrain/video.py:direction"), [*SMALL, "evals={}"])
     train_stages(experiment, tmp_path / "run", save_model=hub.save)
-    AnswersReport(source=MovingQuestions(n=5, split="test"), shown=2)(mmkit.load(tmp_path / "run"), tmp_path / "run")
+    model, source = mmkit.load(tmp_path / "run"), MovingQuestions(n=5, split="test", size=32)
+    AnswersReport(source=source, shown=2)(model, tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count('alt="the picture"') == 2
-    assert "heat map" not in page.partition("<!-- answers -->")[2].partition("<!-- end")[0]
+    assert page.count('alt="the picture"') == page.count('alt="the same picture with a heat map"') == 2
+    found = collect(model, source, 1)[0]
+    assert found.image.size == (4 * 32 + 3 * 2, 32)
+    assert found.heat.size == (4 * 192 + 3 * 2, 192)
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "explain_pairs", Mock(side_effect=UserError("this model has none")))
+        assert collect(model, source, 1)[0].heat is None
+    assert "no heat maps: this model has none" in caplog.text
+    frames = [Image.new("RGB", (32, 32), (30 * i, 0, 0)) for i in range(8)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    arguments = ["--image", tmp_path / "a.gif", "--text", "which way does the dog move?", "--answer", "left"]
+    arguments += ["--out", tmp_path / "a.png", "--json", tmp_path / "a.json", "--model", tmp_path / "run"]
+    assert main(["explain", *map(str, arguments)]) == 0
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["frames"] == [1, 3, 5, 7]
+    assert told["frame"] in told["frames"]
+    assert {word["frame"] for word in told["words"]} <= {1, 3, 5, 7}
 
 
 def test_frames_that_do_not_fit_are_refused_before_training():
