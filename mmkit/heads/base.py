@@ -64,6 +64,12 @@ class Head(nn.Module):
         """
         return {}
 
+    def check_run(self, steps: int, samples: int) -> None:
+        """UserError where a run of ``steps`` optimizer steps of ``samples`` each teaches it nothing. None by default.
+
+        Asked once at the start, with what the run starts from.
+        """
+
     @torch.no_grad()
     def after_step(self, carries: Sequence[Mapping[str, Tensor]]) -> None:
         """Once per optimizer step, with what ``forward`` carried out of each micro-batch. Nothing by default."""

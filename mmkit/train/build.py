@@ -31,7 +31,7 @@ from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
 from mmkit.ranks import asking_the_largest, on_first, rank
 from mmkit.task import Task
-from mmkit.train.checks import check_classes
+from mmkit.train.checks import check_classes, check_length
 from mmkit.train.init import find_sources, initialise
 from mmkit.train.resuming import latest
 from mmkit.types import Batch, ModelSpec
@@ -83,6 +83,7 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     vars(task.model)["origins"] = (
         {"every part": "the checkpoint"} if resumes else initialise(task, exp.init, parts.transform)
     )
+    check_length(dict(task.heads.items()), exp.run.total_steps(parts.steps_per_epoch), batch.global_batch)
     return parts
 
 

@@ -73,6 +73,17 @@ def _check_names(name: str, head: ImageClassify, targets: object, source: object
         )
 
 
+def check_length(heads: Mapping[str, nn.Module], steps: int, samples: int) -> None:
+    """UserError where a run is too short for a head, as its ``check_run`` says. steps: 0 = nobody knows yet."""
+    for name, head in heads.items():
+        check: Callable[[int, int], None] | None = getattr(head, "check_run", None)
+        if check is not None and steps:
+            try:
+                check(steps, samples)
+            except UserError as error:
+                raise UserError(f"heads.{name}: {error}") from error
+
+
 def check_reached(task: nn.Module) -> None:
     """UserError for trainable parameters that the first step's backward left without a gradient."""
     if names := [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]:

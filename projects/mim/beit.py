@@ -67,6 +67,16 @@ class BEiT(Head):
         """Whether the codes are found; the same on every process, and known without asking the device."""
         return self.queue.pushed >= self.queue.size
 
+    def check_run(self, steps: int, samples: int) -> None:
+        """UserError where the codes would be found after the last step."""
+        collecting = math.ceil(self.queue.size / (samples * OF_A_PICTURE))
+        if not self.ready and steps <= collecting:
+            raise UserError(
+                f"BEiT: the codes are found after {collecting} steps or more ({self.queue.size:,} patches, at most "
+                f"{OF_A_PICTURE} of a picture), and this run has {steps}: it would learn nothing. Give it more steps, "
+                "or find the codes from fewer patches (`sample`)"
+            )
+
     def counts(self, f: Features) -> int:
         """The hidden patches; 0 while the codes are being found."""
         return int(self._hidden(f)[0].sum()) if self.ready else 0

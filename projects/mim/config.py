@@ -26,6 +26,7 @@ from mmkit.data.images.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTrans
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.sources.open import open_records
 from projects.mim.beit import BEiT
+from projects.mim.held_out import HeldOut
 from projects.mim.mae import MAE
 from projects.mim.model import sight_base, sight_mini
 from projects.mim.recipe import lr_of
@@ -138,21 +139,22 @@ def _mini(
     name: str, model: partial[Any], heads: dict[str, partial[Any]], pictures: str | None, steps: int, size: int,
     kinds: int, seed: int, scale: tuple[float, float], plain: bool = True,
 ) -> Experiment:  # fmt: skip
-    scenes = partial(
-        Scenes, split="train", n=60_000, kinds=kinds, size=size, plain=plain, people=0.05, counts=(2, 1, 1)
-    )  # fmt: skip
+    scenes = partial(Scenes, kinds=kinds, size=size, plain=plain)
+    train = partial(scenes, split="train", n=60_000, people=0.05, counts=(2, 1, 1))
+    test = partial(HeldOut, source=partial(scenes, split="test", n=500), head=next(iter(heads)))
     return Experiment(
         name=name,
         model=model,
         heads=heads,
         data=Data(
-            train=scenes if pictures is None else partial(open_records, path=pictures, needs=()),
+            train=train if pictures is None else partial(open_records, path=pictures, needs=()),
             image_size=size,
             transform=partial(SEEN, scale=scale),
             global_batch=64,
         ),
         optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.95), weight_decay=0.05),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
+        evals={"held_out": test} if pictures is None else {},
     )
 
 

@@ -10,16 +10,21 @@ from safetensors.torch import load_file
 
 import mmkit
 from mmkit.config import dump, load_experiment, override, rebuild, validate
+from mmkit.data.collate import Sample
+from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.openmoji.scenes import Scenes
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.hub import folder as hub
+from mmkit.inference.predictor import Predictor
 from mmkit.nn.patch import patchify
 from mmkit.task import Task
 from mmkit.train.loop import train
 from mmkit.types import Batch
 from projects.mim.beit import BEiT
 from projects.mim.codes import PatchCodes, fitted, k_means, nearest
+from projects.mim.held_out import HeldOut
 from projects.mim.mae import MAE, deviation, mean_colour, normalised
 from projects.mim.masks import blockwise, coarse, kept, shuffled
 from projects.mim.simmim import SimMIM, absolute_error
@@ -28,7 +33,7 @@ from tests.sizes import albef_tiny, vilt_tiny, vision_tiny
 
 SMALL_MAE = {"depth": 1, "width": 16, "heads": 2}
 CONFIG = "projects/mim/config.py"
-FEW = ["data.global_batch=4", "run.steps=3", "run.save_every_steps=0", "run.trackers=[]", "data.train.n=40"]
+FEW = ["data.global_batch=4", "run.steps=3", "run.save_every_steps=0", "run.trackers=[]", "data.train.n=40", "evals={}"]
 
 
 def pictures(size=4, seed=0, side=32):
@@ -257,6 +262,44 @@ def test_beit_counts_nothing_until_the_codes_are_found_which_then_stay():
     assert "heads.mim.codes.codes" in task.state_dict()
 
 
+def test_a_run_that_ends_before_the_codes_are_found_is_refused_at_the_start(tmp_path):
+    head = beit_task(sample=129).heads["mim"]  # at most 32 patches of each of 4 pictures: two steps
+    with pytest.raises(UserError, match=r"after 2 steps or more \(129 patches.* and this run has 2: it would"):
+        head.check_run(2, 4)
+    head.check_run(3, 4)
+    beit_task(sample=128).heads["mim"].check_run(2, 4)
+    head.queue.pushed = 129
+    head.check_run(1, 4)
+    small = [*FEW, "heads.beit.codes=16", "heads.beit.sample=384"]
+    with pytest.raises(UserError, match=r"heads\.beit: BEiT: the codes are found after 3 steps or more"):
+        train(override(load_experiment(f"{CONFIG}:beit(size=48, kinds=8)"), small), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_held_out_is_the_mean_over_all_pictures_and_refuses_what_has_nothing_to_say():
+    task = beit_task(sample=64)
+    predictor = Predictor(task.model, {"mim": task.heads["mim"]}, None, EvalTransform(size=32), 0)
+    source = Scenes(kinds=8, size=32, n=6, split="test")
+    measure = HeldOut(source=source, head="mim", batch_size=4)
+    with pytest.raises(UserError, match="'mim' counts nothing"):
+        measure(predictor)
+    task.after_step([task(pictures(), 0).carry])
+    found = measure(predictor)
+    parts = [HeldOut(source=[source[i] for i in rows], head="mim")(predictor) for rows in (range(4), range(4, 6))]
+    counts = []
+    for rows in (range(4), range(4, 6)):
+        with predictor.inference():
+            f = predictor.features([Sample(pixels=predictor.pixels(source[i].image), image_id=i, key="") for i in rows])
+            counts.append(predictor.heads["mim"].counts(f))
+    assert counts[0] != counts[1]
+    for name in ("error", "accuracy", "most_frequent"):
+        mean = sum(n * part[name] for n, part in zip(counts, parts, strict=True)) / sum(counts)
+        assert math.isclose(found[name], mean, rel_tol=1e-6)
+    assert (found["n"], found["chance_accuracy"]) == (6, 1 / 8)
+    with pytest.raises(UserError, match=r"no head 'itc' .* such heads: mim"):
+        HeldOut(source=source, head="itc").check(predictor)
+
+
 def test_beit_guesses_the_ids_of_hidden_patches_alone():
     task = beit_task()
     head, b = task.heads["mim"], pictures()
@@ -344,11 +387,12 @@ def test_two_micro_batches_are_one_batch(name):
 @pytest.mark.parametrize("name", ["mae", "simmim", "beit", "beside_albef"])
 def test_runs_train_and_load(name, tmp_path):
     spec = f"{CONFIG}:{name}(size=48, kinds=8)"
-    small = [*FEW, "evals={}"] if name == "beside_albef" else FEW
+    small = FEW if name == "beside_albef" else [*FEW[:-1], "evals.held_out.source.n=6", "evals.held_out.batch_size=4"]
     if name == "beit":
         small = [*small, "heads.beit.codes=16", "heads.beit.sample=64"]
     metrics = train(override(load_experiment(spec), small), tmp_path / "run", save_model=hub.save)
     assert metrics["step"] == 3
+    assert name == "beside_albef" or metrics["held_out.n"] == 6
     again = mmkit.load(tmp_path / "run")
     assert set(again.heads) >= {"mae" if name == "beside_albef" else name}
     if name == "beit":

@@ -12,9 +12,19 @@ def test_every_row_is_a_run_of_equal_samples_with_its_seed():
     for row, spec in table.ROWS.items():
         if spec is None:
             continue
-        exp = validate(override(load_experiment(spec), table.settings(row, 7)))
+        exp = validate(override(load_experiment(spec), table.settings(row, 7, workers=2)))
         assert exp.run.steps * exp.data.batch_plan(1).global_batch == 89_600
-        assert (exp.run.seed, dict(exp.evals), exp.report) == (7, {}, None)
+        assert (exp.run.seed, exp.data.workers, exp.report) == (7, 2, None)
+        assert list(exp.evals) == (["held_out"] if row in ("mae", "mae-pixels", "simmim", "beit") else [])
+
+
+def test_a_row_tells_what_the_objective_says_of_held_out_pictures(tmp_path):
+    for seed, error in ((0, 0.25), (1, 0.5)):
+        (tmp_path / f"mae-{seed}").mkdir()
+        (tmp_path / f"mae-{seed}" / "numbers.json").write_text(f'{{"loss": 9, "held_out.error": {error}}}')
+    runs = [tmp_path / "mae-0", tmp_path / "mae-1"]
+    assert table.told("mae", runs) == "mae-0: error 0.25\nmae-1: error 0.5\n"
+    assert table.told("random", runs) == ""
 
 
 def test_drawings_are_of_other_kinds_and_a_row_tells_the_spread(tmp_path, monkeypatch, capsys):
