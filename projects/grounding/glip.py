@@ -178,10 +178,10 @@ class GLIP(Head):
             picture, cell = (owner >= 0).nonzero().unbind(1)
             box = owner[picture, cell]
             true = torch.zeros_like(dense.logits)
-            true[picture, cell] = spelled(prompt, objects)[box].float()
-            wanted, anchors = objects.boxes[box], dense.anchors[cell]
-            share = centerness(wanted, anchors)
-            away = 1 - giou_pairs(self.boxes(dense.codes[picture, cell], anchors), wanted)
+            true[picture, cell] = wanted(f, prompt, objects)[box].float()
+            boxes, anchors = objects.boxes[box], dense.anchors[cell]
+            share = centerness(boxes, anchors)
+            away = 1 - giou_pairs(self.boxes(dense.codes[picture, cell], anchors), boxes)
             sums = {
                 "label": dense.logits.new_zeros(()),
                 "box": (away * share).sum(),
@@ -206,7 +206,7 @@ class GLIP(Head):
         phrase counts 1, split among the anchors that answer for it.
         """
         of, phrase = f.target("told").unbind(1)
-        spells = (prompt.phrase[of] == phrase[:, None]).float()
+        spells = spelled(f, prompt, of, phrase).float()
         said = (dense.logits[of].sigmoid() @ spells[..., None])[..., 0] / spells.sum(-1, keepdim=True).clamp(min=1)
         boxes = self.boxes(dense.codes.flatten(0, 1), dense.anchors.repeat(len(owner), 1)).view_as(dense.codes)
         taken = ~dense.real | (owner >= 0) | near_any(boxes, objects.boxes, objects.of)
@@ -240,10 +240,14 @@ class GLIP(Head):
         return found | ({"told": share.new_tensor(len(f.target("told")))} if self.told else {})
 
 
-def spelled(prompt: Prompt, objects: Objects) -> Tensor:
-    """(N, L) bool: which tokens of its picture's prompt spell each object; where a box stands under several phrases,
-    those of all.
-    """
-    own = prompt.phrase[objects.of] == objects.labels[:, None]
+def spelled(f: Features, prompt: Prompt, of: Tensor, phrases: Tensor) -> Tensor:
+    """(N, L) bool: which tokens of the prompts of pictures ``of`` (N,) spell these of their phrases (N,)."""
+    spells: Tensor | None = f.batch.targets.get("spells")
+    return prompt.phrase[of] == phrases[:, None] if spells is None else spells[of, phrases]
+
+
+def wanted(f: Features, prompt: Prompt, objects: Objects) -> Tensor:
+    """(N, L) bool: which tokens spell each object; where a box stands under several phrases, those of all."""
+    own = spelled(f, prompt, objects.of, objects.labels)
     same = (objects.boxes[:, None] == objects.boxes).all(-1) & (objects.of[:, None] == objects.of)
     return (same.float() @ own.float()) > 0

@@ -34,7 +34,8 @@ class Telling(Asking):
             elsewhere as what is not there.
 
     A batch has, beside ``Asking``'s: ``told`` (W, 2) int64, pairs of a picture and a phrase of its prompt that is there
-    without a box. A box that several phrases name stands there once for each.
+    without a box; and ``spells`` (B, F, L) bool, which tokens spell each phrase, as a word of a caption may be of two:
+    "a man in a hat", "a hat". A box that several phrases name stands there once for each.
     """
 
     needs_caption = True
@@ -70,7 +71,12 @@ class Telling(Asking):
         names = [i for i in range(len(self.classes)) if i not in unsaid]
         made = self.by_names(rows_of(found, np.array(given, np.int64)) | {"left_out": left_out}, names, rng, told)
         row = self.prompter.row([self.tokens[i] for i in made["chosen"]])
-        return made | {"row": row, "told": [made["chosen"].index(i) for i in told if i in made["chosen"]]}
+        places = [[i for i, word in enumerate(row) if word[3] == number] for number in range(len(made["chosen"]))]
+        return made | {
+            "row": row,
+            "places": places,
+            "told": [made["chosen"].index(i) for i in told if i in made["chosen"]],
+        }
 
     def _by_caption(
         self, found: Mapping[str, Any], phrases: Sequence[tuple[str, list[int], list[int]]], given: set[int],
@@ -83,12 +89,19 @@ class Telling(Asking):
         made = rows_of(found, np.array([row for row, _ in pairs], np.int64))
         made["labels"] = np.array([number for _, number in pairs], np.int64)
         told = [number for number, (_, _, rows) in enumerate(phrases) if rows and not given & set(rows)]
-        return made | {"row": self.prompter.sentence(ids, spelled), "told": told}
+        return made | {"row": self.prompter.sentence(ids, spelled), "told": told, "places": [one[1] for one in phrases]}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """See the class."""
+        places = [
+            (picture, number, place) for picture, one in enumerate(encoded)
+            for number, own in enumerate(one["places"]) for place in own
+        ]  # fmt: skip
         prompt: Prompt = self.prompter.joined([one["row"] for one in encoded])
         told = [(picture, number) for picture, one in enumerate(encoded) for number in one["told"]]
+        most = max([1, *(len(one["places"]) for one in encoded)])
+        spells = torch.zeros(len(encoded), most, prompt.ids.shape[1], dtype=torch.bool)
+        spells[torch.tensor(places, dtype=torch.int64).view(-1, 3).unbind(1)] = True
         return Objects.collate(self, encoded) | {
-            "prompt": prompt, "told": torch.tensor(told, dtype=torch.int64).view(-1, 2),
+            "prompt": prompt, "told": torch.tensor(told, dtype=torch.int64).view(-1, 2), "spells": spells,
         }  # fmt: skip

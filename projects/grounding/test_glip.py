@@ -18,7 +18,7 @@ from mmkit.nn.boxes import iou
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
 from projects.grounding.assigning import centerness
-from projects.grounding.glip import GLIP, spelled
+from projects.grounding.glip import GLIP, wanted
 from projects.grounding.glip_layers import Alignment
 from projects.grounding.losses import focal
 from projects.grounding.test_head import NAMES, Letters, batch, pictures, prompts
@@ -119,13 +119,20 @@ def test_parts_are_those_of_a_plain_loop_gradients_too():
 
 
 def test_a_box_under_two_phrases_is_spelled_by_both():
-    prompt = prompts([["cat", "dog"], ["dog"]])
     boxes = torch.tensor([[1.0, 1, 5, 5], [1.0, 1, 5, 5], [1.0, 1, 5, 5], [1.0, 1, 5, 6]])
-    found = spelled(prompt, Objects(boxes, torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 0])))
+    objects = Objects(boxes, torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 0]))
+    t, made = task(), batch([["cat", "dog"], ["dog"]], [], [], [])
+    prompt = made.targets["prompt"]
+    found = wanted(t.features(made, 0), prompt, objects)
     cat, dog = prompt.phrase[0] == 0, prompt.phrase[0] == 1
     assert [row.tolist() for row in found[:2]] == [(cat | dog).tolist()] * 2
     assert found[2].tolist() == (prompt.phrase[1] == 0).tolist()
     assert found[3].tolist() == cat.tolist()
+    spells = torch.zeros(2, 2, prompt.ids.shape[1], dtype=torch.bool)
+    spells[0, 0, 1:3] = spells[0, 1, 2:5] = spells[1, 0, 7] = True  # a word may be of two phrases
+    made = replace(made, targets={**made.targets, "spells": spells})
+    found = wanted(t.features(made, 0), prompt, objects)
+    assert [row.nonzero()[:, 0].tolist() for row in found] == [[1, 2, 3, 4], [1, 2, 3, 4], [7], [1, 2]]
 
 
 # ---- what is found -----------------------------------------------------------------------------------------------

@@ -196,3 +196,19 @@ def test_lvis_knows_what_is_surely_absent_by_published_numbers():
 def test_classes_that_the_head_has_not_are_told_before_anything_is_looked_at():
     with pytest.raises(UserError, match="classes that are none of the 3: spoon"):
         Detection(source=Scenes(object_names=("cat", "spoon"))).check(predictor())
+
+
+def test_groups_of_classes_are_measured_apart():
+    whole = Detection(source=Scenes(), batch_size=2).evaluate(predictor()).metrics()
+    found = Detection(
+        source=Scenes(), batch_size=2, groups={"tame": ("dog", "Canoe"), "none": ("canoe",), "all": ("cat", "dog")}
+    ).evaluate(predictor())
+    numbers = found.metrics()
+    assert numbers["tame.ap50"] == pytest.approx(1.0)
+    assert numbers["all.ap"] == whole["ap"]
+    assert numbers["all.chance_ap"] == whole["chance_ap"] != numbers["tame.chance_ap"]
+    assert not {"none.ap", "none.chance_ap"} & numbers.keys()
+    with pytest.raises(UserError, match="groups='tame': lamp: no class of this model"):
+        Detection(source=Scenes(), groups={"tame": ("dog", "lamp")}).evaluate(predictor())
+    with pytest.raises(UserError, match="which rule='voc2010' does not give"):
+        Detection(source=Scenes(), rule="voc2010", groups={"tame": ("dog",)}).evaluate(predictor())
