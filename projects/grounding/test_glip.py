@@ -14,6 +14,7 @@ from mmkit.heads.base import Grounds
 from mmkit.heads.boxes.objects import Objects
 from mmkit.inference.detecting import finder_of
 from mmkit.inference.predictor import Predictor
+from mmkit.nn.both_ways import BothWays
 from mmkit.nn.boxes import iou
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
@@ -61,6 +62,35 @@ def test_the_focal_loss_of_words_is_torchvisions_gradients_too():
     a.sum().backward()
     b.sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_fusion_is_the_published_one_head_by_head_gradients_too():
+    """As GLIP has it: cells read real words alone, words all cells; what is added to are the normalised sides."""
+    torch.manual_seed(0)
+    fusion = BothWays(6, 10, 8, 2, scale=1 / 6)
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    image, text = torch.randn(2, 5, 6, requires_grad=True), torch.randn(2, 3, 10, requires_grad=True)
+    real = torch.tensor([[True, True, True], [True, True, False]])
+    found = fusion(image, text, None, real)
+    v, w = fusion.norm_image(image), fusion.norm_text(text)
+    read, said = [], []
+    for b in range(2):
+        cells, words = [], []
+        for h in (slice(0, 4), slice(4, 8)):
+            scores = fusion.q(v[b])[:, h] / 2 @ fusion.k(w[b])[:, h].T
+            cells.append((scores + torch.where(real[b], 0.0, -9e15)).softmax(-1) @ fusion.v_text(w[b])[:, h])
+            words.append((scores.T - scores.T.amax(-1, keepdim=True)).softmax(-1) @ fusion.v_image(v[b])[:, h])
+        read.append(v[b] + fusion.scale_image * fusion.out_image(torch.cat(cells, -1)))
+        said.append(w[b] + fusion.scale_text * fusion.out_text(torch.cat(words, -1)))
+    expected = torch.stack(read), torch.stack(said)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    up = [torch.randn_like(one) for one in expected]
+    ours = torch.autograd.grad(found, [image, text, *fusion.parameters()], up, retain_graph=True)
+    theirs = torch.autograd.grad(expected, [image, text, *fusion.parameters()], up)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_alignment_is_the_published_product_word_by_word():

@@ -34,12 +34,18 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def grounding(tmp_path_factory):
-    """A Grounding DINO that was not trained, which asks for the 200 kinds where nobody says otherwise."""
+GROUNDING = {
+    "config.py:openmoji": ["heads.ground.decoder=1", "heads.ground.enhancer=1"],
+    "glip_config.py:glip": ["heads.ground.depth=1"],
+}
+
+
+@pytest.fixture(scope="module", params=GROUNDING)
+def grounding(tmp_path_factory, request):
+    """A Grounding DINO or GLIP that was not trained, which asks for the 200 kinds where nobody says otherwise."""
     folder = tmp_path_factory.mktemp("ground") / "run"
-    exp = load_experiment("projects/grounding/config.py:openmoji(size=48, steps=1)")
-    exp = override(exp, ["heads.ground.decoder=1", "heads.ground.enhancer=1", "heads.ground.phrases=100"])
+    exp = load_experiment(f"projects/grounding/{request.param}(size=48, steps=1)")
+    exp = override(exp, ["heads.ground.phrases=100", *GROUNDING[request.param]])
     torch.manual_seed(0)
     tokenizer = SentencePieceTokenizer.train([*emoji_names(first_kinds(200)), "a dog."] * 3, 200)
     model = exp.model(vocab_size=tokenizer.vocab_size)

@@ -145,7 +145,7 @@ def test_of_the_projects_only_what_they_list():
         "mim.model:sight_base mim.model:sight_mini mim.model:sight_large mim.model:sight_huge "
         "mim.relative:relative_sight grounding.model:towers grounding.model:towers_mini",
         ("head", False): "nlvr2.head:PairClassify nlvr2.head:TextAssignment mim.mae:MAE mim.simmim:SimMIM "
-        "mim.beit:BEiT grounding.head:GroundingDINO "
+        "mim.beit:BEiT grounding.head:GroundingDINO grounding.glip:GLIP "
         "detection.head:DETR detection.two_stage:FasterRCNN detection.ssd:SSD",
         ("head", True): "nlvr2.head:assign",
         ("model", True): "", ("transform", False): "", ("transform", True): "",
@@ -154,7 +154,10 @@ def test_of_the_projects_only_what_they_list():
         kind = next(kind for kind in KINDS if kind.name == kind_name)
         assert {name for name in names if takes(name, kind, inner)} == {f"projects.{one}" for one in listed.split()}
     runs = {name for name in names if takes(name, EXPERIMENT, True)}
-    sources = "nlvr2.data:NLVR2 nlvr2.data:PairTargets visual_entailment.data:SNLIVE detection.data:Few"
+    sources = (
+        "nlvr2.data:NLVR2 nlvr2.data:PairTargets visual_entailment.data:SNLIVE detection.data:Few "
+        "grounding.targets:Asking grounding.telling:Telling"
+    )
     assert runs == {f"projects.{one}" for group in (*wanted.values(), sources) for one in group.split()}
 
 
