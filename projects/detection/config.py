@@ -69,13 +69,16 @@ def openmoji(
     """
     made, usual = SCENES[checked(head)]
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
-    crowds = partial(Detection, source=partial(Crowded, kinds=kinds, size=size, split="test", n=500))
+    sources: dict[str, partial[Any]] = {
+        "detection": partial(scenes, split="test", n=500),
+        "crowded": partial(Crowded, kinds=kinds, size=size, split="test", n=500),
+    }
     exp = small(
         "detection-openmoji", made, tuple(emoji_names(first_kinds(kinds))),
-        train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)), test=partial(scenes, split="test", n=500),
+        train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)), test=None,
         start=start, seed=seed, steps=usual if steps is None else steps, size=size, lr=lr,
     )  # fmt: skip
-    return replace(exp, evals={**exp.evals, "crowded": crowds})
+    return replace(exp, evals={name: partial(Detection, source=one, rounds=200) for name, one in sources.items()})
 
 
 def own(

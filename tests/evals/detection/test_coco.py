@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmkit.errors import UserError
-from mmkit.evals.detection import pictures
+from mmkit.evals.detection import coco, pictures
 from mmkit.evals.detection.coco import CocoAP, interval
 
 CLASSES = 4
@@ -177,6 +177,20 @@ def test_it_refuses_unequal_batches_and_data_without_a_box():
         measured([(nothing, nothing)])
     with pytest.raises(UserError, match="larger than the one before"):
         CocoAP(CLASSES, most=(10, 1))
+
+
+@pytest.mark.parametrize("at_once", [1, 1_000_000])
+def test_drawn_pictures_are_measured_as_if_they_were_the_data(at_once, monkeypatch):
+    monkeypatch.setattr(coco, "AT_ONCE", at_once)
+    samples = random_set(4)
+    metric, again = CocoAP(CLASSES), CocoAP(CLASSES)
+    metric.update(*zip(*samples, strict=True))
+    order = [3, 3, 0, 7, 1, 4, 4, 3]
+    again.update(*zip(*[samples[i] for i in order], strict=True))
+    found = metric.drawn([range(len(samples)), order])
+    for own, expected in zip(found, (metric, again), strict=True):
+        np.testing.assert_allclose(own, expected.curves()[0][..., 0].mean(1), atol=1e-12)
+    assert (found[1] != found[0]).any()
 
 
 def test_the_interval_holds_the_number_and_is_wider_for_fewer_pictures():
