@@ -16,13 +16,17 @@ from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
 from mmkit.data.images.transforms import TrainTransform
-from mmkit.data.openmoji.kinds import emoji_names, first_kinds
+from mmkit.data.openmoji.expressions import Expressions
+from mmkit.data.openmoji.kinds import emoji_names, first_kinds, pool_of, unboxed_kinds
 from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.sources.joined import Joined
 from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.evals.detection.evaluate import Detection
 from projects.grounding.head import GroundingDINO
 from projects.grounding.model import towers_mini
+from projects.grounding.referring import Referring as Expressed
 from projects.grounding.targets import Asking
+from projects.grounding.telling import Telling
 
 PLAIN = partial(TrainTransform, scale=(1.0, 1.0), randaugment=None)
 SMALL = partial(
@@ -32,27 +36,59 @@ SMALL = partial(
 
 def openmoji(
     start: str | None = None, seed: int = 42, steps: int = 3000, size: int = 96, kinds: int = 200, lr: float = 1e-3,
-    batch: int = 32, phrases: int = 40,
+    batch: int = 32, phrases: int = 40, captions: float = 0.0, told: bool = True, tower: float = 0.5,
 ) -> Experiment:  # fmt: skip
-    """Grounding DINO on built-in scenes. start: a run whose towers it starts from, the quickstart's; None = nothing."""
-    scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
+    """Grounding DINO on built-in scenes. start: a run whose towers it starts from, the quickstart's; None = nothing.
+
+    A fifth of the kinds is never boxed (``unboxed_kinds``). told: whether half of the pictures show these too, and
+    their captions say so; else what it knows of them is the pre-training's. captions: the share of pictures that are
+    asked for by their caption. tower: what the towers' rate is of the head's.
+    """
+    scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0, counts=(2, 1, 1))
+    boxed, every = (partial(scenes, split="train", n=60_000, pool=pool) for pool in ("boxed", "all"))
     classes = tuple(emoji_names(first_kinds(kinds)))
+    groups = {"boxed": tuple(emoji_names(pool_of(kinds, "boxed"))), "unboxed": tuple(emoji_names(unboxed_kinds(kinds)))}
+    asking = (
+        partial(Telling, classes=classes, phrases=phrases, captions=captions, unknown=groups["unboxed"]) if told
+        else partial(Asking, classes=classes, phrases=phrases, unknown=groups["unboxed"])
+    )  # fmt: skip
+    return _small(
+        "grounding-openmoji", partial(SMALL, classes=classes, told=told),
+        partial(Joined, parts=(boxed, every), weights=(1, 1)) if told else boxed, asking,
+        partial(Detection, source=partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0, split="test", n=500),
+                groups=groups),
+        start=start, seed=seed, steps=steps, size=size, lr=lr, batch=batch, tower=tower,
+    )  # fmt: skip
+
+
+def referring(
+    start: str | None = None, seed: int = 42, steps: int = 3000, size: int = 96, kinds: int = 200, lr: float = 1e-3,
+    batch: int = 32, tower: float = 0.5,
+) -> Experiment:  # fmt: skip
+    """One of two of a kind by an expression, "the dog left of the canoe": each picture is asked for by its own."""
+    scenes = partial(Expressions, kinds=kinds, size=size, plain=True)
+    return _small(
+        "grounding-referring", SMALL, partial(scenes, split="train", n=60_000), partial(Expressed),
+        None, start=start, seed=seed, steps=steps, size=size, lr=lr, batch=batch, tower=tower,
+    )  # fmt: skip
+
+
+def _small(
+    name: str, head: partial[Any], train: partial[Any], targets: partial[Any], measured: partial[Any] | None, *,
+    start: str | None, seed: int, steps: int, size: int, lr: float, batch: int, tower: float,
+) -> Experiment:  # fmt: skip
+    """What fits two CPU cores, from the towers of ``start`` or from nothing."""
     begins: dict[str, Any] = (
         {"tokenizer": partial(train_sentencepiece, vocab_size=1000)} if start is None
         else {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}
     )  # fmt: skip
-    scale = 1.0 if start is None else 0.5
+    scale = 1.0 if start is None else tower
     return Experiment(
-        name="grounding-openmoji",
+        name=name,
         model=partial(towers_mini, image_size=size, max_tokens=32),
-        heads={"ground": partial(SMALL, classes=classes)},
+        heads={"ground": head},
         data=Data(
-            train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)),
-            image_size=size,
-            max_tokens=32,
-            transform=PLAIN,
-            targets=partial(Asking, classes=classes, phrases=phrases),
-            global_batch=batch,
+            train=train, image_size=size, max_tokens=32, transform=PLAIN, targets=targets, global_batch=batch
         ),
         optim=Optim(
             lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
@@ -64,6 +100,6 @@ def openmoji(
             ),
         ),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
-        evals={"detection": partial(Detection, source=partial(scenes, split="test", n=500))},
+        evals={} if measured is None else {"detection": measured},
         **begins,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
 from projects.grounding.asked import Asked, Said
 from projects.grounding.layers import Decoder, EnhancerLayer, Found, Map, Selected, Selection, Words
-from projects.grounding.losses import matches_of, sums
+from projects.grounding.losses import guesses_of, matches_of, sums
 from projects.grounding.merging import phrase_scores
 
 
@@ -41,13 +41,14 @@ class GroundingDINO(Head):
             1e-4. side: of the box that a cell begins with; published 0.05, for pictures of many cells.
         tokens, phrases: the most of a prompt; more phrases are asked for by chunks.
         most: objects of a picture that ``predict`` gives. one_answer: each query gives its best phrase alone.
+        told: whether it learns from captions of what nobody boxed too (the target ``told`` of ``Telling``).
     """
 
     def __init__(
         self, spec: ModelSpec, classes: Sequence[str] = (), ids: Sequence[int] = (), *, width: int = 128,
         heads: int = 4, hidden: int | None = None, enhancer: int = 2, decoder: int = 3, queries: int = 30,
         points: int = 0, scaled: bool = True, scale: float = 0.1, side: float = 0.05, dropout: float = 0.0,
-        tokens: int = 256, phrases: int = 40, most: int = 100, one_answer: bool = False,
+        tokens: int = 256, phrases: int = 40, most: int = 100, one_answer: bool = False, told: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % 4 or heads % 2 or min(queries, enhancer, decoder, phrases) < 1 or tokens < 4:
@@ -57,7 +58,7 @@ class GroundingDINO(Head):
             )
         if not spec.text_width:
             raise UserError("GroundingDINO: this model reads pictures alone; take one that reads prompts")
-        self.spec, self.queries, self.most, self.one_answer = spec, queries, most, one_answer
+        self.spec, self.queries, self.most, self.one_answer, self.told = spec, queries, most, one_answer, told
         self.classes, self.ids = tuple(classes), tuple(ids) or tuple(range(1, len(classes) + 1))
         self.prompt_tokens, self.prompt_phrases = tokens, phrases
         hidden = hidden or 4 * width
@@ -149,8 +150,10 @@ class GroundingDINO(Head):
                 torch.cat([start.logits[None], found.logits]), torch.cat([start.boxes[None], found.boxes]), found.real
             )
             matches = matches_of(every, prompt, truth, self.costs)
-            total, iou = sums(every, prompt, truth, matches)
-            counts = self._counts(truth.counts)
+            told = f.target("told") if self.told else None
+            guesses = None if told is None else guesses_of(every, prompt, truth, matches, told)
+            total, iou = sums(every, prompt, truth, matches, guesses, told)
+            counts = self._counts(f, truth.counts)
             parts = {
                 name: (weight * value / (counts[name] or 1.0), counts[name])
                 for name, weight, value in zip(
@@ -163,8 +166,10 @@ class GroundingDINO(Head):
 
     def counts(self, f: Features) -> Mapping[str, Count]:
         """Boxes; see ``forward``."""
-        return self._counts(torch.bincount(objects_of(f).of, minlength=len(f.batch)).cpu())
+        return self._counts(f, torch.bincount(objects_of(f).of, minlength=len(f.batch)).cpu())
 
-    def _counts(self, boxes: Tensor) -> dict[str, float]:
-        total = float(boxes.sum())
-        return {"label": float(boxes.clamp(min=1).sum()), "box": total, "giou": total}
+    def _counts(self, f: Features, boxes: Tensor) -> dict[str, float]:
+        total, named = float(boxes.sum()), boxes.cpu()
+        if self.told:
+            named = named + torch.bincount(f.target("told")[:, 0], minlength=len(f.batch)).cpu()
+        return {"label": float(named.clamp(min=1).sum()), "box": total, "giou": total}

@@ -36,16 +36,27 @@ class Prompter:
 
     def tokens(self, phrase: str) -> list[int]:
         """Those of a phrase without their frame; UserError for one of which nothing is left, or that fits nowhere."""
-        ids = [number for number in self.tokenizer.encode(phrase, None) if number not in self._frame]
-        if not ids:
-            raise UserError(f"the phrase {phrase!r} says nothing to this model's tokenizer; ask for something else")
-        most = min(self._room, self.longest) - 1
+        ids, most = self._unframed(phrase), self._most
         if len(ids) > most:
             raise UserError(
                 f"the phrase {phrase[:60]!r} has {len(ids)} tokens, and this model reads at most {most} of one: say it "
                 "in fewer words"
             )
         return ids
+
+    def cut(self, phrase: str) -> list[int]:
+        """The same, of a long one its first tokens."""
+        return self._unframed(phrase)[: self._most]
+
+    def _unframed(self, phrase: str) -> list[int]:
+        ids = [number for number in self.tokenizer.encode(phrase, None) if number not in self._frame]
+        if not ids:
+            raise UserError(f"the phrase {phrase!r} says nothing to this model's tokenizer; ask for something else")
+        return ids
+
+    @property
+    def _most(self) -> int:
+        return min(self._room, self.longest) - 1
 
     @cached_property
     def _frame(self) -> tuple[int, int]:
