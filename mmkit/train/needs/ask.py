@@ -20,8 +20,10 @@ from mmkit.train.inherit import inherited
 from mmkit.train.needs.decoding import pictures_a_second
 from mmkit.train.needs.devices import find
 from mmkit.train.needs.forecast import Forecast, Machine, settings_of
+from mmkit.train.needs.invented import BOXES
 from mmkit.train.needs.memory import ENGINES, Sizes, sizes_of
-from mmkit.train.needs.trial import Passed, Words, make_shapes, tried
+from mmkit.train.needs.samples import sampler_of
+from mmkit.train.needs.trial import FEW, Passed, Trial, Words, make_shapes
 from mmkit.train.precision import has_bf16
 
 BERT = 30_522
@@ -59,14 +61,20 @@ def make_forecast(exp: Experiment, question: Question) -> Forecast:
     records = question.records if question.records is not None else _count(exp, notes)
     per_epoch = max(1, (records or 0) // batch.global_batch)
     task = make_shapes(exp, words, per_epoch)
-    one = partial(tried, exp, task, gpu=machine.gpu, precision=machine.precision)
-    found = one(batch.rank_batch)
-    other = one(max(1, batch.rank_batch // 2) if batch.rank_batch > 1 else 2)
+    trial = Trial(exp, words, task, gpu=machine.gpu, precision=machine.precision)
+    found = trial.step(batch.rank_batch)
+    other = trial.step(max(1, batch.rank_batch // 2) if batch.rank_batch > 1 else 2)
+    if trial.valued is not None:
+        notes.append(
+            f"a step of {', '.join(task.heads)} depends on values: it was taken in numbers with {FEW[0]} and {FEW[1]} "
+            f"samples of {BOXES} objects each, and more samples are taken for a straight line"
+        )
     forecast = Forecast(
         name=exp.name, machine=machine, batch=batch, passed=found, slope=_slope(found, other), records=records,
         sizes=_sizes(exp, task, machine), minutes=exp.run.minutes, a_core=pictures_a_second(exp),
         steps=exp.run.total_steps(per_epoch) if records is not None or exp.run.steps is not None else 0,
-        notes=tuple(notes), contrasts=any(head.compares for head in task.heads.values()), **settings_of(exp),
+        notes=tuple(notes), shown="pictures" if sampler_of(exp) is None else "clips",
+        contrasts=any(head.compares for head in task.heads.values()), **settings_of(exp),
     )  # fmt: skip
     return forecast if forecast.fits else replace(forecast, remedies=tuple(_remedies(exp, words, forecast)))
 
@@ -192,7 +200,8 @@ def _memory(exp: Experiment, words: Words | None, forecast: Forecast) -> float:
     machine = forecast.machine
     try:
         task = make_shapes(exp, words)
-        found = tried(exp, task, forecast.batch.rank_batch, gpu=machine.gpu, precision=machine.precision)
+        trial = Trial(exp, words, task, gpu=machine.gpu, precision=machine.precision)
+        found = trial.step(forecast.batch.rank_batch)
     except UserError:  # no whole number of patches, or a part of one's own that cannot be tried
         return float("inf")
     return replace(forecast, passed=found, sizes=_sizes(exp, task, machine)).memory(forecast.engine)

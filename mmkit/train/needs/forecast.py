@@ -43,7 +43,8 @@ class Machine:
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """See ``make_forecast``. steps: 0 where nobody knows yet, as records. remedies: what would help, where it does not
-    fit. contrasts: whether a head compares the samples of all processes. slope: bytes of a sample more.
+    fit. contrasts: whether a head compares the samples of all processes. slope: bytes of a sample more. shown: what is
+    decoded.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Forecast:
     kept: int
     models: int
     contrasts: bool = False
+    shown: str = "pictures"
     notes: tuple[str, ...] = ()
     remedies: tuple[str, ...] = field(default=())
 
@@ -192,9 +194,9 @@ class Forecast:
             found.append(
                 f"  at {share:.0%} of it: {rate:,.0f} samples/s, {step:.2g} s a step"
                 + ("" if hours is None else f", {_long(hours)}")
-                + f"; {cores:.1f} cores a process make the pictures ready"
+                + f"; {cores:.1f} cores a process make the {self.shown} ready"
             )
-        found.append(f"  (one core here: {self.a_core:,.0f} pictures/s; expectations, not measurements)")
+        found.append(f"  (one core here: {self.a_core:,.0f} {self.shown}/s; expectations, not measurements)")
         if self.records is not None and self.steps:
             visits = self.steps * self.batch.global_batch / self.records
             found.append(f"length: {self.steps:,} steps over {self.records:,} records, each {visits:.2f} times")

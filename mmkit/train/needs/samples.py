@@ -11,25 +11,30 @@ import torch
 from mmkit.config import Experiment
 from mmkit.config.override import arguments_of
 from mmkit.data.images.size import height_width
+from mmkit.data.video.samplers import Sampler
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.base import Sorter
+from mmkit.train.needs.invented import invented_targets
 from mmkit.types import Batch, MaskedText
 
 HIDDEN = 0.15
 """Of the words, where ``data.masking`` does not say."""
 
 
-def make_batch(exp: Experiment, heads: Mapping[str, Any], size: int, words: bool) -> Batch:
-    """``size`` samples with texts of ``data.max_tokens``; targets for mmkit's own heads."""
+def make_batch(
+    exp: Experiment, heads: Mapping[str, Any], size: int, words: bool, vocab_size: int | None = None
+) -> Batch:  # fmt: skip
+    """``size`` samples with texts of ``data.max_tokens``; targets for mmkit's own heads, and boxes, phrases and prompts
+    of the form that the run's encoder gives them. vocab_size: where the tokenizer says more than that of the model.
+    """
     shape: tuple[int, ...] = height_width(exp.data.image_size)
-    transform = {} if exp.data.transform is None else arguments_of(exp.data.transform)
-    if (sampler := transform.get("sampler")) is not None:  # a run on clips
+    if (sampler := sampler_of(exp)) is not None:
         shape = (sampler.frames, *shape)
     numbers = torch.arange(size)
     length = exp.data.max_tokens
     ids = torch.full((size, length), 5)
-    targets: dict[str, Any] = {}
+    targets = invented_targets(exp, size, vocab_size)
     for head in heads.values():
         targets |= _targets(head, size)
     return Batch(
@@ -37,6 +42,13 @@ def make_batch(exp: Experiment, heads: Mapping[str, Any], size: int, words: bool
         ids=ids if words else None, mask=torch.ones(size, length, dtype=torch.bool) if words else None,
         caption_id=numbers if words else None, masked=_masked(exp, ids) if words and exp.data.masking else None,
     )  # fmt: skip
+
+
+def sampler_of(exp: Experiment) -> Sampler | None:
+    """Which frames a run on clips reads; None for one on pictures."""
+    found = {} if exp.data.transform is None else arguments_of(exp.data.transform)
+    sampler: Sampler | None = found.get("sampler")
+    return sampler
 
 
 def _masked(exp: Experiment, ids: torch.Tensor) -> MaskedText:

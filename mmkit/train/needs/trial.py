@@ -2,15 +2,16 @@
 
 The task is built on PyTorch's meta device and passed forward and backward under ``FakeTensorMode``; each storage is
 counted from its first operation until nothing holds it any more. It agrees with what a GPU reported to a percent
-(benchmarks/RESULTS.md). Left out: what several processes send each other, and the memory that kernels take for a
-moment inside themselves.
+(benchmarks/RESULTS.md). A step that depends on values, as where boxes are matched, is taken in numbers with a few
+samples on this machine, and counted the same way; of more samples it is a straight line. Left out: what several
+processes send each other, and the memory that kernels take for a moment inside themselves.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ from mmkit.train.optim import make_optimizer
 from mmkit.train.rng import undisturbed
 
 log = logging.getLogger("mmkit.train")
+
+FEW = (2, 4)
+"""Samples of a step that is taken in numbers."""
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,12 +71,14 @@ def make_shapes(exp: Experiment, words: Words | None, steps_per_epoch: int = 1) 
     return task
 
 
-def passed(task: Task, exp: Experiment, size: int, *, gpu: bool, precision: str) -> Passed:
-    """Take a step of ``size`` samples. gpu: with the operations of a GPU. precision: "no", "bf16" or "fp16".
+def passed(
+    task: Task, exp: Experiment, size: int, *, gpu: bool, precision: str, words: Words | None = None
+) -> Passed:  # fmt: skip
+    """Take a step of ``size`` samples. gpu: with the operations of a GPU. precision: "no", "bf16" or "fp16". words: of
+    prompts.
 
     UserError for a head that no such batch can be made for.
     """
-    half, words = HALF.get(precision), bool(task.model.spec.vocab_size)  # type: ignore[union-attr]
     with ExitStack() as stack:
         stack.enter_context(undisturbed())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -80,12 +86,37 @@ def passed(task: Task, exp: Experiment, size: int, *, gpu: bool, precision: str)
             stack.enter_context(_fused())
         live = stack.enter_context(_Live())
         stack.enter_context(_placed(task))
-        live.most = before = live.now
-        batch = make_batch(exp, dict(task.heads.items()), size, words)
-        with nullcontext() if half is None else torch.autocast("cpu", half):
-            loss = task(batch, 1).loss
-        loss.backward()
-        return Passed(size=size, bytes=live.most - before, flops=live.flops)
+        return _counted(task, exp, size, live, precision, words)
+
+
+def in_numbers(
+    exp: Experiment, words: Words | None, sizes: Sequence[int], *, gpu: bool, precision: str
+) -> list[Passed]:  # fmt: skip
+    """The same for each of ``sizes``, with weights at random and every value computed, on this machine's CPU."""
+    found = []
+    for size in sizes:
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed())
+            task = make_task(exp, words, 1)
+            make_optimizer(task, exp.optim)
+            if gpu:
+                stack.enter_context(_fused())
+            live = stack.enter_context(_Live())
+            live.know([*task.parameters(), *task.buffers()])
+            found.append(_counted(task, exp, size, live, precision, words))
+    return found
+
+
+def _counted(
+    task: Task, exp: Experiment, size: int, live: _Live, precision: str, words: Words | None
+) -> Passed:  # fmt: skip
+    half, reads = HALF.get(precision), bool(task.model.spec.vocab_size)  # type: ignore[union-attr]
+    live.most = before = live.now
+    batch = make_batch(exp, dict(task.heads.items()), size, reads, None if words is None else words.vocab_size)
+    with nullcontext() if half is None else torch.autocast("cpu", half):
+        loss = task(batch, 1).loss
+    loss.backward()
+    return Passed(size=size, bytes=live.most - before, flops=live.flops)
 
 
 @contextmanager
@@ -132,6 +163,11 @@ class _Live(TorchDispatchMode):
                 self._note(value.untyped_storage())
         return out
 
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Tensors that were there before."""
+        for tensor in tensors:
+            self._note(tensor.untyped_storage())
+
     def _note(self, storage: Any) -> None:
         if storage in self._known:
             return
@@ -159,7 +195,12 @@ def _fused() -> Iterator[None]:
         mask = attn_mask
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=q.dtype)
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, attn_mask=mask)[0]
+        more, width = q.shape[-1] - v.shape[-1], v.shape[-1]
+        v = F.pad(v, (0, more)) if more > 0 else v  # this kernel wants one width, those of a GPU do not
+        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, attn_mask=mask
+        )[0]
+        return out[..., :width] if more > 0 else out
 
     def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return torch.native_dropout(x, p, training)[0]
@@ -170,14 +211,60 @@ def _fused() -> Iterator[None]:
         yield
 
 
-def tried(exp: Experiment, task: Task, size: int, *, gpu: bool, precision: str) -> Passed:
+def tried(
+    exp: Experiment, task: Task, size: int, *, gpu: bool, precision: str, words: Words | None = None
+) -> Passed:  # fmt: skip
     """``passed``, and UserError in place of what else a part of somebody's own raises on shapes alone."""
     try:
-        return passed(task, exp, size, gpu=gpu, precision=precision)
+        return passed(task, exp, size, gpu=gpu, precision=precision, words=words)
     except UserError:
         raise
     except Exception as error:  # whatever a head of one's own does
-        raise UserError(
+        raise Valued(
             f"a step of {', '.join(task.heads)} cannot be taken on shapes alone ({type(error).__name__}: "
-            f"{str(error)[:200]}); leave the head out for the plan (--set heads.NAME=null), and allow for it"
+            f"{str(error)[:200]})"
         ) from error
+
+
+class Valued(UserError):
+    """A step that depends on values."""
+
+
+@dataclass
+class Trial:
+    """Steps of one task. valued: of ``FEW`` samples in numbers, where shapes alone do not do; then all follow these."""
+
+    exp: Experiment
+    words: Words | None
+    task: Task
+    gpu: bool
+    precision: str
+    valued: list[Passed] | None = None
+
+    def step(self, size: int) -> Passed:
+        """Of so many samples. UserError in place of what a part of somebody's own raises both ways."""
+        if self.valued is None:
+            try:
+                return tried(
+                    self.exp, self.task, size, gpu=self.gpu, precision=self.precision, words=self.words
+                )  # fmt: skip
+            except Valued as error:
+                self.valued = self._in_numbers(str(error))
+        one, other = self.valued
+        grown = (size - one.size) / (other.size - one.size)
+        return Passed(
+            size=size, bytes=round(one.bytes + grown * (other.bytes - one.bytes)),
+            flops=round(one.flops + grown * (other.flops - one.flops)),
+        )  # fmt: skip
+
+    def _in_numbers(self, why: str) -> list[Passed]:
+        log.info("%s: a step depends on values; it is taken in numbers, with %d samples", self.exp.name, FEW[-1])
+        try:
+            return in_numbers(self.exp, self.words, FEW, gpu=self.gpu, precision=self.precision)
+        except UserError:
+            raise
+        except Exception as error:  # a head of one's own that learns from what nobody can make up
+            raise UserError(
+                f"{why}, nor in numbers ({type(error).__name__}: {str(error)[:200]}); leave the head out for the plan "
+                "(--set heads.NAME=null), and allow for it"
+            ) from error

@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 
 from mmkit.cli import main
+from mmkit.config import load_experiment
 from mmkit.config.experiment import BatchPlan
 from mmkit.data.texts.tokenizers import from_hub
 from mmkit.errors import UserError
-from mmkit.train.needs import ask
+from mmkit.train.needs import ask, trial
 from mmkit.train.needs.ask import BERT, Question, forecasts, machine_of
 from mmkit.train.needs.decoding import photograph, pictures_a_second
 from mmkit.train.needs.devices import DEVICES, find, peak_of
@@ -130,14 +131,14 @@ def quick(monkeypatch):
     """The parts that take seconds."""
     calls = []
 
-    def tried(exp, task, size, *, gpu, precision):
+    def tried(exp, task, size, *, gpu, precision, words):
         calls.append((exp, size, gpu, precision))
         checkpointing = exp.model.keywords.get("checkpointing", False) or exp.run.chunks > 1
         side = exp.data.image_size
         return Passed(size=size, bytes=round((100 + 200 * size) * MIB * (side / 32) ** 2 / (4 if checkpointing else 1)),
                       flops=10**9 * size)  # fmt: skip
 
-    monkeypatch.setattr(ask, "tried", tried)
+    monkeypatch.setattr(trial, "tried", tried)
     monkeypatch.setattr(ask, "pictures_a_second", lambda exp: 100.0)
     return calls
 
@@ -145,6 +146,12 @@ def quick(monkeypatch):
 def one(exp, **question):
     (found,) = forecasts(exp, Question(**question))
     return found
+
+
+def test_clips_are_told_as_clips(quick):
+    video = one(load_experiment("configs/pretrain/video.py:mini"), records=1000)
+    assert any("(one core here: 100 clips/s;" in line for line in video.lines())
+    assert one(tiny(), records=1000).shown == "pictures"
 
 
 def test_a_forecast_of_an_experiment(quick):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from mmkit.nn.attention import attend
 from mmkit.nn.dropout import dropout
 from mmkit.nn.kernels import as_on_a_gpu, written_out
 from mmkit.train.build import make_task
+from mmkit.train.needs import trial
 from mmkit.train.needs.samples import make_batch
-from mmkit.train.needs.trial import Words, make_shapes, passed, tried
+from mmkit.train.needs.trial import FEW, Passed, Trial, Words, make_shapes, passed, tried
 from tests.sizes import albef_tiny
 from tests.train.fakes import tiny
 
@@ -118,8 +120,21 @@ class Asks(Head):
 
 def test_a_head_of_ones_own_that_cannot_be_tried_is_named(exp):
     asking = replace(exp, heads={"asks": partial(Asks)}, teacher=None)
-    with pytest.raises(UserError, match=r"a step of asks cannot be taken on shapes alone .*--set heads.NAME=null"):
-        tried(asking, make_shapes(asking, WORDS), 4, gpu=True, precision="no")
+    asked = Trial(asking, WORDS, make_shapes(asking, WORDS), gpu=True, precision="no")
+    with pytest.raises(UserError, match=r"of asks cannot be taken on shapes alone .*nor in numbers .*heads.NAME=null"):
+        asked.step(4)
+    with pytest.raises(UserError, match="cannot be taken on shapes alone"):
+        tried(asking, asked.task, 4, gpu=True, precision="no")
+
+
+def test_a_step_that_depends_on_values_is_a_line_through_two_in_numbers(exp, shapes, monkeypatch):
+    wanted = [passed(shapes, exp, size, gpu=True, precision="bf16") for size in FEW]
+    monkeypatch.setattr(trial, "passed", Mock(side_effect=RuntimeError("no values here")))
+    asked = Trial(exp, WORDS, shapes, gpu=True, precision="bf16")
+    two, four, six = (asked.step(size) for size in (2, 4, 6))
+    assert [two, four] == wanted  # what is counted in numbers is what is counted on shapes
+    assert six == Passed(size=6, bytes=2 * four.bytes - two.bytes, flops=2 * four.flops - two.flops)
+    assert trial.passed.call_count == 1  # the others follow the line
 
 
 def test_the_fused_way_gives_the_numbers_of_the_one_that_is_written_out():
