@@ -1,6 +1,6 @@
 """Boxes as detectors read them: any number of objects a picture, flat, in pixels of the view.
 
-``Objects`` is for ``Data.targets``. Left out: masks of objects.
+``Objects`` is for ``Data.targets``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mmkit.data.boxes import Boxes, boxes_in
 from mmkit.data.images.view import Outside, View, inverse, kept
 from mmkit.data.labels import Label, same_names, some, tidy
+from mmkit.data.masks import masks_in
 from mmkit.data.misplaced import REFUSED, misplaced
 from mmkit.data.records import Source
 from mmkit.data.targets import Given
@@ -37,11 +39,12 @@ class Objects:
             label is 0. Names are compared without regard to case, ``_`` and white space.
         outside: what becomes of a box that reaches out of the view, see ``Outside``; "keep" for evaluation.
         min_visible: the share of a box's area that must be seen, 0 to 1; min_size: the pixels of its shorter side.
-        crowds: False = boxes around many are left out.
+        crowds: False = boxes around many are left out. masks: True = each box needs a mask, see ``data/masks.py``.
 
     A batch of B pictures with N objects gets ``boxes`` (N, 4) float32 left, top, right, bottom in pixels of the view;
     ``labels`` (N,) int64; ``box_of`` (N,) int64, whose picture's each is, in order; ``crowd``, ``ignore`` (N,) bool;
     ``area`` (N,) float32, what is seen of it, in pixels of the view; ``box_ids`` (N,) int64 as published, -1 without;
+    with ``masks=True`` ``masks`` (N, H, W) bool, which pixels of the view it covers, H and W those of the largest view;
     ``sizes`` (B, 2) int64, height and width of each view; ``back`` (B, 2, 3) float32, the affine map from places (x, y)
     of the view to those of the picture; and on the host ``box_counts`` and ``left_out``, lists of B numbers: how many
     objects there are, and how many the rules took. A picture without objects is no special case: (0, 4).
@@ -56,6 +59,7 @@ class Objects:
     def __init__(
         self, given: Given, classes: Sequence[str] | None = None, *, outside: Outside = "clip",
         min_visible: float = 0.0, min_size: float = 0.0, crowds: bool = True,
+        masks: bool = False,
     ) -> None:  # fmt: skip
         if outside not in get_args(Outside) or not 0 <= min_visible <= 1 or min_size < 0:
             raise UserError(
@@ -64,6 +68,7 @@ class Objects:
             )
         self.classes, self.own = _classes(classes, given.source)
         self.outside, self.min_visible, self.min_size, self.crowds = outside, min_visible, min_size, crowds
+        self.masks = masks
         self.number = {tidy(name): i for i, name in enumerate(self.classes)}
         self.mirrored = [self.number.get(tidy(swap_left_right(name) or "")) for name in self.classes]
 
@@ -80,7 +85,8 @@ class Objects:
         a, b, _, d, e, _ = view.matrix
         area = found.area * share * abs(a * e - b * d)
         labels = self.numbers(found, mirrored=view.swapped is not None)
-        return {
+        masks = {"masks": view.masks(masks_in(targets, view.whole))[stays]} if self.masks else {}
+        return masks | {
             "stays": stays, "boxes": moved[stays].astype(np.float32), "labels": labels[stays],
             "crowd": found.crowd[stays], "ignore": found.ignore[stays], "area": area[stays].astype(np.float32),
             "box_ids": found.ids[stays], "size": view.size[::-1], "back": inverse(view.matrix),
@@ -92,6 +98,8 @@ class Objects:
         counts = [len(one["labels"]) for one in encoded]
         names = ("boxes", "labels", "crowd", "ignore", "area", "box_ids")
         out: dict[str, Any] = {name: torch.from_numpy(np.concatenate([one[name] for one in encoded])) for name in names}
+        if self.masks:
+            out["masks"] = _on_one_canvas([one["masks"] for one in encoded])
         return out | {
             "box_of": torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
             "sizes": torch.tensor([one["size"] for one in encoded]),
@@ -124,6 +132,17 @@ class Objects:
                 f"a box has the class {label!r}, which is none of the {len(self.classes)}: {some(self.classes)}"
             )
         return found
+
+
+def _on_one_canvas(masks: Sequence[NDArray[np.bool_]]) -> torch.Tensor:
+    """Those of several views, (n, h, w) each, one after the other and as large as the largest view."""
+    high, wide = (max(one.shape[side] for one in masks) for side in (1, 2))
+    out = np.zeros((sum(map(len, masks)), high, wide), bool)
+    first = 0
+    for one in masks:
+        out[first : first + len(one), : one.shape[1], : one.shape[2]] = one
+        first += len(one)
+    return torch.from_numpy(out)
 
 
 def _classes(classes: Sequence[str] | None, source: Source | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

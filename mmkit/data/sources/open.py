@@ -48,7 +48,7 @@ class Reader:
 def open_source(
     spec: str | Path, wants: Collection[Want] = (), *, columns: Mapping[str, str] | None = None,
     split: str | None = None, images: str | Path | None = None, annotations: str | Path | None = None,
-    pictures: str | None = None, answers_needed: bool = True,
+    pictures: str | None = None, answers_needed: bool = True, outlines: bool = False,
 ) -> Source:  # fmt: skip
     """The source that a path or a name stands for.
 
@@ -60,6 +60,7 @@ def open_source(
         images: the folder of the pictures that a file names (default: that of the file).
         annotations: the answers to VQA's questions.
         pictures: how the pictures of VQA's questions are called, such as ``{image_id}.jpg``.
+        outlines: of COCO's files, JSON lines: boxes keep their ``segmentation``, for ``Objects(masks=True)``.
         answers_needed: False = questions may have no answers, as those of a test split, and pictures no labels.
 
     Raises:
@@ -68,7 +69,7 @@ def open_source(
     name, wanted = str(spec), frozenset(wants)
     given = Options(
         columns=columns, split=split, images=images, annotations=annotations, pictures=pictures,
-        answers_needed=answers_needed,
+        answers_needed=answers_needed, outlines=outlines,
     )  # fmt: skip
     for reader in READERS:
         if reader.fits(name):
@@ -186,7 +187,7 @@ READERS = (
     Reader(
         form="a published list (.json) of COCO's, LVIS's, Karpathy's, ALBEF's, VQA's, GQA's or Visual Genome's",
         gives=frozenset({"caption", "question", "boxes"}), fits=_is_published, read=readers.read_published,
-        takes=("split", "images", "annotations", "pictures"),
+        takes=("split", "images", "annotations", "pictures", "outlines"),
     ),
     Reader(
         form="YOLO's YAML, or its folder", gives=frozenset({"boxes"}), fits=is_yolo, read=readers.read_yolo,
@@ -198,7 +199,7 @@ READERS = (
     ),
     Reader(
         form="a folder with COCO's annotations", gives=frozenset({"boxes"}), fits=is_coco_folder,
-        read=readers.read_coco, takes=("split", "images"),
+        read=readers.read_coco, takes=("split", "images", "outlines"),
     ),
     Reader(
         form="a folder of VOC's XML", gives=frozenset({"boxes"}), fits=is_voc, read=readers.read_voc, takes=("split",),
@@ -217,7 +218,7 @@ READERS = (
     ),
     Reader(
         form="JSON lines with image and what is wanted beside", gives=EVERYTHING, fits=_is_lines,
-        read=readers.read_lines_of, takes=("columns", "images"),
+        read=readers.read_lines_of, takes=("columns", "images", "outlines"),
     ),
 )  # fmt: skip
 """In the order in which they are asked whether they fit."""

@@ -53,6 +53,7 @@ class Options:
     annotations: str | Path | None = None
     pictures: str | None = None
     answers_needed: bool = True
+    outlines: bool = False
 
     def refuse(self, spec: str, *, but: Collection[str] = ()) -> None:
         """UserError for an option that means nothing for this kind of data."""
@@ -164,22 +165,28 @@ def read_published(name: str, wants: Wants, given: Options, form: str | None = N
     if not wants <= GIVES.get(form, EVERYTHING):
         raise UserError(f"{name}: holds {', '.join(GIVES[form])}s, no {', '.join(sorted(wants - GIVES[form]))}s")
     takes: dict[str, tuple[str, ...]] = dict.fromkeys(("karpathy", "albef", "unknown"), ("split", "images"))
-    takes["vqa"] = ("images", "annotations", "pictures")
+    takes |= {"vqa": ("images", "annotations", "pictures"), "coco": ("images", "outlines")}
     given.refuse(name, but=takes.get(form, ("images",)))
     if form == "vqa":
         return _vqa(name, given)
     lists: dict[str, Any] = {"vg-qa": VisualGenomeQA, "albef-vqa": AnswerLists, "gqa": GQAQuestions}
     if form in lists:
         return _answered(lists[form](name, images=images), name, wants, given)
-    return _coco(name, images, wants) if form == "coco" else Karpathy(name, images, split=given.split)
+    if form == "coco":
+        return _coco(name, images, wants, given.outlines)
+    return Karpathy(name, images, split=given.split)
 
 
-def _coco(name: str, images: str | Path, wants: Wants) -> Source:
+def _coco(name: str, images: str | Path, wants: Wants, outlines: bool) -> Source:
     """Captions or boxes, by what the annotations of the file hold."""
     data = read_json(name, "COCO's annotations")
     of_boxes = isinstance(data, Mapping) and "categories" in data
-    source = Instances(name, images=images, data=data) if of_boxes else CocoCaptions(name, images=images, data=data)
-    if "boxes" in wants and not of_boxes:
+    source: Instances | CocoCaptions = (
+        Instances(name, images=images, data=data, outlines=outlines)
+        if of_boxes
+        else CocoCaptions(name, images=images, data=data)
+    )
+    if ("boxes" in wants or outlines) and not of_boxes:
         raise UserError(f"{name}: holds captions, no boxes; give instances_val2017.json, or one of its form")
     if "caption" in wants and next(iter(source.captions()), None) is None:
         raise UserError(f"{name}: holds boxes, no captions; give captions_val2017.json, or one of its form")
@@ -188,7 +195,7 @@ def _coco(name: str, images: str | Path, wants: Wants) -> Source:
 
 def read_coco(name: str, wants: Wants, given: Options) -> Source:
     """A folder with COCO's annotations."""
-    return read_coco_folder(name, split=given.split, images=given.images)
+    return read_coco_folder(name, split=given.split, images=given.images, outlines=given.outlines)
 
 
 def read_yolo(name: str, wants: Wants, given: Options) -> Source:

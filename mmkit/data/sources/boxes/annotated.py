@@ -25,10 +25,13 @@ def is_coco_folder(name: str) -> bool:
     return Path(name).is_dir() and bool(_files(Path(name)))
 
 
-def read_coco_folder(name: str, *, split: str | None = None, images: str | Path | None = None) -> Instances:
+def read_coco_folder(
+    name: str, *, split: str | None = None, images: str | Path | None = None, outlines: bool = False
+) -> Instances:
     """The instances of the folder's one file, or of the one that ``split`` names; UserError where that is unclear.
 
-    images: the folder of the pictures; None = the usual one in which the first of them lies.
+    images: the folder of the pictures; None = the usual one in which the first of them lies. outlines: as of
+    ``Instances``.
     """
     folder, found = Path(name), _files(Path(name))
     chosen = [file for file in found if split is None or split in (file.parent.name, *_words(file))]
@@ -39,7 +42,7 @@ def read_coco_folder(name: str, *, split: str | None = None, images: str | Path 
     [file] = chosen
     data = read_json(file, "COCO's instances")
     places = [images] if images is not None else _places(folder, file)
-    return Instances(file, images=_holding(places, data), data=data)
+    return Instances(file, images=_holding(places, data), data=data, outlines=outlines)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """COCO's instances, and what is of their form: LVIS, Objects365, one's own exports, and MDETR's phrases (GoldG).
 
 A record for each picture, also for those without a box, with the published ids of pictures, boxes and classes. Boxes
-are read as left, top, width, height in pixels and given as left, top, right, bottom. Left out: the outlines.
+are read as left, top, width, height in pixels and given as left, top, right, bottom.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Instances(ObjectRows):
     """``instances_val2017.json``, ``lvis_v1_val.json``, GoldG's ``final_mixed_train.json``, and others in their form.
 
     images: the folder that the file names start from; LVIS names none, its pictures are then called as in their
-    address, ``val2017/000000397133.jpg``. data: what was read of the file already.
+    address, ``val2017/000000397133.jpg``. data: what was read of the file already. outlines: whether boxes have their
+    ``segmentation``, for masks; kept in memory, it is most of the file.
 
     ``targets``: ``boxes``, with ``crowd`` where a box is around many, the published ``area`` and ``id``; of LVIS
     ``neg_category_ids`` and ``not_exhaustive_category_ids``; where pictures have a caption and annotations
@@ -40,7 +41,7 @@ class Instances(ObjectRows):
     numbers, have a negative width, or look like corners or shares, and missing pictures.
     """
 
-    def __init__(self, path: str | Path, *, images: str | Path, data: Any = None) -> None:
+    def __init__(self, path: str | Path, *, images: str | Path, data: Any = None, outlines: bool = False) -> None:
         data = read_json(path, "COCO's instances") if data is None else data
         lists = ("images", "annotations", "categories")
         if not isinstance(data, Mapping) or not all(isinstance(data.get(key), list) for key in lists):
@@ -49,7 +50,7 @@ class Instances(ObjectRows):
         ids, names = _categories(data["categories"], problems)
         pictures = _pictures(data["images"], problems)
         rows, flat = [row for row, _ in pictures.values()], Flat()
-        spans = _read(data["annotations"], pictures, ids, flat, problems, path)
+        spans = _read(data["annotations"], pictures, ids, flat, problems, path, outlines)
         phrased = [_with_phrases(row, spans.get(number, [])) for number, row in enumerate(rows)]
         said = {entry.get("id"): entry.get("frequency") for entry in data["categories"] if isinstance(entry, Mapping)}
         self.frequencies = [said.get(number) for number in ids]
@@ -132,7 +133,7 @@ def _id(value: Any) -> str | None:
 
 def _read(
     entries: Sequence[Any], pictures: Mapping[str, tuple[Row, tuple[int, tuple[float, float]]]], ids: Mapping[int, int],
-    flat: Flat, problems: Problems, path: str | Path,
+    flat: Flat, problems: Problems, path: str | Path, outlines: bool,
 ) -> dict[int, list[Any]]:  # fmt: skip
     """The boxes into ``flat``; {number of a row: the ``tokens_positive`` of each of its boxes}."""
     spans: dict[int, list[Any]] = {}
@@ -159,6 +160,7 @@ def _read(
             continue
         row, size = picture[1]
         said = {key: entry[key] for key in KEPT if type(entry.get(key)) in (int, float)}
+        said |= {"segmentation": entry.get("segmentation")} if outlines else {}
         twice[said.get("id")] += "id" in said
         flat.add(row, corners(box), label, said | ({"crowd": True} if entry.get("iscrowd") else {}))
         spans.setdefault(row, []).append(entry.get("tokens_positive"))
