@@ -4,6 +4,7 @@
     mmkit train "projects/grounding/glip_config.py:phrases(start='runs/quickstart')" --out runs/phrases
     mmkit detect --model runs/glip --image scene.png --text "a dog. a canoe." --out found.png
     mmkit detect --model runs/glip --data openmoji --json glip.json
+    mmkit train "projects/grounding/glip_config.py:own(train='boxes.jsonl', start='runs/glip')" --out runs/mine
 
 Paper: GLIP (Li et al. 2022, https://arxiv.org/abs/2112.03857), see README.md. Built-in scenes: one to three of 200
 kinds of emoji on white, 96 pixels. A fifth of the kinds is never boxed: captions alone tell of these. Time and result:
@@ -16,16 +17,23 @@ from functools import partial
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
+from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
+from mmkit.data.objects import object_names
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds, pool_of, unboxed_kinds
 from mmkit.data.openmoji.scenes import Scenes
+from mmkit.data.records import Source
 from mmkit.data.sources.joined import Joined
+from mmkit.data.sources.open import Want, open_source
 from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
+from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection
 from projects.grounding.glip import GLIP
 from projects.grounding.model import towers_mini
+from projects.grounding.targets import Asking
 from projects.grounding.telling import Telling
 
+WANTED: tuple[Want, ...] = ("boxes",)
 PLAIN = partial(TrainTransform, scale=(1.0, 1.0), randaugment=None)
 SMALL = partial(GLIP, width=128, depth=2, read=128, heads=4, scales=(1.0,), anchor=4.0, scale=0.1, phrases=40)
 
@@ -54,6 +62,66 @@ def phrases(
     return _small("glip-phrases", train, start, seed, steps, size, kinds, lr, batch, 1.0, 0.0, tower)
 
 
+def own(
+    train: str, start: str, test: str | None = None, *, images: str | None = None, split: str | None = None,
+    test_images: str | None = None, test_split: str | None = None, steps: int = 3000, size: int = 240, batch: int = 16,
+    lr: float = 5e-4, seed: int = 42, tower: float = 0.2,
+) -> Experiment:  # fmt: skip
+    """GLIP on your own pictures, from ``start``: a run of ``glip``, or a model with the quickstart's towers.
+
+    Data whose captions name boxes (Flickr30k Entities, GoldG, ODVG, JSON lines with ``phrases``) are asked for by their
+    captions, others (COCO, VOC, YOLO, JSON lines) by the names of their classes. images, split: of the data, as for
+    ``mmkit detect --data``. size: pixels of the squashed picture, a multiple of 12. test: data with named boxes.
+    """
+    source = partial(open_source, spec=train, wants=WANTED, images=images, split=split)
+    found = source()
+    told = any("phrases" in found[row].targets for row in range(min(len(found), 100)))
+    names = () if told else names_of(found, train)
+    ids = tuple(getattr(found, "object_ids", None) or ()) if names else ()
+    evals = {}
+    if test is not None:
+        measured = partial(open_source, spec=test, wants=WANTED, images=test_images, split=test_split)
+        evals["detection"] = partial(Detection, source=measured, phrases=names or names_of(measured(), test))
+    asking: partial[Any] = partial(Telling, classes=(), captions=1.0) if told else partial(Asking, classes=names)
+    return Experiment(
+        name="glip-own",
+        model=partial(towers_mini, image_size=size, max_tokens=32),
+        heads={"ground": partial(SMALL, classes=names, ids=ids, scales=(2.0, 1.0, 0.5))},
+        data=Data(
+            train=source, image_size=size, max_tokens=32, transform=PLAIN, targets=asking, global_batch=batch
+        ),
+        optim=optim(lr, tower),
+        run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
+        evals=evals,
+        init={"model": start},
+        tokenizer=partial(reuse, path=f"{start}/tokenizer"),
+    )  # fmt: skip
+
+
+def names_of(source: Source, name: str) -> tuple[str, ...]:
+    """The names of the classes that a source says, or that its boxes have; UserError where they have none."""
+    found = object_names(source)
+    if found is None:
+        labels = {label for row in range(len(source)) for label in boxes_in(source[row].targets).labels}
+        if not labels or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"{name}: its boxes have no names, so that no words ask for them; give each a name")
+        found = sorted(map(str, labels))
+    return tuple(found)
+
+
+def optim(lr: float, tower: float) -> Optim:
+    """The towers learn at ``tower`` times the head's rate."""
+    return Optim(
+        lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
+        rules=(
+            Rule(pattern=r"^model\.", max_rank=1, lr_scale=tower, weight_decay=0.0),
+            Rule(pattern=r"^model\.(image\.(cls|positions\.)|text\.embeddings\.)", lr_scale=tower, weight_decay=0.0,
+                 optional=True),
+            Rule(pattern=r"^model\.", lr_scale=tower), *mmkit_rules(),
+        ),
+    )  # fmt: skip
+
+
 def _small(
     name: str, train: partial[Any], start: str | None, seed: int, steps: int, size: int, kinds: int, lr: float,
     batch: int, captions: float, told: float, tower: float,
@@ -63,7 +131,6 @@ def _small(
         {"tokenizer": partial(train_sentencepiece, vocab_size=1000)} if start is None
         else {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}
     )  # fmt: skip
-    scale = 1.0 if start is None else tower
     groups = {
         "boxed": tuple(emoji_names(pool_of(kinds, "boxed"))),
         "unboxed": tuple(emoji_names(unboxed_kinds(kinds))),
@@ -83,15 +150,7 @@ def _small(
             ),
             global_batch=batch,
         ),
-        optim=Optim(
-            lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
-            rules=(
-                Rule(pattern=r"^model\.", max_rank=1, lr_scale=scale, weight_decay=0.0),
-                Rule(pattern=r"^model\.(image\.(cls|positions\.)|text\.embeddings\.)", lr_scale=scale, weight_decay=0.0,
-                     optional=True),
-                Rule(pattern=r"^model\.", lr_scale=scale), *mmkit_rules(),
-            ),
-        ),
+        optim=optim(lr, 1.0 if start is None else tower),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
         evals={"detection": partial(Detection, source=measured, groups=groups)},
         **begins,

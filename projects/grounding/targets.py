@@ -31,6 +31,7 @@ class Asking(Objects):
     """
 
     needs_caption = False
+    needs_names = True
 
     def __init__(
         self, given: Given, classes: Sequence[str] | None = None, *, phrases: int = 40, max_tokens: int = 256,
@@ -42,7 +43,7 @@ class Asking(Objects):
         self.tokens = [self.prompter.tokens(name) for name in self.classes]
         left_out = set(unknown)
         self.asked_for = [i for i, name in enumerate(self.classes) if name not in left_out]
-        if not self.asked_for or phrases < 1:
+        if (self.needs_names and not self.asked_for) or phrases < 1:
             raise UserError("data.targets: Asking needs the names of the classes, and at least one phrase in a prompt")
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

@@ -28,7 +28,8 @@ class Telling(Asking):
 
     Args:
         given, classes, phrases, max_tokens, longest: as in ``Asking``; of a caption the first ``longest`` tokens are
-            read.
+            read. classes=() = boxes have no names but what captions call them: every picture is asked for by its
+            caption.
         captions: the share of the pictures, of those with phrases in their caption, that are asked for by it.
         unknown: names whose boxes are left out. Where the caption tells of them they are asked for all the same, and
             elsewhere as what is not there.
@@ -39,6 +40,7 @@ class Telling(Asking):
     """
 
     needs_caption = True
+    needs_names = False
     reads_caption = True
 
     def __init__(
@@ -60,11 +62,11 @@ class Telling(Asking):
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The boxes of one record in its view, its prompt, and what is told."""
         found = dict(self.spans.encode(targets, rng))
-        labels, boxed = found["labels"].tolist(), set(self.asked_for)
+        labels, boxed = found["labels"].tolist(), set(self.asked_for) if self.classes else {0}
         given = [row for row, label in enumerate(labels) if label in boxed]
         left_out = found["left_out"] + len(labels) - len(given)
         phrases = [one for one in found.pop("phrases") if one[1]]
-        if phrases and rng.random() < self.captions:
+        if not self.classes or (phrases and rng.random() < self.captions):
             return self._by_caption(found, phrases, set(given), targets["caption"]) | {"left_out": left_out}
         told = sorted({labels[row] for _, _, rows in phrases for row in rows} - boxed)
         unsaid = set(labels) - boxed - set(told)

@@ -25,8 +25,8 @@ class Spelling(Letters):
         return self.encode(text, max_tokens), offsets[:max_tokens]
 
 
-def encoder(**more):
-    return Telling(Given(tokenizer=Spelling()), NAMES, **more)
+def encoder(classes=NAMES, **more):
+    return Telling(Given(tokenizer=Spelling()), classes, **more)
 
 
 def said(phrases, boxes=(("dog", 0), ("canoe", 20)), caption=CAPTION, swapped=None):
@@ -107,6 +107,16 @@ def test_so_many_pictures_are_asked_for_by_their_caption_and_those_without_phras
     by_name = ["chosen" in one.encode(said([(DOG, [0]), (CANOE, [1])]), Random(seed)) for seed in range(300)]
     assert 180 < sum(by_name) < 240
     assert "chosen" in encoder(captions=1.0).encode(said([]), Random(0))
+
+
+def test_boxes_without_classes_are_what_captions_call_them():
+    one = encoder((), captions=0.0)
+    boxes = (("dog", 0), ("phrase", 20))
+    made = one.collate([one.encode(said([(CANOE, [1])], boxes), Random(0)), one.encode(said([], boxes), Random(0))])
+    assert (made["labels"].tolist(), made["boxes"][:, 0].tolist(), made["box_of"].tolist()) == ([0], [20], [0])
+    assert made["prompt"].ids.shape[0] == 2
+    assert not made["spells"][1].any()  # nothing in this picture is meant by any word
+    assert made["told"].shape == (0, 2)
 
 
 def test_phrases_behind_the_longest_caption_are_left_out():
