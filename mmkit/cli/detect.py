@@ -23,9 +23,11 @@ from mmkit.errors import UserError
 if TYPE_CHECKING:
     from mmkit.cli.main import Commands
     from mmkit.data.records import Source
+    from mmkit.data.sources.open import Want
     from mmkit.inference.detecting import Found
 
 OF_DATA = ("rule", "rounds", "images", "split", "columns", "predictions", "max_bad")
+OF_CLASSES, OF_PHRASES = ("coco", "lvis", "voc2007", "voc2010"), ("referring", "any-box", "merged-box")
 OF_PICTURES = ("out", "threshold", "top")
 THRESHOLD = 0.3
 
@@ -53,10 +55,15 @@ def register(commands: Commands) -> None:
         help="the same, a line each; names may hold full stops (default: the classes that it was trained on)",
     )  # fmt: skip
     command.add_argument(
-        "--rule", choices=("coco", "lvis", "voc2007", "voc2010"), help="by which --data is measured (default coco)"
-    )
+        "--rule", choices=(*OF_CLASSES, *OF_PHRASES), metavar="RULE",
+        help="by which --data is measured: coco (default), lvis, voc2007, voc2010; of a model that can be asked also "
+        "referring (expressions), any-box and merged-box (phrases of captions, Flickr30k Entities)",
+    )  # fmt: skip
     command.add_argument(
-        "--rounds", type=int, metavar="N", help="draw the pictures anew N times, for ap_low and ap_high (95 %%)"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="draw the pictures anew N times, for ap_low and ap_high (95 %%)",
     )
     add_evaluation_options(command, "all that was found, as COCO's server takes it (with the published ids)")
 
@@ -64,6 +71,9 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """What is found in pictures, or COCO's numbers of a data set."""
     if of_data(args, OF_DATA, OF_PICTURES):
+        if args.rule in OF_PHRASES:
+            _ask_each(args)
+            return None
         source = open_data(args, {"boxes"}, ("image", "boxes", "image_id"))
         phrases = _phrases(args)
         asked = None if phrases is None else tuple(phrases)
@@ -82,6 +92,20 @@ def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         raise UserError(f"--threshold {threshold}: a score is from 0 to 1")
     _look(args, threshold)
     return None
+
+
+def _ask_each(args: argparse.Namespace) -> None:
+    """Each picture is asked for what its own record says."""
+    if args.text is not None or args.classes is not None:
+        raise UserError(f"--rule {args.rule} asks for what the data say: leave out --text and --classes")
+    wants: set[Want] = {"boxes"} if args.rule == "referring" else {"boxes", "caption"}
+    source = open_data(args, wants, ("image", "boxes", "image_id", "caption"))
+    from mmkit.evals.detection.phrases import Phrases  # slow
+
+    measure(
+        args,
+        Phrases(source=source, head=args.head, rule=args.rule, rounds=args.rounds or 0, **evaluation(args)),
+    )
 
 
 def _phrases(args: argparse.Namespace) -> list[str] | None:

@@ -82,6 +82,7 @@ SETTINGS = VALUES | _named(
     "data.texts.tokenizers:train_sentencepiece from_hub reuse",
     "data.targets:AnswerTokens AnswerScores CaptionTokens ClassLabels",
     "data.objects:Objects", "evals.captions.evaluate:WrittenCaptions", "evals.detection.evaluate:Detection",
+    "evals.detection.phrases:Phrases",
     "evals.classification:Classification", "evals.grounding:Grounding", "evals.image_classes:ImageClasses",
     "evals.retrieval:Retrieval", "evals.vqa:VQA", "evals.zeroshot:ZeroShot", "report.make:Report",
     "report.answers:AnswersReport",

@@ -55,7 +55,7 @@ class Phrases(Objects):
         for one in targets.get("phrases", ()):
             if one["caption"] != number:
                 continue
-            spans, boxes = _checked(one, said, len(row))
+            spans, boxes = checked_phrase(one, said, len(row))
             spans = view.spans(said, spans)
             words = " ".join(caption[first:last] for first, last in spans)
             own = [int(row[box]) for box in boxes if row[box] >= 0]
@@ -82,7 +82,7 @@ class Phrases(Objects):
         }  # fmt: skip
 
 
-def _checked(one: Mapping[str, Any], caption: str, boxes: int) -> tuple[list[tuple[int, int]], list[int]]:
+def checked_phrase(one: Mapping[str, Any], caption: str, boxes: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Its spans and the numbers of its boxes; UserError for what the record has not."""
     try:
         spans = [(int(first), int(last)) for first, last in one["spans"]]

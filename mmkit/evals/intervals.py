@@ -7,7 +7,9 @@ together, and say less than as many pictures would.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,3 +51,14 @@ def clustered(hits: Tensor, group: Tensor) -> tuple[float, float]:
         effect = apart * (n - 1) / n / (n * rate * (1 - rate))
     worth = n / max(1.0, effect)
     return wilson(rate * worth, worth)
+
+
+def drawn(values: Sequence[float], groups: Sequence[Hashable], rounds: int, seed: int = 0) -> tuple[float, float]:
+    """(low, high): the middle 95 % of the mean over so many draws of whole groups with replacement (Efron 1979)."""
+    number: dict[Hashable, int] = {}
+    group = np.array([number.setdefault(name, len(number)) for name in groups])
+    sums, counts = np.bincount(group, np.asarray(values, float)), np.bincount(group)
+    draws = np.random.default_rng(seed).integers(len(counts), size=(rounds, len(counts)))
+    means = np.sort(sums[draws].sum(1) / counts[draws].sum(1))
+    low, high = round(0.025 * (rounds - 1)), round(0.975 * (rounds - 1))
+    return float(means[low]), float(means[high])

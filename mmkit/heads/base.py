@@ -166,6 +166,19 @@ class Grounds(Detects, Protocol):
 
 
 @runtime_checkable
+class Locates(Grounds, Protocol):
+    """A head that each picture of a batch can ask for phrases of its own: expressions, parts of captions.
+
+    sentences: whether it reads phrases within their whole text; else each alone, as names of classes.
+    """
+
+    sentences: bool
+
+    def locate(self, f: Features, prompt: Prompt) -> Detections:
+        """The boxes of each phrase, best first. prompt: a row for each picture; labels are its phrases' numbers."""
+
+
+@runtime_checkable
 class Predicts(Protocol):
     """A head that says something of each sample of a batch, in the form that its metrics take."""
 

@@ -3,6 +3,6 @@
 LOADABLE = {
     "model": ("model:towers", "model:towers_mini"),
     "head": ("glip:GLIP", "head:GroundingDINO"),
-    "experiment": ("targets:Asking", "telling:Telling"),
+    "experiment": ("targets:Asking", "telling:Telling", "referring:Referring"),
 }
 """What a saved model, or the config of a run, may name of this project; see ``mmkit/config/allowed.py``."""

@@ -30,7 +30,9 @@ class Answering(Protocol):
     most: int
 
     def said(self, f: Features, prompt: Prompt, spells: Tensor) -> Sequence[Said]:
-        """Of each picture. prompt: one row for all. spells: (1, F, L) bool, which tokens spell each phrase."""
+        """Of each picture. prompt: one row for all, or one each. spells: (1 or B, F, L) bool, which tokens spell each
+        phrase.
+        """
 
 
 class Asked:
@@ -61,3 +63,18 @@ class Asked:
     def _of_picture(self, answers: Sequence[Answers]) -> Answers:
         found = without_doubles(Answers(*(torch.cat(part) for part in zip(*answers, strict=True))))
         return found.rows(torch.arange(min(len(found.scores), self.head.most), device=found.scores.device))
+
+
+@torch.no_grad()
+def located(head: Answering, f: Features, prompt: Prompt) -> Detections:
+    """The boxes of each phrase of each picture's own row, best first; each phrase has its best ``most``."""
+    counts = (prompt.phrase.amax(1) + 1).tolist()
+    parts: list[list[Said]] = [[] for _ in counts]
+    for number in range(max(counts)):
+        for row, (boxes, scores, _) in enumerate(head.said(f, prompt, prompt.spells(1, number))):
+            if number < counts[row]:
+                parts[row].append(Said(boxes, scores, torch.full_like(scores, number, dtype=torch.int64)))
+    each = [Said(*(torch.cat(part) for part in zip(*found, strict=True))) for found in parts]
+    of = torch.cat([torch.full_like(one.phrases, row) for row, one in enumerate(each)])
+    boxes, scores, labels = (torch.cat(part) for part in zip(*each, strict=True))
+    return Detections(boxes, scores, labels, of)

@@ -21,7 +21,7 @@ from mmkit.heads.boxes.objects import Objects, objects_of
 from mmkit.nn.boxes import batched_nms, giou_pairs
 from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
-from projects.grounding.asked import Asked, Said
+from projects.grounding.asked import Asked, Said, located
 from projects.grounding.assigning import anchors_of, assigned, centerness
 from projects.grounding.glip_layers import Alignment, FusionLayer, Levels
 from projects.grounding.guessing import guessed, near_any
@@ -63,6 +63,8 @@ class GLIP(Head):
             by how much two of one phrase may overlap, and the most objects of a picture; published 0.05, 1,000 for
             each level, 0.6 and 100.
     """
+
+    sentences = True
 
     def __init__(
         self, spec: ModelSpec, classes: Sequence[str] = (), ids: Sequence[int] = (), *, width: int = 256,
@@ -144,6 +146,10 @@ class GLIP(Head):
     def asked(self, prompts: Sequence[Prompt], classes: Sequence[str], ids: Sequence[int] = ()) -> Asked:
         """A detector of these phrases. prompts: of one row each, whose phrases are numbered through."""
         return Asked(self, prompts, classes, ids)
+
+    def locate(self, f: Features, prompt: Prompt) -> Detections:
+        """The boxes of each phrase of each picture's own prompt, best first."""
+        return located(self, f, prompt)
 
     def predict(self, f: Features) -> Detections:
         """Always a UserError: it has to be asked for something."""

@@ -22,7 +22,7 @@ from mmkit.nn.boxes import to_corners
 from mmkit.nn.sine import of_cells
 from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
-from projects.grounding.asked import Asked, Said
+from projects.grounding.asked import Asked, Said, located
 from projects.grounding.layers import Decoder, EnhancerLayer, Found, Map, Selected, Selection, Words
 from projects.grounding.losses import guesses_of, matches_of, sums
 from projects.grounding.merging import phrase_scores
@@ -42,6 +42,7 @@ class GroundingDINO(Head):
         tokens, phrases: the most of a prompt; more phrases are asked for by chunks.
         most: objects of a picture that ``predict`` gives. one_answer: each query gives its best phrase alone.
         told: whether it learns from captions of what nobody boxed too (the target ``told`` of ``Telling``).
+        sentences: whether it learns from whole captions, so that phrases are asked for within theirs.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class GroundingDINO(Head):
         heads: int = 4, hidden: int | None = None, enhancer: int = 2, decoder: int = 3, queries: int = 30,
         points: int = 0, scaled: bool = True, scale: float = 0.1, side: float = 0.05, dropout: float = 0.0,
         tokens: int = 256, phrases: int = 40, most: int = 100, one_answer: bool = False, told: bool = False,
+        sentences: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % 4 or heads % 2 or min(queries, enhancer, decoder, phrases) < 1 or tokens < 4:
@@ -60,7 +62,7 @@ class GroundingDINO(Head):
             raise UserError("GroundingDINO: this model reads pictures alone; take one that reads prompts")
         self.spec, self.queries, self.most, self.one_answer, self.told = spec, queries, most, one_answer, told
         self.classes, self.ids = tuple(classes), tuple(ids) or tuple(range(1, len(classes) + 1))
-        self.prompt_tokens, self.prompt_phrases = tokens, phrases
+        self.prompt_tokens, self.prompt_phrases, self.sentences = tokens, phrases, sentences
         hidden = hidden or 4 * width
         self.image, self.text = nn.Linear(spec.image_width, width), nn.Linear(spec.text_width, width)
         self.norm = nn.LayerNorm(width)
@@ -111,6 +113,10 @@ class GroundingDINO(Head):
     def asked(self, prompts: Sequence[Prompt], classes: Sequence[str], ids: Sequence[int] = ()) -> Asked:
         """A detector of these phrases. prompts: of one row each, whose phrases are numbered through."""
         return Asked(self, prompts, classes, ids)
+
+    def locate(self, f: Features, prompt: Prompt) -> Detections:
+        """The boxes of each phrase of each picture's own prompt, best first."""
+        return located(self, f, prompt)
 
     def said(self, f: Features, prompt: Prompt, spells: Tensor) -> list[Said]:
         """What one prompt, for all pictures, finds in each; see ``Asked``."""

@@ -11,6 +11,7 @@ from mmkit.cli.detect import _of_kinds
 from mmkit.config import dump, load_experiment, override
 from mmkit.config.experiment import Experiment
 from mmkit.data.images.transforms import EvalTransform
+from mmkit.data.openmoji.expressions import Expressions
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.texts.pieces import SentencePieceTokenizer
@@ -192,3 +193,30 @@ def test_a_model_that_finds_nothing_says_so(tmp_path, pictures, capsys):
     detect(tmp_path / "m", "--image", pictures[0], code=2)
     assert "this model finds no objects; its heads: class" in capsys.readouterr().err
     assert not isinstance(heads["class"], DETR)
+
+
+def test_each_picture_is_asked_for_its_own_expressions_and_phrases(grounding, tmp_path, capsys):
+    lines = []
+    for i in range(2):
+        record = Expressions(split="test", n=2, size=48, plain=True)[i]
+        record.image.save(tmp_path / f"{i}.png")
+        said = {name: record.targets[name] for name in ("boxes", "bare", "alike", "detections", "phrases")}
+        lines.append({"image": f"{i}.png", "caption": record.captions[0], **said})
+    rows = tmp_path / "expressions.jsonl"
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers, told = tmp_path / "n.json", tmp_path / "told.jsonl"
+    detect(grounding, "--data", rows, "--rule", "referring", "--rounds", 5, "--json", numbers, "--predictions", told)
+    said = json.loads(numbers.read_text())
+    assert {"acc50", "acc50_low", "acc50_high", "chance", "bare", "n", "phrases", "cut"} <= said.keys()
+    assert (said["rule"], said["n"], said["phrases"], said["bare"]["chance"]) == ("referring", 2, 2, 0.5)
+    assert len(told.read_text().splitlines()) == 4
+    assert "2 phrases in 2 pictures" in capsys.readouterr().out
+    detect(grounding, "--data", rows, "--rule", "merged-box", "--json", numbers)
+    assert {"r1", "r5", "r10", "r_all"} <= json.loads(numbers.read_text()).keys()
+
+
+def test_a_rule_of_phrases_asks_for_what_the_data_say(grounding, run, tmp_path, capsys):
+    detect(grounding, "--data", "openmoji-expressions", "--rule", "referring", "--text", "a dog", code=2)
+    assert "leave out --text and --classes" in " ".join(capsys.readouterr().err.split())
+    detect(run, "--data", "openmoji-expressions", "--rule", "any-box", code=2)
+    assert "finds classes of its own" in " ".join(capsys.readouterr().err.split())

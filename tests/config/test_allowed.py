@@ -74,7 +74,7 @@ data.texts.masking:Masking data.targets:AnswerTokens data.targets:AnswerScores e
 evals.grounding:Grounding evals.retrieval:Retrieval evals.vqa:VQA evals.zeroshot:ZeroShot report.make:Report
 report.answers:AnswersReport data.targets:ClassLabels evals.image_classes:ImageClasses
 data.targets:CaptionTokens evals.captions.evaluate:WrittenCaptions encoders.decoding:Decoding train.mixing:Mixing
-evals.detection.evaluate:Detection data.objects:Objects
+evals.detection.evaluate:Detection evals.detection.phrases:Phrases data.objects:Objects
 """
 WRITTEN = {
     ("model", False): MODELS, ("model", True): BLOCKS,

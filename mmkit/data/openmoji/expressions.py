@@ -25,7 +25,8 @@ class Expressions(Scenes):
     """``n`` scenes of three emoji, two of them of one kind, with an expression that is true of one of these two.
 
     bare: the expression is left without its relation, "the dog". ``targets``: ``boxes``, that which is meant, named by
-    the expression; ``detections``, the boxes of all three; ``phrases``, the whole expression, and what it names.
+    the expression; ``detections``, the boxes of all three; ``phrases``, the whole expression, and what it names;
+    unless ``bare``, ``bare``, the same without its relation, and ``alike``, which of ``detections`` that fits.
     """
 
     people: float = 0.0
@@ -71,4 +72,6 @@ class Expressions(Scenes):
             "boxes": [target], "detections": boxes, "background": drawn.scene.colour or "white",
             "phrases": [{"caption": 0, "spans": [(0, len(text))], "boxes": [0]}],
         }  # fmt: skip
+        if not self.bare:
+            targets |= {"bare": the(drawn.scene.emoji[meant]), "alike": (0, 2)}
         return self._record(f"expressions/{self.split}", index, self._paint(drawn), (text,), targets)

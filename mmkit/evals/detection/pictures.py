@@ -78,6 +78,15 @@ def _array(value: Any, kind: Any) -> NDArray[Any]:
     return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, kind)
 
 
+def ious(a: Floats, b: Floats) -> Floats:
+    """Intersection over union of boxes (N, 4) with boxes (M, 4): (N, M) float64; 0 where both are empty."""
+    a, b = a[:, None], b[None]
+    shared = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0).prod(-1)
+    whole = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    found: Floats = shared / np.where(whole > 0, whole, 1.0)
+    return found
+
+
 class OfPictures:
     """A metric over pictures with torchmetrics' ``update`` and ``compute``.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkit.errors import UserError
-from mmkit.evals.detection.pictures import Floats, OfPictures, Seen
+from mmkit.evals.detection.pictures import Floats, OfPictures, Seen, ious
 
 
 class VocAP(OfPictures):
@@ -57,7 +57,7 @@ class VocAP(OfPictures):
 
     def _judged(self, one: Seen, at: int, own: NDArray[np.bool_], taken: NDArray[np.bool_]) -> float:
         """1 for a hit, 0 for none, NaN for a difficult object."""
-        overlaps = np.where(own, _overlaps(one.boxes[at], one.true_boxes), -1.0)
+        overlaps = np.where(own, ious(one.boxes[at : at + 1], one.true_boxes)[0], -1.0)
         best = int(overlaps.argmax()) if len(overlaps) else -1
         if best < 0 or overlaps[best] < self.overlap:
             return 0.0
@@ -72,11 +72,3 @@ class VocAP(OfPictures):
             return float(np.mean(best))
         monotone = np.maximum.accumulate(precision[::-1])[::-1]
         return float((np.diff(recall, prepend=0.0) * monotone).sum())
-
-
-def _overlaps(box: Floats, others: Floats) -> Floats:
-    """Of a box with others (N, 4); 0 where both are empty."""
-    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(min=0).prod(1)
-    whole = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
-    overlaps: Floats = shared / np.where(whole > 0, whole, 1.0)
-    return overlaps
