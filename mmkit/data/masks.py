@@ -36,7 +36,10 @@ def masks_in(targets: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bo
     for i, entry in enumerate(targets["boxes"]):
         said = entry.get("segmentation") if isinstance(entry, Mapping) else None
         if said is None:
-            raise UserError(f'boxes[{i}] has no "segmentation", of which a mask is made: give each box {FORMS}')
+            raise UserError(
+                f'boxes[{i}] has no "segmentation", of which a mask is made: give each box {FORMS}; COCO\'s files keep '
+                "theirs with outlines=True"
+            )
         try:
             found[i] = _runs(said, size) if isinstance(said, Mapping) else _polygons(said, size)
         except ValueError as error:

@@ -179,11 +179,11 @@ def test_it_refuses_unequal_batches_and_data_without_a_box():
         CocoAP(CLASSES, most=(10, 1))
 
 
-@pytest.mark.parametrize("at_once", [1, 1_000_000])
-def test_drawn_pictures_are_measured_as_if_they_were_the_data(at_once, monkeypatch):
+@pytest.mark.parametrize(("at_once", "options"), [(1, {}), (1_000_000, {"most": (5,), "kind": "lvis"})])
+def test_drawn_pictures_are_measured_as_if_they_were_the_data(at_once, options, monkeypatch):
     monkeypatch.setattr(coco, "AT_ONCE", at_once)
-    samples = random_set(4)
-    metric, again = CocoAP(CLASSES), CocoAP(CLASSES)
+    samples = [(found, {**truth, "negative": [1], "unfinished": [2]}) for found, truth in random_set(4)]
+    metric, again = CocoAP(CLASSES, **options), CocoAP(CLASSES, **options)
     metric.update(*zip(*samples, strict=True))
     order = [3, 3, 0, 7, 1, 4, 4, 3]
     again.update(*zip(*[samples[i] for i in order], strict=True))
