@@ -61,22 +61,28 @@ HEADS: dict[str, partial[Any]] = {
 
 def openmoji(
     start: str | None = None, head: str = "detr", seed: int = 42, steps: int | None = None, size: int = 96,
-    kinds: int = 200, lr: float = 1e-3,
+    kinds: int = 200, lr: float = 1e-3, crowded: bool = False,
 ) -> Experiment:  # fmt: skip
     """A detector of built-in scenes. start: a run whose image tower it starts from, the quickstart's; None = nothing.
 
-    head: "detr", "faster_rcnn", or "ssd". steps: None = as ``SCENES`` says of the head.
+    head: "detr", "faster_rcnn", or "ssd". steps: None = as ``SCENES`` says of the head. crowded: it learns scenes of
+    four to ten small emoji, with the heads for pictures of one's own. Either is measured on both kinds of scenes.
     """
     made, usual = SCENES[checked(head)]
-    scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
+    plain = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0)
+    crowds = partial(Crowded, kinds=kinds, size=size)
     sources: dict[str, partial[Any]] = {
-        "detection": partial(scenes, split="test", n=500),
-        "crowded": partial(Crowded, kinds=kinds, size=size, split="test", n=500),
+        "detection": partial(plain, split="test", n=500),
+        "crowded": partial(crowds, split="test", n=500),
     }
+    train = (
+        partial(crowds, split="train", n=60_000)
+        if crowded
+        else partial(plain, split="train", n=60_000, counts=(2, 1, 1))
+    )
     exp = small(
-        "detection-openmoji", made, tuple(emoji_names(first_kinds(kinds))),
-        train=partial(scenes, split="train", n=60_000, counts=(2, 1, 1)), test=None,
-        start=start, seed=seed, steps=usual if steps is None else steps, size=size, lr=lr,
+        "detection-openmoji", HEADS[head] if crowded else made, tuple(emoji_names(first_kinds(kinds))),
+        train=train, test=None, start=start, seed=seed, steps=usual if steps is None else steps, size=size, lr=lr,
     )  # fmt: skip
     return replace(exp, evals={name: partial(Detection, source=one, rounds=200) for name, one in sources.items()})
 

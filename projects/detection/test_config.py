@@ -40,7 +40,11 @@ def records(tmp_path):
 def test_each_head_on_built_in_scenes_survives_json(head, steps):
     exp = validate(load_experiment(f"{CONFIG}:openmoji(head='{head}')"))
     assert exp.run.steps == steps
-    assert load_experiment(f"{CONFIG}:openmoji(head='{head}', steps=7)").run.steps == 7
+    other = load_experiment(f"{CONFIG}:openmoji(head='{head}', steps=7, crowded=True)")
+    assert other.run.steps == 7
+    assert other.evals.keys() == exp.evals.keys()
+    assert (exp.data.train.func.__name__, other.data.train.func.__name__) == ("Scenes", "Crowded")
+    assert other.data.train.keywords["split"] == "train"
     assert [exp.evals[name].keywords["source"].func.__name__ for name in ("detection", "crowded")] == [
         "Scenes",
         "Crowded",
