@@ -104,6 +104,11 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_source_options(command, "image=...,label=...")
     command.add_argument("--head", metavar="NAME", help="which, where several sort pictures (default: the only one)")
+    command.add_argument(
+        "--views", type=_views, metavar="CLIPSxCROPS",
+        help="of clips: so many of each video by 1 or 3 crops, whose logits are averaged (ViViT: 4x3), or their "
+        "probabilities, 4x3:softmax (default: one)",
+    )  # fmt: skip
     _add_class_files(command)
     add_evaluation_options(command, "what was found for each picture")
 
@@ -154,6 +159,16 @@ def add_model_choice(command: argparse.ArgumentParser) -> None:
         help="read clips by a model of pictures: N frames one by one, and their mean (CLIP4Clip); HOW is segments "
         "(default), linear, uniform or stride",
     )  # fmt: skip
+
+
+def _views(text: str) -> str:
+    """4x3, or 4x3:softmax."""
+    from mmkit.data.video.samplers import views_named
+
+    try:
+        return str(views_named(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _sampler(text: str) -> Sampler:
@@ -218,7 +233,9 @@ def classify(args: argparse.Namespace) -> None:
     source = open_data(args, {"label"}, ("image", "label", "video"), answers_needed=args.predictions is None)
     from mmkit.evals.image_classes import ImageClasses
 
-    _write_class_files(args, measure(args, ImageClasses(source=source, head=args.head, **evaluation(args))))
+    _write_class_files(
+        args, measure(args, ImageClasses(source=source, head=args.head, views=args.views, **evaluation(args)))
+    )
 
 
 def of_data(

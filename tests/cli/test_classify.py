@@ -154,3 +154,11 @@ def test_a_start_that_is_no_model_is_named(tmp_path, capsys):
     config = CONFIG.format(paint(tmp_path / "train", n=2)).replace(")", f", start='{tmp_path}')")
     assert main(["train", config, "--out", str(tmp_path / "run")]) == 2
     assert f"start = {tmp_path}: not the folder of a model that mmkit saved" in capsys.readouterr().err
+
+
+def test_views_are_of_clips_and_have_names(run, tmp_path, capsys):
+    classify(run, paint(tmp_path / "test", n=1), tmp_path, "--views", "4x3", code=2)
+    assert "--views 4x3: is of clips, and this model reads pictures" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["classify", "--model", str(run), "--data", "x", "--views", "4x2"])
+    assert "one crop of each or three" in capsys.readouterr().err

@@ -33,7 +33,8 @@ class ZeroShotResult:
     classes, best first, of equals the first; scores: (n, k) float32, theirs. by: what gave them. hits: (n, 2) float64,
     whether the label is the first, and among the first five, see ``hits_at``. reranked: (n,) int64, the class after
     re-ranking; rerank_hits: (n,) float64, whether it is right. rows: the numbers of the n pictures in the source.
-    left_out: how many could not be read; None where the first one ends the evaluation.
+    left_out: how many could not be read; None where the first one ends the evaluation. views: of clips, how many of
+    each were averaged, by name; None = one.
     """
 
     class_names: tuple[str, ...]
@@ -47,6 +48,7 @@ class ZeroShotResult:
     reranked: Tensor | None = None
     rerank_hits: Tensor | None = None
     left_out: int | None = None
+    views: str | None = None
 
     @property
     def n(self) -> int:
@@ -100,7 +102,9 @@ class ZeroShotResult:
         All of these are of the joint space alone; ``rerank`` holds the same of the re-ranked classes, and says whether
         it ``lowers`` top-1, and whether it is ``at_chance``.
         """
-        out: dict[str, Any] = nested(self.metrics()) | {"by": self.by}
+        out: dict[str, Any] = (
+            nested(self.metrics()) | {"by": self.by} | ({} if self.views is None else {"views": self.views})
+        )
         for part in (out, out.get("rerank")):
             if part is not None and self.labels is not None:
                 part["interval"] = [part.pop("interval_low"), part.pop("interval_high")]
@@ -190,7 +194,9 @@ class ZeroShotResult:
         from rich.table import Table
 
         what = "classification" if self.by == "classifier" else "zero-shot"
-        table = Table(title=f"{what}: {self.n} pictures, {len(self.class_names)} classes", title_justify="left")
+        several = f", the mean of {self.views} views each" if self.views is not None else ""
+        title = f"{what}: {self.n} pictures, {len(self.class_names)} classes{several}"
+        table = Table(title=title, title_justify="left")
         for column in ("", "top-1", "95 % interval", "top-5"):
             table.add_column(column, justify="left" if not column else "right")
         if self.labels is None:
