@@ -156,7 +156,7 @@ def test_of_the_projects_only_what_they_list():
     runs = {name for name in names if takes(name, EXPERIMENT, True)}
     sources = (
         "nlvr2.data:NLVR2 nlvr2.data:PairTargets visual_entailment.data:SNLIVE detection.data:Few "
-        "grounding.targets:Asking grounding.telling:Telling"
+        "grounding.targets:Asking grounding.referring:Referring grounding.telling:Telling"
     )
     assert runs == {f"projects.{one}" for group in (*wanted.values(), sources) for one in group.split()}
 
