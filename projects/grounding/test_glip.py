@@ -20,7 +20,8 @@ from mmkit.task import Task
 from mmkit.types import Batch, Tokens
 from projects.grounding.assigning import centerness
 from projects.grounding.glip import GLIP, wanted
-from projects.grounding.glip_layers import Alignment
+from projects.grounding.glip_layers import Alignment, Cells, Levels
+from projects.grounding.layers import Words
 from projects.grounding.losses import focal
 from projects.grounding.test_head import NAMES, Letters, batch, pictures, prompts
 from projects.grounding.test_head import task as towers_task
@@ -107,6 +108,57 @@ def test_alignment_is_the_published_product_word_by_word():
                 said = x[b, p] @ (align.project.weight @ (word / 2) + align.project.bias) / align.log_scale.exp()
                 torch.testing.assert_close(found[b, p, w], said + word @ align.bias + align.start)
     assert Alignment(4, 6).start.detach().sigmoid().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_words_of_a_phrase_read_the_cells_and_not_other_phrases():
+    t = task(depth=2)
+    layer = t.heads["ground"].fusion[0].eval()
+    assert layer.fusion.scale_image.unique().tolist() == layer.fusion.scale_text.unique().tolist() == [0.5]
+    seen = Cells(torch.randn(1, 30, 16), ((4, 6), (2, 3)), None)
+    alone, beside = prompts([["dog"]]), prompts([["cat", "dog", "st. bernard"]])
+    read = []
+    for prompt in (alone, beside):
+        words = t.model.encode_prompt(prompt).x
+        _, text = layer(seen, Words(words, prompt.mask, prompt.reads, prompt.positions))
+        read.append(text.x[0])
+    a, b = read[0][alone.phrase[0] == 0], read[1][beside.phrase[0] == 1]
+    torch.testing.assert_close(a, b)
+    _, other = layer(seen._replace(x=seen.x.flip(-1)), Words(words, prompt.mask, prompt.reads, prompt.positions))
+    assert not torch.allclose(other.x[0][beside.phrase[0] == 1], b, atol=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "row", "column"), [(1.0, 1, 4), (2.0, 3, 9)])
+def test_a_cell_stands_where_its_anchor_does(scale, row, column):
+    t = task(scales=(scale,))
+    model, head = Seeing(t.model), t.heads["ground"]
+    torch.manual_seed(0)
+    head.levels = Levels(model.spec, 16, (scale,))
+    stride = int(8 / scale)
+    dark = torch.zeros(1, 3, 32, 48)
+    lit = dark.clone()
+    lit[:, :, row * stride : (row + 1) * stride, column * stride : (column + 1) * stride] = 5.0
+    maps = [
+        head.levels(Features(model, Batch(pixels=pixels, image_id=torch.zeros(1)))).maps()[0] for pixels in (dark, lit)
+    ]
+    changed = ((maps[0] - maps[1]).abs().amax((0, 1)) > 1e-6).nonzero()
+    f = Features(model, Batch(pixels=lit, image_id=torch.zeros(1)))
+    anchors = head.anchors(f)
+    centre = ((anchors[:, :2] + anchors[:, 2:]) / 2).view(*maps[0].shape[2:], 2)[row, column]
+    assert centre.tolist() == [(column + 0.5) * stride, (row + 0.5) * stride]
+    assert (changed - torch.tensor([row, column])).abs().amax() <= (1 if scale == 1 else 2)
+    assert [row, column] in changed.tolist()
+    sides = (anchors[:, 2:] - anchors[:, :2]).unique()
+    torch.testing.assert_close(sides, torch.full_like(sides, 2.0 * stride))
+
+
+def test_each_level_has_its_own_size_of_codes():
+    t, made = task(), three()
+    head = t.heads["ground"]
+    before = head.find(t.features(made, 0), made.targets["prompt"]).codes
+    head.size.data = torch.tensor([3.0, 0.5])
+    codes = head.find(t.features(made, 0), made.targets["prompt"]).codes
+    torch.testing.assert_close(codes[:, :96], before[:, :96] * 3)
+    torch.testing.assert_close(codes[:, 96:], before[:, 96:] / 2)
 
 
 def test_parts_are_those_of_a_plain_loop_gradients_too():
