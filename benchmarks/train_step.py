@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import statistics
@@ -35,6 +34,7 @@ import torch
 from official import Draws, OfficialALBEF, Sizes, hide, optimizer_of
 from torch import Tensor, nn
 
+from mmkit.allocator import advice, allocator, begin_anew
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -332,9 +332,8 @@ def main() -> None:
     if args.batch:
         setting = replace(setting, batch=args.batch)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
-    preload = os.environ.get("LD_PRELOAD", "")
     print(f"{args.setting}, {args.device}, {where}, torch {torch.__version__}, compile {args.compile}")
-    print(f"batch {setting.batch}, allocator {Path(preload).name or platform.libc_ver()[0]}")
+    print(f"batch {setting.batch}, {advice(allocator())}")
     facts: dict[str, object] = {"setting": args.setting, "batch": setting.batch, "threads": torch.get_num_threads()}
     if args.memory:
         facts |= report_memory(args)
@@ -395,4 +394,5 @@ def report(found: Measured, setting: Setting, args: argparse.Namespace) -> dict[
 
 
 if __name__ == "__main__":
+    begin_anew()  # as `mmkit train` does; all variants have the same allocator
     main()

@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmkit.allocator import begin_anew
 from mmkit.cli.main import execute
 from mmkit.cli.train import add_arguments, run
 
@@ -22,7 +23,9 @@ def main(what: str = "Pre-train an experiment", default: str | None = None) -> i
     add_arguments(parser, default)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last metrics there as JSON")
     parser.set_defaults(run=run)
-    return execute(parser.parse_args())
+    args = parser.parse_args()
+    begin_anew()
+    return execute(args)
 
 
 if __name__ == "__main__":

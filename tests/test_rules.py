@@ -20,7 +20,7 @@ SHIPPED = [
 # A part may import parts of its own level only where it is the same part, and otherwise only from lower levels.
 LEVELS = {
     "errors": -2, "files": -1, "parent": -1, "fonts": -1, "progress": -1, "ranks": -1, "draws": -1, "seeds": -1,
-    "network": -1, "slurm": -1, "types": 0, "prompt": 0, "config": 1, "exchange": 1, "chunks": 1,
+    "network": -1, "slurm": -1, "allocator": -1, "types": 0, "prompt": 0, "config": 1, "exchange": 1, "chunks": 1,
     "protocol": 1, "look": 2, "nn": 2, "losses": 2, "encoders": 3,
     "features": 3, "models": 4, "heads": 4, "task": 5, "inference": 5, "explanation": 6, "evals": 7, "convert": 7,
     "train": 8, "report": 8, "page": 8, "hub": 9, "doctor": 9, "cli": 10, "__init__": 11, "__main__": 11,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit import files
+from mmkit.allocator import begin_anew
 from mmkit.errors import Stopped, UserError
 from mmkit.parent import live_with_launcher, stopped_when_told
 from mmkit.ranks import group, rank, world_size
@@ -47,7 +48,7 @@ def add_command(commands: Commands, name: str, help_text: str, run: Run) -> argp
     """A subcommand ``name`` that calls ``run(args)``; the parser, for its arguments."""
     parser = commands.add_parser(name, help=help_text, description=help_text)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, trains=False)
     return parser
 
 
@@ -85,7 +86,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    return execute(make_parser().parse_args(arguments))
+    args = make_parser().parse_args(arguments)
+    if arguments is None and args.trains:
+        begin_anew()
+    return execute(args)
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="default %(default)s")
     add_resume(parser)
     add_changes(parser)
+    parser.set_defaults(trains=True)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -
     add_changes(parser)
     add_resume(parser)
     add_allow(parser)
+    parser.set_defaults(trains=True)
 
 
 def add_resume(parser: argparse.ArgumentParser) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from mmkit.allocator import advice, allocator
 from mmkit.config import Experiment, Optim
 from mmkit.config.experiment import BatchPlan
 from mmkit.data.order import RULE
 from mmkit.data.texts.coverage import Coverage
 from mmkit.heads.base import Head
-from mmkit.train.allocator import advice, allocator
 from mmkit.train.precision import ProductChoice
 
 

@@ -1,4 +1,4 @@
-"""What reports say beside losses: use of the card, age of queues, the slow process; and the allocator of the plan."""
+"""What reports say beside losses: use of the card, age of queues, the slow process."""
 
 import json
 import time
@@ -8,7 +8,6 @@ import torch
 
 from mmkit.ranks import alone, world_size
 from mmkit.train import gauges
-from mmkit.train.allocator import advice, allocator
 from mmkit.train.gauges import by_rank, flops_a_sample, mfu, queue_ages, with_arithmetic
 from mmkit.train.loop import train
 from mmkit.train.needs.trial import Words, make_shapes, passed
@@ -127,27 +126,3 @@ def test_a_run_logs_them(tmp_path, monkeypatch):
         assert 0 <= line["data_seconds"] <= line["step_seconds"]
         assert "step_seconds_max" not in line
     assert lines[0]["flops_a_sample"] == 1e6
-
-
-# ---- the allocator ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("library", "name"), [
-    ("libtcmalloc_minimal.so.4.5.9", "tcmalloc"), ("libjemalloc.so.2", "jemalloc"), ("libmimalloc.so.2", "mimalloc"),
-    ("libother.so", "glibc"),
-])  # fmt: skip
-def test_the_allocator_is_read_from_the_process(tmp_path, library, name):
-    maps = tmp_path / "maps"
-    maps.write_text(
-        "7f00-7f01 r-xp 00000000 08:01 99 /usr/lib/libc.so.6\n7f02-7f03 rw-p 00000000 00:00 0\n"
-        f"7f04-7f05 r-xp 00000000 08:01 98 /opt/of tcmalloc/{library}\n"
-    )
-    assert allocator(maps) == name
-    assert allocator(tmp_path / "none") is None
-
-
-def test_the_plan_says_which_it_is_on_the_cpu_alone():
-    assert advice(None) == ""
-    assert advice("jemalloc") == "allocator jemalloc"
-    assert advice("glibc").startswith("allocator glibc; tcmalloc (LD_PRELOAD=")
-    assert gauges.replace(PLAN, allocator="allocator x").lines()[-1] == "allocator x"
