@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import open_clip
 import pytest
+import timm
 import torch
+import torchvision
 from PIL import Image
 
 from mmkit.cli import main
@@ -71,6 +74,36 @@ def test_the_numbers_and_their_keys(saved, tmp_path):
         lines = list(csv.DictReader(file))
     assert len(lines) == 12
     assert all(line["label"] == line["knn"] == line["linear"] == line["attentive"] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory):
+    """Models of others with random weights, by the name that --model takes, with the tokens that are probed."""
+    root = tmp_path_factory.mktemp("strangers")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), root / "vit.pth")
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), root / "net.pth")
+    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (root / "clip").mkdir()
+    (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.save(open_clip.CLIP(**config).state_dict(), root / "clip" / "open_clip_pytorch_model.bin")
+    return {
+        f"timm:test_vit@{root}/vit.pth": ["cls", "mean"], f"torchvision:mobilenet_v3_small@{root}/net.pth": ["mean"],
+        f"open_clip:{root}/clip": ["mean"],  # its embedding, which is one token
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(3), ids=["timm", "torchvision", "open_clip"])
+def test_models_of_others_by_their_name(saved, strangers, at):
+    name, tokens = list(strangers.items())[at]
+    size = [] if name.startswith("open_clip") else ["--image-size", 64]
+    found = probe(saved, "--model", name, "--test", saved / "test", *size)
+    assert [token for token in ("cls", "mean") if token in found["knn"]] == tokens
+    assert found["knn"]["top1"] > 0.9  # three plain colours, chance a third
+    assert found["n"] == 12
+    assert found["attentive"]["top1"] >= 0
 
 
 def test_without_a_test_a_fifth_is_held_out(saved, capsys):

@@ -72,6 +72,8 @@ class Torchvision(Backbone):
             )  # fmt: skip
         layout: Layout = "NHWC" if hasattr(net, "permute") and hasattr(net, "norm") else "NCHW"
         layers = self._measured(layout)
+        if not layers:
+            raise UserError(f"{self.name}: its maps do not lie on a grid of patches; timm has most of such networks")
         return Form(
             width=layers[-1].width, patch=layers[-1].patch, prefix=0, pooling="mean", layout="NCHW", layers=layers,
             normalise=normalise, resample=resample,
@@ -88,6 +90,8 @@ class Torchvision(Backbone):
                 found[name] = x.permute(0, 3, 1, 2) if swin else x
         if isinstance(net, VisionTransformer):
             return net.encoder.ln(x), found
+        if isinstance(net, models.DenseNet):
+            return x.relu(), found  # a part of its forward, not of its ``features``
         return (net.norm(x).permute(0, 3, 1, 2) if swin else x), found
 
     def fitted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

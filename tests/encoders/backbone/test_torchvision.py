@@ -33,6 +33,20 @@ def test_the_pooled_tokens_are_what_the_classifier_reads(name, size, unit, any_s
     assert all(spec.layer_width(each) == got.x.shape[2] for each, got in layers.items())
 
 
+def test_a_densenet_ends_in_what_its_classifier_pools(monkeypatch):
+    torch.manual_seed(0)
+    net = models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=8).eval()
+    torch.nn.init.normal_(net.features.norm5.bias)
+    monkeypatch.setattr(models, "get_model", lambda name, **more: net)
+    image = backbone("torchvision:densenet121", (64, 64), classifier=True).eval()
+    seen = []
+    net.classifier.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        image.logits(x)
+        torch.testing.assert_close(image(x).x.mean(1), seen[0])
+
+
 class Small(models.VisionTransformer):
     def __init__(self, image_size=32):
         super().__init__(image_size, 16, 2, 2, 16, 32)
@@ -71,7 +85,10 @@ def test_how_pictures_are_read_is_that_of_the_default_weights():
 
 
 def test_what_is_not_known_is_refused():
-    for name, said in (("resnot18", r"no such model.*did you mean resnet18"), ("maxvit_t", "timm has the others")):
+    for name, said in (
+        ("resnot18", r"no such model.*did you mean resnet18"), ("maxvit_t", "timm has the others"),
+        ("squeezenet1_1", "squeezenet1_1: its maps do not lie on a grid"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             backbone(f"torchvision:{name}", (224, 224))
     with pytest.raises(UserError, match="no gradient checkpointing"):
