@@ -23,7 +23,7 @@ from mmkit.data.records import Record
 from mmkit.data.texts.cleaning import CAPTION_WORDS
 from mmkit.data.texts.protocol import Kind, Tokenizer
 from mmkit.data.video.frames import Frames
-from mmkit.data.video.opening import open_clip, open_for, reads_clips
+from mmkit.data.video.opening import open_clip, open_for, reader_of, reads_clips
 from mmkit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,9 @@ def open_seen(transform: object, image: Picture, number: int = 0) -> Image.Image
         if isinstance(image, Clip) or (isinstance(image, Tensor | np.ndarray) and image.ndim == 4):
             open_for(transform, Record(image=Clip(()), captions=(), image_id=name, key=name))  # says that it is none
         return open_picture(image, number)
+    reader = reader_of(transform)
     if isinstance(image, Clip):
-        return open_clip(image, None if image.path else name)
+        return open_clip(image, None if image.path else name, reader)
     if isinstance(image, Tensor) and image.ndim == 4:
         return open_clip(
             Clip([picture_of(frame, f"{name}, frame {i}") for i, frame in enumerate(image.unbind(1))]), name
@@ -90,9 +91,9 @@ def open_seen(transform: object, image: Picture, number: int = 0) -> Image.Image
     if isinstance(image, list | tuple):
         return open_clip(Clip([open_picture(frame, i) for i, frame in enumerate(image)]), name)
     if isinstance(image, str | Path):
-        return open_clip(Path(image))
+        return open_clip(Path(image), reader=reader)
     if isinstance(image, bytes | bytearray | memoryview):
-        return open_clip(bytes(image), name)
+        return open_clip(bytes(image), name, reader)
     return open_clip(open_picture(image, number), name)
 
 

@@ -34,7 +34,7 @@ class Index:
     """What the packets of a video tell. times: of its frames in ticks, ascending; keys: those of key frames.
 
     last: how long the last frame stays; second: ticks of a second. numbered: the file tells no times, and these are
-    the numbers of its frames.
+    the numbers of its frames. stream: its number in the file.
     """
 
     times: tuple[int, ...]
@@ -42,16 +42,22 @@ class Index:
     last: int
     second: float
     numbered: bool = False
+    stream: int = 0
 
 
 def open_video(file: Path | bytes, name: str) -> Frames:
     """The frames of a video; BadImage for what is none, UserError where PyAV is not installed."""
+    check_av(name)
+    return Video(name, file)
+
+
+def check_av(name: str) -> None:
+    """UserError where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         raise UserError(
             f'{name}: reading videos needs PyAV: pip install "mmkit[video]" (decord is unmaintained since 2022). '
             "Folders of frames, animated GIF, WebP and PNG, and .npy arrays need nothing"
         )
-    return Video(name, file)
 
 
 class Video(Timed):
@@ -167,7 +173,7 @@ def _index(file: Path | bytes, name: str) -> Index:
         last = max(packets, key=lambda packet: packet.pts).duration or 0
         second = float(1 / stream.time_base)
         _check_length(container, stream, (shown[-1] + last) / second, len(shown), name)
-        return Index(tuple(shown), keys, last, second)
+        return Index(tuple(shown), keys, last, second, stream=stream.index)
 
 
 def _numbered(file: Path | bytes, name: str) -> Index:

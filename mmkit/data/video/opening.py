@@ -6,6 +6,7 @@ What cannot be read is a ``BadImage`` that names the file, as for pictures, and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,24 @@ from mmkit.data.images.opening import BadImage, load_image
 from mmkit.data.labels import natural
 from mmkit.data.records import Record
 from mmkit.data.video.animated import Animated, is_picture
+from mmkit.data.video.by_torchcodec import open_by_torchcodec
 from mmkit.data.video.files import open_video
 from mmkit.data.video.frames import Array, Frames, Pictures
+from mmkit.data.video.samplers import Reader
 from mmkit.errors import UserError
+
+READERS: dict[Reader, Callable[[Path | bytes, str], Frames]] = {"pyav": open_video, "torchcodec": open_by_torchcodec}
 
 
 def reads_clips(transform: object) -> bool:
     """Whether a transform takes opened clips (``Frames``), and not pictures: its ``reads_clips``."""
     return bool(getattr(transform, "reads_clips", False))
+
+
+def reader_of(transform: object) -> Reader:
+    """By which library a transform wants videos to be read."""
+    found: Reader = getattr(transform, "reader", "pyav")
+    return found
 
 
 def open_for(transform: object, record: Record) -> Image.Image | Frames:
@@ -35,7 +46,7 @@ def open_for(transform: object, record: Record) -> Image.Image | Frames:
     if reads_clips(transform):
         image = record.image
         name = f"{image} ({record.key})" if isinstance(image, (Path, Clip)) else record.key
-        return open_clip(image, record.key if str(image) == record.key else name)
+        return open_clip(image, record.key if str(image) == record.key else name, reader_of(transform))
     if isinstance(record.image, Clip):
         raise UserError(f"{record.key}: is a clip, and this model reads pictures; {FRAMES}")
     return load_image(record)
@@ -47,17 +58,19 @@ FRAMES = (
 )
 
 
-def open_clip(what: Clip | Image.Image | Path | str | bytes, name: str | None = None) -> Frames:
+def open_clip(
+    what: Clip | Image.Image | Path | str | bytes, name: str | None = None, reader: Reader = "pyav"
+) -> Frames:  # fmt: skip
     """A clip, or a picture as a clip of one frame; BadImage, which begins with ``name``, for what cannot be read.
 
-    UserError for a video file where no reader of videos is installed.
+    reader: of videos. UserError for a video file where it is not installed.
     """
     clip = what if isinstance(what, Clip) else Clip((what,) if isinstance(what, Image.Image) else as_file(what))
     frames, name = clip.frames, str(clip) if name is None else name
     if isinstance(frames, np.ndarray):
         return Array(name, frames, clip.rate)
     if isinstance(frames, Path | bytes):
-        return _of_file(frames, name, clip.rate)
+        return _of_file(frames, name, clip.rate, reader)
     return Pictures(name, frames, clip.rate)
 
 
@@ -73,7 +86,7 @@ def as_file(what: Path | str | bytes) -> Path | bytes:
     return Path(what) if isinstance(what, str) else what
 
 
-def _of_file(file: Path | bytes, name: str, rate: float | None) -> Frames:
+def _of_file(file: Path | bytes, name: str, rate: float | None, reader: Reader) -> Frames:
     if isinstance(file, Path):
         if os.path.isdir(file):
             return Pictures(name, pictures_of(file), rate)
@@ -83,7 +96,7 @@ def _of_file(file: Path | bytes, name: str, rate: float | None) -> Frames:
             return Array(name, _mapped(file, name), rate)
     if is_picture(file):
         return Animated(name, file)
-    return open_video(file, name)
+    return READERS[reader](file, name)
 
 
 def pictures_of(folder: Path) -> list[Path]:

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 from mmkit.errors import UserError
 
 How = Literal["stride", "segments", "linear", "uniform", "headtail"]
+Reader = Literal["pyav", "torchcodec"]
+"""By which library the frames of video files are decoded."""
 SEVERAL: tuple[How, ...] = ("stride", "segments")
 """Those of which there are several clips of a video; the others take one set of frames from the whole of it."""
 ALONE = (0, 1)

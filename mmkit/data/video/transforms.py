@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from mmkit.data.images.size import Size
 from mmkit.data.images.transforms import TrainTransform, look, view_of
 from mmkit.data.images.view import View
 from mmkit.data.video.frames import Frames
-from mmkit.data.video.samplers import Sampler
+from mmkit.data.video.samplers import Reader, Sampler
 from mmkit.errors import UserError
 from mmkit.types import Pixels, RawPixels
 
@@ -29,15 +29,17 @@ from mmkit.types import Pixels, RawPixels
 class ClipTransform:
     """Frames for evaluation. (opened clip) -> (3, T, h, w) float32.
 
-    frame: what is made of each, a picture's evaluation transform. sampler: which are seen.
+    frame: what is made of each, a picture's evaluation transform. sampler: which are seen. reader: of video files, see
+    ``by_torchcodec``.
     """
 
     reads_clips: ClassVar[bool] = True
     frame: Any
     sampler: Sampler
+    reader: Reader = "pyav"
 
     def __post_init__(self) -> None:
-        _check(self.sampler)
+        _check(self.sampler, self.reader)
         self.sampler.for_eval().fixed(self.sampler.frames, self.sampler.rate)
 
     @property
@@ -77,17 +79,19 @@ class ClipTrain(TrainTransform):
     """A picture's training transform on the frames of a clip, one draw for all. (clip, caption, Random) -> (pixels,
     caption).
 
-    sampler: which frames. tested: which are seen in evaluations; None = by the same sampler. The rest as in
-    ``TrainTransform``; a flip swaps left and right in the caption, of what moves too.
+    sampler: which frames. tested: which are seen in evaluations; None = by the same sampler. reader: of video files,
+    "pyav" or "torchcodec". The rest as in ``TrainTransform``; a flip swaps left and right in the caption, of what moves
+    too.
     """
 
     reads_clips: ClassVar[bool] = True
     sampler: Sampler
     tested: Sampler | None = None
+    reader: Reader = "pyav"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.sampler)
+        _check(self.sampler, self.reader)
         if self.tested is not None and self.tested.frames != self.sampler.frames:
             raise UserError(
                 f"ClipTrain tested={self.tested}: {self.sampler.frames} frames are read in training; "
@@ -109,7 +113,8 @@ class ClipTrain(TrainTransform):
 
     def for_eval(self) -> ClipTransform:  # type: ignore[override]
         """The evaluation transform with the same size, normalisation and frames."""
-        return ClipTransform(frame=super().for_eval(), sampler=(self.tested or self.sampler).for_eval())
+        sampler = (self.tested or self.sampler).for_eval()
+        return ClipTransform(frame=super().for_eval(), sampler=sampler, reader=self.reader)
 
 
 def stacked(frames: Sequence[Pixels]) -> Pixels:
@@ -120,6 +125,8 @@ def stacked(frames: Sequence[Pixels]) -> Pixels:
     return torch.stack([f.normalised() if isinstance(f, RawPixels) else f for f in frames], 1)
 
 
-def _check(sampler: object) -> None:
+def _check(sampler: object, reader: str) -> None:
+    if reader not in get_args(Reader):
+        raise UserError(f"reader={reader!r}: videos are read by {' or '.join(map(repr, get_args(Reader)))}")
     if not isinstance(sampler, Sampler):
         raise UserError(f"sampler={sampler!r}: give a Sampler, such as Sampler(how='segments', frames=8)")
