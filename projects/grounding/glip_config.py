@@ -28,6 +28,7 @@ from mmkit.data.sources.open import Want, open_source
 from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection
+from mmkit.evals.detection.phrases import Phrases
 from projects.grounding.glip import GLIP
 from projects.grounding.model import towers_mini
 from projects.grounding.targets import Asking
@@ -39,7 +40,7 @@ SMALL = partial(GLIP, width=128, depth=2, read=128, heads=4, scales=(1.0,), anch
 
 
 def glip(
-    start: str | None = None, seed: int = 42, steps: int = 2000, size: int = 96, kinds: int = 200, lr: float = 1e-3,
+    start: str | None = None, seed: int = 42, steps: int = 1500, size: int = 96, kinds: int = 200, lr: float = 1e-3,
     batch: int = 32, captions: float = 0.5, told: float = 1.0, tower: float = 0.2,
 ) -> Experiment:  # fmt: skip
     """GLIP on built-in scenes. start: a run whose towers it starts from, the quickstart's; None = nothing.
@@ -71,7 +72,7 @@ def own(
 
     Data whose captions name boxes (Flickr30k Entities, GoldG, ODVG, JSON lines with ``phrases``) are asked for by their
     captions, others (COCO, VOC, YOLO, JSON lines) by the names of their classes. images, split: of the data, as for
-    ``mmkit detect --data``. size: pixels of the squashed picture, a multiple of 12. test: data with named boxes.
+    ``mmkit detect --data``. size: pixels of the squashed picture, a multiple of 12. test: data of the same kind.
     """
     source = partial(open_source, spec=train, wants=WANTED, images=images, split=split)
     found = source()
@@ -81,7 +82,9 @@ def own(
     evals = {}
     if test is not None:
         measured = partial(open_source, spec=test, wants=WANTED, images=test_images, split=test_split)
-        evals["detection"] = partial(Detection, source=measured, phrases=names or names_of(measured(), test))
+        evals["found"] = (
+            partial(Detection, source=measured) if names else partial(Phrases, source=measured, rule="any-box")
+        )
     asking: partial[Any] = partial(Telling, classes=(), captions=1.0) if told else partial(Asking, classes=names)
     return Experiment(
         name="glip-own",
@@ -152,6 +155,9 @@ def _small(
         ),
         optim=optim(lr, 1.0 if start is None else tower),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
-        evals={"detection": partial(Detection, source=measured, groups=groups)},
+        evals={
+            "detection": partial(Detection, source=measured, groups=groups, rounds=200),
+            "phrases": partial(Phrases, source=measured, rule="any-box", rounds=200),
+        },
         **begins,
     )  # fmt: skip

@@ -63,7 +63,8 @@ def test_own_pictures_are_asked_for_by_the_names_of_their_boxes_or_by_their_capt
         )
         assert dump(rebuild(json.loads(json.dumps(dump(experiment))))) == dump(experiment)
         metrics = train(experiment, tmp_path / f"run-{name}")
-        assert metrics["detection.classes"] == 2
+        assert metrics["found.classes" if name == "names" else "found.phrases"] == (2 if name == "names" else 4)
+        assert ("found.random_names_ap50" in metrics) == (name == "names")
         asked = experiment.heads["ground"].keywords["classes"]
         assert asked == (("canoe", "dog") if name == "names" else ())
     nameless = tmp_path / "none.jsonl"

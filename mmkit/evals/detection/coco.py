@@ -8,7 +8,7 @@ detections of a picture count over all classes together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Literal
 
@@ -170,8 +170,12 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return float(said.mean()) if said.size else None
 
 
-def interval(metric: CocoAP, rounds: int = 200, seed: int = 0) -> dict[str, tuple[float, float]]:
+def interval(
+    metric: CocoAP, rounds: int = 200, seed: int = 0, groups: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[float, float]]:
     """The middle 95 % of ``ap`` and ``ap50`` over so many draws of the pictures with replacement (Efron 1979).
+
+    groups: some of the classes by name, for ``NAME.ap`` and ``NAME.ap50`` of those that occur.
 
     A picture that is drawn twice makes average precision larger by itself (1.6 of 100 where a class has five objects):
     the interval is moved by as much as the draws' mean differs from the number. UserError for fewer than two rounds,
@@ -186,11 +190,13 @@ def interval(metric: CocoAP, rounds: int = 200, seed: int = 0) -> dict[str, tupl
         if any(len(pictures[i].true_boxes) for i in order):
             orders.append(order)
     found = metric.drawn(orders)
-    low, high = round(0.025 * (rounds - 1)), round(0.975 * (rounds - 1))
-    said = metric.compute()
     ends: dict[str, tuple[float, float]] = {}
-    for name, part in (("ap", found), ("ap50", found[:, :1])):
-        values = sorted(float(one[one > -1].mean()) for one in part)
-        moved = said[name] - sum(values) / rounds
-        ends[name] = values[low] + moved, values[high] + moved
+    for group, classes in {"": range(metric.classes), **(groups or {})}.items():
+        said, own = metric.of_classes(classes), found[:, :, list(classes)]
+        for name, part in (("ap", own), ("ap50", own[:, :1])):
+            values = sorted(float(one[one > -1].mean()) for one in part if (one > -1).any())
+            if values:
+                moved = said[name] - sum(values) / len(values)
+                at = [round(share * (len(values) - 1)) for share in (0.025, 0.975)]
+                ends[f"{group}.{name}" if group else name] = values[at[0]] + moved, values[at[1]] + moved
     return ends

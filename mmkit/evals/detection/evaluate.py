@@ -8,7 +8,7 @@ picture, as often as the class occurs; mean and frequency are those of the data 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -26,8 +26,8 @@ from mmkit.evals.detection.coco import CocoAP, interval
 from mmkit.evals.detection.voc import VocAP
 from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.predictions import save_predictions
-from mmkit.heads.base import Detects
-from mmkit.inference.detecting import Found, check_view, finder_of, in_pictures
+from mmkit.heads.base import Detects, Grounds
+from mmkit.inference.detecting import Found, check_view, detector, finder_of, in_pictures
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Pixels
 
@@ -50,7 +50,8 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionResult:
-    """values: what ``CocoAP`` counts, and the same of chance under ``chance_ap``. by_class: ap of each, None without.
+    """values: what ``CocoAP`` counts, and the same of chance under ``chance_ap``; of a model that can be asked also
+    ``random_names_ap50``, of its boxes with random names. by_class: ap of each, None without.
 
     n: pictures; boxes: how many are to be found. found, names, ids: what was found in each picture, the pictures'
     published names, the classes' published numbers.
@@ -168,16 +169,8 @@ class Detection(Evaluator):
         passed = self.passed(self.parts(predictor, len(source), opened, work))
         each = [one for part in passed.found for one in part]
         found, truth = [one for one, _, _ in each], [one for _, one, _ in each]
-        measured, chance = (self._measured(head, source, one, truth) for one in (found, by_chance(found, truth)))
-        name = "ap" if isinstance(measured, CocoAP) else "map"
-        ends = interval(measured, self.rounds) if self.rounds and isinstance(measured, CocoAP) else {}
-        between = {f"{key}_{end}": pair[i] for key, pair in ends.items() for i, end in enumerate(("low", "high"))}
-        values = measured.compute() | between | {f"chance_{name}": chance.compute()[name]}
-        for group, rows in self._grouped(head).items():
-            assert isinstance(measured, CocoAP)
-            assert isinstance(chance, CocoAP)
-            values |= {f"{group}.{key}": value for key, value in measured.of_classes(rows).items()}
-            values |= {f"{group}.chance_{key}": value for key, value in chance.of_classes(rows).items() if key == "ap"}
+        measured = self._measured(head, source, found, truth)
+        values = measured.compute() | self._compared(predictor, head, source, measured, found, truth)
         result = DetectionResult(
             values=values,
             by_class=dict(zip(head.classes, measured.by_class(), strict=True)), n=len(found),
@@ -186,6 +179,31 @@ class Detection(Evaluator):
         )  # fmt: skip
         save_predictions(self.predictions, result.rows)
         return result
+
+    def _compared(
+        self, predictor: Predictor, head: Detects, source: Source, measured: CocoAP | VocAP, found: Sequence[Found],
+        truth: Sequence[Mapping[str, Any]],
+    ) -> dict[str, float]:  # fmt: skip
+        """Intervals, what chance has, of a model that can be asked also with random names, and all that of groups."""
+        chance = self._measured(head, source, by_chance(found, truth), truth)
+        if not isinstance(measured, CocoAP) or not isinstance(chance, CocoAP):
+            return {"chance_map": chance.compute()["map"]}
+        groups = self._grouped(head)
+        ends = interval(measured, self.rounds, groups=groups) if self.rounds else {}
+        values = {f"{key}_{end}": pair[i] for key, pair in ends.items() for i, end in enumerate(("low", "high"))}
+        everything = {"": range(len(head.classes)), **groups}
+        compared = {"chance_ap": (chance, "ap")}
+        if isinstance(detector(predictor.heads, self.head), Grounds):
+            named = self._measured(head, source, by_random_names(found), truth)
+            assert isinstance(named, CocoAP)
+            compared |= {"random_names_ap50": (named, "ap50")}
+        for group, rows in everything.items():
+            before = f"{group}." if group else ""
+            if group:
+                values |= {before + key: value for key, value in measured.of_classes(rows).items()}
+            said = {name: metric.of_classes(rows).get(key) for name, (metric, key) in compared.items()}
+            values |= {before + name: value for name, value in said.items() if value is not None}
+        return values
 
     def _measured(
         self, head: Detects, source: Source, found: Sequence[Found], truth: Sequence[Mapping[str, Any]]
@@ -218,6 +236,12 @@ def by_chance(found: Sequence[Found], truth: Sequence[Mapping[str, Any]]) -> lis
         )
         for one, size in zip(found, sizes, strict=True)
     ]  # fmt: skip
+
+
+def by_random_names(found: Sequence[Found]) -> list[Found]:
+    """The same boxes and scores with classes at random: what one has who finds objects and knows no words."""
+    draw = np.random.default_rng(0)
+    return [replace(one, labels=draw.integers(0, len(one.classes), len(one.labels))) for one in found]
 
 
 def _as_dict(found: Found) -> dict[str, Any]:

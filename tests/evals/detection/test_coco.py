@@ -209,3 +209,28 @@ def test_the_interval_holds_the_number_and_is_wider_for_fewer_pictures():
     assert ends(sets)[0] == many
     with pytest.raises(UserError, match="at least two"):
         interval(CocoAP(CLASSES), 40)
+
+
+def test_the_interval_of_some_classes_is_that_of_a_metric_without_the_others():
+    sets = [one for seed in range(2) for one in random_set(seed)]
+
+    def only(one, own):
+        rows = np.isin(np.asarray(one["labels"]), own)
+        return {name: np.asarray(value)[rows] for name, value in one.items()}
+
+    def made(samples):
+        metric = CocoAP(CLASSES)
+        metric.update(*zip(*samples, strict=True))
+        metric.sync_on_compute = False
+        return metric
+
+    whole = made(sets)
+    found = interval(whole, 9, groups={"some": (0, 2), "none": ()})
+    assert {name for name in found if "." in name} == {"some.ap", "some.ap50"}
+    assert {name: ends for name, ends in found.items() if "." not in name} == interval(whole, 9)
+    alone = made([(only(said, (0, 2)), only(truth, (0, 2))) for said, truth in sets])
+    for name in ("ap", "ap50"):
+        assert whole.of_classes((0, 2))[name] == pytest.approx(alone.compute()[name], abs=1e-12)
+        assert found[f"some.{name}"][0] < alone.compute()[name] < found[f"some.{name}"][1]
+    assert whole.of_classes(range(CLASSES))["ap"] == whole.compute()["ap"]
+    assert whole.of_classes(()) == {}

@@ -14,7 +14,7 @@ from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.records import ByNumber, Record
 from mmkit.data.text_files import stable_id
 from mmkit.errors import UserError
-from mmkit.evals.detection.evaluate import Detection, by_chance
+from mmkit.evals.detection.evaluate import Detection, by_chance, by_random_names
 from mmkit.heads.base import Detections, Detects
 from mmkit.inference.detecting import Found, detector
 from mmkit.inference.predictor import Predictor
@@ -212,3 +212,23 @@ def test_groups_of_classes_are_measured_apart():
         Detection(source=Scenes(), groups={"tame": ("dog", "lamp")}).evaluate(predictor())
     with pytest.raises(UserError, match="which rule='voc2010' does not give"):
         Detection(source=Scenes(), rule="voc2010", groups={"tame": ("dog",)}).evaluate(predictor())
+
+
+def test_random_names_are_the_same_boxes_with_any_class():
+    rng = np.random.default_rng(1)
+    found = [
+        Found(
+            boxes=rng.random((n, 4)), scores=rng.random(n), labels=np.zeros(n, np.int64), size=(9, 9),
+            classes=("cat", "dog", "canoe"),
+        )
+        for n in (400, 0, 200)
+    ]  # fmt: skip
+    named = by_random_names(found)
+    assert [len(one.labels) for one in named] == [400, 0, 200]
+    assert named[0].boxes is found[0].boxes
+    assert named[2].scores is found[2].scores
+    counts = np.bincount(np.concatenate([one.labels for one in named]), minlength=3)
+    assert (counts > 150).all()
+    assert (named[0].labels == by_random_names(found)[0].labels).all()
+    numbers = Detection(source=Scenes(), batch_size=2).evaluate(predictor()).metrics()
+    assert "random_names_ap50" not in numbers  # a model with classes of its own knows no names
