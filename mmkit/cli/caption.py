@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from mmkit.cli.evaluate import (
     of_data,
     open_data,
 )
-from mmkit.cli.main import add_command, write_json
+from mmkit.cli.main import add_command, check_output, write_json
 from mmkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def register(commands: Commands) -> None:
         help="records with image and caption to score against: JSON lines, a table, shards, dataset_coco.json with "
         "--images and --split, hf:NAME, openmoji[:LANGUAGE], ...",
     )  # fmt: skip
+    command.add_argument("--out", type=Path, metavar="PNG", help="draw the pictures of --image above what is written")
     add_source_options(command, "image=...,caption=...")
     how = command.add_argument_group("how to write")
     how.add_argument("--beams", type=int, metavar="K", help="texts tried side by side (default 3; 1 with --sample)")
@@ -62,7 +63,7 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     """The captions, or the scores of those of a data set."""
-    measured = of_data(args, OF_DATA)
+    measured = of_data(args, OF_DATA, ("out",))
     if not args.sample and (given := [name for name in DRAWN if getattr(args, name) is not None]):
         raise UserError(f"--{given[0].replace('_', '-')} is about drawn words: give --sample too")
     if measured:
@@ -91,8 +92,12 @@ def _write(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from mmkit.data.video.opening import check_there
+    from mmkit.files import kind_of_picture
     from mmkit.ranks import rank
 
+    if args.out is not None:
+        kind_of_picture(args.out)
+        check_output(args.out, "--out")
     for path in args.image:
         check_there(path)
     how = _how(args)
@@ -103,5 +108,27 @@ def _write(args: argparse.Namespace) -> None:
         for path, caption in zip(args.image, found, strict=True):
             table.add_row(str(path), caption)
         Console().print(table, markup=False, highlight=False)
+        if args.out is not None:
+            _draw(args.image, found, args.out)
     said = [{"image": str(path), "caption": caption} for path, caption in zip(args.image, found, strict=True)]
     write_json(args.json, {"captions": said})
+
+
+def _draw(paths: Sequence[Path], captions: Sequence[str], out: Path) -> None:
+    """All pictures on one sheet, each above its caption; of a clip some frames."""
+    from mmkit.data.clip import Clip
+    from mmkit.data.records import Record
+    from mmkit.data.show.tasks import sheet
+    from mmkit.data.video.animated import is_picture
+    from mmkit.files import save_picture
+
+    records = [
+        Record(
+            image=Clip(path) if path.is_dir() or not is_picture(path) else path,
+            captions=(caption,),
+            image_id=str(path),
+            key=str(path),
+        )
+        for path, caption in zip(paths, captions, strict=True)
+    ]
+    save_picture(sheet(records), out)

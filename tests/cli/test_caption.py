@@ -1,12 +1,18 @@
 """``mmkit caption`` as a user calls it: pictures, a data set, how to write, and what is refused."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmkit.cli import main
 from mmkit.config import dump
+from mmkit.data.clip import Clip
+from mmkit.data.records import Record
+from mmkit.data.show import tasks
 from mmkit.heads.captioning import Captioner
 from mmkit.hub import folder as hub
 from tests.evals.captions.test_evaluate import writing
@@ -43,6 +49,28 @@ def test_pictures(folder, tmp_path, capsys):
     assert all(one["caption"].split()[0] in shown for one in found if one["caption"])
 
 
+def test_a_sheet_of_pictures_above_their_captions(folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tasks, "sheet", lambda records: drawn.extend(records) or Image.new("RGB", (9, 9)))
+    files, out = [folder / "1.png", folder / "3.png"], tmp_path / "sheet.png"
+    assert run(folder, "--image", *files, "--json", tmp_path / "a.json", "--out", out) == 0
+    said = [one["caption"] for one in json.loads((tmp_path / "a.json").read_text())["captions"]]
+    assert [(record.image, record.captions) for record in drawn] == [
+        (file, (text,)) for file, text in zip(files, said, strict=True)
+    ]
+    assert Image.open(out).size == (9, 9)
+
+
+def test_a_sheet_shows_pictures_and_frames_with_ink_below(folder):
+    words = Record(image=folder / "1.png", captions=("two words",), image_id="", key="")
+    clip = replace(words, image=Clip([folder / "1.png"] * 4))
+    empty = replace(words, captions=("",))
+    one, wide, bare = (tasks.sheet([record]) for record in (words, clip, empty))
+    assert wide.width > 2 * one.width
+    assert one.height > bare.height
+    assert np.asarray(one.crop((0, bare.height - 14, one.width, one.height)).convert("L")).min() < 60
+
+
 def test_a_data_set_with_its_result_file(folder, tmp_path, capsys):
     options = ("--predictions", tmp_path / "c.json", "--json", tmp_path / "n.json", "--max-new-tokens", 6)
     assert run(folder, "--data", folder / "records.jsonl", *options) == 0
@@ -72,6 +100,8 @@ def test_drawn_words_differ_by_the_seed_alone(folder, tmp_path):
         (("--image", "0.png", "--beams", 0), "beams"),
         (("--image", "0.png", "--max-new-tokens", 40), "at most"),
         (("--image", "gone.png"), "gone.png"),
+        (("--data", "records.jsonl", "--out", "s.png"), "--out belongs to --image"),
+        (("--image", "0.png", "--out", "s.xyz"), "s.xyz"),
     ],
 )
 def test_what_is_refused(folder, monkeypatch, arguments, named, capsys):

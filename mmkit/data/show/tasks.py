@@ -7,6 +7,7 @@ pictures are shown as they are in the data, not as a training step changes them.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -32,7 +33,11 @@ def has_task(record: Record) -> bool:
 def task_grid(source: Source, *, n: int = 16, seed: int = 0, columns: int | None = None) -> Image.Image:
     """``n`` records, drawn by ``seed``, in rows: pictures, text, and what is right."""
     records = [source[i] for i in Random(seed).sample(range(len(source)), min(n, len(source)))]
-    names = own_names(source)
+    return sheet(records, own_names(source), columns)
+
+
+def sheet(records: Sequence[Record], names: list[Label] | None = None, columns: int | None = None) -> Image.Image:
+    """Records in rows: pictures or some frames of each clip, text, and what is right. BadImage names what is broken."""
     cells = [_cell(record, names) for record in records]
     places, whole = in_rows([cell.size for cell in cells], columns)
     canvas = Image.new("RGB", whole, WHITE)
