@@ -42,7 +42,7 @@ PLAIN = partial(TrainTransform, scale=(1.0, 1.0), randaugment=None)  # the whole
 WANTED: tuple[Want, ...] = ("boxes",)
 SMALL_DETR = partial(DETR, width=128, heads=4, hidden=256, decoder=3, queries=12, groups=3, denoising=3)
 SCENES: dict[str, tuple[partial[Any], int]] = {
-    "detr": (SMALL_DETR, 1500),
+    "detr": (SMALL_DETR, 1000),
     "faster_rcnn": (
         partial(
             FasterRCNN, width=64, hidden=256, scales=(2.0, 1.0, 0.5), anchor=7.0, sampled=(64, 32), proposed=(100, 100)

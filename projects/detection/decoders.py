@@ -19,6 +19,8 @@ from mmkit.nn.sine import of_boxes
 from projects.detection.layers import AnchorLayer, DecoderLayer
 
 PRIOR = 0.01  # of any class at the start, where losses are sigmoid focal
+NARROW = 1e-3
+"""So wide a box is at least where it is divided by, so that attention stays finite whatever a query has come to."""
 
 
 class Map(NamedTuple):
@@ -145,7 +147,8 @@ class Anchors(nn.Module):
         sine = of_boxes(boxes, half)
         places = self.place(sine.to(x_BQD.dtype))
         near = sine[..., : self.width] * (self.scale(x_BQD) if i else 1.0)
-        wanted = self.size(x_BQD).sigmoid() / boxes[..., 2:]  # the height modulates y, which stands first
+        sides = boxes[..., 2:].clamp(min=NARROW)
+        wanted = self.size(x_BQD).sigmoid() / sides  # the height modulates y, which stands first
         near = torch.cat([near[..., :half] * wanted[..., 1:], near[..., half:] * wanted[..., :1]], -1)
         return layer(x_BQD, places, near.to(x_BQD.dtype), seen.cells, seen.places, seen.mask, allowed)
 

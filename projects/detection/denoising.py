@@ -25,7 +25,7 @@ class Noised(NamedTuple):
 
     labels (B, P) int64, as the query says, and boxes (B, P, 4) as centre, width, height; ``box`` (B, P) int64: of which
     of the picture's boxes; ``positive`` and ``real`` (B, P) bool; ``group`` (B, P) int64; ``share`` (B,) float32: one
-    over the number of the picture's groups.
+    over the number of the picture's groups; ``pairs`` (2, T) int64: picture and query of each positive.
     """
 
     labels: Tensor
@@ -35,22 +35,26 @@ class Noised(NamedTuple):
     real: Tensor
     group: Tensor
     share: Tensor
+    pairs: Tensor
 
 
 def noised(truth: Truth, draws: Draws, classes: int, groups: int, most: int = 100) -> Noised | None:
     """At most ``groups`` groups and ``most`` positive queries a picture, at least one group; None without any box."""
     boxes = truth.boxes
-    counts = truth.counts.to(boxes.device)
     if not boxes.shape[1]:
         return None
+    counts, device = truth.counts, boxes.device  # on the host, which need not wait for the device
     own = torch.where(counts > 0, (most // counts.clamp(min=1)).clamp(1, groups), 0)
-    slot = torch.arange(int((2 * own * counts).max()), device=boxes.device).expand(len(boxes), -1)
+    slot = torch.arange(int((2 * own * counts).max())).expand(len(boxes), -1)
     pair = 2 * counts.clamp(min=1)[:, None]
     group, within = slot // pair, slot % pair
     positive = within < counts[:, None]
     box = torch.where(positive, within, within - counts[:, None])
     real = group < own[:, None]
-    box = torch.where(real, box, 0)
+    positive &= real
+    pairs = torch.stack(positive.nonzero(as_tuple=True)).to(device)
+    share = (1 / own.clamp(min=1).float()).to(device)
+    box, positive, real, group = (one.to(device) for one in (torch.where(real, box, 0), positive, real, group))
     chance = draws.uniform(slot.shape[1], 10)  # of a slot in one row, so that more slots change none before them
     wrong = (chance[..., 8] < RELABELLED) & real
     labels = truth.labels.gather(1, box)
@@ -62,7 +66,7 @@ def noised(truth: Truth, draws: Draws, classes: int, groups: int, most: int = 10
     start, size = now[..., :2], now[..., 2:] - now[..., :2]
     moved = torch.cat([start + size / 2, size.abs()], -1)
     moved = torch.cat([moved[..., :2], moved[..., 2:].clamp(min=1e-3)], -1)  # anchors are divided by
-    return Noised(labels, moved, box, positive & real, real, group, 1 / own.clamp(min=1).float())
+    return Noised(labels, moved, box, positive, real, group, share, pairs)
 
 
 def who_reads_whom(noise: Noised, queries: int, group: int) -> Tensor:

@@ -148,7 +148,8 @@ class DETR(Head):
                     ("label", "box", "giou"), (self.costs.label, self.costs.box, self.costs.giou), sums, strict=True
                 )
             }
-            last = matches.layer == len(found.boxes) - 1
+            answered = int(truth.counts.clamp(max=self.queries).sum()) * groups
+            last = slice(len(matches.layer) - answered, None)
             said = own.logits[-1, matches.picture[last], matches.query[last], : len(self.classes)].argmax(-1)
             right = said == truth.labels[matches.picture[last], matches.box[last]]
             pairs = max(1, len(right))

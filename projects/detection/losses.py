@@ -58,7 +58,7 @@ def matched_sums(
 def noised_sums(found: Found, truth: Truth, noise: Noised) -> Sums:
     """Of noised queries: positives are their box, negatives nothing; each picture's groups count as one."""
     layers = len(found.boxes)
-    picture, query = noise.positive.nonzero(as_tuple=True)
+    picture, query = noise.pairs
     box = noise.box[picture, query]
     at = (
         torch.arange(layers, device=query.device).repeat_interleave(len(query)),

@@ -36,7 +36,7 @@ def records(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(("head", "steps"), [("detr", 1500), ("faster_rcnn", 1000), ("ssd", 1000)])
+@pytest.mark.parametrize(("head", "steps"), [("detr", 1000), ("faster_rcnn", 1000), ("ssd", 1000)])
 def test_each_head_on_built_in_scenes_survives_json(head, steps):
     exp = validate(load_experiment(f"{CONFIG}:openmoji(head='{head}')"))
     assert exp.run.steps == steps

@@ -29,6 +29,7 @@ def test_each_picture_has_as_many_groups_as_its_own_boxes_allow():
     assert per == [2 * 5 * 3, 0, 2 * 2 * 40, 2 * 1 * 200]
     assert noise.share.tolist() == pytest.approx([1 / 5, 1, 1 / 2, 1])
     assert noise.positive.sum(1).tolist() == [15, 0, 80, 200]
+    assert noise.pairs.T.equal(noise.positive.nonzero())
     for i, (n, groups) in enumerate(((3, 5), (40, 2), (200, 1))):
         row = (0, 2, 3)[i]
         mine = noise.real[row]

@@ -8,9 +8,13 @@ import torch
 from mmkit.errors import UserError
 from mmkit.evals.detection.coco import CocoAP
 from mmkit.features import Features
+from mmkit.heads.boxes.truth import truth_of
+from mmkit.nn.boxes import overlaps, to_corners
 from mmkit.task import Task
+from projects.detection.decoders import Found
 from projects.detection.examples import CLASSES, SCENES, Given, scene, together
 from projects.detection.head import DETR
+from projects.detection.matching import match
 
 SMALL = {"width": 32, "heads": 2, "hidden": 32, "decoder": 2, "queries": 6}
 FORMS = {
@@ -133,6 +137,31 @@ def test_predictions_stand_by_picture_best_first_in_pixels():
     assert found.boxes[:, 2].max() > 32  # of 48, and not of 1
 
 
+def test_a_query_whose_box_has_shrunk_to_nothing_says_something_still():
+    t = task("all")
+    decoder = t.heads["detect"].decoder
+    with torch.no_grad():
+        decoder.anchors[:, 2:] = -100.0
+    out = t(together(*SCENES), 0)
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in t.parameters() if p.grad is not None)
+
+
+def test_what_is_logged_is_of_the_last_layer():
+    t = task("all")
+    batch = together(*SCENES)
+    head, f = t.heads["detect"], t.features(together(*SCENES), 0)
+    out = head(f)
+    found, truth = head.find(f, head._noised(f, truth_of(f))[1]), truth_of(f)
+    own = Found(found.logits[-1:, :, :12], found.boxes[-1:, :, :12])
+    matches = match(own, truth, head.costs, "focal", 2)
+    pairs = own.boxes[0, matches.picture, matches.query], truth.boxes[matches.picture, matches.box]
+    iou = overlaps(*map(to_corners, pairs))[0]
+    assert out.logs["iou"][1] == len(iou) == 2 * len(batch.targets["boxes"])
+    torch.testing.assert_close(out.logs["iou"][0], iou.mean())
+
+
 def test_the_loss_does_not_depend_on_the_order_of_boxes_and_pictures():
     t = task("queries")
     batch = together(*SCENES)
@@ -168,7 +197,6 @@ def test_targets_that_are_not_there():
 def test_noise_is_the_same_in_any_batch():
     """The draws of a sample are its own: a larger neighbour adds queries, and changes none."""
     head = task("all").heads["detect"]
-    from mmkit.heads.boxes.truth import truth_of
 
     def noise(*scenes):
         f = Features(Given(), together(*scenes))

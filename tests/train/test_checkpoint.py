@@ -18,6 +18,7 @@ from mmkit.train import checkpoint, resuming, rng
 from mmkit.train.engines.base import State
 from mmkit.train.precision import choose_precision, choose_product
 from mmkit.train.runlog import RunLog
+from mmkit.train.setup import numeric_settings
 from mmkit.train.trackers import Trackers
 from tests.train.fakes import tiny
 
@@ -331,6 +332,16 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(4, 0.5)]
+
+
+def test_cudnn_does_not_attend_in_a_run_and_all_settings_are_put_back():
+    fused = torch.backends.cuda
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads(), fused.cudnn_sdp_enabled()
+    assert before[2]
+    with numeric_settings("medium", before[1] + 1):
+        assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("medium", before[1] + 1)
+        assert not fused.cudnn_sdp_enabled()
+    assert (torch.get_float32_matmul_precision(), torch.get_num_threads(), fused.cudnn_sdp_enabled()) == before
 
 
 def test_product_choice_is_float32_and_leaves_the_setting():

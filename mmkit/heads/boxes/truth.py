@@ -31,11 +31,12 @@ def truth_of(f: Features) -> Truth:
     batch, device = len(f.batch), boxes.device
     counts = torch.bincount(of, minlength=batch)
     starts = counts.cumsum(0) - counts
-    most = int(counts.max()) if len(of) else 0
+    known = counts.cpu()  # the one place where the host waits for how many there are
+    most = int(known.max()) if len(of) else 0
     flat = of * most + torch.arange(len(of), device=device) - starts[of]
     relative = boxes / sizes(f.batch).repeat(1, 2)[of]
     padded = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(batch * most, 1)
     padded[flat] = to_centres(relative)
     classes = torch.zeros(batch * most, dtype=torch.int64, device=device)
     classes[flat] = labels
-    return Truth(padded.view(batch, most, 4), classes.view(batch, most), counts.cpu(), flat)
+    return Truth(padded.view(batch, most, 4), classes.view(batch, most), known, flat)
