@@ -35,17 +35,18 @@ ROWS = {
     "simmim": "projects/mim/config.py:simmim",
     "beit": "projects/mim/config.py:beit",
     "supervised": "configs/pretrain/classify.py:openmoji(steps=1400)",
-    "albef": "configs/quickstart.py:pretrain",
+    "albef": "configs/quickstart.py:pretrain(steps=1400)",
     "mae-albef": "projects/mim/config.py:beside_albef",
 }
 HELD_OUT = ("mae", "mae-pixels", "simmim", "beit")
+ALBEF = ("data.global_batch=64", "report=null")
 KINDS = ("knn", "linear", "attentive")
 
 
 def settings(row: str, seed: int, workers: int = 0) -> list[str]:
     """What ``mmkit train`` is told beside the config: the seed, who draws, and what is measured."""
     quiet = [] if row in HELD_OUT else ["evals={}"]
-    return [f"run.seed={seed}", f"data.workers={workers}", *quiet, *(["report=null"] if "albef" in row else [])]
+    return [f"run.seed={seed}", f"data.workers={workers}", *quiet, *(ALBEF if "albef" in row else [])]
 
 
 def trained(row: str, seed: int, out: Path, workers: int = 0) -> Path:

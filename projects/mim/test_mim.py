@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.hub import folder as hub
 from mmkit.inference.predictor import Predictor
+from mmkit.models.sizes.vision import vision
 from mmkit.nn.patch import patchify
 from mmkit.task import Task
 from mmkit.train.loop import train
@@ -180,6 +182,18 @@ def test_models_that_cannot_are_refused_at_the_start(model, message):
         MAE(spec, **SMALL_MAE)
     with pytest.raises(UserError, match="SimMIM needs a model that can replace"):
         SimMIM(spec, cell=8)
+
+
+@pytest.mark.parametrize("head", [MAE, SimMIM, BEiT])
+def test_a_tower_of_others_hides_no_patches_and_is_refused(head, monkeypatch):
+    """As a Swin would have to for SimMIM."""
+    make, few = timm.create_model, {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 1), "window_size": 4}
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: make(name, **few, **more))
+    spec = vision(image_size=64, backbone="timm:swin_tiny_patch4_window7_224").spec
+    with pytest.raises(
+        UserError, match=f"{head.__name__} needs a model that can .* patches of a picture; this one has"
+    ):
+        head(spec)
 
 
 # ---- SimMIM -----------------------------------------------------------------------------------------------------

@@ -47,13 +47,21 @@ NO_ORACLE = """What no installed program can be asked:
 
 - MAE's linear probe by LARS, and every fine-tuned accuracy of MAE, SimMIM and BEiT: not measured here.
 - The fixed positions of MAE are held against a copy of its own code; transformers' of release 5 have rows first.
-- SimMIM on a ViT with relative positions, and on Swin: of the second the loss alone is compared.
+- SimMIM on a ViT with relative positions: not compared. On Swin the formula of its loss alone is: a network of others
+  cannot have patches replaced, and is refused (`projects/mim/test_mim.py`).
 - BEiT's ids: those of DALL-E's encoder are not to be had; k-means stands in their place. Its masks are held against a
   copy of the published generator, as distributions.
 - ViViT's models 2 to 4 are in no installed package: loops written out in the test stand in their place
   (`tests/parity/test_vivit.py`). Its accuracies are not measured here.
 - The nearest neighbours and linear heads of `mmkit probe` are held against plain loops (`tests/evals/probe`), as no
-  installed package has DINOv2's.
+  installed package has DINOv2's; the attentive head has no reference at all.
+- Mixup, CutMix and erasing are held against their formulas (`tests/train/test_mixing.py`): others draw otherwise.
+- GIT's last layer: ours has BERT's transform, and is tied to the words; the states before it are compared.
+- Texts are equal to transformers' generation by beams and one by one (`tests/encoders/test_decoding.py`); drawn ones by
+  what is left to draw from and in their frequencies, as the random numbers are others.
+- METEOR and SPICE, which need Java and word lists, are not there. BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap's own
+  programs (`tests/evals/captions/test_scores.py`).
+- VideoMAE, CoCa, the quantiser of BEiT v2 and BEiT-3 are not built.
 """
 
 
