@@ -26,6 +26,7 @@ from mmkit.data.boxes import box_area
 from mmkit.data.images.opening import load_image
 from mmkit.data.images.transforms import look
 from mmkit.data.records import JsonLines, Record, Source
+from mmkit.data.video.opening import reads_clips
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, best_box, detected, named_boxes, points_at, refer_iou, region_box
 from mmkit.evals.evaluator import Evaluator, counted, finite
@@ -163,7 +164,12 @@ class Grounding(Evaluator):
             )
 
     def needs(self, predictor: Predictor) -> tuple[dict[str, Asked], Source]:
-        """What the model is asked, and the source; UserError where there is nothing to explain."""
+        """What the model is asked, and the source; UserError where there is nothing to explain, and for clips."""
+        if reads_clips(predictor.transform):
+            raise UserError(
+                "grounding: this model reads clips, whose heat maps are of each frame, and boxes are of pictures; "
+                "measure a model of pictures, or look at the frames: mmkit explain"
+            )
         return self._asked(predictor), self.opened()
 
     def evaluate(self, predictor: Predictor) -> GroundingResult:

@@ -15,7 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 from PIL import Image
 
+from mmkit.data.clip import Clip
 from mmkit.data.images.opening import BadImage, max_megapixels
+from mmkit.data.records import Record
+from mmkit.data.video.opening import reads_clips
+from mmkit.data.video.strip import shown
 from mmkit.errors import UserError
 from mmkit.inference.predictor import Predictor
 from mmkit.page.shelf import Shelf
@@ -46,16 +50,41 @@ class Given:
     words: Mapping[str, str]
     shelf: Shelf | None = None
 
-    def picture(self, path: str | None) -> Image.Image:
-        """A visitor's picture as RGB; gr.Error in words where there is none, or it cannot be read."""
+    @property
+    def clips(self) -> bool:
+        """Whether the model reads clips."""
+        return reads_clips(self.predictor.transform)
+
+    def upload(self) -> gr.Image | gr.File:
+        """A field for what the model reads: a picture; or a video, or an animated picture."""
+        if self.clips:
+            return gr.File(label=self.words["clip"], file_types=["video", "image"], type="filepath", height=120)
+        return upload(self.words["picture"], height=260)
+
+    def picture(self, path: str | None) -> Any:
+        """A visitor's picture as RGB, or a ``Clip`` for a model that reads clips.
+
+        gr.Error in words where there is none, or it cannot be read.
+        """
         if path is None:
             raise gr.Error(self.words["no_picture"], print_exception=False)
         try:
+            if self.clips:
+                self.shown(path)
+                return Clip(Path(path))
             return opened(path)
         except TooLarge as error:
             raise gr.Error(self.words["huge"].format(most=round(max_megapixels())), print_exception=False) from error
         except BadImage as error:
-            raise gr.Error(self.words["broken"], print_exception=False) from error
+            said = self.words["broken_clip" if self.clips else "broken"]
+            raise gr.Error(said, print_exception=False) from error
+
+    def shown(self, path: str) -> Image.Image:
+        """What visitors see of a file that was found: the picture, or some frames of a clip side by side."""
+        if not self.clips:
+            image: Image.Image = self.picture(path)
+            return image
+        return shown(Record(image=Clip(Path(path)), captions=(), image_id=path, key=Path(path).name))
 
     def needed(self, text: str | None) -> str:
         """A visitor's words; gr.Error where there are none."""
@@ -89,9 +118,11 @@ class Tab:
     build: Callable[[Given], None]
 
 
-def picture_and_words(given: Given, label: str, lines: int = 1) -> tuple[gr.Image, gr.Textbox, gr.Button]:
-    """Fields for a picture and words beside it, and the button."""
-    picture = upload(given.words["picture"], height=260)
+def picture_and_words(
+    given: Given, label: str, lines: int = 1
+) -> tuple[gr.Image | gr.File, gr.Textbox, gr.Button]:  # fmt: skip
+    """Fields for a picture or clip and words beside it, and the button."""
+    picture = given.upload()
     words = gr.Textbox(label=label, lines=lines, max_lines=max(lines, 4))
     return picture, words, gr.Button(given.words["try"], variant="primary")
 

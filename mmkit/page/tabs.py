@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from mmkit.page import tasks
-from mmkit.page.parts import Given, Tab, on_click, paths_of, picture_and_words, upload
+from mmkit.page.parts import Given, Tab, on_click, paths_of, picture_and_words
 from mmkit.page.shelf import Shelf
 from mmkit.page.words import LANGUAGES
 
@@ -21,7 +21,8 @@ def find(given: Given) -> None:
     words, shelf = given.words, given.shelf
     files = None
     if shelf is None:
-        files = gr.File(label=words["pictures"], file_count="multiple", file_types=["image"], height=160)
+        kinds = ["image", "video"] if given.clips else ["image"]
+        files = gr.File(label=words["pictures"], file_count="multiple", file_types=kinds, height=160)
     else:
         gr.Markdown(words["folder"].format(count=len(shelf.paths), folder=shelf.name))
     asked = gr.Textbox(label=words["words"])
@@ -42,7 +43,7 @@ def find(given: Given) -> None:
                 given.picture(str(path))
             looked = Shelf(paths)
         found = tasks.find(given.predictor, looked, text)
-        return [(given.picture(str(path)), f"{score:.2f}  {Path(path).name}") for path, score in found]
+        return [(given.shown(str(path)), f"{score:.2f}  {Path(path).name}") for path, score in found]
 
     on_click(button, work, [asked] if files is None else [asked, files], gallery, asked)
 
@@ -76,7 +77,7 @@ def ask(given: Given) -> None:
 
 def caption(given: Given) -> None:
     """What the model writes."""
-    picture = upload(given.words["picture"], height=260)
+    picture = given.upload()
     button = gr.Button(given.words["try"], variant="primary")
     written = gr.Textbox(label=given.words["written"], interactive=False)
 
@@ -101,7 +102,7 @@ def explain(given: Given) -> None:
 
 def sort(given: Given) -> None:
     """The classes that the model was trained for."""
-    picture = upload(given.words["picture"], height=260)
+    picture = given.upload()
     button = gr.Button(given.words["try"], variant="primary")
     chances = gr.Label(label=given.words["chances"])
 

@@ -15,6 +15,7 @@ from mmkit.errors import UserError
 from mmkit.explanation.explain import explain
 from mmkit.explanation.explained import Explanation
 from mmkit.heads.base import Answers, Captions, Classifies, Matches, reads_words
+from mmkit.inference.inputs import Picture
 from mmkit.inference.predictor import Predictor
 from mmkit.page.shelf import Shelf
 
@@ -46,7 +47,7 @@ def find(predictor: Predictor, shelf: Shelf, words: str, best: int = BEST) -> li
     return [(shelf.paths[i], float(scores[i])) for i in rows[:best].tolist()]
 
 
-def name(predictor: Predictor, picture: Image.Image, names: Sequence[str]) -> dict[str, float]:
+def name(predictor: Predictor, picture: Picture, names: Sequence[str]) -> dict[str, float]:
     """How likely each name is among these, 0 to 1, in all 1."""
     if embeds(predictor):
         similar = (predictor.encode_text(names) @ predictor.encode_image([picture])[0]).double()
@@ -57,24 +58,26 @@ def name(predictor: Predictor, picture: Image.Image, names: Sequence[str]) -> di
     return dict(zip(names, logits.softmax(0).tolist(), strict=True))
 
 
-def ask(predictor: Predictor, picture: Image.Image, question: str, top: int = 5) -> dict[str, float]:
+def ask(predictor: Predictor, picture: Picture, question: str, top: int = 5) -> dict[str, float]:
     """The best answers with their probabilities."""
     generate = not getattr(predictor.answerer(), "answers", ())
     return dict(predictor.answer([picture], [question], top=top, generate=generate)[0])
 
 
-def caption(predictor: Predictor, picture: Image.Image) -> str:
+def caption(predictor: Predictor, picture: Picture) -> str:
     """What the picture shows."""
     return predictor.caption([picture])[0]
 
 
-def sort(predictor: Predictor, picture: Image.Image) -> dict[str, float]:
+def sort(predictor: Predictor, picture: Picture) -> dict[str, float]:
     """The best classes that the model was trained for, with their probabilities."""
     return dict(predictor.classify([picture], top=5)[0])
 
 
-def heat_maps(predictor: Predictor, picture: Image.Image, text: str) -> list[tuple[Image.Image, str]]:
-    """The picture under the heat map of the sentence, and of each word, with what is written below it."""
+def heat_maps(predictor: Predictor, picture: Picture, text: str) -> list[tuple[Image.Image, str]]:
+    """The picture under the heat map of the sentence, and of each word, with what is written below it; of a clip its
+    frames side by side.
+    """
     found: Explanation = explain(predictor, picture, text)
     whole = (found.overlay(size=SIDE), found.asked)
     return [whole, *((found.overlay(word.text, SIDE), word.text) for word in found.words)]

@@ -20,6 +20,8 @@ ENGLISH = {
     "no_words": "Write some words first.", "two_names": "Write at least two names, each on a line of its own.",
     "no_pictures": "Give some pictures first.",
     "broken": "This file cannot be read as a picture: it is damaged, or none. Take a JPEG, PNG or WebP.",
+    "clip": "A video, or an animated picture",
+    "broken_clip": "This file cannot be read as a clip: it is damaged, or none. Take an MP4, GIF or WebP.",
     "huge": "This picture has too many pixels (more than {most} million). Make it smaller first.",
     "many": "Too many pictures: at most {most} at a time.", "failed": "This did not work: {why}",
 }  # fmt: skip
@@ -36,6 +38,7 @@ CHINESE = {
     "no_words": "请先输入文字。", "two_names": "请至少写两个名称，每行一个。",
     "no_pictures": "请先选择一些图片。",
     "broken": "无法读取这个文件：它已损坏，或者不是图片。请使用 JPEG、PNG 或 WebP。",
+    "clip": "视频或动图", "broken_clip": "无法读取这个文件：它已损坏，或者不是视频或动图。请使用 MP4、GIF 或 WebP。",
     "huge": "这张图片的像素太多（超过 {most} 百万）。请先缩小。",
     "many": "图片太多：一次最多 {most} 张。", "failed": "没有成功：{why}",
 }  # fmt: skip

@@ -13,12 +13,14 @@ from mmkit.data.video.opening import open_clip
 from mmkit.data.video.samplers import Sampler
 from mmkit.data.video.transforms import ClipTransform
 from mmkit.errors import UserError
+from mmkit.evals.grounding import Grounding
 from mmkit.explanation import film
 from mmkit.explanation.explain import explain
 from mmkit.explanation.maps import HeatMap
 from mmkit.models.sizes.dual import clip
 from mmkit.models.sizes.video import albef_video, clip_frames
 from tests.evals.parts import predictor
+from tests.evals.test_grounding import Boxes
 from tests.explanation.test_gradcam import attention_by_hand, noise
 
 SIZES = {
@@ -79,6 +81,11 @@ def test_the_mean_of_frames_shares_the_evidence_of_the_picture_among_them():
 def test_a_model_whose_tokens_are_times_has_no_maps():
     with pytest.raises(UserError, match=r"one vector for each time.*how='spacetime'"):
         explain(reads(over_clips(how="factorised_encoder"), 4), CLIP, TEXT, target="itm")
+
+
+def test_boxes_of_pictures_are_not_measured_by_maps_of_frames():
+    with pytest.raises(UserError, match="this model reads clips"):
+        Grounding(source=Boxes()).evaluate(reads(over_clips(), 4))
 
 
 def test_the_strongest_place_is_in_one_frame():

@@ -13,8 +13,10 @@ from mmkit.cli import main
 from mmkit.errors import UserError
 from mmkit.page import app, projects
 from mmkit.page.parts import Given, Tab, upload
+from mmkit.page.tasks import heat_maps
 from mmkit.page.words import LANGUAGES
 from tests.evals.parts import predictor
+from tests.explanation.test_clips import over_clips, reads
 from tests.page.parts import answering
 
 
@@ -142,3 +144,23 @@ def test_the_command_serves_the_model_and_what_was_trained_from_it(models, monke
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert main(["demo", "--model", str(tmp_path / "run")]) == 2
     assert 'pip install "mmkit[page]"' in capsys.readouterr().err
+
+
+def test_a_model_of_clips_takes_videos_and_animated_pictures(tmp_path):
+    model = reads(over_clips(), 4)
+    frames = [Image.new("RGB", (32, 32), (40 * i, 0, 0)) for i in range(5)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "broken.gif").write_bytes(b"nothing")
+    given = Given(predictor=model, words=LANGUAGES["en"])
+    assert isinstance(given.upload(), gr.File)
+    assert isinstance(Given(predictor=predictor(), words=LANGUAGES["en"]).upload(), gr.Image)
+    clip = given.picture(str(tmp_path / "a.gif"))
+    assert clip.path == tmp_path / "a.gif"
+    assert given.shown(str(tmp_path / "a.gif")).size == (4 * 32 + 3 * 2, 32)
+    with pytest.raises(gr.Error) as told:
+        given.picture(str(tmp_path / "broken.gif"))
+    assert told.value.message == LANGUAGES["en"]["broken_clip"]
+    whole, *words = heat_maps(model, clip, "a red square")
+    assert whole[0].size == (4 * 480 + 3 * 2, 480)
+    assert [word for _, word in words] == ["a", "red", "square"]
+    assert tabs_of(app.make_page([model]))[""] == ["Find", "Name", "Explain"]

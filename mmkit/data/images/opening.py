@@ -21,7 +21,7 @@ from typing import IO
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from mmkit.data.clip import Clip
+from mmkit.data.clip import FILMS, Clip
 from mmkit.data.images.formats import BEGINNINGS, FORMATS, kind_of
 from mmkit.data.images.grey import deep_to_rgb, is_deep
 from mmkit.data.images.png import bare
@@ -232,6 +232,8 @@ def _unknown(image: Image.Image | Path | str | bytes | IO[bytes]) -> str:
     if start.startswith(tuple(BEGINNINGS)):
         return "begins as a picture, but is damaged or of a kind that is not read (such as floats of 16 or 64 bits)"
     kind = kind_of(start)
+    if kind is None and isinstance(image, Path | str) and Path(image).suffix.lower() in FILMS:
+        return "a video, and a picture is wanted here; models that read clips take it (docs/video.md)"
     return f"{kind}, no picture that can be read" if kind else "not a picture in a known format"
 
 

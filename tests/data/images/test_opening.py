@@ -245,6 +245,12 @@ def test_what_is_no_picture_is_called_by_its_name(tmp_path, content, says):
         load_image(content)
 
 
+def test_a_video_is_called_one(tmp_path):
+    (tmp_path / "a.MP4").write_bytes(b"\0\0\0 ftypisom")
+    with pytest.raises(BadImage, match=r"a\.MP4: a video, and a picture is wanted here"):
+        load_image(tmp_path / "a.MP4")
+
+
 def test_places_that_are_no_files_are_named_at_once(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
