@@ -7,6 +7,7 @@ it is meant, and where the object is. ``asked`` makes of it a detector of any ph
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -54,7 +55,9 @@ class GLIP(Head):
         width: of the cells; words keep the width of their tower. depth: layers of fusion; 0 = late fusion, as GLIP-A.
         read: width of what cells and words read of each other; None = 2 x width. heads, text_heads: of these layers.
         scales: of the maps, see ``level``. anchor: side of a cell's square, in strides; published 8, for five levels.
-        scale: what is read counts so much at the start; None = 1 / depth, as published. nearest: see ``assigned``.
+        scale: what is read counts so much at the start; None = 1 / depth, as published. dynamic: whether cells read
+            their neighbours by the dynamic head, as published, or by plain convolutions, which are faster.
+        nearest: see ``assigned``.
         weights: of the parts ``label``, ``box`` and ``centre``.
         told: weight of a further part, what captions tell of and nobody boxed (``Telling``), from step ``told_after``
             on; 0 = without.
@@ -70,8 +73,9 @@ class GLIP(Head):
         self, spec: ModelSpec, classes: Sequence[str] = (), ids: Sequence[int] = (), *, width: int = 256,
         depth: int = 6, read: int | None = None, heads: int = 8, text_heads: int = 4,
         scales: Sequence[float] = (2.0, 1.0, 0.5), anchor: float = 4.0, scale: float | None = None,
-        dropout: float = 0.0, nearest: int = 9, weights: tuple[float, float, float] = (1.0, 2.0, 1.0),
-        told: float = 0.0, told_after: int = 300, tokens: int = 256, phrases: int = 40, score: float = 0.0,
+        dynamic: bool = False, dropout: float = 0.0, nearest: int = 9,
+        weights: tuple[float, float, float] = (1.0, 2.0, 1.0), told: float = 0.0, told_after: int = 300,
+        tokens: int = 256, phrases: int = 40, score: float = 0.0,
         candidates: int = 1000, overlap: float = 0.6, most: int = 100,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -88,9 +92,18 @@ class GLIP(Head):
         self.told, self.told_after = told, told_after
         self.score, self.candidates, self.overlap, self.most = score, candidates, overlap, most
         self.levels = Levels(spec, width, scales)
+        if dynamic and any(a != 2 * b for a, b in pairwise(self.levels.scales)):
+            raise UserError(f"GLIP dynamic=True: scales={tuple(scales)}: each must be a half of the one before")
         self.fusion = nn.ModuleList(
             FusionLayer(
-                width, spec.text_width, read or 2 * width, heads, text_heads, dropout, scale or 1 / max(1, depth)
+                width,
+                spec.text_width,
+                read or 2 * width,
+                heads,
+                text_heads,
+                dropout,
+                scale or 1 / max(1, depth),
+                dynamic,
             )
             for _ in range(depth)
         )

@@ -1,13 +1,12 @@
 """What GLIP is made of (Li et al. 2022, section 3): maps, deep fusion, word-region alignment.
 
-Left out: the dynamic head (Dai et al. 2021), whose place between the fusions a 3 x 3 convolution takes, shared by all
-levels, with what came in added.
+Between the fusions cells read their neighbours: by the dynamic head, as published (``dynamic.py``), or by a 3 x 3
+convolution, shared by all levels, to which what came in is added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,26 +18,9 @@ from mmkit.heads.boxes.pyramid import ChannelNorm, level
 from mmkit.nn.block import PostNormBlock
 from mmkit.nn.both_ways import BothWays
 from mmkit.types import ModelSpec
+from projects.grounding.cells import Cells, flat
+from projects.grounding.dynamic import DynamicLayer
 from projects.grounding.layers import Words
-
-
-class Cells(NamedTuple):
-    """Cells (B, P, D) of maps of ``shapes`` (rows, columns); ``real`` (B, P) bool: which are picture, None = all."""
-
-    x: Tensor
-    shapes: tuple[tuple[int, int], ...]
-    real: Tensor | None
-
-    def maps(self) -> list[Tensor]:
-        """(B, D, rows, columns) of each level; 0 at padding."""
-        x = self.x if self.real is None else self.x * self.real[..., None]
-        parts = x.split([high * wide for high, wide in self.shapes], 1)
-        return [part.mT.unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]
-
-
-def flat(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (B, D, rows, columns) -> cells (B, P, D)."""
-    return torch.cat([one.flatten(2).mT for one in maps], 1)
 
 
 class Levels(nn.Module):
@@ -112,12 +94,13 @@ class FusionLayer(nn.Module):
     """
 
     def __init__(
-        self, width: int, text_width: int, read: int, heads: int, text_heads: int, dropout: float, scale: float
-    ) -> None:
+        self, width: int, text_width: int, read: int, heads: int, text_heads: int, dropout: float, scale: float,
+        dynamic: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.fusion = BothWays(width, text_width, read, heads, scale=scale, dropout=dropout)
         self.text = PostNormBlock(text_width, text_heads, 4 * text_width, dropout=dropout)
-        self.image = Convolution(width)
+        self.image = DynamicLayer(width) if dynamic else Convolution(width)
 
     def forward(self, seen: Cells, text: Words) -> tuple[Cells, Words]:
         """Both, having read each other."""
