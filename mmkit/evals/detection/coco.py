@@ -198,5 +198,6 @@ def interval(
             if values:
                 moved = said[name] - sum(values) / len(values)
                 at = [round(share * (len(values) - 1)) for share in (0.025, 0.975)]
-                ends[f"{group}.{name}" if group else name] = values[at[0]] + moved, values[at[1]] + moved
+                low, high = (values[place] + moved for place in at)
+                ends[f"{group}.{name}" if group else name] = max(0.0, low), min(1.0, high)
     return ends

@@ -234,3 +234,14 @@ def test_the_interval_of_some_classes_is_that_of_a_metric_without_the_others():
         assert found[f"some.{name}"][0] < alone.compute()[name] < found[f"some.{name}"][1]
     assert whole.of_classes(range(CLASSES))["ap"] == whole.compute()["ap"]
     assert whole.of_classes(()) == {}
+
+
+def test_an_interval_ends_where_precision_does():
+    box = np.array([[0.0, 0, 10, 10]])
+    metric = CocoAP(1)
+    metric.sync_on_compute = False
+    for i in range(12):  # one of twelve is found, by the least sure
+        said = {"boxes": box if i == 0 else box + 30, "scores": np.array([0.5 + i / 100]), "labels": np.array([0])}
+        metric.update([said], [{"boxes": box, "labels": np.array([0]), "area": np.array([100.0])}])
+    low, high = interval(metric, 50)["ap"]
+    assert (low, high) == (0.0, pytest.approx(0.09997, abs=1e-4))
