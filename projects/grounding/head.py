@@ -35,7 +35,8 @@ class GroundingDINO(Head):
         spec: of a model with ``encode_prompt``, whose image tokens are patches.
         classes: what is asked for where nobody says otherwise. ids: as published, of each; empty for 1, 2, ...
         width, heads, hidden: of the layers; hidden None = 4 x width. enhancer, decoder: how many layers.
-        queries: the most objects that one prompt finds in a picture.
+        queries: the most objects that one prompt finds in a picture. groups: copies of them in training, each of
+            which answers for all objects.
         points: 0 = plain attention over all cells; else deformable attention, as published with 4.
         scaled: see ``Align``. scale: what cells and words read of each other counts so much at the start; published
             1e-4. side: of the box that a cell begins with; published 0.05, for pictures of many cells.
@@ -50,13 +51,14 @@ class GroundingDINO(Head):
         heads: int = 4, hidden: int | None = None, enhancer: int = 2, decoder: int = 3, queries: int = 30,
         points: int = 0, scaled: bool = True, scale: float = 0.1, side: float = 0.05, dropout: float = 0.0,
         tokens: int = 256, phrases: int = 40, most: int = 100, one_answer: bool = False, told: bool = False,
-        sentences: bool = False,
+        sentences: bool = False, groups: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
-        if width % 4 or heads % 2 or min(queries, enhancer, decoder, phrases) < 1 or tokens < 4:
+        if width % 4 or heads % 2 or min(queries, enhancer, decoder, phrases, groups) < 1 or tokens < 4:
             raise UserError(
                 f"GroundingDINO: width={width} must be a multiple of 4, heads={heads} of 2, queries={queries}, "
-                f"enhancer={enhancer}, decoder={decoder} and phrases={phrases} at least 1, tokens={tokens} at least 4"
+                f"enhancer={enhancer}, decoder={decoder}, phrases={phrases} and groups={groups} at least 1, "
+                f"tokens={tokens} at least 4"
             )
         if not spec.text_width:
             raise UserError("GroundingDINO: this model reads pictures alone; take one that reads prompts")
@@ -70,7 +72,9 @@ class GroundingDINO(Head):
             EnhancerLayer(width, heads, hidden, dropout, points=points, scale=scale) for _ in range(enhancer)
         )
         self.selection = Selection(width, scaled, side)
-        self.decoder = Decoder(queries, decoder, width, heads, hidden, dropout, points=points, scaled=scaled)
+        self.decoder = Decoder(
+            queries, decoder, width, heads, hidden, dropout, points=points, scaled=scaled, groups=groups
+        )  # fmt: skip
         self.costs = Costs(label=2.0)
         self.weights = Costs(label=1.0 if scaled else 2.0)
 
@@ -152,22 +156,25 @@ class GroundingDINO(Head):
         truth = truth_of(f)
         found, start = self.find(f, prompt)
         with torch.autocast(found.boxes.device.type, enabled=False):
-            every = Found(
-                torch.cat([start.logits[None], found.logits]), torch.cat([start.boxes[None], found.boxes]), found.real
+            groups = len(found.boxes) // len(self.decoder.layers)
+            logits, boxes = (
+                torch.cat([one[None].expand(groups, *one.shape), each])
+                for one, each in ((start.logits, found.logits), (start.boxes, found.boxes))
             )
+            every = Found(logits, boxes, found.real)
             matches = matches_of(every, prompt, truth, self.costs)
             told = f.target("told") if self.told else None
             guesses = None if told is None else guesses_of(every, prompt, truth, matches, told)
             total, iou = sums(every, prompt, truth, matches, guesses, told)
             counts = self._counts(f, truth.counts)
             parts = {
-                name: (weight * value / (counts[name] or 1.0), counts[name])
+                name: (weight * value / groups / (counts[name] or 1.0), counts[name])
                 for name, weight, value in zip(
                     ("label", "box", "giou"), (self.weights.label, self.weights.box, self.weights.giou), total,
                     strict=True,
                 )
             }  # fmt: skip
-            last = matches.layer == len(every.boxes) - 1
+            last = matches.layer >= len(every.boxes) - groups
         return HeadOutput(parts=parts, logs={"iou": (iou[last].sum() / max(1, int(last.sum())), int(last.sum()))})
 
     def counts(self, f: Features) -> Mapping[str, Count]:

@@ -106,10 +106,12 @@ class QueryLayer(nn.Module):
         self.look = Look(width, heads, dropout, levels, points)
         self.mlp = FeedForward(width, hidden, dropout)
 
-    def forward(self, x: Tensor, places: Tensor, around: Tensor, seen: Map, text: Words, real: Tensor | None) -> Tensor:
-        """Queries and their positions (B, Q, D). real: (B, Q) bool, which may be read; None = all."""
+    def forward(
+        self, x: Tensor, places: Tensor, around: Tensor, seen: Map, text: Words, reads: Tensor | None
+    ) -> Tensor:
+        """Queries and their positions (B, Q, D). reads: (B or 1, 1, 1 or Q, Q) bool, which each may; None = all."""
         at = x + places
-        x = self.attn(x, at, at, x, None if real is None else real[:, None, None])
+        x = self.attn(x, at, at, x, reads)
         x = self.words(x, x + places, text.x, text.x, text.real[:, None, None])
         return self.mlp(self.look(x, places, seen, around))
 
@@ -179,7 +181,9 @@ class Selection(nn.Module):
 
 
 class Found(NamedTuple):
-    """After each of L layers: logits of words (L, B, Q, T), boxes (L, B, Q, 4); and which queries there are."""
+    """After each of L layers: logits of words (L, B, Q, T), boxes (L, B, Q, 4); and which queries there are. Of several
+    groups of queries, those of a layer follow each other along L.
+    """
 
     logits: Tensor
     boxes: Tensor
@@ -189,14 +193,17 @@ class Found(NamedTuple):
 class Decoder(nn.Module):
     """Queries become objects (section 3.3). The box of a layer moves with gradient from the one before ("look forward
     twice", Zhang et al. 2022), which the next layer starts from without.
+
+    groups: copies of the queries in training, which do not read each other (Group DETR, Chen et al. 2022).
     """
 
     def __init__(
         self, queries: int, depth: int, width: int, heads: int, hidden: int, dropout: float, *, levels: int = 1,
-        points: int = 0, scaled: bool = True,
+        points: int = 0, scaled: bool = True, groups: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.content = nn.Embedding(queries, width)
+        self.groups = groups
+        self.content = nn.Embedding(queries * groups, width)
         self.layers = nn.ModuleList(QueryLayer(width, heads, hidden, dropout, levels, points) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.place = Perceptron((2 * width, width, width))
@@ -207,17 +214,31 @@ class Decoder(nn.Module):
 
     def forward(self, start: Selected, seen: Map, text: Words) -> Found:
         """What all layers say."""
-        boxes = start.boxes.detach()
-        x = self.content.weight[: boxes.shape[1]].expand(len(boxes), -1, -1)
+        groups, count = self.groups if self.training else 1, start.boxes.shape[1]
+        boxes = start.boxes.detach().repeat(1, groups, 1)
+        content = self.content.weight.unflatten(0, (self.groups, -1))[:groups, :count].flatten(0, 1)
+        x, reads = content.expand(len(boxes), -1, -1), _reads(start.real, groups, count, boxes.device)
         shares = seen.shares().repeat(1, 1, 2)[:, None]
         logits, moved = [], []
         for layer, align in zip(self.layers, self.align, strict=True):
             before = boxes.detach()
             around = before[:, :, None] * shares
-            places = self.place(of_boxes(around[:, :, 0], x.shape[-1] // 2).to(x.dtype))
-            x = layer(x, places, around.to(x.dtype), seen, text, start.real)
+            at = self.place(of_boxes(around[:, :, 0], x.shape[-1] // 2).to(x.dtype))
+            x = layer(x, at, around.to(x.dtype), seen, text, reads)
             state = self.norm(x)
             logits.append(align(state, text))
             moved.append((self.box(state).float() + torch.logit(boxes, 1e-5)).sigmoid())
             boxes = (self.box(x).float() + torch.logit(before, 1e-5)).sigmoid()
-        return Found(torch.stack(logits), torch.stack(moved), start.real)
+        words, places = (
+            torch.stack(each).unflatten(2, (groups, count)).transpose(1, 2).flatten(0, 1) for each in (logits, moved)
+        )
+        return Found(words, places, start.real)
+
+
+def _reads(real: Tensor | None, groups: int, count: int, device: torch.device) -> Tensor | None:
+    """(B or 1, 1, 1 or Q, Q) bool: queries read those of their own group that there are; None = all."""
+    if groups == 1:
+        return None if real is None else real[:, None, None]
+    group = torch.arange(groups * count, device=device) // count
+    own = (group[:, None] == group)[None, None]
+    return own if real is None else own & real.repeat(1, groups)[:, None, None]
