@@ -40,8 +40,11 @@ class Phrases(Objects):
     def __init__(
         self, given: Given, max_tokens: int, classes: Sequence[str] = (), *, outside: Outside = "clip",
         min_visible: float = 0.0, min_size: float = 0.0, crowds: bool = True,
+        masks: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(given, classes, outside=outside, min_visible=min_visible, min_size=min_size, crowds=crowds)
+        super().__init__(
+            given, classes, outside=outside, min_visible=min_visible, min_size=min_size, crowds=crowds, masks=masks
+        )
         self.tokenizer, self.max_tokens = given.words, max_tokens
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

@@ -95,6 +95,19 @@ def test_in_a_mirror_words_and_boxes_change_sides(words):
     assert first[2] == ("a dog", "a dog", [[0, 0, 20, 20]])
 
 
+def test_masks_come_along_through_the_loader_and_the_mirror(words):
+    corners = [[[l, t, r, t, r, b, l, b]] for l, t, r, b in (one["box"] for one in BOXES)]  # noqa: E741
+    boxes = [{**one, "segmentation": outline} for one, outline in zip(BOXES, corners, strict=True)]
+    mirrored = TrainTransform(size=(20, 40), scale=(1, 1), flip=1, randaugment=None)
+    for transform, first in ((WHOLE, slice(0, 10)), (mirrored, slice(30, 40))):
+        batch = batch_of(words, One(boxes=boxes), transform, masks=True)
+        masks = batch.targets["masks"]
+        assert masks.shape == (4, 20, 40)
+        assert [int(one.sum()) for one in masks] == [200, 400] * 2
+        assert masks[0, :, first].all()
+        assert "masks" not in batch_of(words, One(boxes=boxes), transform).targets
+
+
 def test_what_a_rule_takes_is_no_box_of_a_phrase_and_rows_stay_right(words):
     [first, _] = told(batch_of(words, One(CAPTIONS[:1]), crowds=False), words)
     assert first[2] == ("a dog", "a dog", [])
