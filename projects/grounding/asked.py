@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,9 +29,12 @@ class Answering(Protocol):
 
     most: int
 
-    def said(self, f: Features, prompt: Prompt, spells: Tensor) -> Sequence[Said]:
+    def find(self, f: Features, prompt: Prompt) -> Any:
+        """What ``said`` reads."""
+
+    def said(self, f: Features, prompt: Prompt, spells: Tensor, seen: Any = None) -> Sequence[Said]:
         """Of each picture. prompt: one row for all, or one each. spells: (1 or B, F, L) bool, which tokens spell each
-        phrase.
+        phrase. seen: what ``find`` gives of them, where it is there already.
         """
 
 
@@ -70,8 +73,9 @@ def located(head: Answering, f: Features, prompt: Prompt) -> Detections:
     """The boxes of each phrase of each picture's own row, best first; each phrase has its best ``most``."""
     counts = (prompt.phrase.amax(1) + 1).tolist()
     parts: list[list[Said]] = [[] for _ in counts]
+    seen = head.find(f, prompt)
     for number in range(max(counts)):
-        for row, (boxes, scores, _) in enumerate(head.said(f, prompt, prompt.spells(1, number))):
+        for row, (boxes, scores, _) in enumerate(head.said(f, prompt, prompt.spells(1, number), seen)):
             if number < counts[row]:
                 parts[row].append(Said(boxes, scores, torch.full_like(scores, number, dtype=torch.int64)))
     each = [Said(*(torch.cat(part) for part in zip(*found, strict=True))) for found in parts]

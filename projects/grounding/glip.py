@@ -168,9 +168,9 @@ class GLIP(Head):
         """Always a UserError: it has to be asked for something."""
         raise UserError("this head finds what words ask for: say what, by --text or --classes")
 
-    def said(self, f: Features, prompt: Prompt, spells: Tensor) -> list[Said]:
+    def said(self, f: Features, prompt: Prompt, spells: Tensor, seen: Dense | None = None) -> list[Said]:
         """What one prompt, for all pictures, finds in each: the root of phrase score times centrality (``Asked``)."""
-        dense = self.find(f, prompt)
+        dense = self.find(f, prompt) if seen is None else seen
         phrases = phrase_scores(dense.logits, spells) * dense.real[..., None]
         scores = (phrases * dense.central.sigmoid()[..., None]).sqrt().masked_fill(phrases <= self.score, 0.0)
         return [self._said(*one, dense.anchors) for one in zip(scores, dense.codes, strict=True)]

@@ -122,9 +122,11 @@ class GroundingDINO(Head):
         """The boxes of each phrase of each picture's own prompt, best first."""
         return located(self, f, prompt)
 
-    def said(self, f: Features, prompt: Prompt, spells: Tensor) -> list[Said]:
+    def said(
+        self, f: Features, prompt: Prompt, spells: Tensor, seen: tuple[Found, Selected] | None = None
+    ) -> list[Said]:  # fmt: skip
         """What one prompt, for all pictures, finds in each; see ``Asked``."""
-        found, _ = self.find(f, prompt)
+        found, _ = self.find(f, prompt) if seen is None else seen
         scores = phrase_scores(found.logits[-1], spells)
         if found.real is not None:
             scores = scores * found.real[..., None]

@@ -246,3 +246,22 @@ def test_what_it_refuses():
     t = task(scales=(0.125,))
     with pytest.raises(UserError, match=r"too small for a level of 0\.125"):
         t(three(), 0)
+
+
+def test_phrases_of_one_prompt_are_located_by_one_look(monkeypatch):
+    t, made = task().eval(), three()
+    head, looks = t.heads["ground"], []
+    plain = head.find
+    monkeypatch.setattr(head, "find", lambda f, prompt: looks.append(1) or plain(f, prompt))
+    prompt = made.targets["prompt"]
+    found = head.locate(t.features(made, 0), prompt)
+    assert len(looks) == 1
+    for row, phrases in enumerate(ROWS):
+        for number in range(len(phrases)):
+            own = (found.of == row) & (found.labels == number)
+            (boxes, scores, _) = head.said(
+                t.features(made, 0), made.targets["prompt"], made.targets["prompt"].spells(1, number)
+            )[row]
+            torch.testing.assert_close(found.boxes[own], boxes)
+            torch.testing.assert_close(found.scores[own], scores)
+    assert set(found.labels[found.of == 2].tolist()) == {0}
