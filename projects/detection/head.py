@@ -141,6 +141,8 @@ class DETR(Head):
                 sums = sums.plus(
                     noised_sums(Found(found.logits[:, :, total:], found.boxes[:, :, total:]), truth, noise)
                 )
+            elif self.noised is not None and self.training:  # each parameter has a gradient, as other processes need
+                sums = sums._replace(label=sums.label + 0 * self.noised.weight.sum())
             counts = self._counts(truth.counts)
             parts = {
                 name: (weight * value / (counts[name] or 1.0), counts[name])

@@ -64,6 +64,14 @@ def test_a_picture_is_found_as_it_is_alone_and_teaches_what_it_teaches_alone(hea
         assert beside.labels[mine].equal(own.labels)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_without_any_object_gives_every_parameter_a_gradient(head):
+    """Where one process has such a batch, the others would wait for what it does not send."""
+    t = task(head)
+    t(together(SCENES[1], SCENES[1]), 0).loss.backward()
+    assert [name for name, p in t.heads.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.parametrize("key", ["crowd", "ignore"])
 @pytest.mark.parametrize("head", HEADS)
 def test_crowds_and_what_is_ignored_teach_nothing(head, key):
