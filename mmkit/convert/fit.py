@@ -35,7 +35,7 @@ def fit(
     for name, module in model.named_modules():
         note = ""
         if isinstance(module, PatchEmbed) and (key := f"{prefix}{name}.proj.weight") in fitted:
-            fitted[key], note = _fit_patches(fitted[key], module, key)
+            fitted[key], note = _fit_patches(fitted[key], module, key, grid)
         elif isinstance(module, GridPositions) and (key := f"{prefix}{name}.table") in fitted:
             fitted[key] = _fit_grid(fitted[key], module, grid, key)
         elif isinstance(module, TextEmbeddings) and (key := f"{prefix}{name}.positions.weight") in fitted:
@@ -80,9 +80,21 @@ def _tile(table: Tensor, module: GridPositions, old: Sequence[int] | None, key: 
     return tiled(_fit_grid(table, flat, old, key), times, module.prefix)
 
 
-def _fit_patches(weight: Tensor, module: PatchEmbed, key: str) -> tuple[Tensor, str]:
-    """Patches of a picture as tubelets, where the model cuts these and the weights fit one frame of them."""
+def _fit_patches(
+    weight: Tensor, module: PatchEmbed, key: str, grid: Sequence[int] | None
+) -> tuple[Tensor, str]:  # fmt: skip
+    """Patches of a picture as tubelets, where the model cuts these and the weights fit one frame of them.
+
+    UserError where one is the other's number of values by chance: a tubelet of 4 x 8 x 8 and a patch of 16 x 16.
+    """
     own, frames = module.proj.weight, module.patch[0]
+    cut = None if grid is None else len(grid)
+    if cut in (2, 3) and cut != len(module.patch) and weight.shape == own.shape:
+        one, other = ("pictures", "tubelets of clips") if cut == 2 else ("tubelets of clips", "pictures")
+        raise UserError(
+            f"{key}: these weights cut {one}, and this model {other}, of as many values by chance; choose a patch "
+            f"(model.patch, model.tubelet) as theirs, or start the image tower from another model"
+        )
     if len(module.patch) != 3 or weight.shape == own.shape or weight.shape[1] * frames != own.shape[1]:
         return weight, ""
     note = f"patches of pictures taken for tubelets of {frames} frames, {module.inflation} ({key})"

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from mmkit.config.allowed import MODEL
+from mmkit.config.as_json import rebuild
+from mmkit.config.override import arguments_of
 from mmkit.convert.fit import fit
 from mmkit.convert.grid import told_size
 from mmkit.convert.read_file import Checkpoint
 from mmkit.convert.tables import albef, bert, efficientnet, vit
 from mmkit.convert.tables.table import Entry, Row, State, about, read, said_of_dropped
+from mmkit.data.images.size import height_width
 from mmkit.encoders.backbone.tower import Backbone
 from mmkit.encoders.text import FusionEncoder, TextEncoder
 from mmkit.encoders.vit import ViT
@@ -221,8 +226,17 @@ def _saved_grid(file: Checkpoint, model: nn.Module) -> tuple[int, ...] | None:
         image = image.space
     if "model" not in file.config or not isinstance(image, ViT):
         return None
-    arguments = file.config["model"]["args"]
-    said, sides = arguments["image_size"], image.patch.patch[-2:]
-    size = said["tuple"] if isinstance(said, Mapping) else [said] * 2
-    grid = tuple(side // p for side, p in zip(size, sides, strict=True))
+    arguments = _arguments_of(file.config["model"])
+    sides = image.patch.patch[-2:]
+    grid = tuple(side // p for side, p in zip(height_width(arguments["image_size"]), sides, strict=True))
     return (arguments["frames"] // arguments["tubelet"], *grid) if "tubelet" in arguments else grid
+
+
+def _arguments_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of a saved model, with the defaults of mmkit's own sizes; of one's own model what is written alone."""
+    try:
+        return arguments_of(rebuild(part, MODEL))
+    except UserError:
+        found: dict[str, Any] = dict(part["args"])
+        said = found["image_size"]
+        return found | ({"image_size": tuple(said["tuple"])} if isinstance(said, Mapping) else {})

@@ -196,6 +196,52 @@ def test_the_report_and_the_command_show_heat_maps_of_frames(tmp_path, monkeypat
     assert {word["frame"] for word in told["words"]} <= {1, 3, 5, 7}
 
 
+def test_tubelets_of_as_many_values_as_a_patch_are_no_patches(tmp_path):
+    """4 x 8 x 8 = 1 x 16 x 16."""
+    sizes = {"depth": 1, "width": 16, "heads": 2}
+    torch.manual_seed(0)
+    pictures = vision(image_size=32, patch=16, **sizes)
+    clips = video(image_size=16, frames=4, tubelet=4, patch=8, **sizes)
+    assert pictures.image.patch.proj.weight.shape == clips.image.patch.proj.weight.shape
+    start = saved(pictures, tmp_path / "pictures", image_size=32, patch=16, **sizes)
+    with pytest.raises(UserError, match="cut pictures, and this model tubelets of clips"):
+        initialise(Task(clips, {}), {"image": start})
+    predictor = Predictor(clips, {}, None, ClipTransform(frame=EvalTransform(size=16), sampler=Sampler(frames=4)), 0)
+    part = {"target": "mmkit.models.sizes.video:video"}
+    part["args"] = {"image_size": 16, "frames": 4, "tubelet": 4, "patch": 8, **sizes}
+    hub.save(tmp_path / "clips", predictor, {"dataclass": "x", "args": {"model": part, "heads": {}}})
+    with pytest.raises(UserError, match="cut tubelets of clips, and this model pictures"):
+        initialise(Task(pictures, {}), {"image": str(tmp_path / "clips")})
+    assert mmkit.load(tmp_path / "clips").encode_image([np.zeros((4, 16, 16, 3), np.uint8)]).shape == (1, 16)
+
+
+def test_a_run_on_clips_starts_from_one_whose_config_says_defaults(tmp_path):
+    sizes = {"image_size": 16, "frames": 4, "patch": 8, "depth": 1, "width": 16, "heads": 2}
+    made = video(**sizes)  # tubelets of 2
+    part = {"target": "mmkit.models.sizes.video:video", "args": sizes}
+    transform = ClipTransform(frame=EvalTransform(size=16), sampler=Sampler(frames=4))
+    saving = {"dataclass": "x", "args": {"model": part, "heads": {}}}
+    hub.save(tmp_path / "clips", Predictor(made, {}, None, transform, 0), saving)
+    other = video(**(sizes | {"frames": 8}))
+    assert initialise(Task(other, {}), {"image": str(tmp_path / "clips")})["model.image"].endswith("(100 %)")
+    assert torch.equal(other.image.patch.proj.weight, made.image.patch.proj.weight)
+    assert other.image.positions.grid == (4, 2, 2)
+
+
+def test_a_model_of_clips_is_written_as_one_of_pictures_only_where_it_reads_frames(tmp_path, capsys):
+    experiment = override(load_experiment("configs/pretrain/video.py:frames"), [*SMALL, "evals={}"])
+    train_stages(experiment, tmp_path / "frames", save_model=hub.save)
+    assert main(["convert", "clip", "--reverse", str(tmp_path / "frames"), str(tmp_path / "a.pt")]) == 0
+    sizes = {"image_size": 16, "frames": 4, "tubelet": 4, "patch": 8, "depth": 1, "width": 16, "heads": 2}
+    transform = ClipTransform(frame=EvalTransform(size=16), sampler=Sampler(frames=4))
+    part = {"target": "mmkit.models.sizes.video:video", "args": sizes}
+    saving = {"dataclass": "x", "args": {"model": part, "heads": {}}}
+    hub.save(tmp_path / "clips", Predictor(video(**sizes), {}, None, transform, 0), saving)
+    assert main(["convert", "vit", "--reverse", str(tmp_path / "clips"), str(tmp_path / "b.pth")]) == 2
+    assert "it reads clips, by tubelets of frames" in capsys.readouterr().err
+    assert not (tmp_path / "b.pth").exists()
+
+
 def test_frames_that_do_not_fit_are_refused_before_training():
     experiment = load_experiment("configs/pretrain/video.py:classify")
     with pytest.raises(UserError, match=r"model\.frames = 8 but data\.transform\.sampler takes 4: they must"):

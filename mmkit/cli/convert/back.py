@@ -52,7 +52,7 @@ def export(layout_name: str, folder: Path, out: Path, allow: Sequence[str] = ())
     same = record["layout"] == layout.name
     rows = _as_recorded(_rows(layout, state, folder), record, same)
     pictures = any(name.startswith("model.image.") for row in rows for name in ours_of(row))
-    transform = _transform_of(folder, allow) if pictures else None
+    transform = _frame_of(_transform_of(folder, allow), folder, layout, allow) if pictures else None
     model = _of_open_clip(folder, allow) if layout.pictures == "open_clip" else {}
     free(out, transform, layout.pictures, model)
     _say_left(rows, state)
@@ -100,6 +100,23 @@ def _transform_of(folder: Path, allow: Sequence[str]) -> Any:
     except (UserError, KeyError, TypeError, ValueError) as error:
         log.warning("%s: its picture transform cannot be told (%s)", file, error)
         return None
+
+
+def _frame_of(transform: Any, folder: Path, layout: Layout, allow: Sequence[str]) -> Any:
+    """The picture transform; of a model that reads a clip frame by frame that of its frames: its weights are those of a
+    model of pictures. UserError for a tower over tubelets, whose kernel may have the shape of a larger patch.
+    """
+    from mmkit.data.video.opening import reads_clips
+    from mmkit.hub.folder import load
+    from mmkit.models.frames import FrameDual
+
+    if not reads_clips(transform):
+        return transform
+    if not isinstance(load(folder, allow=allow).model, FrameDual):
+        raise UserError(
+            f"{folder}: cannot be written as {layout.name} ({layout.what}): it reads clips, by tubelets of frames"
+        )
+    return transform.frame
 
 
 def _record_of(folder: Path) -> dict[str, Any]:
