@@ -53,7 +53,8 @@ class GLIP(Head):
         spec: of a model with ``encode_prompt``, whose image tokens are patches.
         classes: what is asked for where nobody says otherwise. ids: as published, of each; empty for 1, 2, ...
         width: of the cells; words keep the width of their tower. depth: layers of fusion; 0 = late fusion, as GLIP-A.
-        read: width of what cells and words read of each other; None = 2 x width. heads, text_heads: of these layers.
+        read: width of what cells and words read of each other; None = 2 x width, published 8 x. heads, text_heads: of
+            these layers.
         scales: of the maps, see ``level``. anchor: side of a cell's square, in strides; published 8, for five levels.
         scale: what is read counts so much at the start; None = 1 / depth, as published. dynamic: whether cells read
             their neighbours by the dynamic head, as published, or by plain convolutions, which are faster.
@@ -96,17 +97,11 @@ class GLIP(Head):
             raise UserError(f"GLIP dynamic=True: scales={tuple(scales)}: each must be a half of the one before")
         self.fusion = nn.ModuleList(
             FusionLayer(
-                width,
-                spec.text_width,
-                read or 2 * width,
-                heads,
-                text_heads,
-                dropout,
-                scale or 1 / max(1, depth),
+                width, spec.text_width, read or 2 * width, heads, text_heads, dropout, scale or 1 / max(1, depth),
                 dynamic,
             )
             for _ in range(depth)
-        )
+        )  # fmt: skip
         self.align = Alignment(width, spec.text_width)
         self.box, self.centre = nn.Linear(width, 4), nn.Linear(width, 1)
         self.size = nn.Parameter(torch.ones(len(self.levels.scales)))
@@ -128,11 +123,13 @@ class GLIP(Head):
             text = Words(*(part.expand(len(seen.x), *part.shape[1:]) for part in text))
         for layer in self.fusion:
             seen, text = layer(seen, text)
-        sizes = self.size.repeat_interleave(self._counts(f))[:, None]
-        return Dense(
-            self.align(seen.x, text.x), self.box(seen.x).float() * sizes, self.centre(seen.x).float()[..., 0],
-            self.anchors(f), self.real(f),
-        )  # fmt: skip
+        counts = self._counts(f)
+        sizes = torch.cat([size.expand(count) for size, count in zip(self.size, counts, strict=True)])[:, None]
+        with torch.autocast(seen.x.device.type, enabled=False):
+            x = seen.x.float()
+            return Dense(
+                self.align(x, text.x), self.box(x) * sizes, self.centre(x)[..., 0], self.anchors(f), self.real(f)
+            )
 
     def anchors(self, f: Features) -> Tensor:
         """(A, 4) corners of the squares of all cells, in pixels of the batch's pictures."""
@@ -144,11 +141,11 @@ class GLIP(Head):
         real = self.levels.real(f)
         if real is not None:
             return real
-        return torch.ones(len(f.batch), int(self._counts(f).sum()), dtype=torch.bool, device=f.batch.pixels.device)
+        return torch.ones(len(f.batch), sum(self._counts(f)), dtype=torch.bool, device=f.batch.pixels.device)
 
-    def _counts(self, f: Features) -> Tensor:
-        shapes = self.levels.shapes(f.batch.pixels.shape[2:])
-        return torch.tensor([high * wide for high, wide in shapes], device=f.batch.pixels.device)
+    def _counts(self, f: Features) -> list[int]:
+        """The cells of each level."""
+        return [high * wide for high, wide in self.levels.shapes(f.batch.pixels.shape[2:])]
 
     def boxes(self, codes: Tensor, anchors: Tensor) -> Tensor:
         """Codes (T, 4) of anchors (T, 4) -> corners (T, 4)."""
@@ -232,7 +229,7 @@ class GLIP(Head):
         cells = guessed(said * dense.central[of].sigmoid(), of, boxes, taken)
         rows = (cells >= 0).nonzero()[:, 0]
         guess = assigned(
-            boxes[of[rows], cells[rows]], of[rows], dense.anchors, self._counts(f).tolist(), dense.real, self.nearest
+            boxes[of[rows], cells[rows]], of[rows], dense.anchors, self._counts(f), dense.real, self.nearest
         )
         picture, cell = ((guess >= 0) & (owner < 0)).nonzero().unbind(1)
         own = guess[picture, cell]
@@ -243,8 +240,7 @@ class GLIP(Head):
 
     def owners(self, f: Features, objects: Objects) -> Tensor:
         """(B, A) int64: which of the objects each anchor answers for, -1 for none."""
-        counts = self._counts(f).tolist()
-        return assigned(objects.boxes, objects.of, self.anchors(f), counts, self.real(f), self.nearest)
+        return assigned(objects.boxes, objects.of, self.anchors(f), self._counts(f), self.real(f), self.nearest)
 
     def counts(self, f: Features) -> Mapping[str, Count]:
         """Anchors that answer, and their centrality; see ``forward``."""
