@@ -25,15 +25,15 @@ PICTURES = (PROCESSOR, PREPROCESSOR, OPEN_CLIP_CONFIG)
 FORMS = 'a file or folder, "timm:NAME" or "hf:OWNER/NAME"'
 
 
-def locate(source: str) -> Path:
+def locate(source: str, as_file: str = "") -> Path:
     """The file; fetched from the hub where it is not in the cache.
 
-    UserError where a path does not exist, a name is unknown, or the hub cannot be reached: then it says which file to
-    fetch and where to put it.
+    as_file: how the caller's user names such weights in a file here; "" = by the folder. UserError where a path does
+    not exist, a name is unknown, or the hub cannot be reached: then it says which file to fetch and where to put it.
     """
     kind, _, name = source.partition(":")
     if kind == "timm" and name:
-        return _from_hub(source, _timm_repository(name))
+        return _from_hub(source, _timm_repository(name), as_file)
     if kind == "hf" and name:
         return _from_hub(source, name)
     path = Path(source).expanduser()
@@ -111,16 +111,18 @@ def cached(repository: str, names: Iterable[str]) -> Path | None:
         raise UserError(f"{repository}: no name of the hub, which are OWNER/NAME ({error})") from error
 
 
-def _from_hub(source: str, repository: str) -> Path:
+def _from_hub(source: str, repository: str, as_file: str = "") -> Path:
     found = _fetch(repository) if network.hub_answers() else "it cannot be reached"
     if isinstance(found, Path):
         return found
     if (here := cached(repository, WEIGHTS)) is not None:
         return here
+    then = f", and write {as_file}" if as_file else (
+        f" and config.json beside it; put both in a folder FOLDER here and write FOLDER in place of {source!r}"
+    )  # fmt: skip
     raise UserError(
         f"{source}: not in the cache, and not to be had from the Hugging Face hub ({found}). Where there is a network, "
-        f"fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS[0]} and config.json beside it; put both in "
-        f"a folder FOLDER here and write FOLDER in place of {source!r}"
+        f"fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS[0]}{then}"
     )
 
 

@@ -112,7 +112,7 @@ def _weights(name: Name) -> Mapping[str, Tensor]:
     if name.file is not None:
         return read_checkpoint(name.file).state
     if name.library == "timm":
-        return read_checkpoint(locate(name.spec)).state
+        return read_checkpoint(locate(name.spec, as_file=f"{name.spec}@FILE")).state
     weights = _torchvision_weights(name)
     kept = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not kept.is_file():

