@@ -20,6 +20,7 @@ from mmkit.nn.block import PostNormBlock, run
 from mmkit.nn.dropout import Dropout
 from mmkit.nn.init import initialise
 from mmkit.nn.packing import Packing, packed, spread
+from mmkit.nn.words import Words
 from mmkit.types import Tokens
 
 
@@ -44,7 +45,7 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, vocab_size: int, max_tokens: int, width: int, *, types: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocab_size, width)
+        self.words = Words(vocab_size, width)
         self.positions = nn.Embedding(max_tokens, width)
         self.types = nn.Embedding(types, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
