@@ -193,6 +193,12 @@ def _check_image_size(exp: Experiment) -> None:
         raise UserError(
             f"data.max_tokens = {exp.data.max_tokens} is more than model.max_tokens = {arguments['max_tokens']}"
         )
+    longest = {} if exp.data.targets is None else arguments_of(exp.data.targets)
+    if "max_tokens" in arguments and longest.get("longest", 0) > arguments["max_tokens"]:
+        raise UserError(
+            f"data.targets.longest = {longest['longest']} is more than model.max_tokens = {arguments['max_tokens']}: "
+            "positions count from 0 in each phrase of a prompt"
+        )
     if "image_size" in arguments and height_width(arguments["image_size"], "model.image_size") != sides:
         raise UserError(
             f"model.image_size = {arguments['image_size']} but data.image_size = {size}: they must be equal; set both"

@@ -54,10 +54,13 @@ class TextEmbeddings(nn.Module):
     def forward(self, ids_BL: Tensor, start: int = 0, positions_BL: Tensor | None = None) -> Tensor:
         """(B, L) int64 -> (B, L, D); the first is at position ``start``. UserError when the positions do not reach.
 
-        positions: of each token, int64, in place of its place in the row.
+        positions: of each token, int64, in place of its place in the row. They are looked at on the CPU alone: on a GPU
+        the step would wait for that, and the lookup itself fails there.
         """
         limit = self.positions.num_embeddings
         if positions_BL is not None:
+            if positions_BL.device.type == "cpu" and positions_BL.numel():
+                _check_reach(int(positions_BL.min()), int(positions_BL.max()), limit)
             x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions(positions_BL)
             return self.dropout(self.norm(x_BLD))
         end = start + ids_BL.shape[1]
@@ -65,6 +68,15 @@ class TextEmbeddings(nn.Module):
             raise UserError(f"a text of {end} tokens, but the model has {limit} positions: lower max_tokens")
         x_BLD = self.words(ids_BL) + self.types.weight[0] + self.positions.weight[start:end]
         return self.dropout(self.norm(x_BLD))
+
+
+def _check_reach(first: int, last: int, limit: int) -> None:
+    """UserError for positions that the model has not."""
+    if first < 0 or last >= limit:
+        raise UserError(
+            f"a token at position {last if last >= limit else first}, but the model has {limit} positions, 0 to "
+            f"{limit - 1}: a phrase of a prompt, with its separator, has at most so many tokens (longest)"
+        )
 
 
 class TextEncoder(nn.Module):

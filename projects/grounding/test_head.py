@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmkit.config import load_experiment, override, validate
 from mmkit.data.images.transforms import EvalTransform, TrainTransform
 from mmkit.data.images.view import View
 from mmkit.data.loader import PairDataset
@@ -104,6 +105,12 @@ def test_what_is_asked_for():
         checked(["dog", "Dog"], "here")
     with pytest.raises(UserError, match="'abcd' has 4 tokens, and this model reads at most 3"):
         Prompter(Letters(), longest=4).tokens("abcd")
+    assert len(Prompter(Letters(), longest=4).sentence([1, 5, 6, 7], {})) == 4
+    with pytest.raises(UserError, match="a text of 5 tokens, and this model reads at most 4"):
+        Prompter(Letters(), longest=4).sentence([1, 5, 6, 7, 8], {})
+    exp = load_experiment("projects/grounding/config.py:openmoji")
+    with pytest.raises(UserError, match=r"data\.targets\.longest = 32 is more than model\.max_tokens = 16"):
+        validate(override(exp, ["model.max_tokens=16", "data.max_tokens=16"]))
 
 
 # ---- what is found -----------------------------------------------------------------------------------------------

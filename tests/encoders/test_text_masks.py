@@ -111,3 +111,8 @@ def test_positions_reach_as_far_as_the_model_has_them():
         encoder()(torch.zeros(1, 13, dtype=torch.int64))
     restarted = torch.zeros(1, 13, dtype=torch.int64)
     assert encoder()(restarted, positions_BL=restarted).x.shape == (1, 13, WIDTH)  # a prompt longer than they are
+    last = torch.full((1, 3), 11)
+    assert encoder()(torch.zeros(1, 3, dtype=torch.int64), positions_BL=last).x.shape == (1, 3, WIDTH)
+    for wrong in (12, -1):
+        with pytest.raises(UserError, match=rf"a token at position {wrong}, but the model has 12 positions, 0 to 11"):
+            encoder()(restarted[:, :2], positions_BL=torch.tensor([[3, wrong]]))

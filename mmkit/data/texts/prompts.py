@@ -108,7 +108,12 @@ class Prompter:
         return [*row, *[(self._frame[1], len(phrases) + 1, 0, -1)] * self._ends]
 
     def sentence(self, ids: Sequence[int], phrases: Mapping[int, int]) -> list[Word]:
-        """A whole text, framed already, whose tokens read each other. phrases: of those that spell one, by place."""
+        """A whole text, framed already, whose tokens read each other. phrases: of those that spell one, by place.
+
+        UserError for one of more than ``longest`` tokens.
+        """
+        if len(ids) > self.longest:
+            raise UserError(f"a text of {len(ids)} tokens, and this model reads at most {self.longest}: cut it")
         return [(token, 0, place, phrases.get(place, -1)) for place, token in enumerate(ids)]
 
     def chunks(self, phrases: Sequence[str], most: int) -> list[Prompt]:
