@@ -211,6 +211,7 @@ def _parts(template: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((text, field) for text, field, _, _ in Formatter().parse(template))
 
 
+@cache
 def named(emoji: str, size: str, language: str) -> str:
     """The emoji with its size word, in English with an article."""
     name = emoji_name(emoji, language)

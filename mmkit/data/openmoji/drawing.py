@@ -108,12 +108,20 @@ def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random)
         for width, height in shapes:
             left, top = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
             box = Box(left, top, left + width, top + height)
-            if any(not clear_of(box, other) for other in boxes) or (boxes and relation(boxes[-1], box) is None):
+            if not _fits(box, boxes):
                 break
             boxes.append(box)
         if len(boxes) == len(shapes):
             return boxes
     raise RuntimeError(f"no place for {emoji} on {size} pixels")
+
+
+def _fits(box: Box, boxes: Sequence[Box]) -> bool:
+    """Whether it lies clear of all of these, and beside or above the last."""
+    for other in boxes:
+        if not clear_of(box, other):
+            return False
+    return not boxes or relation(boxes[-1], box) is not None
 
 
 def relation(a: Box, b: Box) -> str | None:
@@ -129,9 +137,11 @@ def relation(a: Box, b: Box) -> str | None:
 
 def clear_of(a: Box, b: Box) -> bool:
     """Whether at most 6 % of the smaller box are covered."""
-    across = min(a.right, b.right) - max(a.left, b.left)
-    down = min(a.bottom, b.bottom) - max(a.top, b.top)
-    if across <= 0 or down <= 0:
+    a_left, a_top, a_right, a_bottom = a
+    b_left, b_top, b_right, b_bottom = b
+    if a_right <= b_left or b_right <= a_left or a_bottom <= b_top or b_bottom <= a_top:
         return True
-    smaller = min((box.right - box.left) * (box.bottom - box.top) for box in (a, b))
+    across = min(a_right, b_right) - max(a_left, b_left)
+    down = min(a_bottom, b_bottom) - max(a_top, b_top)
+    smaller = min((a_right - a_left) * (a_bottom - a_top), (b_right - b_left) * (b_bottom - b_top))
     return across * down <= 0.06 * smaller
