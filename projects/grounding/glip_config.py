@@ -14,9 +14,12 @@ see README.md.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
+from mmkit.config.allowed import HEAD
+from mmkit.config.as_json import rebuild
 from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.objects import object_names
@@ -29,6 +32,8 @@ from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection
 from mmkit.evals.detection.phrases import Phrases
+from mmkit.files import read_json
+from mmkit.train.inherit import CONFIG
 from projects.grounding.glip import GLIP
 from projects.grounding.model import towers_mini
 from projects.grounding.targets import Asking
@@ -66,18 +71,21 @@ def phrases(
 def own(
     train: str, start: str, test: str | None = None, *, images: str | None = None, split: str | None = None,
     test_images: str | None = None, test_split: str | None = None, steps: int = 3000, size: int = 240, batch: int = 16,
-    lr: float = 5e-4, seed: int = 42, tower: float = 0.2,
+    lr: float = 5e-4, seed: int = 42, tower: float = 0.2, told: float = 0.0,
 ) -> Experiment:  # fmt: skip
     """GLIP on your own pictures, from ``start``: a run of ``glip``, or a model with the quickstart's towers.
 
     Data whose captions name boxes (Flickr30k Entities, GoldG, ODVG, JSON lines with ``phrases``) are asked for by their
     captions, others (COCO, VOC, YOLO, JSON lines) by the names of their classes. images, split: of the data, as for
     ``mmkit detect --data``. size: pixels of the squashed picture, a multiple of 12. test: data of the same kind.
+    told: weight of captions whose phrases nobody boxed ("boxes": []), from a start that has learned boxes; 0 = without.
     """
     source = partial(open_source, spec=train, wants=WANTED, images=images, split=split)
     found = source()
-    told = any("phrases" in found[row].targets for row in range(min(len(found), 100)))
-    names = () if told else names_of(found, train)
+    said = any("phrases" in found[row].targets for row in range(min(len(found), 100)))
+    if told and not said:
+        raise UserError(f"{train}: told={told} is of captions with phrases, and these data have none")
+    names = () if said else names_of(found, train)
     ids = tuple(getattr(found, "object_ids", None) or ()) if names else ()
     evals = {}
     if test is not None:
@@ -85,11 +93,11 @@ def own(
         evals["found"] = (
             partial(Detection, source=measured) if names else partial(Phrases, source=measured, rule="any-box")
         )
-    asking: partial[Any] = partial(Telling, classes=(), captions=1.0) if told else partial(Asking, classes=names)
+    asking: partial[Any] = partial(Telling, classes=(), captions=1.0) if said else partial(Asking, classes=names)
     return Experiment(
         name="glip-own",
         model=partial(towers_mini, image_size=size, max_tokens=32),
-        heads={"ground": partial(SMALL, classes=names, ids=ids, scales=(2.0, 1.0, 0.5))},
+        heads={"ground": partial(form_of(start), classes=names, ids=ids, told=told)},
         data=Data(
             train=source, image_size=size, max_tokens=32, transform=PLAIN, targets=asking, global_batch=batch
         ),
@@ -99,6 +107,14 @@ def own(
         init={"model": start},
         tokenizer=partial(reuse, path=f"{start}/tokenizer"),
     )  # fmt: skip
+
+
+def form_of(start: str) -> partial[Any]:
+    """The head of a run of GLIP, whose numbers another takes over; of other models that over three maps."""
+    file = Path(start) / CONFIG
+    head = read_json(file)["heads"].get("ground") if file.is_file() else None
+    made = None if head is None else rebuild(head, HEAD)
+    return made if made is not None and made.func is GLIP else partial(SMALL, scales=(2.0, 1.0, 0.5))
 
 
 def names_of(source: Source, name: str) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ class Telling(Asking):
         unknown: names whose boxes are left out. Where the caption tells of them they are asked for all the same, and
             elsewhere as what is not there.
 
+    A record that has phrases and no boxes at all ("boxes": []) is a caption of a picture that nobody boxed: all of its
+    phrases are told.
+
     A batch has, beside ``Asking``'s: ``told`` (W, 2) int64, pairs of a picture and a phrase of its prompt that is there
     without a box; and ``spells`` (B, F, L) bool, which tokens spell each phrase, as a word of a caption may be of two:
     "a man in a hat", "a hat". A box that several phrases name stands there once for each.
@@ -66,19 +69,21 @@ class Telling(Asking):
         given = [row for row, label in enumerate(labels) if label in boxed]
         left_out = found["left_out"] + len(labels) - len(given)
         phrases = [one for one in found.pop("phrases") if one[1]]
-        if not self.classes or (phrases and rng.random() < self.captions):
-            return self._by_caption(found, phrases, set(given), targets["caption"]) | {"left_out": left_out}
+        nobody = bool(phrases) and not len(targets["boxes"])
+        if not self.classes or nobody or (phrases and rng.random() < self.captions):
+            made = self._by_caption(found, phrases, set(given), targets["caption"]) | {"left_out": left_out}
+            return made | {"told": list(range(len(phrases)))} if nobody else made
         told = sorted({labels[row] for _, _, rows in phrases for row in rows} - boxed)
         unsaid = set(labels) - boxed - set(told)
         names = [i for i in range(len(self.classes)) if i not in unsaid]
         made = self.by_names(rows_of(found, np.array(given, np.int64)) | {"left_out": left_out}, names, rng, told)
         row = self.prompter.row([self.tokens[i] for i in made["chosen"]])
-        places = [[i for i, word in enumerate(row) if word[3] == number] for number in range(len(made["chosen"]))]
-        return made | {
-            "row": row,
-            "places": places,
-            "told": [made["chosen"].index(i) for i in told if i in made["chosen"]],
-        }
+        places: list[list[int]] = [[] for _ in made["chosen"]]
+        for place, (*_, number) in enumerate(row):
+            if number >= 0:
+                places[number].append(place)
+        there = [made["chosen"].index(i) for i in told if i in made["chosen"]]
+        return made | {"row": row, "places": places, "told": there}
 
     def _by_caption(
         self, found: Mapping[str, Any], phrases: Sequence[tuple[str, list[int], list[int]]], given: set[int],

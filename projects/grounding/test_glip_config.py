@@ -42,7 +42,7 @@ def start(tmp_path):
     """A run whose towers and words another may start from."""
     torch.manual_seed(0)
     folder, tokenizer = tmp_path / "start", SentencePieceTokenizer.train(["a dog left of a canoe. a cat"] * 9, 40)
-    exp = override(load_experiment(f"{CONFIG}:phrases(size=48, kinds=10)"), ["heads.ground.scales=2.0,1.0,0.5"])
+    exp = load_experiment(f"{CONFIG}:phrases(size=48, kinds=10)")
     model = exp.model(vocab_size=tokenizer.vocab_size)
     heads = {"ground": exp.heads["ground"](model.spec)}
     hub.save(folder, Predictor(model, heads, tokenizer, EvalTransform(size=48), max_tokens=32), dump(exp))
@@ -67,6 +67,12 @@ def test_own_pictures_are_asked_for_by_the_names_of_their_boxes_or_by_their_capt
         assert ("found.random_names_ap50" in metrics) == (name == "names")
         asked = experiment.heads["ground"].keywords["classes"]
         assert asked == (("canoe", "dog") if name == "names" else ())
+    with pytest.raises(UserError, match=r"told=1\.0 is of captions with phrases, and these data have none"):
+        load_experiment(f"{CONFIG}:own(train='{tmp_path}/names.jsonl', start='{start}', told=1.0)")
+    assert (
+        load_experiment(f"{CONFIG}:own(train='{file}', start='{start}', told=1.0)").heads["ground"].keywords["told"]
+        == 1
+    )
     nameless = tmp_path / "none.jsonl"
     nameless.write_text(json.dumps({"image": "a.png", "boxes": [{"label": 0, "box": [3, 4, 23, 30]}]}) + "\n")
     with pytest.raises(UserError, match=r"none\.jsonl: its boxes have no names"):

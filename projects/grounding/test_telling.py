@@ -83,6 +83,16 @@ def test_what_the_caption_tells_of_an_unboxed_kind_is_told_and_its_box_is_not_gi
     assert both["box_of"].tolist() == [1]
 
 
+def test_a_picture_that_nobody_boxed_is_told_of_by_its_caption_whole():
+    for classes in (NAMES, ()):
+        one = encoder(classes, captions=0.0)
+        made = one.encode(said([(DOG, []), (CANOE, [])], ()), Random(0))
+        assert (made["told"], len(made["labels"]), made["left_out"]) == ([0, 1], 0, 0)
+        assert "chosen" not in made  # names are not asked for: the picture may well show them
+    boxed = encoder((), captions=0.0).encode(said([(DOG, []), (CANOE, [1])]), Random(0))
+    assert boxed["told"] == []  # what others boxed and this phrase does not name is no such thing
+
+
 def test_in_a_prompt_of_names_what_is_told_is_asked_for_and_what_is_unboxed_and_unsaid_is_not():
     one = encoder(captions=0.0, phrases=5, unknown=("canoe", "lamp"))
     asked = set()
