@@ -10,8 +10,9 @@ r"""Pictures teach themselves: MAE, SimMIM and BEiT on the built-in scenes, on y
 
 Papers: MAE (He et al. 2022, https://arxiv.org/abs/2111.06377), SimMIM (Xie et al. 2022,
 https://arxiv.org/abs/2111.09886), BEiT (Bao et al. 2022, https://arxiv.org/abs/2106.08254). ``pictures``: a folder, or
-a list of pictures in any form that mmkit reads; what is written beside them is not read. Time and result: see README.md
-and docs/sight.md. The ``_base`` recipes are the published ones, and not measured here.
+a list of pictures in any form that mmkit reads; what is written beside them is not read. ``test``: more of them, kept
+out of training, on which the error is measured. Time and result: see README.md and docs/sight.md.
+The ``_base`` recipes are the published ones, and not measured here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mmkit.config.projects import ROOT
 from mmkit.data.images.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.sources.open import open_records
+from mmkit.errors import UserError
 from projects.mim.beit import BEiT
 from projects.mim.held_out import HeldOut
 from projects.mim.mae import MAE
@@ -42,6 +44,7 @@ MAE_BESIDE = partial(MAE, depth=1, width=64, heads=2)
 
 def mae(
     pictures: str | None = None,
+    test: str | None = None,
     steps: int = 1400,
     size: int = 96,
     kinds: int = 200,
@@ -50,24 +53,26 @@ def mae(
 ) -> Experiment:
     """MAE on two CPU cores: ViT 4 x 128, three quarters of its 64 patches left out, a decoder of 2 x 128."""
     return _mini(
-        "mae", partial(sight_mini, image_size=size), {"mae": partial(MAE_MINI, norm_pix=norm_pix)}, pictures, steps,
-        size, kinds, seed, scale=(0.5, 1.0),
+        "mae", partial(sight_mini, image_size=size), {"mae": partial(MAE_MINI, norm_pix=norm_pix)}, pictures, test,
+        steps, size, kinds, seed, scale=(0.5, 1.0),
     )  # fmt: skip
 
 
 def simmim(
-    pictures: str | None = None, steps: int = 1400, size: int = 96, kinds: int = 200, cell: int = 24, seed: int = 42
-) -> Experiment:
+    pictures: str | None = None, test: str | None = None, steps: int = 1400, size: int = 96, kinds: int = 200,
+    cell: int = 24, seed: int = 42,
+) -> Experiment:  # fmt: skip
     """SimMIM on two CPU cores: 10 of 16 cells of 24 pixels, which are 2 x 2 patches."""
     return _mini(
-        "simmim", partial(sight_mini, image_size=size), {"simmim": partial(SimMIM, cell=cell)}, pictures, steps, size,
-        kinds, seed, scale=(0.67, 1.0),
+        "simmim", partial(sight_mini, image_size=size), {"simmim": partial(SimMIM, cell=cell)}, pictures, test, steps,
+        size, kinds, seed, scale=(0.67, 1.0),
     )  # fmt: skip
 
 
 def beit(
-    pictures: str | None = None, steps: int = 1400, size: int = 96, kinds: int = 200, codes: int = 512, seed: int = 42
-) -> Experiment:
+    pictures: str | None = None, test: str | None = None, steps: int = 1400, size: int = 96, kinds: int = 200,
+    codes: int = 512, seed: int = 42,
+) -> Experiment:  # fmt: skip
     """BEiT on two CPU cores: up to 24 of 64 patches in blocks, ids of 512 from k-means on the first 16 steps.
 
     Its scenes have grounds of all colours: on white ones more than half of the patches have one id, and for hundreds of
@@ -75,8 +80,8 @@ def beit(
     """
     head = partial(BEiT, codes=codes, sample=32_768)
     return _mini(
-        "beit", partial(sight_mini, image_size=size), {"beit": head}, pictures, steps, size, kinds, seed,
-        scale=(0.5, 1.0), plain=False,
+        "beit", partial(sight_mini, image_size=size), {"beit": head}, pictures, test, steps, size, kinds,
+        seed, scale=(0.5, 1.0), plain=False,
     )  # fmt: skip
 
 
@@ -136,25 +141,30 @@ def beit_base(pictures: str, res: int = 224, epochs: float = 800, batch: int = 2
 
 
 def _mini(
-    name: str, model: partial[Any], heads: dict[str, partial[Any]], pictures: str | None, steps: int, size: int,
-    kinds: int, seed: int, scale: tuple[float, float], plain: bool = True,
+    name: str, model: partial[Any], heads: dict[str, partial[Any]], pictures: str | None, test: str | None, steps: int,
+    size: int, kinds: int, seed: int, scale: tuple[float, float], plain: bool = True,
 ) -> Experiment:  # fmt: skip
     scenes = partial(Scenes, kinds=kinds, size=size, plain=plain)
-    train = partial(scenes, split="train", n=60_000, people=0.05, counts=(2, 1, 1))
-    test = partial(HeldOut, source=partial(scenes, split="test", n=500), head=next(iter(heads)))
+    train: partial[Any] = partial(scenes, split="train", n=60_000, people=0.05, counts=(2, 1, 1))
+    held_out: partial[Any] | None = partial(scenes, split="test", n=500)
+    if pictures is not None:
+        train = partial(open_records, path=pictures, needs=())
+        held_out = None if test is None else partial(open_records, path=test, needs=())
+    elif test is not None:
+        raise UserError(f"test={test!r}: pictures to be measured on, of those that you train on: give pictures= too")
     return Experiment(
         name=name,
         model=model,
         heads=heads,
         data=Data(
-            train=train if pictures is None else partial(open_records, path=pictures, needs=()),
+            train=train,
             image_size=size,
             transform=partial(SEEN, scale=scale),
             global_batch=64,
         ),
         optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.95), weight_decay=0.05),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
-        evals={"held_out": test} if pictures is None else {},
+        evals={} if held_out is None else {"held_out": partial(HeldOut, source=held_out, head=next(iter(heads)))},
     )
 
 

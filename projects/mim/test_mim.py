@@ -415,6 +415,19 @@ def test_runs_train_and_load(name, tmp_path):
         assert again.heads["beit"].codes.codes.any()
 
 
+def test_own_pictures_are_measured_on_those_that_are_kept_out(tmp_path):
+    for part, count in (("train", 8), ("test", 3)):
+        (tmp_path / part).mkdir()
+        for i in range(count):
+            Scenes(kinds=8, size=48, plain=True)[i].image.save(tmp_path / part / f"{i}.png")
+    spec = f"{CONFIG}:simmim(pictures='{tmp_path}/train', test='{tmp_path}/test', size=48)"
+    metrics = train(override(load_experiment(spec), ["run.steps=1", "data.global_batch=4"]), tmp_path / "run")
+    assert metrics["held_out.n"] == 3
+    assert not load_experiment(f"{CONFIG}:simmim(pictures='{tmp_path}/train')").evals
+    with pytest.raises(UserError, match="give pictures= too"):
+        load_experiment(f"{CONFIG}:mae(test='x')")
+
+
 def test_the_published_recipes(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("mae_base", "simmim_base", "beit_base"):
