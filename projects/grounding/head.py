@@ -24,6 +24,7 @@ from mmkit.prompt import Prompt
 from mmkit.types import Count, HeadOutput, ModelSpec
 from projects.grounding.asked import Asked, Said, located
 from projects.grounding.layers import Decoder, EnhancerLayer, Found, Map, Selected, Selection, Words
+from projects.grounding.levels import Levels
 from projects.grounding.losses import guesses_of, matches_of, sums
 from projects.grounding.merging import phrase_scores
 
@@ -37,6 +38,8 @@ class GroundingDINO(Head):
         width, heads, hidden: of the layers; hidden None = 4 x width. enhancer, decoder: how many layers.
         queries: the most objects that one prompt finds in a picture. groups: copies of them in training, each of
             which answers for all objects.
+        layers: of the tower, whose maps are read with ``coarser`` further ones (``Levels``, as published); none = its
+            output, as one map.
         points: 0 = plain attention over all cells; else deformable attention, as published with 4.
         scaled: see ``Align``. scale: what cells and words read of each other counts so much at the start; published
             1e-4. side: of the box that a cell begins with; published 0.05, for pictures of many cells.
@@ -51,7 +54,7 @@ class GroundingDINO(Head):
         heads: int = 4, hidden: int | None = None, enhancer: int = 2, decoder: int = 3, queries: int = 30,
         points: int = 0, scaled: bool = True, scale: float = 0.1, side: float = 0.05, dropout: float = 0.0,
         tokens: int = 256, phrases: int = 40, most: int = 100, one_answer: bool = False, told: bool = False,
-        sentences: bool = False, groups: int = 1,
+        sentences: bool = False, groups: int = 1, layers: Sequence[str] = (), coarser: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % 4 or heads % 2 or min(queries, enhancer, decoder, phrases, groups) < 1 or tokens < 4:
@@ -65,16 +68,17 @@ class GroundingDINO(Head):
         self.spec, self.queries, self.most, self.one_answer, self.told = spec, queries, most, one_answer, told
         self.classes, self.ids = tuple(classes), tuple(ids) or tuple(range(1, len(classes) + 1))
         self.prompt_tokens, self.prompt_phrases, self.sentences = tokens, phrases, sentences
-        hidden = hidden or 4 * width
-        self.image, self.text = nn.Linear(spec.image_width, width), nn.Linear(spec.text_width, width)
-        self.norm = nn.LayerNorm(width)
+        hidden, self.reads_layers = hidden or 4 * width, tuple(layers)
+        self.text = nn.Linear(spec.text_width, width)
+        self.levels = Levels(spec, width, layers, coarser) if layers else None
+        self.image = None if layers else nn.Linear(spec.image_width, width)
+        self.norm = None if layers else nn.LayerNorm(width)
+        maps = {"levels": 1 if self.levels is None else self.levels.count, "points": points}
         self.enhancer = nn.ModuleList(
-            EnhancerLayer(width, heads, hidden, dropout, points=points, scale=scale) for _ in range(enhancer)
+            EnhancerLayer(width, heads, hidden, dropout, **maps, scale=scale) for _ in range(enhancer)
         )
         self.selection = Selection(width, scaled, side)
-        self.decoder = Decoder(
-            queries, decoder, width, heads, hidden, dropout, points=points, scaled=scaled, groups=groups
-        )  # fmt: skip
+        self.decoder = Decoder(queries, decoder, width, heads, hidden, dropout, **maps, scaled=scaled, groups=groups)
         self.costs = Costs(label=2.0)
         self.weights = Costs(label=1.0 if scaled else 2.0)
 
@@ -86,6 +90,11 @@ class GroundingDINO(Head):
         return made
 
     def _map(self, f: Features) -> Map:
+        if self.levels is not None:
+            made: Map = self.levels(f)
+            return made
+        assert self.image is not None
+        assert self.norm is not None
         grid = self.spec.grid(f.batch.pixels.shape[2:])
         if len(grid) != 2:
             raise UserError("GroundingDINO reads pictures, and these are clips")

@@ -11,23 +11,24 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from mmkit.data.images.size import height_width
+from mmkit.encoders.backbone.by_name import backbone as by_name
 from mmkit.encoders.text import TextEncoder
-from mmkit.encoders.vit import HIDES, SeesByViT, ViT
+from mmkit.encoders.vit import SeesByViT, ViT
 from mmkit.errors import UserError
 from mmkit.prompt import Prompt
+from mmkit.protocol import ImageTower
 from mmkit.types import ModelSpec, Tokens
 
 
 class Towers(SeesByViT):
     """The model protocol over two towers, without a joint space or fusion; and ``encode_prompt``."""
 
-    def __init__(self, image: ViT, text: TextEncoder) -> None:
+    def __init__(self, image: ImageTower, text: TextEncoder) -> None:
         super().__init__()
         self.image, self.text = image, text
         self.spec = ModelSpec(
             image_width=image.width, text_width=text.width, fused_width=0, embed_dim=0,
-            vocab_size=text.embeddings.words.num_embeddings, fuses=False, patch=image.patch.patch,
-            class_tokens=image.positions.prefix, layers=image.layers, hides=HIDES,
+            vocab_size=text.embeddings.words.num_embeddings, fuses=False, **image.sight,
         )  # fmt: skip
 
     @property
@@ -80,14 +81,21 @@ def _apart() -> NoReturn:
 def towers(
     vocab_size: int, *, image_size: int | tuple[int, int], max_tokens: int, patch: int = 16, image_depth: int = 12,
     image_width: int = 768, image_heads: int = 12, text_depth: int = 12, text_width: int = 768, text_heads: int = 12,
-    dropout: float = 0.0, drop_path: float = 0.0,
+    text_mlp: int | None = None, dropout: float = 0.0, drop_path: float = 0.0, backbone: str | None = None,
 ) -> Towers:  # fmt: skip
-    """Of any size; the defaults are ViT-B/16 and BERT-base."""
-    image = ViT(
-        height_width(image_size), (patch, patch), depth=image_depth, width=image_width, heads=image_heads,
-        drop_path=drop_path,
+    """Of any size; the defaults are ViT-B/16 and BERT-base.
+
+    backbone: "timm:NAME" or "torchvision:NAME", in place of the ViT, of whose numbers ``drop_path`` counts alone.
+    """
+    size = height_width(image_size)
+    image = (
+        by_name(backbone, size, drop_path=drop_path) if backbone is not None
+        else ViT(size, (patch, patch), depth=image_depth, width=image_width, heads=image_heads, drop_path=drop_path)
     )  # fmt: skip
-    text = TextEncoder(vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, dropout=dropout)
+    text = TextEncoder(
+        vocab_size, max_tokens, depth=text_depth, width=text_width, heads=text_heads, mlp_width=text_mlp,
+        dropout=dropout,
+    )  # fmt: skip
     return Towers(image, text)
 
 
