@@ -20,7 +20,10 @@ from mmkit.nn.kernels import written_out
 from mmkit.nn.packing import Packing, packed, spread
 from mmkit.nn.plain_attention import Heads, PlainAttention
 
-LONG = 128  # tokens
+LONG = 128
+"""Tokens from which a CPU's fused kernel serves for training in float32."""
+READ = 64
+"""Those from which it serves where there is no gradient."""
 
 
 class KeyValues(NamedTuple):
@@ -31,8 +34,9 @@ class KeyValues(NamedTuple):
     mask: Tensor | None = None
 
     def rows(self, index: Tensor) -> KeyValues:
-        """Those of the inputs ``index`` (int64), in that order."""
-        return KeyValues(self.k[index], self.v[index], None if self.mask is None else self.mask[index])
+        """Those of the inputs ``index`` (int64), in that order; on a CPU by what takes half the time there."""
+        k, v = (x.index_select(0, index) if written_out(x) else x[index] for x in (self.k, self.v))
+        return KeyValues(k, v, None if self.mask is None else self.mask[index])
 
 
 def take(x_BND: Tensor, positions_BM: Tensor | None, packing: Packing | None = None) -> Tensor:
@@ -71,7 +75,8 @@ class _Attention(nn.Module):
 
     def _split_parts(self, x_BNE: Tensor, parts: int) -> Sequence[Tensor]:
         """(B, N, parts x D) -> for each part (B, H, N, D/H)."""
-        if written_out(x_BNE) and not torch.jit.is_tracing():
+        fused = parts == 3 and self.watch is None and _fused(x_BNE, x_BNE, self.dropout if self.training else 0.0)
+        if not fused and written_out(x_BNE) and not torch.jit.is_tracing():  # the fused kernel needs no copies
             return Heads.apply(x_BNE, self.heads, parts)
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x_BNE.chunk(parts, dim=-1)]
 
@@ -89,12 +94,9 @@ class _Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, rate: float = 0.0, causal: bool = False) -> Tensor:
     """softmax(q k / sqrt(D)) v for (B, H, N, D/H), ``mask`` bool broadcastable to (B, H, N, N), dropout at ``rate``.
 
-    On a GPU this is the fused kernel. On a CPU that kernel's backward pass takes five to ten times as long as the
-    three operations written out (measured at 25 to 257 tokens, float32 and bfloat16), so there they are written out.
-    Without gradients it takes half the time from 200 tokens on, and there it serves from 128 on.
+    On a GPU this is the fused kernel; on a CPU too where it takes less time than what is written out, see ``_fused``.
     """
-    many = q.shape[-2] >= LONG and k.shape[-2] >= LONG and not rate and not torch.is_grad_enabled()
-    if not written_out(q) or many:
+    if _fused(q, k, rate):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal)
     if torch.jit.is_tracing():
         return dropout(attention_weights(q, k, mask, causal), rate) @ v
@@ -103,6 +105,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, rate: float 
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
     return PlainAttention.apply(q, k, v, mask, rate)
+
+
+def _fused(q: Tensor, k: Tensor, rate: float) -> bool:
+    """Whether ``attend`` takes the fused kernel, for queries and keys (..., N, D).
+
+    On a CPU its backward pass takes five to ten times as long in bfloat16 (measured at 25 to 257 tokens), so there it
+    is taken without gradients, from 64 tokens on in 0.7 of the time, or in float32, from 128 tokens on in 0.7 too.
+    """
+    if not written_out(q):
+        return True
+    tokens = min(q.shape[-2], k.shape[-2])
+    if rate or tokens < READ or not torch.is_grad_enabled():
+        return not rate and tokens >= READ
+    return tokens >= LONG and q.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:

@@ -61,24 +61,44 @@ def test_autocast_multiplies_in_bfloat16():
     assert all(grad.dtype == torch.float32 for grad in gradients(out, (q, k, v)))
 
 
-@pytest.mark.parametrize(("tokens", "rate", "learns", "fused"), [
-    (128, 0.0, False, True), (127, 0.0, False, False), (128, 0.1, False, False), (128, 0.0, True, False),
+@pytest.mark.parametrize(("tokens", "rate", "learns", "precision", "fused"), [
+    (64, 0.0, False, None, True), (63, 0.0, False, None, False), (64, 0.0, False, torch.bfloat16, True),
+    (200, 0.1, False, None, False), (128, 0.0, True, None, True), (127, 0.0, True, None, False),
+    (200, 0.1, True, None, False), (128, 0.0, True, torch.bfloat16, False),
 ])  # fmt: skip
-def test_the_fused_kernel_serves_many_tokens_without_gradient(monkeypatch, tokens, rate, learns, fused):
-    used = []
-    kernel = torch.nn.functional.scaled_dot_product_attention
+def test_the_fused_kernel_serves_where_it_is_faster(monkeypatch, tokens, rate, learns, precision, fused):
+    """And reads what the projection made where it lies; elsewhere heads are copied, for the operations one by one."""
+    used, split = [], []
+    kernel, heads = torch.nn.functional.scaled_dot_product_attention, Heads.apply
 
     def noted(*args, **options):
         used.append(True)
         return kernel(*args, **options)
 
+    def counted(*args):
+        split.append(True)
+        return heads(*args)
+
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", noted)
-    q, k, v = parts((tokens,) * 3, torch.float32)
-    with torch.set_grad_enabled(learns):
-        out = attend(q, k, v, None, rate=rate)
-    assert bool(used) == fused
-    if not rate:
-        torch.testing.assert_close(out, attention_weights(q, k, None) @ v, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(attention.Heads, "apply", counted)
+    torch.manual_seed(0)
+    layer, x = SelfAttention(24, 3, dropout=rate), torch.randn(2, tokens, 24, requires_grad=True)
+    mask = torch.arange(tokens) < torch.tensor([[tokens], [tokens - 5]])
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", precision, enabled=precision is not None):
+        out = layer(x, mask)
+    assert (bool(used), bool(split)) == (fused, not fused)
+    if rate:
+        return
+    layer.watch = lambda weights: None  # the operations one by one
+    wanted = layer(x, mask)
+    near = {"rtol": 0.05, "atol": 0.02} if precision else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(out.float(), wanted, **near)
+    if learns:
+        own, theirs = (
+            torch.autograd.grad(found.float().square().sum(), (x, *layer.parameters())) for found in (out, wanted)
+        )
+        for one, other in zip(own, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=near["rtol"], atol=10 * near["atol"])
 
 
 def test_a_watched_layer_gives_the_same_and_its_weights():
