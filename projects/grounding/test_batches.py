@@ -1,5 +1,7 @@
 """What stands beside a picture changes nothing, for both heads: empty ones, specks, many objects, processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,10 @@ from projects.grounding.test_head import NAMES, Letters, prompts
 from projects.grounding.test_head import task as towers_task
 from tests.several import on_processes
 
-DINO = {"width": 16, "heads": 2, "hidden": 16, "enhancer": 1, "decoder": 2, "queries": 4, "scale": 0.5}
+DINO = {
+    "width": 16, "heads": 2, "hidden": 16, "enhancer": 1, "decoder": 2, "queries": 4, "scale": 0.5, "groups": 2,
+    "told": True,
+}  # fmt: skip
 DENSE = {"width": 16, "depth": 1, "heads": 2, "text_heads": 2, "scales": (2.0, 1.0), "anchor": 2.0, "told": 0.5}
 HEADS = {
     "grounding_dino": lambda spec: GroundingDINO(spec, NAMES, **DINO),
@@ -79,6 +84,21 @@ def test_a_picture_is_found_as_it_is_alone_and_teaches_what_it_teaches_alone(hea
         assert len(own.boxes)
         torch.testing.assert_close(beside.boxes[mine], own.boxes, atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(beside.scores[mine], own.scores, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["crowd", "ignore"])
+def test_crowds_and_what_is_ignored_teach_nothing(key):
+    """Of Grounding DINO; GLIP's are in its own tests."""
+    t, plain = task("grounding_dino"), together([0])
+    more = {
+        "boxes": torch.cat([plain.targets["boxes"], torch.tensor([[5.0, 5, 40, 30]])]),
+        "labels": torch.tensor([1, 0, 1]), "box_of": torch.zeros(3, dtype=torch.int64),
+    }  # fmt: skip
+    batch = replace(plain, targets={**plain.targets, **more})
+    marked = {**batch.targets, key: torch.tensor([False, False, True])}
+    without = t(plain, 0).loss
+    assert t(replace(batch, targets=marked), 0).loss.equal(without)
+    assert not t(batch, 0).loss.equal(without)
 
 
 def learned(head, rows):
