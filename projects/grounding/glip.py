@@ -119,8 +119,6 @@ class GLIP(Head):
     def find(self, f: Features, prompt: Prompt) -> Dense:
         """What all cells say. One prompt may be for all pictures."""
         seen, text = f.memo(("glip maps", id(self)), lambda f: self.levels(f)), self.words_of(f, prompt)
-        if len(text.x) < len(seen.x):
-            text = Words(*(part.expand(len(seen.x), *part.shape[1:]) for part in text))
         for layer in self.fusion:
             seen, text = layer(seen, text)
         counts = self._counts(f)

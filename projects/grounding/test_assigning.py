@@ -87,10 +87,20 @@ def test_a_box_that_no_centre_lies_in_has_no_anchor():
     assert (assigned(torch.tensor([[3.5, 3.5, 4.5, 4.5]]), of, ANCHORS, LEVELS, real) >= 0).sum() == 1
 
 
+def test_a_centre_on_the_edge_is_not_inside_and_the_deviation_is_unbiased():
+    real, of = torch.ones(1, 24, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+    for left, found in ((4.0, 0), (3.995, 0), (3.98, 1)):  # the nearest centre is (4, 4)
+        box = torch.tensor([[left, 0.0, 10.0, 8.0]])
+        assert (assigned(box, of, ANCHORS[:24], [24], real, 1) >= 0).sum() == found
+    box = torch.tensor([[1.0, 1.0, 17.0, 9.0]])  # of two the better is below mean + deviation, of four it is not
+    assert (assigned(box, of, ANCHORS[:24], [24], real, 2) < 0).all()
+    assert (assigned(box, of, ANCHORS[:24], [24], real, 4) >= 0).any()
+
+
 def test_a_picture_on_a_larger_canvas_has_the_anchors_that_it_has_alone():
     small = ((2, 3), (1, 2))
     alone = anchors_of(small, STRIDES, 2.0, torch.device("cpu"))
-    boxes, of = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 23, 15]]), torch.zeros(2, dtype=torch.int64)
+    boxes, of = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 47, 15]]), torch.zeros(2, dtype=torch.int64)
     real = torch.zeros(1, 30, dtype=torch.bool)
     for level, (high, wide), start in ((0, small[0], 0), (1, small[1], 24)):
         real[0, start : start + LEVELS[level]].view(SHAPES[level])[:high, :wide] = True

@@ -16,7 +16,9 @@ from mmkit.inference.predictor import Predictor
 from mmkit.nn.boxes import iou
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
+from projects.grounding import glip as module
 from projects.grounding.glip import GLIP
+from projects.grounding.guessing import guessed
 from projects.grounding.losses import focal
 from projects.grounding.test_head import NAMES, Letters, batch, pictures, prompts
 from projects.grounding.test_head import task as towers_task
@@ -68,6 +70,7 @@ def test_it_is_asked_as_every_head_that_grounds():
     for one in predictor(t).detect(pictures(2), phrases=NAMES):
         assert set(one.names) <= set(NAMES)
         assert len(one.boxes) <= 100
+        assert set(one.names) & {"container", "containernumber"}  # of the last prompt
         assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
     data = predictor(t).detect(pictures(1))[0]
     assert set(data.names) <= set(NAMES)
@@ -111,13 +114,15 @@ def test_a_picture_alone_is_as_on_the_canvas_of_a_batch():
     model = Seeing(towers)
     torch.manual_seed(0)
     head = GLIP(
-        model.spec, NAMES, width=16, depth=2, heads=2, text_heads=2, scales=(4.0, 2.0, 1.0), anchor=2.0, scale=0.5
-    )
+        model.spec, NAMES, width=16, depth=2, heads=2, text_heads=2, scales=(4.0, 2.0, 1.0), anchor=2.0, scale=0.5,
+        told=1.0, told_after=0,
+    )  # fmt: skip
     small, large = torch.randn(1, 3, 16, 24), torch.randn(1, 3, 32, 48)
     canvas, mask = torch.full((2, 3, 32, 48), 9.0), torch.zeros(2, 32, 48, dtype=torch.bool)
     canvas[0, :, :16, :24], canvas[1], mask[0, :16, :24], mask[1] = small[0], large[0], True, True
     rows = [["cat", "dog", "st. bernard"], ["red canoe"]]
     said = {"box_of": torch.tensor([0, 0, 1]), "labels": torch.tensor([1, 0, 0]), "prompt": prompts(rows)}
+    said["told"] = torch.tensor([[0, 2]])
     boxes = torch.tensor([[2.0, 3, 14, 15], [9.0, 1, 23, 15], [20.0, 4, 40, 29]])
     together = Batch(
         pixels=canvas, image_id=torch.arange(2), pixel_mask=mask, targets={**said, "boxes": boxes}
@@ -126,7 +131,7 @@ def test_a_picture_alone_is_as_on_the_canvas_of_a_batch():
         Batch(pixels=one, image_id=torch.zeros(1), targets={
             "boxes": boxes[said["box_of"] == i], "labels": said["labels"][said["box_of"] == i],
             "box_of": torch.zeros(int((said["box_of"] == i).sum()), dtype=torch.int64),
-            "prompt": prompts(rows[i : i + 1]),
+            "prompt": prompts(rows[i : i + 1]), "told": said["told"][: 1 - i],
         })
         for i, one in enumerate((small, large))
     ]  # fmt: skip
@@ -185,6 +190,25 @@ def test_under_bfloat16_logits_and_losses_are_float32():
         dense = t.heads["ground"].find(t.features(made, 0), made.targets["prompt"])
     assert dense.logits.dtype == dense.codes.dtype == dense.central.dtype == out.loss.dtype == torch.float32
     assert out.loss.isfinite()
+
+
+def test_what_is_told_of_is_looked_for_among_central_cells_that_are_about_no_box(monkeypatch):
+    t = task(told=1.0, told_after=0, scales=(1.0,))
+    made, head, asked = told(batch([["cat", "dog"]], [[2, 3, 20, 17]], [0], [0]), [[0, 1]]), t.heads["ground"], []
+    torch.nn.init.normal_(head.centre.weight)
+    head.box.bias.data[:2] = 3.0
+    monkeypatch.setattr(module, "guessed", lambda *given: asked.append(given) or guessed(*given))
+    f = t.features(made, 0)
+    head(f)
+    ((scores, _, boxes, taken),) = asked
+    dense, prompt = head.find(f, made.targets["prompt"]), made.targets["prompt"]
+    dog = dense.logits[0][:, prompt.phrase[0] == 1].sigmoid().mean(1)
+    torch.testing.assert_close(scores[0], dog * dense.central[0].sigmoid())
+    about = iou(boxes[0], made.targets["boxes"])[:, 0] > 0.5
+    owned = head.owners(f, Objects(*(made.targets[name] for name in ("boxes", "labels", "box_of"))))[0] >= 0
+    assert taken[0].tolist() == (about | owned).tolist()
+    assert (about & ~owned).any()
+    assert (owned & ~about).any()
 
 
 def test_what_captions_tell_of_is_learned_where_the_head_finds_it():
