@@ -100,8 +100,8 @@ def test_a_centre_on_the_edge_is_not_inside_and_the_deviation_is_unbiased():
 def test_a_picture_on_a_larger_canvas_has_the_anchors_that_it_has_alone():
     small = ((2, 3), (1, 2))
     alone = anchors_of(small, STRIDES, 2.0, torch.device("cpu"))
-    boxes, of = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 47, 15]]), torch.zeros(2, dtype=torch.int64)
-    real = torch.zeros(1, 30, dtype=torch.bool)
+    boxes = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 47, 15], [0.0, 0, 48, 32]])
+    of, real = torch.zeros(3, dtype=torch.int64), torch.zeros(1, 30, dtype=torch.bool)
     for level, (high, wide), start in ((0, small[0], 0), (1, small[1], 24)):
         real[0, start : start + LEVELS[level]].view(SHAPES[level])[:high, :wide] = True
     expected = assigned(boxes, of, alone, [6, 2], torch.ones(1, 8, dtype=torch.bool))
