@@ -8,12 +8,16 @@ import os
 import re
 import subprocess
 import sys
+from bisect import bisect_right
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmkit.data.clip import Clip
@@ -83,6 +87,38 @@ def test_a_film_is_turned_as_pyav_turns_it(tmp_path, monkeypatch, turn):
     corners = {"0 0": one[0, 0, 0, 0], "0 1": one[0, 0, -1, 0], "1 0": one[0, -1, 0, 0], "1 1": one[0, -1, -1, 0]}
     assert max(corners, key=corners.get) != "0 0"
     assert np.abs(one - other).max() <= WITHIN
+
+
+class Stub:
+    """What torchcodec's decoder does, by PyAV. late: seconds by which it gives later frames."""
+
+    late = 0.0
+
+    def __init__(self, source, *, stream_index, dimension_order):
+        assert (stream_index, dimension_order) == (0, "NHWC")
+        self.own = open_clip(Clip(source))
+
+    def get_frames_played_at(self, seconds):
+        times = [time / self.own.index.second for time in self.own.index.times]
+        shown = [bisect_right(times, at + self.late) - 1 for at in seconds]
+        pictures = self.own.pictures(sorted(set(shown)))
+        frames = np.stack([np.asarray(pictures[i]) for i in shown])
+        return SimpleNamespace(data=torch.from_numpy(frames), pts_seconds=torch.tensor([times[i] for i in shown]))
+
+
+def test_frames_are_asked_for_by_their_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(by_torchcodec, "_decoder", lambda: Stub)
+    for name, times in (("a.mkv", None), ("b.mkv", [0, 10, 20, 50, 60])):
+        for numbers in (None, [4, 0, 2, 2]):
+            one, other = both(Clip(film(tmp_path / name, "ffv1", times)), numbers)
+            assert np.array_equal(one, other)
+    monkeypatch.setattr(Stub, "late", 0.1)
+    with pytest.raises(BadImage, match=r"gives the frame at 0\.200 s for frame 1, which is at 0\.100 s"):
+        open_clip(Clip(tmp_path / "a.mkv"), reader="torchcodec").take([1])
+    clip = open_clip(Clip(tmp_path / "a.mkv"), reader="torchcodec")
+    clip.index = replace(clip.index, numbered=True)
+    with pytest.raises(BadImage, match="tells no times of its frames"):
+        clip.take([0])
 
 
 @pytest.mark.usefixtures("loaded")
