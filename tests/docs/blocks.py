@@ -34,6 +34,7 @@ PUT_IN: list[tuple[str, str]] = [
     (r"^(mmkit train [\"']?configs/finetune/vqa.py:mini\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train [\"']?configs/finetune/captions.py:mini\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit train [\"']?projects/detection/config.py:\w+\(.*?)\)", r"\1, size=24)"),
+    (r"^(mmkit train [\"']?projects/grounding/config.py:\w+\(.*?)\)", r"\1, size=24)"),
     (r"^(mmkit plan [\"']?configs/pretrain/albef.py):(?:base|small)\(", r"\1:mini("),
     (r"^(mmkit train .*)$", rf"\1 --set {SMALL}"),
     (r"^(mmkit probe .*)$", r"\1 --steps 20"),

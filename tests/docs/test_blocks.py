@@ -67,6 +67,11 @@ def bring(folder):
     ]
     for name, lines in (("boxes", boxed), ("boxes-test", boxed[:4])):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    named = [
+        row | one | {"phrases": [{"caption": 0, "spans": [[0, len(row["caption"])]], "boxes": [0]}]}
+        for row, one in zip(rows, boxed, strict=True)
+    ]
+    (folder / "expressions.jsonl").write_text("\n".join(map(json.dumps, named)))
     (folder / "answers.txt").write_text("red\nblue\n")
 
 

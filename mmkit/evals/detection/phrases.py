@@ -73,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class PhraseResult:
-    """values: the shares by dotted name; n: pictures; cut: phrases that the model could not read, which are missed."""
+    """values: the shares by dotted name; n: pictures with a phrase; cut: phrases that were not read, and so missed."""
 
     rule: PhraseRule
     values: Mapping[str, float]
@@ -155,7 +155,7 @@ class Phrases(Evaluator):
         if not each:
             raise UserError(f"--rule {self.rule}: no phrase of these data names a box, so there is nothing to measure")
         result = PhraseResult(
-            rule=self.rule, values=shares(each, self.rounds), n=len(source) - len(passed.bad),
+            rule=self.rule, values=shares(each, self.rounds), n=len({one.picture for one in each}),
             phrases=sum("" in one.groups for one in each), cut=sum(one.cut for one in each), left_out=passed.left_out,
         )  # fmt: skip
         save_predictions(self.predictions, lambda: [one.told for one in each])

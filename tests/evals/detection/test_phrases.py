@@ -185,6 +185,7 @@ def test_the_best_box_alone_counts_and_splits_are_told_apart(tmp_path):
     first, second = (json.loads(line) for line in told.read_text().splitlines())
     assert result.values["split.testA.acc50"] == first["acc50"] == 1.0
     assert result.values["split.testB.acc50"] == second["acc50"] == 0.0
+    assert (result.n, result.phrases) == (1, 2)  # two expressions of one picture
     assert "chance" not in result.values  # nothing to choose from
     assert result.values["acc50_low"] == result.values["acc50_high"]  # one picture: nothing is drawn
     assert len(first["found"]) == 10
