@@ -40,7 +40,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        return self.norm(x_BND + self.dropout(self.fc2(self.dropout(self.fc1(x_BND).relu()))))
+        return self.norm(x_BND + self.dropout(self.fc2(self.dropout(self.fc1(x_BND).relu_()))))
 
 
 class Attention(nn.Module):
