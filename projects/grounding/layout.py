@@ -1,7 +1,7 @@
 """Grounding DINO of transformers on a Swin-T, both ways: grounding-dino-tiny and its like.
 
     mmkit convert projects/grounding/layout.py:GROUNDING_DINO FOLDER models/grounding
-    mmkit convert projects/grounding/layout.py:GROUNDING_DINO models/grounding OUT --reverse
+    mmkit convert projects/grounding/layout.py:GROUNDING_DINO models/grounding back.safetensors --reverse
     mmkit detect --model models/grounding --image photo.png --text "a dog. a red canoe."
 
 The model is torchvision's Swin-T and a BERT as towers, and the head ``ground`` over three maps of the Swin and a
