@@ -121,7 +121,7 @@ class Trackers:
                 if isinstance(error, ModuleNotFoundError) and error.name == one:
                     logger.warning(
                         "run.trackers: %s is not installed: pip install %s; the run goes on without it", one,
-                        {"wandb": "'mmkit[trackers]'"}.get(one, one),
+                        "'mmkit[trackers]'" if one != "tensorboard" else one,
                     )  # fmt: skip
                 else:
                     self._told(one, error)
