@@ -136,6 +136,15 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """The bytes as a file, whole; one that holds them already is left as it is."""
+    with suppress(OSError):
+        if Path(path).is_file() and Path(path).read_bytes() == data:
+            return
+    with writing(path, "wb") as file:
+        file.write(data)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """The value as indented JSON, whole or not at all; UserError where it cannot be written."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -23,6 +23,7 @@ from mmkit.files import (
     replace_folder,
     save_picture,
     to_disk,
+    write_bytes,
     write_json,
     write_tensors,
     write_text,
@@ -94,6 +95,19 @@ def test_it_has_reached_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_bytes_that_are_there_are_not_written_again(tmp_path):
+    """A file of other bytes, of more or of less is replaced; what is no plain file is not read."""
+    path = tmp_path / "a" / "x"
+    path.parent.mkdir()
+    for data, again in ((b"one", False), (b"one", True), (b"two", False), (b"tw", False), (b"two", False)):
+        before = path.stat().st_ino if path.exists() else None
+        write_bytes(path, data)
+        assert path.read_bytes() == data
+        assert (path.stat().st_ino == before) == again
+    assert [file.name for file in path.parent.iterdir()] == ["x"]
+    write_bytes("/dev/null", b"x")
+
+
 def test_permissions_are_those_of_a_plain_open(tmp_path):
     before = os.umask(0o027)
     try:

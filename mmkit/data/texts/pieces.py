@@ -13,7 +13,7 @@ from mmkit.data.texts.protocol import Kind
 from mmkit.data.texts.sample import LONGEST, drawn, lines, valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
-from mmkit.files import writing
+from mmkit.files import write_bytes
 
 SP_FILE = "sentencepiece.model"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -106,10 +106,8 @@ class SentencePieceTokenizer:
         return word_starts([self._surfaces[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
-        """See ``Tokenizer``. Atomic, so that several processes may write the same model."""
-        folder = Path(folder)
-        with writing(folder / SP_FILE, "wb") as file:
-            file.write(self._model)
+        """See ``Tokenizer``. Atomic, so that several processes may write the same model; one that is there stays."""
+        write_bytes(Path(folder) / SP_FILE, self._model)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self._model}

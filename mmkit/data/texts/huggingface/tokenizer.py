@@ -23,7 +23,7 @@ from mmkit.data.texts.protocol import Framing, Kind
 from mmkit.data.texts.sample import valid
 from mmkit.data.texts.words import word_starts
 from mmkit.errors import UserError
-from mmkit.files import read_json, write_text, writing
+from mmkit.files import read_json, write_bytes
 
 Part = TypeVar("Part")
 FRAMING = "framing.json"
@@ -99,13 +99,12 @@ class HuggingFaceTokenizer:
         return word_starts([self._surfaces[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
-        """See ``Tokenizer``. Each file is whole, or as it was, where the process is killed meanwhile."""
+        """See ``Tokenizer``. Each file is whole, or as it was: when the process is killed, or nothing is new."""
         with tempfile.TemporaryDirectory() as made:
             self._wrapped.save_pretrained(made)
             for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
-                with writing(Path(folder) / file.relative_to(made), "wb") as place:
-                    place.write(file.read_bytes())
-        write_text(Path(folder) / FRAMING, json.dumps(asdict(self.framing)) + "\n")
+                write_bytes(Path(folder) / file.relative_to(made), file.read_bytes())
+        write_bytes(Path(folder) / FRAMING, (json.dumps(asdict(self.framing)) + "\n").encode())
 
     def _cleaned(self, text: str, kind: Kind, whole: bool) -> str:
         """What is read of a text; whole: no word of it left out."""

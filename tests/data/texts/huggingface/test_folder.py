@@ -128,6 +128,9 @@ def test_a_save_that_is_cut_off_leaves_the_files_that_were_there(tmp_path, monke
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     assert before.keys() - {"framing.json"} == {file.name for file in (tmp_path / "theirs").iterdir()}
     assert before["tokenizer.json"] == (tmp_path / "theirs/tokenizer.json").read_bytes()
+    numbers = {file.name: file.stat().st_ino for file in out.iterdir()}
+    tokenizer.save(out)
+    assert {file.name: file.stat().st_ino for file in out.iterdir()} == numbers  # nothing is written again
 
     def cut_off(folder):
         (Path(folder) / "tokenizer.json").write_text("{")
