@@ -1,5 +1,7 @@
 """Files of transformers' Grounding DINO become models of ours, say the same, and go back bit for bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,8 +13,10 @@ from mmkit.convert.tables.table import read, write
 from mmkit.data.texts.prompts import Prompter
 from mmkit.errors import UserError
 from mmkit.features import Features
+from mmkit.nn.sine import of_cells
 from mmkit.types import Batch
 from projects.grounding import layout
+from projects.grounding.levels import Levels
 from projects.grounding.tables import SWIN
 from projects.grounding.test_parity import Bert
 
@@ -127,3 +131,18 @@ def test_other_backbones_and_heads_are_refused(state, ours):
         layout.GROUNDING_DINO.back({"heads.ground.text.weight": torch.zeros(1)})
     with pytest.raises(UserError, match="scaled=True"):
         layout.GROUNDING_DINO.back({**ours.state_dict(), "heads.ground.selection.align.bias": torch.zeros(())})
+
+
+def test_maps_are_told_apart_and_need_pictures_of_one_size(ours):
+    head, model = ours["heads"]["ground"], ours["model"]
+    batch = Batch(pixels=torch.randn(1, 3, 64, 96), image_id=torch.zeros(1).long(), targets={})
+    seen = head.map_of(Features(model, batch))
+    assert seen.shapes == ((8, 12), (4, 6), (2, 3), (1, 2))
+    parts = seen.places[0].split([96, 24, 6, 2])
+    for part, shape, own in zip(parts, seen.shapes, head.levels.places, strict=True):
+        sine = of_cells(torch.ones(1, *shape, dtype=torch.bool), WIDTH, 20.0)[0]
+        torch.testing.assert_close(part - sine, own.expand(len(part), -1))
+    with pytest.raises(UserError, match="pictures of one size"):
+        head.levels(Features(model, replace(batch, pixel_mask=torch.ones(1, 64, 96, dtype=torch.bool))))
+    with pytest.raises(UserError, match="multiple of 32"):
+        Levels(model.spec, 48, layout.LAYERS)

@@ -55,7 +55,10 @@ def _expressions(record: Record) -> tuple[Question, ...]:
     among = _sides(candidates if candidates is not None else [box for _, box in found])
     questions = [_whole(text, box, among, ("", *split)) for text, box in found]
     if (bare := targets.get("bare")) is not None:
-        alike = among[[int(i) for i in targets["alike"]]] if "alike" in targets else among
+        rows = list(targets.get("alike", range(len(among))))
+        if wrong := [row for row in rows if type(row) is not int or not 0 <= row < len(among)]:
+            raise UserError(f'"alike": {wrong[0]!r} is none of the {len(among)} boxes, which are counted from 0')
+        alike = among[rows]
         questions += [_whole(str(bare), box, alike, ("bare",)) for _, box in found]
     return tuple(questions)
 
@@ -72,8 +75,10 @@ def _captions(record: Record, merged: bool) -> tuple[Question, ...]:
     sides = boxes_in(record.targets).sides
     questions: list[Question] = []
     said = record.targets["phrases"]
-    if wrong := [one for one in said if not 0 <= int(one.get("caption", -1)) < len(record.captions)]:
-        raise UserError(f'"phrases": {wrong[0]!r}: there are captions 0 to {len(record.captions) - 1}')
+    for one in said:
+        of = one.get("caption")
+        if type(of) is not int or not 0 <= of < len(record.captions):
+            raise UserError(f'"phrases": {one!r}: there are captions 0 to {len(record.captions) - 1}')
     for number, caption in enumerate(record.captions):
         phrases: list[Wanted] = []
         for one in said:

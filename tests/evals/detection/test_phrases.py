@@ -254,8 +254,13 @@ def test_records_without_phrases_and_models_with_classes_of_their_own_are_refuse
     record = Photos()[0]
     with pytest.raises(UserError, match='no "phrases"'):
         questions_of(replace(record, targets={"boxes": []}), "any-box")
-    with pytest.raises(UserError, match="there are captions 0 to 2"):
-        questions_of(replace(record, targets={"boxes": [], "phrases": [{"caption": 3}]}), "any-box")
+    for caption in (3, -1, "0", None):
+        with pytest.raises(UserError, match="there are captions 0 to 2"):
+            questions_of(replace(record, targets={"boxes": [], "phrases": [{"caption": caption}]}), "any-box")
+    named = [{"name": "a dog", "box": [1, 1, 9, 9]}]
+    for alike in ((0, 1), (-1,), ("0",)):
+        with pytest.raises(UserError, match=r'"alike": .* is none of the 1 boxes'):
+            questions_of(replace(record, targets={"boxes": named, "bare": "it", "alike": alike}), "referring")
     nothing = [{"caption": 0, "spans": [(0, 5)], "boxes": []}]
 
     @dataclass(frozen=True)
