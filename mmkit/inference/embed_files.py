@@ -1,9 +1,9 @@
 """Embeddings of many pictures and their captions, written to one file (Parquet or safetensors).
 
 The work is done in parts that are kept beside the result until it is whole, so that a run that was stopped goes on
-where it was; the result itself appears at once or not at all. A picture that cannot be read is named and left out.
-Several processes share the parts, over a disk that all of them see, and the first one puts them together: the file is
-that of one process. Left out: tokens before pooling.
+where it was, also where pictures or shards came to the end of the data meanwhile; the result itself appears at once or
+not at all. A picture that cannot be read is named and left out. Several processes share the parts, over a disk that all
+of them see, and the first one puts them together: the file is that of one process. Left out: tokens before pooling.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def embed_files(
     if not predictor.model.spec.embed_dim:
         raise UserError("this model has no joint space of image and text, so that its pictures have no embedding")
     folder, texts = out.with_name(f".{out.name}.parts"), texts and predictor.reads_words
-    kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}", str(len(source))], ["{}"])
+    kind = fingerprint(predictor, [f"batch {batch_size}", f"texts {texts}"], ["{}"])
     size, total = PART_BATCHES * batch_size, len(source)
     paths = [folder / f"{number:06d}.safetensors" for number in range(-(-total // size))]
 

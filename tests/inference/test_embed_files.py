@@ -209,6 +209,23 @@ def test_what_changed_since_it_was_stopped_is_embedded_anew(folder, monkeypatch)
     assert torch.equal(read(stopped)[1], read(folder / "b.parquet")[1])
 
 
+def test_what_was_added_since_it_was_stopped_is_all_that_is_embedded(folder, monkeypatch):
+    monkeypatch.setattr("mmkit.inference.embed_files.PART_BATCHES", 1)
+    model, out = predictor(), folder / "a.parquet"
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmkit.inference.embed_files._parquet", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed_files(model, Pictures(folder / "pictures"), out, batch_size=2)
+    Image.new("RGB", (50, 40), "white").save(folder / "pictures/1/9.png")
+    found = embed_files(model, Pictures(folder / "pictures"), out, batch_size=2)
+    assert (found.pictures, found.resumed) == (8, 6)  # the last part had one picture, and has two
+    assert read(out)[0][-1] == "1/9.png"
+
+
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
 @pytest.mark.parametrize("ending", ["parquet", "safetensors"])
 def test_names_that_are_no_utf8_are_written(tmp_path, ending):
