@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
 
 KNOWN = ("tcmalloc", "jemalloc", "mimalloc", "tbbmalloc")
@@ -66,11 +67,19 @@ def begin_anew() -> None:
         _told = True
         return
     settings = to_begin_with(os.environ)
-    if settings and Path(sys.argv[0]).is_file():
+    if settings and _is_program():
         sys.stdout.flush()
         sys.stderr.flush()
         with suppress(OSError):
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | settings)
+
+
+def _is_program() -> bool:
+    """Whether Python was started with this very file or module and these arguments, and is not part of another one."""
+    start = len(sys.orig_argv) - len(sys.argv) + 1
+    before, after = sys.orig_argv[:start], sys.orig_argv[start:]
+    named = before[-1:] == sys.argv[:1] or before[-2:-1] == ["-m"]
+    return named and after == sys.argv[1:] and Path(sys.argv[0]).is_file() and parent_process() is None
 
 
 def to_begin_with(environment: Mapping[str, str]) -> dict[str, str]:

@@ -87,20 +87,30 @@ def test_a_program_begins_anew_once(monkeypatch, tmp_path):
 
 def test_training_begins_anew_on_a_command_line_alone(on_glibc, monkeypatch, tmp_path):
     """Not where a program calls it, for a command that does not train, or without a file to begin with."""
-    begun: list[tuple[str, list[str], str]] = []
-    monkeypatch.setattr(os, "execve", lambda program, words, env: begun.append((program, words, env[BEGUN])))
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-P", "mmkit", "train", "none.py"])
+    begun: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, words, env: begun.append([program, *words, env[BEGUN]]))
     monkeypatch.delenv(TUNABLES, raising=False)
-    for words in (["train", "none.py"], ["quickstart", "--set", "none=1"], ["info", "none/none"]):
-        assert main([*words]) == 2
-        monkeypatch.setattr(sys, "argv", ["-c", *words])
+
+    def started(python: list[str], *words: str, file: str = __file__) -> None:
+        monkeypatch.setattr(sys, "orig_argv", [*python, *words])
+        monkeypatch.setattr(sys, "argv", [file, *words])
         assert main() == 2
+
+    assert main(["train", "none.py"]) == 2
+    started(["python", __file__], "info", "none/none")
+    for python in (["python", "-c", "..."], ["python", "other.py"], ["python"], ["-m"]):
+        started(python, "train", "none.py")
+    started(["python", "-m", "none"], "train", "none.py", file="-m")
+    monkeypatch.setattr(sys, "orig_argv", ["python", __file__, "train", "other.py"])
+    assert main() == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "parent_process", lambda: "another")
+        started(["python", __file__], "train", "none.py")
     assert not begun
-    for words, times in ((["info", "none/none"], 0), (["train", "none.py"], 1), (["quickstart", "--set", "none=1"], 2)):
-        monkeypatch.setattr(sys, "argv", [__file__, *words])
-        assert main() == 2
-        assert len(begun) == times
-    assert begun[0] == (sys.executable, [sys.executable, "-P", "mmkit", "train", "none.py"], "1")
+    started(["python", "-P", __file__], "train", "none.py")
+    assert begun == [[sys.executable, sys.executable, "-P", __file__, "train", "none.py", "1"]]
+    started(["python", "-m", "mmkit"], "quickstart", "--set", "none=1")
+    assert begun[1:] == [[sys.executable, sys.executable, "-m", "mmkit", "quickstart", "--set", "none=1", "1"]]
     begin_anew()
     assert len(begun) == 3
 

@@ -140,7 +140,7 @@ def make_plan(
         loaded=dict(getattr(task.model, "origins", {})), minutes=exp.run.minutes, warmup=_warmup(exp.optim),
         within=tuple(name for name, head in heads if head.needs_negatives),
         counted=tuple(name for name, head in heads if type(head).counts is Head.counts), texts=texts, engine=engine,
-        sets=sets, order=order, allocator=advice(allocator()) if device == "cpu" else "",
+        sets=sets, order=order, allocator=advice(allocator()) if device.startswith("cpu") else "",
     )  # fmt: skip
 
 
