@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 from mmkit import allocator as memory
 from mmkit.allocator import BEGUN, TUNABLES, advice, allocator, begin_anew, to_begin_with
 from mmkit.cli import main
+from mmkit.train.plan import make_plan
+from tests.train.fakes import tiny
 from tests.train.test_plan import PLAN
 
 SHOWS = f"""
@@ -49,6 +52,18 @@ def test_the_plan_says_which_it_is_on_the_cpu_alone(monkeypatch):
     monkeypatch.setattr(memory, "_told", True)
     assert advice("glibc") == "allocator glibc, told to keep large blocks whole"
     assert PLAN.__class__(**{**vars(PLAN), "allocator": "allocator x"}).lines()[-1] == "allocator x"
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", True), ("cpu:0", True), ("cuda:0", False)])
+def test_each_run_on_the_cpu_says_it(device, said):
+    """Processes of a launcher are on cpu:0, and said nothing."""
+    task = nn.Module()
+    task.model, task.heads = nn.Linear(1, 1), nn.ModuleDict()
+    plan = make_plan(
+        tiny(), task, records=4, steps_per_epoch=1, start_step=0, batch=PLAN.batch, device=device, precision="no",
+        product=PLAN.product, threads=1,
+    )  # fmt: skip
+    assert plan.allocator == (advice(allocator()) if said else "")
 
 
 def test_glibc_is_told_where_that_gains_something(on_glibc, monkeypatch, tmp_path):
