@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError, shortened
-from mmkit.files import read_json, replace_folder, write_json, write_text
+from mmkit.files import is_part, read_json, replace_folder, write_json, write_text
 from mmkit.parent import launcher_name, restarts
 from mmkit.ranks import group, on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
@@ -41,6 +41,7 @@ FREE = {LOCK, STARTING, LAUNCHER, ".DS_Store", "Thumbs.db", "desktop.ini"}
 """Names that do not make a folder one that is in use."""
 OWN = re.compile(
     r"((experiment|versions|data)\.json|command\.txt|metrics\.(jsonl|part)|\.\w+\.jsonl?(\.[0-9a-f]{12})?\.part"
+    r"|\.\.mmkit-launcher\.[0-9a-f]{12}\.part"
     r"|checkpoints|checkpoints/\.[^/]+(/[^/]+)?|tensorboard|tensorboard/events\.out\.tfevents\.[^/]+"
     r"|trackers|trackers/(ids\.json|wandb(/.*)?)"
     r"|flight-recorder(/rank_\d+)?"
@@ -94,7 +95,7 @@ def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
         return []
     names = sorted(path.name for path in out.iterdir() if path.name not in {*FREE, *apart})
     if not _began(out):
-        return names
+        return [name for name in names if not _is_first(out / name)]
     inside = (name for top in names for name in _files(out / top))
     left = ((path.relative_to(out).as_posix(), path.is_symlink()) for path in inside)
     return sorted(name for name, link in left if link or not OWN.fullmatch(name))  # no run makes links
@@ -108,6 +109,11 @@ def _began(out: Path) -> bool:
             (out / COMMAND).is_file() and isinstance(arguments, dict) and {"model", "data", "run"} <= arguments.keys()
         )
     return False
+
+
+def _is_first(path: Path) -> bool:
+    """Whether it is what a run leaves that was killed while it wrote its very first file."""
+    return path.name.startswith(f".{EXPERIMENT}.") and is_part(path) and path.is_file() and not path.is_symlink()
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -187,6 +187,7 @@ def begun(out, **experiment):
 
 @pytest.mark.parametrize("name", [
     "versions.json", "data.json", "metrics.jsonl", "metrics.part", ".versions.json.0123456789ab.part",
+    "..mmkit-launcher.0123456789ab.part",
     ".metrics.jsonl.part", "tensorboard/events.out.tfevents.1.h", "checkpoints/.part-00000005/state.pt",
     "checkpoints/.step-00000005.0123456789ab.gone/meta.json", "tokenizer/sentencepiece.model", "tokenizer/vocab.txt",
     "tokenizer/framing.json", "tokenizer/chat_template.jinja", ".tokenizer.part/merges.txt", ".mmkit-lock",
@@ -208,6 +209,22 @@ def test_what_no_run_leaves_is_foreign(tmp_path, name):
     begun(tmp_path)
     put(tmp_path, name)
     assert folder.foreign(tmp_path) == [name]
+
+
+def test_a_run_that_was_killed_in_its_first_file_is_begun_again(tmp_path):
+    part = ".experiment.json.0123456789ab.part"
+    put(tmp_path / "run", part)
+    assert folder.foreign(tmp_path / "run") == []
+    assert look(tmp_path / "run", resume=False) is None
+    folder.start(tmp_path / "run", {"args": {}}, {}, True, ())
+    assert not (tmp_path / "run" / part).exists()
+    put(tmp_path / "other", part, "notes.txt", ".experiment.json.part", ".data.json.0123456789ab.part")
+    assert folder.foreign(tmp_path / "other") == [".data.json.0123456789ab.part", ".experiment.json.part", "notes.txt"]
+    put(tmp_path / "deep", f"{part}/notes.txt")
+    assert folder.foreign(tmp_path / "deep") == [part]
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / part).symlink_to(tmp_path / "other" / "notes.txt")
+    assert folder.foreign(tmp_path / "link") == [part]
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tokenizer", "data.json"])
