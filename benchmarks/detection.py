@@ -9,16 +9,12 @@ are compared before anything is measured. They take their steps in turns; what c
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
+from paired import Clock, Work, command, in_turns, random_truth
 from torch import Tensor, nn
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
@@ -117,71 +113,33 @@ class Ours(nn.Module):
 def inputs(s: Setting, seed: int) -> tuple[Tensor, Tensor, Truth, list[dict[str, Tensor]]]:
     """A feature map, positions, and boxes in both forms."""
     g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, s.boxes + 1, (s.batch,), generator=g)
-    boxes, labels = torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(s.batch, int(counts.max()), 1), []
-    classes = torch.zeros(boxes.shape[:2], dtype=torch.int64)
-    for i, n in enumerate(counts.tolist()):
-        boxes[i, :n] = torch.rand(n, 4, generator=g) * 0.4 + 0.1
-        classes[i, :n] = torch.randint(s.classes, (n,), generator=g)
-        labels.append({"boxes": boxes[i, :n], "class_labels": classes[i, :n]})
+    truth, labels = random_truth(g, s.batch, s.boxes, s.classes)
     feature = torch.randn(s.batch, s.channels, *s.grid, generator=g)
     places = of_cells(torch.ones(1, *s.grid, dtype=torch.bool), s.width)
-    return feature, places, Truth(boxes, classes, counts, torch.empty(0, dtype=torch.int64)), labels
+    return feature, places, truth, labels
 
 
-def timed(work: Callable[[], Tensor], model: nn.Module, clock: Callable[[], float]) -> float:
-    """Seconds of a step: forward, losses, backward."""
-    model.zero_grad()
-    start = clock()
-    work().backward()
-    return clock() - start
-
-
-def measure(s: Setting, steps: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+def measure(s: Setting, steps: int, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Median seconds of both, the median ratio of paired steps, and how far losses and gradients are apart."""
     torch.manual_seed(0)
     theirs, ours = Theirs(s), Ours(s)
     rows = tables.rows("modules", s.layers, s.layers)
     own = {name: value for name, value in theirs.state_dict().items() if not name.startswith("criterion")}
     ours.load_state_dict({name.removeprefix(tables.HEAD): value for name, value in read(rows, own).items()})
-    taken: list[tuple[float, float]] = []
-    apart = 0.0
-    for step in range(steps + 1):
+
+    def pair(step: int) -> tuple[Work, Work]:
         feature, places, truth, labels = inputs(s, step)
-        pair = partial(ours, feature, places, truth), partial(theirs, feature, places, labels)
-        order = (0, 1) if step % 2 else (1, 0)
-        seconds = {i: timed(pair[i], (ours, theirs)[i], clock) for i in order}
-        if step:
-            taken.append((seconds[0], seconds[1]))
-        else:
-            grads = {name: p.grad for name, p in theirs.named_parameters()}
-            wanted = read(rows, grads)[f"{tables.HEAD}decoder.classes.weight"]
-            got = ours.decoder.classes.weight.grad
-            apart = float((got - wanted).abs().max() / wanted.abs().max())
-            assert apart < 1e-3, f"gradients differ by {apart}"
-    return {
-        "ours_seconds": statistics.median(a for a, _ in taken),
-        "theirs_seconds": statistics.median(b for _, b in taken),
-        "ratio": statistics.median(b / a for a, b in taken), "gradients_apart": apart, "steps": float(steps),
-    }  # fmt: skip
+        return partial(ours, feature, places, truth), partial(theirs, feature, places, labels)
 
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setting", choices=SETTINGS, default="paper")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6, help="after a first one that does not count")
-    parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process, for a machine that is busy")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    found = measure(SETTINGS[args.setting], args.steps, time.process_time if args.cpu else time.perf_counter)
-    print(f"{args.setting}, {args.threads} threads, torch {torch.__version__}: ours {found['ours_seconds']:.3f} s, "
-          f"transformers {found['theirs_seconds']:.3f} s, theirs / ours {found['ratio']:.2f}")  # fmt: skip
-    if args.json:
-        args.json.write_text(json.dumps({**found, "setting": asdict(SETTINGS[args.setting])}))
+    for work in pair(0):
+        work().backward()
+    grads = {name: p.grad for name, p in theirs.named_parameters()}
+    wanted = read(rows, grads)[f"{tables.HEAD}decoder.classes.weight"]
+    got = ours.decoder.classes.weight.grad
+    apart = float((got - wanted).abs().max() / wanted.abs().max())
+    assert apart < 1e-3, f"gradients differ by {apart}"
+    return {**in_turns(pair, (ours, theirs), steps, clock), "gradients_apart": apart}
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, SETTINGS, "paper", measure)

@@ -11,18 +11,14 @@ what counts is the ratio of paired steps.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from paired import Clock, Work, command, in_turns, random_truth
 from torch import Tensor, nn
 from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
@@ -183,16 +179,10 @@ class Ours(nn.Module):
 def inputs(s: Setting, prompt: Prompt, seed: int) -> tuple[list[Tensor], Tensor, Truth, list[dict[str, Tensor]]]:
     """Maps, states of words, and boxes in both forms."""
     g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, s.boxes + 1, (s.batch,), generator=g)
-    boxes, labels = torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(s.batch, int(counts.max()), 1), []
-    classes = torch.zeros(boxes.shape[:2], dtype=torch.int64)
-    for i, n in enumerate(counts.tolist()):
-        boxes[i, :n] = torch.rand(n, 4, generator=g) * 0.4 + 0.1
-        classes[i, :n] = torch.randint(s.phrases, (n,), generator=g)
-        labels.append({"boxes": boxes[i, :n], "class_labels": classes[i, :n]})
+    truth, labels = random_truth(g, s.batch, s.boxes, s.phrases)
     maps = [torch.randn(s.batch, *one, generator=g) for one in s.maps]
     states = torch.randn(s.batch, prompt.ids.shape[1], s.text_width, generator=g)
-    return maps, states, Truth(boxes, classes, counts, torch.empty(0, dtype=torch.int64)), labels
+    return maps, states, truth, labels
 
 
 def step_of_theirs(
@@ -203,14 +193,6 @@ def step_of_theirs(
     model.model.backbone.maps, model.model.text_backbone.states = maps, states
     pixels = torch.zeros(len(states), 3, 32, 32)  # nothing reads them
     return model(pixels, prompt.ids, attention_mask=prompt.mask.long(), labels=labels)
-
-
-def timed(work: Callable[[], Tensor], model: nn.Module, clock: Callable[[], float]) -> float:
-    """Seconds of a step: forward, losses, backward."""
-    model.zero_grad()
-    start = clock()
-    work().backward()
-    return clock() - start
 
 
 def same_weights(ours: Ours, theirs: GroundingDinoForObjectDetection, s: Setting) -> list[Entry]:
@@ -242,7 +224,7 @@ def compare(ours: Ours, theirs: GroundingDinoForObjectDetection, given: tuple[An
     return apart
 
 
-def measure(s: Setting, steps: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+def measure(s: Setting, steps: int, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Median seconds of both, the median ratio of paired steps, and how far gradients are apart."""
     torch.manual_seed(0)
     theirs, ours = theirs_of(s).train(), Ours(s)
@@ -250,39 +232,16 @@ def measure(s: Setting, steps: int, clock: Callable[[], float] = time.perf_count
     prompter = Prompter(Numbers())
     prompt = prompter.prompt([[prompter.tokens(str(i)) for i in range(s.phrases)]] * s.batch)
     apart = compare(ours, theirs, inputs(s, prompt, 0), prompt)
-    taken: list[tuple[float, float]] = []
-    for step in range(1, steps + 1):
+
+    def pair(step: int) -> tuple[Work, Work]:
         maps, states, truth, labels = inputs(s, prompt, step)
-        pair: tuple[Callable[[], Tensor], Callable[[], Tensor]] = (
+        return (
             partial(ours, maps, states, prompt, truth),
-            lambda m=maps, t=states, of=labels: step_of_theirs(theirs, m, t, prompt, of).loss,  # type: ignore[misc]
+            lambda: step_of_theirs(theirs, maps, states, prompt, labels).loss,
         )
-        order = (0, 1) if step % 2 else (1, 0)
-        seconds = {i: timed(pair[i], (ours, theirs)[i], clock) for i in order}
-        taken.append((seconds[0], seconds[1]))
-    return {
-        "ours_seconds": statistics.median(a for a, _ in taken),
-        "theirs_seconds": statistics.median(b for _, b in taken),
-        "ratio": statistics.median(b / a for a, b in taken), "gradients_apart": apart, "steps": float(steps),
-    }  # fmt: skip
 
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setting", choices=SETTINGS, default="small")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6, help="after a first one that does not count")
-    parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process, for a machine that is busy")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    found = measure(SETTINGS[args.setting], args.steps, time.process_time if args.cpu else time.perf_counter)
-    print(f"{args.setting}, {args.threads} threads, torch {torch.__version__}: ours {found['ours_seconds']:.3f} s, "
-          f"transformers {found['theirs_seconds']:.3f} s, theirs / ours {found['ratio']:.2f}")  # fmt: skip
-    if args.json:
-        args.json.write_text(json.dumps({**found, "setting": asdict(SETTINGS[args.setting])}))
+    return {**in_turns(pair, (ours, theirs), steps, clock), "gradients_apart": apart}
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, SETTINGS, "small", measure)

@@ -16,18 +16,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
+from mmkit.config import Data, Experiment, Run
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.expressions import Expressions
-from mmkit.data.openmoji.kinds import emoji_names, first_kinds, pool_of, unboxed_kinds
+from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import Want, open_source
-from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.evals.detection.evaluate import Detection
 from mmkit.evals.detection.phrases import Phrases as Phrased
 from projects.grounding.head import GroundingDINO
 from projects.grounding.model import towers_mini
+from projects.grounding.recipe import begins, groups_of, optim
 from projects.grounding.referring import Referring as Expressed
 from projects.grounding.targets import Asking
 from projects.grounding.telling import Telling
@@ -54,7 +54,7 @@ def openmoji(
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0, counts=(2, 1, 1))
     boxed, every = (partial(scenes, split="train", n=60_000, pool=pool) for pool in ("boxed", "all"))
     classes = tuple(emoji_names(first_kinds(kinds)))
-    groups = {"boxed": tuple(emoji_names(pool_of(kinds, "boxed"))), "unboxed": tuple(emoji_names(unboxed_kinds(kinds)))}
+    groups = groups_of(kinds)
     asking = (
         partial(Telling, classes=classes, phrases=phrases, captions=captions, unknown=groups["unboxed"]) if told
         else partial(Asking, classes=classes, phrases=phrases, unknown=groups["unboxed"])
@@ -112,11 +112,6 @@ def _small(
     start: str | None, seed: int, steps: int, size: int, lr: float, batch: int, tower: float,
 ) -> Experiment:  # fmt: skip
     """What fits two CPU cores, from the towers of ``start`` or from nothing."""
-    begins: dict[str, Any] = (
-        {"tokenizer": partial(train_sentencepiece, vocab_size=1000)} if start is None
-        else {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}
-    )  # fmt: skip
-    scale = 1.0 if start is None else tower
     return Experiment(
         name=name,
         model=partial(towers_mini, image_size=size, max_tokens=32),
@@ -124,16 +119,8 @@ def _small(
         data=Data(
             train=train, image_size=size, max_tokens=32, transform=PLAIN, targets=targets, global_batch=batch
         ),
-        optim=Optim(
-            lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
-            rules=(
-                Rule(pattern=r"^model\.", max_rank=1, lr_scale=scale, weight_decay=0.0),
-                Rule(pattern=r"^model\.(image\.(cls|positions\.)|text\.embeddings\.)", lr_scale=scale, weight_decay=0.0,
-                     optional=True),
-                Rule(pattern=r"^model\.", lr_scale=scale), *mmkit_rules(),
-            ),
-        ),
+        optim=optim(lr, 1.0 if start is None else tower),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
         evals={} if measured is None else {"detection": measured},
-        **begins,
+        **begins(start),
     )  # fmt: skip

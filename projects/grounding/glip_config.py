@@ -17,18 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
+from mmkit.config import Data, Experiment, Run
 from mmkit.config.allowed import HEAD
 from mmkit.config.as_json import rebuild
 from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.objects import object_names
-from mmkit.data.openmoji.kinds import emoji_names, first_kinds, pool_of, unboxed_kinds
+from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import Source
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import Want, open_source
-from mmkit.data.texts.tokenizers import reuse, train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection
 from mmkit.evals.detection.phrases import Phrases
@@ -36,6 +35,7 @@ from mmkit.files import read_json
 from mmkit.train.inherit import CONFIG
 from projects.grounding.glip import GLIP
 from projects.grounding.model import towers_mini
+from projects.grounding.recipe import begins, groups_of, optim
 from projects.grounding.targets import Asking
 from projects.grounding.telling import Telling
 
@@ -104,8 +104,7 @@ def own(
         optim=optim(lr, tower),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
         evals=evals,
-        init={"model": start},
-        tokenizer=partial(reuse, path=f"{start}/tokenizer"),
+        **begins(start),
     )  # fmt: skip
 
 
@@ -128,32 +127,12 @@ def names_of(source: Source, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def optim(lr: float, tower: float) -> Optim:
-    """The towers learn at ``tower`` times the head's rate."""
-    return Optim(
-        lr=lr, min_lr=lr / 100, warmup_frac=0.06, betas=(0.9, 0.98),
-        rules=(
-            Rule(pattern=r"^model\.", max_rank=1, lr_scale=tower, weight_decay=0.0),
-            Rule(pattern=r"^model\.(image\.(cls|positions\.)|text\.embeddings\.)", lr_scale=tower, weight_decay=0.0,
-                 optional=True),
-            Rule(pattern=r"^model\.", lr_scale=tower), *mmkit_rules(),
-        ),
-    )  # fmt: skip
-
-
 def _small(
     name: str, train: partial[Any], start: str | None, seed: int, steps: int, size: int, kinds: int, lr: float,
     batch: int, captions: float, told: float, tower: float,
 ) -> Experiment:  # fmt: skip
     classes = tuple(emoji_names(first_kinds(kinds)))
-    begins: dict[str, Any] = (
-        {"tokenizer": partial(train_sentencepiece, vocab_size=1000)} if start is None
-        else {"init": {"model": start}, "tokenizer": partial(reuse, path=f"{start}/tokenizer")}
-    )  # fmt: skip
-    groups = {
-        "boxed": tuple(emoji_names(pool_of(kinds, "boxed"))),
-        "unboxed": tuple(emoji_names(unboxed_kinds(kinds))),
-    }  # fmt: skip
+    groups = groups_of(kinds)
     measured = partial(Scenes, kinds=kinds, size=size, plain=True, people=0.0, split="test", n=500)
     return Experiment(
         name=name,
@@ -175,5 +154,5 @@ def _small(
             "detection": partial(Detection, source=measured, groups=groups, rounds=200),
             "phrases": partial(Phrases, source=measured, rule="any-box", rounds=200),
         },
-        **begins,
+        **begins(start),
     )  # fmt: skip
