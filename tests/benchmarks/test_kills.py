@@ -60,6 +60,27 @@ def test_a_run_that_ends_badly_without_a_kill_or_as_if_nothing_was_is_told(tmp_p
     assert f"ended with {codes}" in wrong
 
 
+@pytest.mark.parametrize(("told", "codes"), [(True, [0, -9]), (False, [0, -9]), (True, [0, 2]), (True, [-9, 0])])
+def test_who_is_killed_when_all_have_told_that_it_is_done_leaves_a_whole_run(tmp_path, told, codes):
+    """Without that, or where another end is told, nobody may end as if nothing was."""
+    killer = Killer(tmp_path)
+    run_of(killer, [[0, 0]])
+    killer.undisturbed("ddp")
+    run_of(killer, [codes])
+    whole = killer._attempt
+
+    def killed(out, engine, plan):
+        killer.found.kills["ddp evaluate"] += 1
+        found = whole(out, engine, plan)
+        if not told:
+            out.with_suffix(".digest").unlink()
+        return found
+
+    killer._attempt = killed
+    killer.kill("ddp", 1)
+    assert [f"ended with {codes}" in line for line in killer.found.wrong] == [True] * (not told or codes != [0, -9])
+
+
 def test_a_moment_lies_in_its_phase(tmp_path):
     killer = Killer(tmp_path, seed=3)
     killer.whole["ddp"] = ({}, [], [4.0, 0.1, 0.2, 0.3, 0.5])
