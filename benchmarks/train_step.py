@@ -39,6 +39,7 @@ from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes.albef import albef
+from mmkit.nn.adamw import AdamW
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 
@@ -176,7 +177,7 @@ class Ours(Step):
         if compiled:
             self.task.compile_blocks()
         trained = [p for p in self.task.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, 1e-4, weight_decay=0.02, fused=True)
+        self.optimizer = AdamW(trained, 1e-4, weight_decay=0.02, fused=True)
         filler = torch.nn.functional.normalize(torch.randn(s.queue, model.spec.embed_dim), dim=-1).to(device)
         ids = -1 - torch.arange(s.queue, device=device)
         heads["itc"].queue.push({"image": filler, "text": filler.flip(0), "image_id": ids, "caption_id": ids})

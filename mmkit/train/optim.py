@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from mmkit.config import Optim, Rule
 from mmkit.errors import UserError, shortened
+from mmkit.nn.adamw import AdamW
 from mmkit.train.schedule import learning_rate
 
 FUSED_ON = ("cuda", "cpu", "xpu")

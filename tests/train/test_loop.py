@@ -25,6 +25,7 @@ from mmkit.files import beside
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
 from mmkit.hub import folder as hub
+from mmkit.nn.adamw import AdamW
 from mmkit.task import Task
 from mmkit.train import loop, resuming
 from mmkit.train.build import assemble
@@ -163,14 +164,14 @@ def assert_close_runs(one, other):
 
 @pytest.mark.parametrize("clip", [0.05, None])
 def test_each_step_has_its_own_rate_and_a_clipped_gradient(tmp_path, monkeypatch, clip):
-    rates, norms, step = [], [], torch.optim.AdamW.step
+    rates, norms, step = [], [], AdamW.step
 
     def noting(self, *args, **kwargs):
         rates.append(self.param_groups[0]["lr"])
         norms.append(torch.nn.utils.get_total_norm([p.grad for g in self.param_groups for p in g["params"]]).item())
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    monkeypatch.setattr(AdamW, "step", noting)
     exp = change(words_alone(rank_batch=4), optim=dict(clip_norm=clip))
     train(exp, tmp_path)
     settings = dict(lr=exp.optim.lr, min_lr=exp.optim.min_lr, warmup_lr=exp.optim.warmup_lr, warmup_steps=2, steps=4)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkit.evals.probe.linear import order
+from mmkit.nn.adamw import AdamW
 from mmkit.nn.pool import AttentionPool
 from mmkit.types import Tokens
 
@@ -34,7 +35,7 @@ def attentive(
         heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
         pool, norm, out = AttentionPool(width, heads), nn.LayerNorm(width), nn.Linear(width, classes)
         parameters = [p for part in (pool, norm, out) for p in part.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
+        optimizer = AdamW(parameters, lr=RATE, weight_decay=DECAY)
         for step, rows in enumerate(order(count, steps, batch, seed)):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
