@@ -89,25 +89,21 @@ class PairDataset(Dataset[Sample]):
     def _sample(self, record: Record, image: Image.Image | Frames, rng: Random, skipped: tuple[str, ...]) -> Sample:
         if self.tokenizer is None or not getattr(self.targets, "needs_caption", True):
             pixels, _, view = drawn(self._view(record), image, ("",), rng)
-            return self._seen(record, pixels, rng, skipped, view)
+            said = encoded(self.targets, record, rng, view=view)
+            return Sample(
+                pixels=pixels, image_id=stable_id(record.image_id), key=record.key, targets=said, skipped=skipped
+            )
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
         number = rng.choice(range(len(record.captions)))
         pixels, caption, view = drawn(self._view(record), image, (record.captions[number],), rng)
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
-        return replace(
-            self._seen(record, pixels, rng, skipped, view, caption, number), ids=ids, caption=caption, masked=masked,
-            caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
-        )  # fmt: skip
-
-    def _seen(
-        self, record: Record, pixels: Pixels, rng: Random, skipped: tuple[str, ...], view: View | None,
-        caption: str | None = None, number: int | None = None,
-    ) -> Sample:  # fmt: skip
+        said = encoded(self.targets, record, rng, caption, view, number)
         return Sample(
-            pixels=pixels, image_id=stable_id(record.image_id), key=record.key,
-            targets=encoded(self.targets, record, rng, caption, view, number), skipped=skipped,
+            pixels=pixels, image_id=stable_id(record.image_id), key=record.key, ids=ids, caption=caption, masked=masked,
+            caption_id=stable_id(" ".join(map(str, ids))),  # what the model reads alike is one text
+            targets=said, skipped=skipped,
         )  # fmt: skip
 
     def _view(self, record: Record) -> Transform:

@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from mmkit.data.clip import FILMS, Clip
 from mmkit.data.images.formats import BEGINNINGS, FORMATS, kind_of
 from mmkit.data.images.grey import deep_to_rgb, is_deep
+from mmkit.data.images.planar import Planar
 from mmkit.data.images.png import bare
 from mmkit.data.records import Record
 from mmkit.errors import Unreadable, UserError
@@ -82,6 +83,8 @@ def load_image(record: Record | Image.Image | Path | str | bytes | IO[bytes]) ->
     image = record.image if isinstance(record, Record) else record
     if isinstance(image, Clip):
         raise UserError(f"{image}: is a clip, and a picture is wanted here")
+    if isinstance(image, Planar) and image.planes is not None:
+        return image  # RGB and upright; it stays as it is, for who reads planes
     name = str(image) if isinstance(image, (str, Path)) else "a picture in memory"
     if isinstance(record, Record):
         name = f"{image} ({record.key})" if isinstance(image, Path) and record.key != str(image) else record.key

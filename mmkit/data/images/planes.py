@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from mmkit.data.images.planar import Planar
+
 Box = tuple[int, int, int, int]
 
 
 def to_planes(image: Image.Image) -> Tensor:
     """RGB picture to (3, h, w) uint8."""
+    if isinstance(image, Planar) and (planes := image.planes) is not None:
+        return torch.from_numpy(planes.copy())
     # in NumPy, which starts no threads: many readers and workers do this at the same time
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 

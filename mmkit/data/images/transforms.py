@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from random import Random
 from typing import Any
 
@@ -54,7 +54,12 @@ def look(transform: Any, *given: Any) -> Any:
 
 def _own(transform: Any) -> set[str]:
     """Which of the ways to use a transform the nearest of its classes defines that defines any."""
-    kinds = (vars(kind).keys() & {"draw", "view", "raw_pixels", "__call__"} for kind in type(transform).__mro__)
+    return _defined(transform.__class__)
+
+
+@cache
+def _defined(transform: type) -> set[str]:
+    kinds = (vars(kind).keys() & {"draw", "view", "raw_pixels", "__call__"} for kind in transform.__mro__)
     return next(names for names in kinds if names)
 
 

@@ -6,9 +6,9 @@ English adds articles. Left out: agreement of number and gender.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
-from itertools import accumulate
+from functools import cache
 from random import Random
 from string import Formatter
 
@@ -166,8 +166,12 @@ def text_of(said: Said) -> str:
 
 def phrases_of(said: Said) -> list[tuple[tuple[int, int], int]]:
     """(characters, emoji) of each part that names one, in order: counted while the text is put together."""
-    ends = list(accumulate(len(text) for text, _ in said))
-    return [((end - len(text), end), emoji) for (text, emoji), end in zip(said, ends, strict=True) if emoji is not None]
+    found, end = [], 0
+    for text, emoji in said:
+        start, end = end, end + len(text)
+        if emoji is not None:
+            found.append(((start, end), emoji))
+    return found
 
 
 def say(scene: Scene, language: str, rng: Random) -> Said:
@@ -179,7 +183,7 @@ def say(scene: Scene, language: str, rng: Random) -> Said:
     ]
     if not scene.colour and not any(scene.relations):
         rng.shuffle(things)
-        return reduce(lambda one, two: filled(phrases.joined, one=one, two=two), things)
+        return listed(things, phrases.joined)
     if len(things) == 1:
         text = filled(rng.choice(phrases.single), a=things[0])
     else:
@@ -195,6 +199,15 @@ def say(scene: Scene, language: str, rng: Random) -> Said:
     if language == "en":
         colour = with_article(colour, colour)
     return filled(phrases.ground, scene=text, colour=((colour, None),))
+
+
+def listed(things: Sequence[Said], joined: str) -> Said:
+    """All of these, one behind the other. joined: how two stand beside one another, "{one}, {two}"."""
+    (_, _), (between, _) = _parts(joined)
+    out = list(things[0])
+    for thing in things[1:]:
+        out += [(between, None), *thing]
+    return tuple(out)
 
 
 def filled(template: str, **values: Said) -> Said:

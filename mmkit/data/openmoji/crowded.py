@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from random import Random
 from typing import Any, NamedTuple
 
-from mmkit.data.openmoji.captions import PHRASES, Said, filled, named, text_of
+from mmkit.data.openmoji.captions import PHRASES, Said, listed, named, text_of
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, clear_of, draw, sides, sprite
 from mmkit.data.openmoji.kinds import Pool, emoji_name, emoji_names, first_kinds, pool_of
 from mmkit.data.openmoji.scenes import Split, _Openmoji, check_split, combination_split, phrases
@@ -116,8 +116,7 @@ class Crowded(_Openmoji):
         for language in self._languages:
             parts: list[Said] = [((named(emoji, "", language), i),) for i, emoji in enumerate(_kinds(crowd))]
             rng.shuffle(parts)
-            joined = PHRASES[language].joined
-            out.append(reduce(lambda one, two: filled(joined, one=one, two=two), parts))
+            out.append(listed(parts, PHRASES[language].joined))
         return out
 
     def _invent(self, index: int) -> Crowd:

@@ -8,8 +8,10 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from mmkit.data.images.planar import Planar
 from mmkit.data.openmoji.font import sprites
 
 COLOURS = {
@@ -90,6 +92,8 @@ def sides(shares: Sequence[float], size: int) -> list[int]:
 
 def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int) -> Image.Image:
     """The picture, (size, size) RGB."""
+    if texture == "plain":
+        return Planar(_on_plain(placed, colour, size))
     canvas = background(colour, texture, size).copy()
     for emoji, box in placed:
         layer = sprite(emoji, box.side)
@@ -97,31 +101,78 @@ def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int
     return canvas
 
 
+def _on_plain(placed: Sequence[tuple[str, Box]], colour: str, size: int) -> NDArray[np.uint8]:
+    """The same on a ground of one colour, (3, size, size): what lies on nothing else is copied."""
+    canvas = _ground(colour, size).copy()
+    done: list[Box] = []
+    for emoji, box in placed:
+        left, top, right, bottom = box
+        part = canvas[:, top:bottom, left:right]
+        if any(left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in done):
+            part[:] = _blended(part, *_layer(emoji, box.side))
+        else:
+            part[:] = _on_ground(emoji, box.side, colour)
+        done.append(box)
+    return canvas
+
+
+def _blended(part: NDArray[np.uint8], light: NDArray[np.uint16], through: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """A sprite (see ``_layer``) on what lies below, rounded as Pillow does: (3, h, w)."""
+    mixed = part * through + light
+    return ((mixed >> 8) + mixed >> 8).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _layer(emoji: str, side: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """What a sprite adds, times 255 and with what rounds it (3, h, w), and how much of 255 shows through it (h, w)."""
+    *colours, alpha = np.asarray(sprite(emoji, side)).astype(np.uint16).transpose(2, 0, 1)
+    return np.stack(colours) * alpha + np.uint16(128), 255 - alpha
+
+
+@lru_cache(maxsize=8)
+def _ground(colour: str, size: int) -> NDArray[np.uint8]:
+    return np.array(np.asarray(background(colour, "plain", size)).transpose(2, 0, 1), order="C")
+
+
+@lru_cache(maxsize=4096)
+def _on_ground(emoji: str, side: int, colour: str) -> NDArray[np.uint8]:
+    light, through = _layer(emoji, side)
+    ground = np.asarray(COLOURS[colour], np.uint8)[:, None, None]
+    return _blended(np.broadcast_to(ground, light.shape), light, through)
+
+
 def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random) -> list[Box]:
     """A tight box for each emoji. Neighbours in the list are clearly beside or clearly above one another."""
+    draw = rng.random
     for attempt in range(400):
         # After many failures the drawings shrink; three large ones may not fit otherwise.
         if attempt % 50 == 0:
             shares = [0.9 * share for share in shares] if attempt else shares
             shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
-        boxes: list[Box] = []
+        boxes: list[tuple[int, int, int, int]] = []
         for width, height in shapes:
-            left, top = int(rng.random() * (size - width + 1)), int(rng.random() * (size - height + 1))
-            box = Box(left, top, left + width, top + height)
-            if not _fits(box, boxes):
+            left, top = int(draw() * (size - width + 1)), int(draw() * (size - height + 1))
+            box = left, top, left + width, top + height
+            if boxes and not _fits(box, boxes):
                 break
             boxes.append(box)
-        if len(boxes) == len(shapes):
-            return boxes
+        else:
+            return [Box(*box) for box in boxes]
     raise RuntimeError(f"no place for {emoji} on {size} pixels")
 
 
-def _fits(box: Box, boxes: Sequence[Box]) -> bool:
-    """Whether it lies clear of all of these, and beside or above the last."""
+def _fits(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, int]]) -> bool:
+    """Whether it lies clear of all of these, and beside or above the last: as ``relation``, in halves of pixels."""
+    left, top, right, bottom = box
+    a, b, c, d = boxes[-1]
+    across, down = abs(left + right - a - c), abs(top + bottom - b - d)
+    if across <= 1.6 * down and down <= 1.6 * across:
+        return False
     for other in boxes:
-        if not clear_of(box, other):
+        a, b, c, d = other
+        if left < c and a < right and top < d and b < bottom and not clear_of(box, other):
             return False
-    return not boxes or relation(boxes[-1], box) is not None
+    return True
 
 
 def relation(a: Box, b: Box) -> str | None:
@@ -135,7 +186,7 @@ def relation(a: Box, b: Box) -> str | None:
     return None
 
 
-def clear_of(a: Box, b: Box) -> bool:
+def clear_of(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Whether at most 6 % of the smaller box are covered."""
     a_left, a_top, a_right, a_bottom = a
     b_left, b_top, b_right, b_bottom = b

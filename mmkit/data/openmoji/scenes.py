@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from random import Random
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from mmkit.data.openmoji.captions import Said, Scene, phrases_of, say, text_of
+from mmkit.data.openmoji.captions import Said, Scene, named, phrases_of, say, text_of
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
 from mmkit.data.openmoji.kinds import Pool, check_language, emoji_name, emoji_names, first_kinds, people, pool_of
 from mmkit.data.records import ByNumber, Record
@@ -66,7 +66,7 @@ class _Openmoji(ByNumber):
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
         for index in range(len(self)):
-            yield from self._captions(index, self._compose(index))
+            yield from self._captions(index, self._compose(index).scene)
 
     @cached_property
     def _languages(self) -> tuple[str, ...]:
@@ -81,24 +81,26 @@ class _Openmoji(ByNumber):
         key = f"openmoji:{name}/{self.seed}/{index}"
         return Record(image=picture, captions=captions, image_id=key, key=key, targets=targets)
 
-    def _captions(self, index: int, drawn: Drawn, paraphrases: int = 1) -> tuple[str, ...]:
-        return tuple(text_of(said) for said in self._said(index, drawn, paraphrases))
+    def _captions(self, index: int, scene: Scene, paraphrases: int = 1) -> tuple[str, ...]:
+        return tuple(map(text_of, self._said(index, scene, paraphrases)))
 
-    def _said(self, index: int, drawn: Drawn, paraphrases: int = 1) -> list[Said]:
+    def _said(self, index: int, scene: Scene, paraphrases: int = 1) -> list[Said]:
+        if self.plain and len(scene.emoji) == 1:  # there is one way to say it
+            [emoji], [size] = scene.emoji, scene.sizes
+            return [((named(emoji, size, lang), 0),) for lang in self._languages for _ in range(paraphrases)]
         rng = Random(f"{self.seed} {type(self).__name__} words {index}")
-        return [say(drawn.scene, language, rng) for language in self._languages for _ in range(paraphrases)]
+        return [say(scene, language, rng) for language in self._languages for _ in range(paraphrases)]
 
     def _paint(self, drawn: Drawn) -> Image.Image:
         placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
         return draw(placed, drawn.scene.colour or "white", drawn.texture, self.size)
 
     def _place(self, emoji: tuple[str, ...], colour: str, rng: Random) -> Drawn:
-        drawn = compose(emoji, colour, self.size, rng, SIMILAR if self.plain else VARIED)
         if not self.plain:
-            return drawn
-        nothing = ("",) * len(emoji)
-        scene = replace(drawn.scene, sizes=nothing, relations=nothing, colour="")
-        return Drawn(scene, drawn.boxes, "plain")
+            return compose(emoji, colour, self.size, rng, VARIED)
+        boxes = placed(emoji, self.size, rng, SIMILAR)
+        rng.choice(TEXTURES)  # of what is drawn next nothing depends on ``plain``
+        return Drawn(plainly(emoji), tuple(boxes), "plain")
 
     def _targets(self, drawn: Drawn) -> dict[str, Any]:
         boxes = [
@@ -109,7 +111,7 @@ class _Openmoji(ByNumber):
 
     def _told(self, name: str, index: int, drawn: Drawn, paraphrases: int = 1, **more: Any) -> Record:
         """The record, with what each part of its captions names."""
-        said = self._said(index, drawn, paraphrases)
+        said = self._said(index, drawn.scene, paraphrases)
         targets = {**more, **self._targets(drawn), "phrases": phrases(said)}
         return self._record(name, index, self._paint(drawn), tuple(map(text_of, said)), targets)
 
@@ -157,7 +159,7 @@ class Scenes(_Openmoji):
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
         for index in range(self.n):
-            yield from self._captions(index, self._compose(index), self.paraphrases)
+            yield from self._captions(index, self._scene(index), self.paraphrases)
 
     @cached_property
     def object_names(self) -> list[str]:
@@ -174,17 +176,30 @@ class Scenes(_Openmoji):
         return people(held_out=False)
 
     def _compose(self, index: int) -> Drawn:
-        return self._invent(Random(f"{self.seed} {self.split} {index}"))
+        return self._invent(self._random(index))
+
+    def _scene(self, index: int) -> Scene:
+        """What captions tell of; places are sought where they tell of these."""
+        return plainly(self._combination(self._random(index))[0]) if self.plain else self._compose(index).scene
+
+    def _random(self, index: int) -> Random:
+        return Random(f"{self.seed} {self.split} {index}")
 
     def _invent(self, rng: Random, count: int | None = None, people: float | None = None) -> Drawn:
         """A scene of the split, with ``count`` emoji and this share of people; None = as for captions."""
+        return self._place(*self._combination(rng, count, people), rng)
+
+    def _combination(
+        self, rng: Random, count: int | None = None, people: float | None = None
+    ) -> tuple[tuple[str, ...], str]:
+        """Its emoji and its colour."""
         fixed = count
         for _ in range(100_000):
             count = fixed or self._count(rng)
             emoji = tuple(rng.choice(self._people_or_plain(rng, people)) for _ in range(count))
             colour = rng.choice(tuple(COLOURS))
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
-                return self._place(emoji, colour, rng)
+                return emoji, colour
         raise UserError(f"openmoji: kinds={self.kinds} make no scene of {fixed or 'any'} emoji in split {self.split!r}")
 
     def _with(self, given: str, count: int, rng: Random) -> Drawn | None:
@@ -290,9 +305,21 @@ SIMILAR = {1: (0.42, 0.48), 2: (0.42, 0.48), 3: (0.4, 0.44)}
 """How large emoji are drawn, as shares of the picture's side, by how many there are."""
 
 
+def placed(emoji: tuple[str, ...], size: int, rng: Random, range_of: Mapping[int, Any]) -> list[Box]:
+    """A size and a place for each. range_of: ``VARIED`` or ``SIMILAR``."""
+    low, high = range_of[len(emoji)]
+    return place(emoji, [rng.uniform(low, high) for _ in emoji], size, rng)
+
+
+def plainly(emoji: tuple[str, ...]) -> Scene:
+    """The scene of these emoji where captions list them and tell nothing more."""
+    nothing = ("",) * len(emoji)
+    return Scene(emoji, nothing, nothing, "")
+
+
 def compose(emoji: tuple[str, ...], colour: str, size: int, rng: Random, range_of: Mapping[int, Any]) -> Drawn:
     """Sizes, places and relations for these emoji. range_of: ``VARIED`` or ``SIMILAR``."""
-    boxes = place(emoji, [rng.uniform(*range_of[len(emoji)]) for _ in emoji], size, rng)
+    boxes = placed(emoji, size, rng, range_of)
     shares = [box.side / size for box in boxes]
     if len(emoji) == 1:
         words = ["large" if shares[0] > 0.72 else "small" if shares[0] < 0.5 else ""]

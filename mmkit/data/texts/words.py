@@ -38,16 +38,21 @@ def word_starts(surfaces: Sequence[bytes | None]) -> list[bool]:
     surfaces: the UTF-8 bytes that each piece spells, a space where it carries one; None for what spells nothing
     ([CLS]) or cannot be told ([UNK]): it is a word of its own, and so begins the piece behind it.
     """
+    return list(_starts(tuple(surfaces)))
+
+
+@lru_cache(maxsize=1 << 12)
+def _starts(surfaces: tuple[bytes | None, ...]) -> tuple[bool, ...]:
     starts: list[bool] = []
     run: list[bytes] = []
-    for surface in [*surfaces, None]:
+    for surface in (*surfaces, None):
         if surface is not None:
             run.append(surface)
             continue
-        starts += _starts_in(run)
+        starts += _starts_in(run) if run else ()
         starts.append(True)
         run = []
-    return starts[: len(surfaces)]
+    return tuple(starts[: len(surfaces)])
 
 
 def _starts_in(run: Sequence[bytes]) -> list[bool]:

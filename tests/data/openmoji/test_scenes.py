@@ -1,6 +1,8 @@
 """The built-in data: deterministic, split as promised, boxes and words that are true of the picture."""
 
 import builtins
+import hashlib
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from mmkit.data.openmoji import font as openmoji_font
 from mmkit.data.openmoji import kinds as openmoji_kinds
 from mmkit.data.openmoji.captions import COLOUR_ORDER, PHRASES
-from mmkit.data.openmoji.drawing import COLOURS
+from mmkit.data.openmoji.drawing import COLOURS, Box, background, clear_of, draw, relation, sprite
 from mmkit.data.openmoji.kinds import KINDS, LANGUAGES, emoji_name, people
 from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen, class_names, unseen_names
 from mmkit.data.texts.mirror import swap_left_right
@@ -29,6 +31,42 @@ def test_scenes_follow_from_their_arguments_alone():
     assert Scenes(n=20, seed=5)[3].image.tobytes() != one[3].image.tobytes()
     with pytest.raises(IndexError):
         other[20]
+
+
+@pytest.mark.parametrize(
+    ("plain", "digest"), [(True, "a2e68add2912a855"), (False, "ca882fbd01b03d31")]
+)  # fmt: skip
+def test_scenes_are_those_of_earlier_versions(plain, digest):
+    """All that is drawn at random but the pixels, which the libraries decide too."""
+    source = Scenes(n=60, plain=plain, language=("en", "zh"), people=0.2, paraphrases=2)
+    told = [(source[i].captions, source[i].targets) for i in range(60)]
+    assert hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest() == digest
+    assert list(source.captions()) == [caption for captions, _ in told for caption in captions]
+
+
+def test_places_are_clear_and_neighbours_beside_or_above():
+    source = Scenes(n=150, plain=True, counts=(1, 2, 6))
+    several = 0
+    for index in range(150):
+        boxes = [Box(*box["box"]) for box in source[index].targets["boxes"]]
+        several += len(boxes) > 1
+        assert all(relation(a, b) is not None for a, b in pairwise(boxes))
+        assert all(clear_of(a, b) for a, b in combinations(boxes, 2))
+    assert several > 100
+
+
+@pytest.mark.parametrize(
+    "second", [(40, 60), (20, 34), (33, 20)]
+)  # clear of the first; over a corner and an edge of it
+def test_a_plain_ground_is_painted_as_pillow_does(second):
+    placed = []
+    for emoji, (left, top) in (("🐙", (5, 6)), ("🌵", second)):
+        width, height = sprite(emoji, 36).size
+        placed.append((emoji, Box(left, top, left + width, top + height)))
+    canvas = background("pink", "plain", 96).copy()
+    for emoji, box in placed:
+        canvas.paste(sprite(emoji, 36), box[:2], sprite(emoji, 36))
+    assert draw(placed, "pink", "plain", 96).tobytes() == canvas.tobytes()
 
 
 def test_splits_have_no_scene_in_common():
@@ -172,11 +210,11 @@ def test_sprites_are_drawn_whole_and_kept(tmp_path, monkeypatch):
     openmoji_font.sprites.cache_clear()
     drawn = openmoji_font.sprites(64)
     assert len(drawn) == len(KINDS) + 160
-    for emoji, sprite in drawn.items():
-        alpha = sprite[..., 3] > 0
+    for emoji, one in drawn.items():
+        alpha = one[..., 3] > 0
         assert alpha.mean() > 0.04, emoji
         assert max(alpha.any(1).sum(), alpha.any(0).sum()) >= 62, emoji  # it fills the square one way
-    assert len({sprite.tobytes() for sprite in drawn.values()}) == len(drawn)  # no two alike
+    assert len({one.tobytes() for one in drawn.values()}) == len(drawn)  # no two alike
     assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
     monkeypatch.setattr(openmoji_font, "render", None)
     openmoji_font.sprites.cache_clear()
