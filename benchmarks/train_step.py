@@ -40,6 +40,7 @@ from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
 from mmkit.models.sizes.albef import albef
 from mmkit.nn.adamw import AdamW
+from mmkit.nn.packing import rounded
 from mmkit.task import Task
 from mmkit.types import Batch, MaskedText
 
@@ -78,7 +79,7 @@ def random_batch(s: Setting, seed: int = 0) -> Batch:
     hidden = (torch.rand(s.batch, length, generator=g) < 0.15) & mask
     hidden[:, 0] = False
     ids[:, 0] = CLS
-    most = int(hidden.sum(1).max())
+    most = rounded(int(hidden.sum(1).max()), 8)
     positions = hidden.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
     real = torch.arange(most) < hidden.sum(1, keepdim=True)
     masked = MaskedText(

@@ -32,10 +32,10 @@ class VocabularyHead(nn.Module):
 
     def logits(self, states_ND: Tensor, words_VD: Tensor) -> Tensor:
         """States (N, D) and word embeddings (V, D) -> (N, V)."""
-        states_ND = self.norm(F.gelu(self.dense(states_ND)))
         count = len(states_ND)
         if written_out(states_ND) and torch.is_autocast_enabled("cpu"):  # of few different shapes, see nn/packing.py
             states_ND = F.pad(states_ND, (0, 0, 0, rounded(count, ROWS) - count))
+        states_ND = self.norm(F.gelu(self.dense(states_ND)))
         logits_NV = F.linear(states_ND, words_VD, self.bias)[:count]
         if self.training or self.known is None or self.known >= logits_NV.shape[-1]:
             return logits_NV

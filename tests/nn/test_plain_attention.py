@@ -35,6 +35,32 @@ def test_output_and_gradients_are_those_of_the_operations_one_by_one(mask, rate)
         torch.testing.assert_close(own, wanted)
 
 
+def test_in_bfloat16_a_gradient_needs_no_other_kinds_of_products_than_its_forward_pass_and_one_more(monkeypatch):
+    """Which oneDNN would make a program for each; the numbers are those of the operations one by one."""
+    kinds, plain, factored = [], torch.bmm, torch.baddbmm
+
+    def kind(a, b, alpha=1.0):
+        kinds.append((a.shape, a.is_contiguous(), b.shape, b.is_contiguous(), alpha != 1.0))
+
+    def multiplied(a, b):
+        kind(a, b)
+        return plain(a, b)
+
+    def with_a_factor(start, a, b, *, beta, alpha):
+        kind(a, b, alpha)
+        return factored(start, a, b, beta=beta, alpha=alpha)
+
+    q, k, v = parts(dtype=torch.bfloat16)
+    wanted = gradients(attention_weights(q, k, MASK) @ v, (q, k, v))
+    monkeypatch.setattr(torch, "bmm", multiplied)
+    monkeypatch.setattr(torch, "baddbmm", with_a_factor)
+    found = gradients(PlainAttention.apply(q, k, v, MASK, 0.0), (q, k, v))
+    assert len(kinds) == 6
+    assert len(set(kinds)) == 3
+    for own, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=0.03, atol=0.02)
+
+
 def test_a_causal_layer_reads_what_stands_before():
     q, k, v = parts((5, 5, 5))
     torch.testing.assert_close(attend(q, k, v, None, causal=True), attention_weights(q, k, None, causal=True) @ v)
