@@ -33,13 +33,16 @@ def dropout(x: Tensor, rate: float, packing: Packing | None = None) -> Tensor:
 
 
 def kept(x: Tensor, rate: float, packing: Packing | None = None) -> tuple[Tensor, float]:
-    """Which values are not dropped, bool of the shape of ``x``, and what they are multiplied with."""
+    """Which values are not dropped, uint8 of the shape of ``x`` (0 or 1), and what they are multiplied with.
+
+    Bytes and 16-bit numbers are compared and turned into floats many at once by PyTorch, bools one by one.
+    """
     size = x.numel() if packing is None else packing.at.numel() * x.shape[-1]
     words = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     numbers = words.view(torch.int16)[:size]
     numbers = numbers.view(x.shape) if packing is None else numbers.view(-1, x.shape[-1]).index_select(0, packing.rows)
     dropped = min(round(rate * _LEVELS), _LEVELS - 1)
-    return numbers >= dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
+    return numbers.ge_(dropped - _LEVELS // 2).to(torch.uint8), _LEVELS / (_LEVELS - dropped)
 
 
 class _Dropped(torch.autograd.Function):

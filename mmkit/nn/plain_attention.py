@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from mmkit.nn.dropout import kept
 
+SHORT = range(16, 32)
+"""Keys of which PyTorch's softmax takes two to six times as long in bfloat16 as in float32."""
+
 
 class Heads(torch.autograd.Function):
     """(B, N, parts x D) -> for each part (B, H, N, D/H), each contiguous, by one copy."""
@@ -49,7 +52,7 @@ class PlainAttention(torch.autograd.Function):
         scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=ctx.scale)
         if mask is not None:
             scores.unflatten(0, (size, heads)).masked_fill_(~mask, -torch.inf)
-        weights, keep = scores.softmax(-1), None
+        weights, keep = softmax(scores), None
         read = weights
         if rate:
             keep, ctx.factor = kept(weights, rate)
@@ -69,8 +72,26 @@ class PlainAttention(torch.autograd.Function):
         for_weights = torch.baddbmm(any_, grad, v.transpose(1, 2), beta=0, alpha=first)
         if keep is not None:
             for_weights.mul_(keep).mul_(ctx.factor)
-        for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        for_scores = softmax_gradient(for_weights, weights)
         for_q = torch.baddbmm(any_, for_scores, k, beta=0, alpha=then)
         for_k = torch.baddbmm(any_, for_scores.transpose(1, 2), q, beta=0, alpha=then)
         for_q, for_k, for_v = (x.unflatten(0, pairs) for x in (for_q, for_k, for_v))
         return for_q, for_k, for_v, None, None
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Over the last axis, in float32 inside and rounded once."""
+    if _slow(scores):
+        return scores.float().softmax(-1).to(scores.dtype)
+    return scores.softmax(-1)
+
+
+def softmax_gradient(grad: Tensor, weights: Tensor) -> Tensor:
+    """Of the scores, from that of the weights (of the same type); likewise."""
+    if _slow(weights):
+        return torch._softmax_backward_data(grad.float(), weights.float(), -1, torch.float32).to(weights.dtype)
+    return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+def _slow(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.shape[-1] in SHORT

@@ -7,7 +7,7 @@ from torch import nn
 from mmkit.nn import attention
 from mmkit.nn.attention import SelfAttention, attend, attention_weights
 from mmkit.nn.dropout import dropout
-from mmkit.nn.plain_attention import Heads, PlainAttention
+from mmkit.nn.plain_attention import Heads, PlainAttention, softmax, softmax_gradient
 
 MASK = torch.tensor([[True, True, True, False, False], [True] * 5])[:, None, None]
 
@@ -76,6 +76,31 @@ def test_heads_are_split_and_joined_again():
     weights = [torch.randn_like(part) for part in theirs]
     own, wanted = (torch.autograd.grad(split, x, weights)[0] for split in (ours, theirs))
     assert torch.equal(own, wanted)
+
+
+@pytest.mark.parametrize("keys", [15, 16, 31, 32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_softmax_is_rounded_once_whichever_way_it_takes(keys, dtype):
+    torch.manual_seed(0)
+    scores, grad = torch.randn(3, 4, keys).to(dtype), torch.randn(3, 4, keys).to(dtype)
+    scores[0, :, 2:] = -torch.inf
+    weights, exact = softmax(scores), scores.double().softmax(-1)
+    error = 0.0 if dtype == torch.float64 else 2**-8
+    assert weights.dtype == dtype
+    torch.testing.assert_close(weights.double(), exact, rtol=error, atol=1e-12)
+    found, at, given = softmax_gradient(grad, weights), weights.double(), grad.double()
+    wanted = at * (given - (given * at).sum(-1, keepdim=True))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=error, atol=max(error / 50, 1e-12))
+
+
+@pytest.mark.parametrize(("keys", "slow"), [(15, False), (16, True), (31, True), (32, False)])
+def test_few_keys_in_bfloat16_take_the_softmax_of_float32(keys, slow):
+    scores = torch.randn(2, keys).bfloat16()
+    with torch.profiler.profile() as seen:
+        softmax_gradient(scores, softmax(scores))
+    asked = {event.key for event in seen.key_averages()}
+    assert ("aten::to" in asked) == slow
 
 
 def test_autocast_multiplies_in_bfloat16():
