@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -44,7 +45,8 @@ class Answering:
         if self.candidates is None:
             texts, sure = self._written(fused)
             return [[text] for text in texts], sure
-        numbers, values = self.head.rank(fused, self.candidates, 2)
+        leading = getattr(self.head, "leading", None) or partial(self.head.rank, top=2)
+        numbers, values = leading(fused, self.candidates)
         if values.shape[1] > 1 and bool((values[:, 0] == values[:, 1]).any()):
             numbers, values = self.head.rank(fused, self.candidates, len(self.answers))
         alike = [

@@ -13,6 +13,7 @@ from mmkit.data.targets import AnswerScores, AnswerTokens, Given, answer_ids, ma
 from mmkit.data.texts.pieces import SentencePieceTokenizer
 from mmkit.errors import UserError
 from mmkit.features import Features
+from mmkit.heads.answers import decoder
 from mmkit.heads.answers.classifier import AnswerClassifier
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
@@ -154,6 +155,43 @@ def test_rank_reads_only_the_likeliest_first_tokens(tokenizer, model):
     assert numbers.shape == (3, 2)
     assert values.sum(1).tolist() == pytest.approx([1, 1, 1])
     assert head.rank(fused, candidates, top=6)[0].shape == (3, 6)  # as many as are asked for
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("sharp", [0.0, 3.0])
+def test_the_leading_answer_is_ranks_and_needs_fewer_candidates(tokenizer, model, monkeypatch, twice, sharp):
+    monkeypatch.setattr(decoder, "FEW", 2)
+    monkeypatch.setattr(decoder, "AT_ONCE", 2)
+    texts = [*WORDS, "big red", "red dogs", "blue dogs", WORDS[0]]  # the first stands there twice, and is as good
+    fused, firsts, ties, read = fused_of(model), set(), 0, []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        head = AnswerDecoder(model.spec, texts, depth=1, heads=2, first_token_twice=twice, top=len(texts)).eval()
+        with torch.no_grad():  # words that are far likelier than others, after which an answer ends; or none of it
+            head.vocabulary.bias.normal_(0, sharp)
+            head.vocabulary.bias[tokenizer.sep_id] = 10 * sharp
+        candidates = candidates_of(head, tokenizer, texts)
+        numbers, values = head.rank(fused, candidates, len(texts))
+        whole = head._log_probability
+        monkeypatch.setattr(
+            head, "_log_probability", lambda *given, w=whole: read.append(given[1][..., 0].numel()) or w(*given)
+        )
+        chosen, sure = head.leading(fused, candidates)
+        assert chosen.shape == sure.shape == (3, 2)
+        for row in range(3):
+            best = {
+                i
+                for i, value in zip(numbers[row].tolist(), values[row].tolist(), strict=True)
+                if value == values[row, 0]
+            }
+            assert chosen[row, 0].item() in best
+            assert (sure[row, 0] == sure[row, 1]).item() == (len(best) > 1)
+            firsts.add(min(best))
+            ties += len(best) > 1
+    assert len(firsts) > 2
+    assert ties
+    share = sum(read) / (12 * 3 * len(texts))
+    assert share < 0.5 if sharp else share > 0.8
 
 
 def test_first_token_twice_is_the_official_score(tokenizer, model):
