@@ -103,17 +103,22 @@ def foreign(out: Path, apart: Collection[str] = ()) -> list[str]:
 
 def _began(out: Path) -> bool:
     """Whether a run of mmkit wrote what it is there."""
+    return (out / COMMAND).is_file() and _is_experiment(out / EXPERIMENT)
+
+
+def _is_experiment(path: Path) -> bool:
     with suppress(UserError):
-        arguments = read_json(out / EXPERIMENT).get("args")
-        return (
-            (out / COMMAND).is_file() and isinstance(arguments, dict) and {"model", "data", "run"} <= arguments.keys()
-        )
+        arguments = read_json(path).get("args")
+        return isinstance(arguments, dict) and {"model", "data", "run"} <= arguments.keys()
     return False
 
 
 def _is_first(path: Path) -> bool:
-    """Whether it is what a run leaves that was killed while it wrote its very first file."""
-    return path.name.startswith(f".{EXPERIMENT}.") and is_part(path) and path.is_file() and not path.is_symlink()
+    """Whether it is what a run leaves that was killed while it wrote its very first file, or right after it."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    part = path.name.startswith(f".{EXPERIMENT}.") and is_part(path)
+    return part or (path.name == EXPERIMENT and _is_experiment(path))
 
 
 def _files(path: Path) -> Iterator[Path]:

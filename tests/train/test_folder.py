@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmkit import files
 from mmkit.errors import UserError
 from mmkit.files import write_json
 from mmkit.hub import folder as hub
@@ -66,8 +68,6 @@ def test_a_saved_model_is_kept_even_as_the_one_to_start_from(tmp_path):
 
 
 def test_a_run_without_its_checkpoints_keeps_its_model(tmp_path):
-    import shutil
-
     train(tiny(run=dict(steps=3)), tmp_path, save_model=hub.save)
     shutil.rmtree(tmp_path / "checkpoints")
     before = contents(tmp_path)
@@ -225,6 +225,38 @@ def test_a_run_that_was_killed_in_its_first_file_is_begun_again(tmp_path):
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / part).symlink_to(tmp_path / "other" / "notes.txt")
     assert folder.foreign(tmp_path / "link") == [part]
+
+
+def test_a_start_that_is_killed_at_any_moment_is_begun_again(tmp_path, monkeypatch):
+    """After each line of what writes the first files, the folder as it then is: nothing in it is foreign."""
+    monkeypatch.setattr(folder, "launcher_name", lambda: "a launcher")
+    run, seen, watched = tmp_path / "run", {}, {folder.__file__, files.__file__, lock.__file__}
+    put(run, ".mmkit-starting/tokenizer/vocab.txt", ".mmkit-starting/tokenizer/framing.json")
+
+    def watch(frame, event, _):
+        if frame.f_code.co_filename not in watched:
+            return None
+        names = tuple(sorted(str(path.relative_to(run)) for path in run.rglob("*")))
+        if names not in seen:
+            seen[names] = shutil.copytree(run, tmp_path / f"moment-{len(seen)}")
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        folder.start(run, {"args": dict.fromkeys(("model", "data", "run"))}, {}, True, ())
+    finally:
+        sys.settrace(before)
+    alone = [names for names in seen if "experiment.json" in names and "command.txt" not in names]
+    assert alone, "between the first file and the second"
+    assert len(seen) > 10
+    for moment in seen.values():
+        assert look(moment, resume=False) is look(moment, resume=True) is None
+        folder.start(moment, {"args": {}}, {}, True, ())
+        assert not [path for path in moment.rglob("*") if path.name.endswith(".part")]
+    put(tmp_path / "mine", "notes.txt")
+    write_json(tmp_path / "mine" / "experiment.json", {"args": dict.fromkeys(("model", "data", "run"))})
+    assert folder.foreign(tmp_path / "mine") == ["notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tokenizer", "data.json"])
