@@ -28,7 +28,8 @@ class TargetEncoder(Protocol):
     key "caption" of the targets, and as "caption_number" which of the record's "captions" it is. With ``reads_view =
     True`` it finds what the picture shows under "view" (``images.view.View``), which moves boxes, points and masks;
     without, it gets nothing of ``IN_PICTURE`` in training, none of which would be true there. A method
-    ``upright(targets)`` says whether the record's picture must not be mirrored.
+    ``upright(targets)`` says whether the record's picture must not be mirrored. A method ``made_up(picture)`` gives,
+    of the bytes of a JPEG, a record's targets for ``mmkit plan``, where heads read more than the picture and the words.
     """
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:

@@ -20,8 +20,8 @@ import torch
 from mmkit.allocator import advice, allocator
 from mmkit.doctor.finding import Check, Finding, at_least
 from mmkit.files import to_disk
-from mmkit.train.needs.decoding import photograph
 from mmkit.train.needs.devices import peak_of
+from mmkit.train.needs.invented import photograph
 from mmkit.train.precision import has_bf16
 
 GIB = 2**30

@@ -41,19 +41,21 @@ def with_arithmetic(plan: Plan, exp: Experiment, vocab_size: int, device: torch.
 
 
 def flops_a_sample(given: Experiment, vocab_size: int, size: int) -> float | None:
-    """Of a training step's products, forward and back, found on shapes alone; None where that cannot be.
+    """Of a training step's products, forward and back; None where that cannot be known.
 
-    What is computed a second time, by chunks or checkpoints, counts once: it makes no model better. To be called by all
-    processes; the first one counts, without the others.
+    Found on shapes alone, or, where the step depends on values, as a detector's, in numbers with a few samples on the
+    CPU. What is computed a second time, by chunks or checkpoints, counts once: it makes no model better. To be called
+    by all processes; the first one counts, without the others.
     """
-    from mmkit.train.needs.trial import Words, make_shapes, tried
+    from mmkit.train.needs.trial import Trial, Words, make_shapes
 
     def count() -> float | None:
         try:
             exp = _passed_once(given)
             with alone():
-                task = make_shapes(exp, Words(vocab_size=vocab_size) if vocab_size else None)
-                return tried(exp, task, size, gpu=True, precision="bf16").flops / size
+                words = Words(vocab_size=vocab_size) if vocab_size else None
+                trial = Trial(exp, words, make_shapes(exp, words), gpu=True, precision="bf16")
+                return trial.step(size).flops / size
         except Exception as error:  # noqa: BLE001  # a number for the log ends no run
             logger.info("the arithmetic of a step is not known, so the log has no mfu (%s)", str(error)[:300])
             return None

@@ -11,6 +11,7 @@ from mmkit.errors import UserError
 from projects.detection import layout
 from projects.detection.names import COCO, coco_class
 from projects.detection.test_tables import DEPTH, OUTPUTS, QUERIES, WIDTH, official
+from tests.parity.measure import assert_same_state
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def state():
     return {n: v for n, v in body.items() if not n.endswith("num_batches_tracked")} | head
 
 
+@pytest.mark.parity("DETR, the whole file", "the file")
 def test_an_official_file_becomes_a_model_and_goes_back_bit_for_bit(state):
     assert layout.DETR.fits(state)
     assert not layout.TRANSFORMERS.fits(state)
@@ -36,8 +38,7 @@ def test_an_official_file_becomes_a_model_and_goes_back_bit_for_bit(state):
     whole = nn.ModuleDict({"model": model, "heads": nn.ModuleDict({"detect": made.heads["detect"](model.spec)})})
     whole.load_state_dict(ours)
     back = write(layout.DETR.back(whole.state_dict()), whole.state_dict())
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], value) for name, value in state.items())
+    assert_same_state(back, state)
 
 
 def test_other_backbones_and_heads_are_refused(state):

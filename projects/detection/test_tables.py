@@ -11,6 +11,7 @@ from mmkit.errors import UserError
 from projects.detection import tables
 from projects.detection.decoders import Encoder, Map, Queries
 from projects.detection.layers import DecoderLayer
+from tests.parity.measure import assert_near, assert_same_state
 
 WIDTH, HEADS, HIDDEN, DEPTH, QUERIES, OUTPUTS = 32, 4, 48, 2, 5, 7
 
@@ -48,8 +49,7 @@ def test_official_files_go_through_both_ways_bit_for_bit():
     found = read(rows, state)
     assert {name.removeprefix(tables.HEAD) for name in found} == ours().state_dict().keys()
     back = write(rows, found)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], value) for name, value in state.items())
+    assert_same_state(back, state)
     with pytest.raises(UserError, match=r"missing class_embed\.bias"):
         read(rows, {name: value for name, value in state.items() if name != "class_embed.bias"})
 
@@ -79,6 +79,7 @@ def theirs():
     )  # fmt: skip
 
 
+@pytest.mark.parity("DETR, from its own feature map", "transformers")
 def test_transformers_files_and_modules_go_through_both_ways_and_are_one_model(theirs, tmp_path):
     theirs.save_pretrained(tmp_path)
     found = {}
@@ -87,11 +88,11 @@ def test_transformers_files_and_modules_go_through_both_ways_and_are_one_model(t
         rows = tables.rows(names, DEPTH, DEPTH)
         found[names] = read(rows, state)
         back = write(rows, found[names])
-        assert back.keys() == state.keys()
-        assert all(torch.equal(back[name], value) for name, value in state.items())
+        assert_same_state(back, state)
     assert all(torch.equal(found["released"][name], value) for name, value in found["modules"].items())
 
 
+@pytest.mark.parity("DETR, from its own feature map", "transformers")
 def test_the_whole_of_transformers_detr_from_its_own_feature_map(theirs):
     theirs.eval()
     head = ours().eval()
@@ -109,5 +110,5 @@ def test_the_whole_of_transformers_detr_from_its_own_feature_map(theirs):
         cells = head["project"](feature.flatten(2).mT)
         seen = Map(cells, of_cells(real.bool(), WIDTH), real.bool().flatten(1))
         got = head["decoder"](head["encoder"](seen))
-    torch.testing.assert_close(got.logits[-1], expected.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(got.boxes[-1], expected.pred_boxes, atol=1e-5, rtol=1e-4)
+    assert_near(got.logits[-1], expected.logits, 1e-5)
+    assert_near(got.boxes[-1], expected.pred_boxes, 1e-5)

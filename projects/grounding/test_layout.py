@@ -19,9 +19,11 @@ from projects.grounding import layout
 from projects.grounding.levels import Levels
 from projects.grounding.tables import SWIN
 from projects.grounding.test_parity import Bert
+from tests.parity.measure import assert_near, assert_same_state
 
 WIDTH, QUERIES, SIZE = 32, 5, (256, 320)
 LAST = f"{SWIN}swin.layernorm"
+WHOLE = pytest.mark.parity("Grounding DINO, the whole file, on Swin-T", "transformers")
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,12 @@ def ours(state, choices):
     return whole.eval()
 
 
+@WHOLE
 def test_a_file_becomes_a_model_and_goes_back_bit_for_bit(state, ours):
     assert layout.GROUNDING_DINO.fits(state)
     assert not layout.GROUNDING_DINO.fits({"model.enc_output.weight": torch.zeros(1)})
     back = write(layout.GROUNDING_DINO.back(ours.state_dict()), ours.state_dict())
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], value) for name, value in state.items())
+    assert_same_state(back, state)
 
 
 def test_files_with_copies_of_the_box_head_and_without_the_swins_last_norm(state, choices):
@@ -92,6 +94,7 @@ def test_files_with_copies_of_the_box_head_and_without_the_swins_last_norm(state
         read(layout.GROUNDING_DINO.recipe(old | other, choices).rows, old | other)
 
 
+@WHOLE
 def test_it_says_of_a_picture_what_transformers_says(theirs, ours):
     prompter = Prompter(Bert())
     prompt = prompter.prompt([[prompter.tokens(phrase) for phrase in ("ab", "c", "de")]])
@@ -100,9 +103,9 @@ def test_it_says_of_a_picture_what_transformers_says(theirs, ours):
         said = theirs(pixels, prompt.ids, attention_mask=prompt.mask.long())
         f = Features(ours["model"], Batch(pixels=pixels, image_id=torch.zeros(1).long(), targets={}))
         found, start = ours["heads"]["ground"].find(f, prompt)
-    torch.testing.assert_close(start.boxes, said.init_reference_points, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(found.logits[-1], said.logits[..., : prompt.ids.shape[1]], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(found.boxes[-1], said.pred_boxes, atol=1e-4, rtol=1e-3)
+    assert_near(start.boxes, said.init_reference_points, 1e-5)
+    assert_near(found.logits[-1], said.logits[..., : prompt.ids.shape[1]], 1e-5)
+    assert_near(found.boxes[-1], said.pred_boxes, 1e-5)
     assert found.boxes[-1].std() > 0.05
 
 

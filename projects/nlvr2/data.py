@@ -149,6 +149,10 @@ class PairTargets:
         pixels, _ = self.transform(load_image(targets["second"]), "", rng)
         return {"label": targets.get("label", UNKNOWN), "second": pixels}
 
+    def made_up(self, picture: bytes) -> Mapping[str, Any]:
+        """One record's, for ``mmkit plan``."""
+        return {"label": 1, "second": picture}
+
     def collate(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch's."""
         return {

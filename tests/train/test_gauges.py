@@ -6,11 +6,12 @@ import time
 import pytest
 import torch
 
+from mmkit.config import load_experiment
 from mmkit.ranks import alone, world_size
 from mmkit.train import gauges
 from mmkit.train.gauges import by_rank, flops_a_sample, mfu, queue_ages, with_arithmetic
 from mmkit.train.loop import train
-from mmkit.train.needs.trial import Words, make_shapes, passed
+from mmkit.train.needs.trial import Words, in_numbers, make_shapes, passed
 from mmkit.train.throughput import Meter
 from tests.train.fakes import tiny
 from tests.train.test_plan import PLAN
@@ -42,6 +43,15 @@ def test_the_arithmetic_of_a_sample_is_that_of_a_step():
     task = make_shapes(exp, Words(vocab_size=60))
     assert flops_a_sample(exp, 60, 4) == passed(task, exp, 4, gpu=True, precision="bf16").flops / 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_arithmetic_of_a_step_that_depends_on_values():
+    """A detector matches boxes: what its step multiplies is counted in numbers, and lies on a straight line."""
+    exp = load_experiment("projects/detection/config.py:openmoji(size=24, kinds=3)")
+    two, four = in_numbers(exp, None, (2, 4), gpu=True, precision="bf16")
+    assert 0 < two.flops < four.flops
+    assert flops_a_sample(exp, 0, 4) == four.flops / 4
+    assert flops_a_sample(exp, 0, 8) == (3 * four.flops - 2 * two.flops) / 8
 
 
 def test_what_is_computed_twice_counts_once():

@@ -13,9 +13,10 @@ from mmkit.data.texts.tokenizers import from_hub
 from mmkit.errors import UserError
 from mmkit.train.needs import ask, trial
 from mmkit.train.needs.ask import BERT, Question, forecasts, machine_of
-from mmkit.train.needs.decoding import photograph, pictures_a_second
+from mmkit.train.needs.decoding import pictures_a_second
 from mmkit.train.needs.devices import DEVICES, find, peak_of
 from mmkit.train.needs.forecast import Forecast, Machine, settings_of
+from mmkit.train.needs.invented import photograph
 from mmkit.train.needs.memory import Sizes
 from mmkit.train.needs.trial import Passed
 from tests.train.fakes import change, tiny

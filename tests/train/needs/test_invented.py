@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmkit.config import load_experiment
+from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.objects import Objects
 from mmkit.data.phrases import Phrases
 from mmkit.errors import UserError
@@ -14,6 +15,8 @@ from mmkit.train.needs import decoding
 from mmkit.train.needs.ask import Question, forecasts
 from mmkit.train.needs.invented import BOXES, InventedWords, invented_targets
 from mmkit.train.needs.samples import make_batch
+from mmkit.train.needs.trial import Words, in_numbers, make_shapes, passed
+from projects.nlvr2.data import PairTargets
 from tests.train.fakes import tiny
 
 CLASSES = ("dog", "red canoe", "cat")
@@ -35,6 +38,10 @@ def test_boxes_lie_in_the_picture_and_have_all_classes():
     assert set(found["labels"].tolist()) == {0, 1, 2}
     assert found["sizes"].tolist() == [[32, 32]] * 3
     assert of(partial(Objects, classes=()))["labels"].tolist() == [0] * 3 * BOXES
+    covered = of(partial(Objects, classes=CLASSES, masks=True))["masks"]
+    for mask, box in zip(covered, boxes.long().tolist(), strict=True):
+        rows, columns = (seen.nonzero() for seen in (mask.any(1), mask.any(0)))
+        assert [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1] == box
     assert of(None) == {}
     with pytest.raises(UserError, match="do not say"):
         of(partial(Objects), train=partial(list))
@@ -75,6 +82,22 @@ def test_a_prompt_has_the_size_of_the_run_s():
     assert prompt.ids.shape[0] == 4
     assert int(prompt.phrase.max()) == 6
     assert int(prompt.ids.max()) < 500
+
+
+def test_a_second_picture_is_read_and_made_ready(monkeypatch):
+    exp = load_experiment("projects/nlvr2/config.py:openmoji(start='scratch', size=24, kinds=5)")
+    exp = replace(exp, teacher=None, data=replace(exp.data, transform=partial(TrainTransform, flip=0.0)))
+    words = Words(vocab_size=60)
+    shapes = passed(make_shapes(exp, words), exp, 2, gpu=True, precision="no", words=words)
+    assert in_numbers(exp, words, (2,), gpu=True, precision="no")[0].flops == shapes.flops
+    batch = make_batch(exp, {}, 3, True, 60)
+    assert batch.targets["second"].shape == batch.pixels.shape == (3, 3, 24, 24)
+    assert batch.targets["label"].tolist() == [1, 1, 1]
+    seen = []
+    encode = PairTargets.encode
+    monkeypatch.setattr(PairTargets, "encode", lambda *given: seen.append(encode(*given)["second"].shape))
+    assert decoding.pictures_a_second(exp, 0.0) > 0
+    assert seen == [(3, 24, 24)] * 2
 
 
 def test_clips_are_counted_as_clips(monkeypatch):
