@@ -30,6 +30,21 @@ def object_names(source: object) -> list[str] | None:
     return None if names is None else list(names)
 
 
+def classes_in(source: Source, name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names of the classes that a source says, or that its records name, and their published numbers, if any.
+
+    UserError, which begins with ``name``, where its boxes have no names.
+    """
+    names = object_names(source)
+    ids: Sequence[int] = getattr(source, "object_ids", None) or ()
+    if names is None:
+        found = {label for row in range(len(source)) for label in boxes_in(source[row].targets).labels}
+        if not found or not all(isinstance(label, str) for label in found):
+            raise UserError(f"{name}: its boxes have no names, so that nothing tells the classes; give each a name")
+        names = sorted(map(str, found))
+    return tuple(names), tuple(ids)
+
+
 class Objects:
     """The boxes of each picture as the view shows it, with the numbers of their classes.
 

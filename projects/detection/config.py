@@ -15,19 +15,16 @@ Time and result: see README.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from mmkit.config import Data, Experiment, Optim, Rule, Run, mmkit_rules
-from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
-from mmkit.data.objects import Objects, object_names
+from mmkit.data.objects import Objects, classes_in
 from mmkit.data.openmoji.crowded import Crowded
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
-from mmkit.data.records import Source
 from mmkit.data.sources.open import Want, open_source
 from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection
@@ -101,7 +98,7 @@ def own(
     measured = (
         None if test is None else partial(open_source, spec=test, wants=WANTED, images=test_images, split=test_split)
     )
-    names, ids = classes_of(source(), train)
+    names, ids = classes_in(source(), train)
     return small(
         "detection-own", HEADS[checked(head)], names, ids=ids, train=source, test=measured,
         start=start, seed=seed, steps=steps, size=size, lr=lr, batch=batch,
@@ -117,24 +114,12 @@ def few(
     What does not learn these has a fault, in the data or the head: run it first. Nothing is mirrored, crowds are out.
     """
     whole = partial(open_source, spec=train, wants=WANTED, images=images, split=split)
-    names, ids = classes_of(whole(), train)
+    names, ids = classes_in(whole(), train)
     source = partial(Few, source=whole, n=n)
     return small(
         "detection-few", HEADS[checked(head)], names, ids=ids, train=source, test=source, start=start, seed=seed,
         steps=steps, size=size, lr=lr, batch=n, transform=partial(PLAIN, flip=0.0),
     )  # fmt: skip
-
-
-def classes_of(source: Source, name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names of the classes that a source says, or that its records name, and their published numbers, if any."""
-    names = object_names(source)
-    ids: Sequence[int] = getattr(source, "object_ids", None) or ()
-    if names is None:
-        found = {label for row in range(len(source)) for label in boxes_in(source[row].targets).labels}
-        if not found or not all(isinstance(label, str) for label in found):
-            raise UserError(f"{name}: its boxes have no names, so that nothing tells the classes; give each a name")
-        names = sorted(map(str, found))
-    return tuple(names), tuple(ids)
 
 
 def checked(head: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from mmkit.data.images.transforms import EvalTransform
@@ -17,7 +16,7 @@ from projects.detection.examples import CLASSES, SCENES, scene, together
 from projects.detection.head import DETR
 from projects.detection.ssd import SSD
 from projects.detection.two_stage import FasterRCNN
-from tests.several import on_processes
+from tests.wholes import check_parts_teach_as_the_whole, check_two_processes_are_as_one, taught
 
 HEADS = {
     "detr": lambda spec: DETR(spec, CLASSES, width=32, heads=2, hidden=32, decoder=2, queries=6, groups=2, denoising=2),
@@ -39,21 +38,8 @@ def task(head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_picture_is_found_as_it_is_alone_and_teaches_what_it_teaches_alone(head):
-    t, parts = task(head), task(head)
-    whole = t(together(*HARD), 3)
-    whole.loss.backward()
-    alone = [together(one) for one in HARD]
-    totals = parts.count(alone, 3, torch.device("cpu")).totals
-    losses = []
-    for i, batch in enumerate(alone):
-        losses.append(parts(batch, 3, i, totals).loss)
-        losses[-1].backward()
-    assert whole.loss.isfinite()
-    assert all(loss > 0 for loss in losses)
-    torch.testing.assert_close(sum(losses), whole.loss, atol=1e-5, rtol=1e-5)
-    for (name, a), b in zip(t.named_parameters(), parts.parameters(), strict=True):
-        if a.grad is not None:
-            torch.testing.assert_close(b.grad, a.grad, atol=1e-5, rtol=1e-3, msg=name)
+    t, alone = task(head), [together(one) for one in HARD]
+    check_parts_teach_as_the_whole(t, task(head), together(*HARD), alone)
     finder = t.eval().heads["detect"]
     beside = finder.predict(t.features(together(*HARD), 0))
     for i, batch in enumerate(alone):
@@ -86,30 +72,11 @@ def test_crowds_and_what_is_ignored_teach_nothing(head, key):
 
 def learned(head, rows):
     """Of some of the pictures: the loss, and the gradients."""
-    t = task(head)
-    out = t(together(*[HARD[i] for i in rows]), 5)
-    out.loss.backward()
-    return {"loss": out.loss.detach()} | {name: p.grad for name, p in t.named_parameters() if p.grad is not None}
-
-
-def work(rank, world, folder):
-    for head in HEADS:
-        found = learned(head, range(2 * rank, 2 * rank + 2))
-        for value in found.values():
-            dist.all_reduce(value)
-            value /= world
-        torch.save(found, folder / f"{head}-{rank}.pt")
+    return taught(task(head), together(*[HARD[i] for i in rows]))
 
 
 def test_two_processes_are_as_one(tmp_path):
-    on_processes(2, work, tmp_path)
-    for head in HEADS:
-        expected = learned(head, range(4))
-        for rank in range(2):
-            found = torch.load(tmp_path / f"{head}-{rank}.pt")
-            assert found.keys() == expected.keys()
-            for name, value in expected.items():
-                torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-3, msg=f"{head} {name}")
+    check_two_processes_are_as_one(tmp_path, HEADS, learned)
 
 
 @pytest.mark.parametrize("head", HEADS)

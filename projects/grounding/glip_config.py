@@ -20,12 +20,10 @@ from typing import Any
 from mmkit.config import Data, Experiment, Run
 from mmkit.config.allowed import HEAD
 from mmkit.config.as_json import rebuild
-from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
-from mmkit.data.objects import object_names
+from mmkit.data.objects import classes_in
 from mmkit.data.openmoji.kinds import emoji_names, first_kinds
 from mmkit.data.openmoji.scenes import Scenes
-from mmkit.data.records import Source
 from mmkit.data.sources.joined import Joined
 from mmkit.data.sources.open import Want, open_source
 from mmkit.errors import UserError
@@ -85,8 +83,7 @@ def own(
     said = any("phrases" in found[row].targets for row in range(min(len(found), 100)))
     if told and not said:
         raise UserError(f"{train}: told={told} is of captions with phrases, and these data have none")
-    names = () if said else names_of(found, train)
-    ids = tuple(getattr(found, "object_ids", None) or ()) if names else ()
+    names, ids = ((), ()) if said else classes_in(found, train)
     evals = {}
     if test is not None:
         measured = partial(open_source, spec=test, wants=WANTED, images=test_images, split=test_split)
@@ -114,17 +111,6 @@ def form_of(start: str) -> partial[Any]:
     head = read_json(file)["heads"].get("ground") if file.is_file() else None
     made = None if head is None else rebuild(head, HEAD)
     return made if made is not None and made.func is GLIP else partial(SMALL, scales=(2.0, 1.0, 0.5))
-
-
-def names_of(source: Source, name: str) -> tuple[str, ...]:
-    """The names of the classes that a source says, or that its boxes have; UserError where they have none."""
-    found = object_names(source)
-    if found is None:
-        labels = {label for row in range(len(source)) for label in boxes_in(source[row].targets).labels}
-        if not labels or not all(isinstance(label, str) for label in labels):
-            raise UserError(f"{name}: its boxes have no names, so that no words ask for them; give each a name")
-        found = sorted(map(str, labels))
-    return tuple(found)
 
 
 def _small(

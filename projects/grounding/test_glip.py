@@ -6,13 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmkit.data.images.transforms import EvalTransform
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Grounds
 from mmkit.heads.boxes.objects import Objects
 from mmkit.inference.detecting import finder_of
-from mmkit.inference.predictor import Predictor
 from mmkit.nn.boxes import iou
 from mmkit.task import Task
 from mmkit.types import Batch, Tokens
@@ -20,7 +18,14 @@ from projects.grounding import glip as module
 from projects.grounding.glip import GLIP
 from projects.grounding.guessing import guessed
 from projects.grounding.losses import focal
-from projects.grounding.test_head import NAMES, Letters, batch, pictures, prompts
+from projects.grounding.test_head import (
+    NAMES,
+    batch,
+    check_it_learns_scenes_by_heart,
+    pictures,
+    predictor,
+    prompts,
+)  # fmt: skip
 from projects.grounding.test_head import task as towers_task
 
 ROWS = [["cat", "dog"], ["st. bernard", "red canoe", "cat"], ["dog"]]
@@ -32,10 +37,6 @@ def task(**more):
     own = {"width": 16, "depth": 1, "heads": 2, "text_heads": 2, "scales": (2.0, 1.0), "anchor": 2.0, **more}
     torch.manual_seed(1)
     return Task(t.model, {"ground": GLIP(t.model.spec, NAMES, **own)}, momentum=None)
-
-
-def predictor(t):
-    return Predictor(t.model, dict(t.heads.items()), Letters(), EvalTransform(size=(32, 48)), max_tokens=20, threads=1)
 
 
 def three():
@@ -236,23 +237,7 @@ def test_what_captions_tell_of_is_learned_where_the_head_finds_it():
 
 @pytest.mark.slow
 def test_it_overfits_its_scenes_and_tells_phrases_apart():
-    t = task(width=32, scales=(1.0,), anchor=2.5)
-    rows = [["cat", "dog", "red canoe"], ["dog", "red canoe", "cat"], ["red canoe", "cat", "dog"]]
-    boxes = [[2, 3, 20, 17], [25, 8, 45, 30], [10, 10, 30, 28], [4, 2, 30, 14]]
-    made = batch(rows, boxes, [1, 0, 1, 2], [0, 0, 1, 2])
-    optimiser = torch.optim.AdamW(t.parameters(), lr=3e-3, weight_decay=0)
-    for step in range(110):
-        optimiser.zero_grad()
-        t(made, step).loss.backward()
-        torch.nn.utils.clip_grad_norm_(t.parameters(), 0.5)
-        optimiser.step()
-    t.eval()
-    finder = finder_of(predictor(t), phrases=["cat", "dog", "red canoe"])
-    found = finder.predict(t.features(made, 0))
-    sure = found.scores > 0.5
-    said = [(int(of), finder.classes[label]) for of, label in zip(found.of[sure], found.labels[sure], strict=True)]
-    assert sorted(set(said)) == [(0, "cat"), (0, "dog"), (1, "red canoe"), (2, "dog")]
-    assert (iou(found.boxes[sure], torch.tensor(boxes).float()).amax(1) > 0.6).all()
+    check_it_learns_scenes_by_heart(task(width=32, scales=(1.0,), anchor=2.5), steps=110, sure=0.5)
 
 
 def test_what_it_refuses():
