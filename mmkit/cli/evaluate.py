@@ -298,7 +298,7 @@ def _write_class_files(args: argparse.Namespace, result: ZeroShotResult) -> None
 
     if rank() == 0 and args.confusion is not None:
         again = result.reranked is not None
-        save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again))
+        save_confusion(args.confusion, result.class_names, result.confusion(again), result.named(again), result.shown)
     if rank() == 0 and args.per_class is not None:
         result.write_per_class(args.per_class)
 

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkit.data.collate import Sample
 from mmkit.data.records import Source
-from mmkit.data.video.frames import Frames
-from mmkit.data.video.opening import open_for
-from mmkit.data.video.samplers import Views, views_named
-from mmkit.data.video.transforms import ClipTransform
-from mmkit.data.video.views import check_views, views_of
+from mmkit.data.video.opening import open_for, shown_as
+from mmkit.data.video.samplers import views_named
+from mmkit.data.video.views import check_views
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, finite, pixels_of
+from mmkit.evals.evaluator import Evaluator
 from mmkit.evals.labels import unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.results.zeroshot import ZeroShotResult
 from mmkit.evals.zeroshot import best_of, found_in, labels_at
 from mmkit.inference.predictor import Predictor
+from mmkit.inference.sorting import chances, seen_in
 from mmkit.types import Pixels
 
 
@@ -63,28 +60,17 @@ class ImageClasses(Evaluator):
     def evaluate(self, predictor: Predictor) -> ZeroShotResult:
         """UserError for a label that is no class, and a picture that cannot be read, unless ``bad`` leaves it out."""
         head, source, labels = self.needs(predictor)
-        k, views = min(5, len(head.classes)), views_named(self.views or "1x1")
-        seen = pixels_of(predictor, source) if self.views is None else partial(_seen, predictor, source, views)
+        k, views = min(5, len(head.classes)), None if self.views is None else views_named(self.views)
+        transform = predictor.transform
 
-        def logits_of(rows: Sequence[int], made: Sequence[Pixels]) -> Tensor:
-            samples = [Sample(pixels=pixels, image_id=row, key="") for row, pixels in zip(rows, made, strict=True)]
-            with predictor.inference():
-                return finite(head.predict(predictor.features(samples)), "class scores").cpu()
+        def seen(row: int) -> list[Pixels]:
+            return seen_in(transform, open_for(transform, source[row]), views)
 
-        def work(rows: Sequence[int], made: Sequence[Any]) -> dict[str, Tensor]:
-            each = [made] if self.views is None else list(zip(*made, strict=True))
-            logits = torch.stack([logits_of(rows, one) for one in each])
-            chances = logits.softmax(2).mean(0) if views.softmax else logits.mean(0).softmax(1)
-            return best_of(chances, k, labels_at(labels, rows))
+        def work(rows: Sequence[int], made: Sequence[list[Pixels]]) -> dict[str, Tensor]:
+            return best_of(chances(predictor, head, made, views), k, labels_at(labels, rows))
 
         passed = self.passed(self.parts(predictor, len(source), seen, work))
-        found = replace(found_in(tuple(head.classes), labels, passed, by="classifier"), views=self.views)
+        found = found_in(tuple(head.classes), labels, passed, by="classifier", shown=shown_as(transform))
+        found = replace(found, views=self.views)
         save_predictions(self.predictions, lambda: found.predictions(source))
         return found
-
-
-def _seen(predictor: Predictor, source: Source, views: Views, row: int) -> list[Pixels]:
-    """The views of a clip, or of a picture as a clip of one frame."""
-    transform = predictor.transform
-    assert isinstance(transform, ClipTransform)
-    return views_of(views, transform, cast(Frames, open_for(transform, source[row])))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mmkit.data.records import Source
+from mmkit.data.video.opening import shown_as
 from mmkit.evals.evaluator import Passed, Reranks, encode_texts, finite, joined, own_units, pixels_of, together
 from mmkit.evals.intervals import clustered
 from mmkit.evals.pairs import Pairs
@@ -111,6 +112,7 @@ class Retrieval(Reranks):
             rates=of_each(lambda at, _: recall_of(at)), intervals=of_each(lambda at, w: _intervals(at, w, pairs)),
             chance={rule: {w: relevant[w][rule].chance() for w in NAMES} for rule in AGAIN}, left_out=passed.left_out,
             protocol=self._told(pairs), ranks={} if self.protocol is None else of_each(lambda at, _: ranks_of(at)),
+            shown=shown_as(predictor.transform),
         )  # fmt: skip
 
     def _told(self, pairs: Pairs) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmkit.data.labels import own_names
 from mmkit.data.records import Source
+from mmkit.data.video.opening import shown_as
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Passed, Reranks, finite, pixels_of
 from mmkit.evals.labels import read_classes, unlabelled, with_classes
@@ -141,7 +142,8 @@ class ZeroShot(Reranks):
 
         passed = self.passed(self.parts(predictor, len(source), pixels_of(predictor, source), work))
         by: By = "matching head" if bank is None else "joint space"
-        return replace(found_in(names, labels, passed, by), rerank_top=self.rerank_top)
+        found = found_in(names, labels, passed, by, shown_as(predictor.transform))
+        return replace(found, rerank_top=self.rerank_top)
 
 
 def _matching(predictor: Predictor, image: Tokens, prompts: TokenBank, chosen: Tensor, classes: int) -> Tensor:
@@ -174,8 +176,12 @@ def labels_at(labels: Tensor | None, rows: Sequence[int]) -> Tensor | None:
     return None if labels is None else labels[list(rows)]
 
 
-def found_in(names: tuple[str, ...], labels: Tensor | None, found: Passed[dict[str, Tensor]], by: By) -> ZeroShotResult:
+def found_in(
+    names: tuple[str, ...], labels: Tensor | None, found: Passed[dict[str, Tensor]], by: By, shown: str
+) -> ZeroShotResult:  # fmt: skip
     """What was found of all batches together, by the names of the result's own parts."""
     parts: dict[str, Any] = {name: torch.cat([part[name] for part in found.found]) for name in found.found[0]}
     own = labels_at(labels, found.rows)
-    return ZeroShotResult(class_names=names, labels=own, rows=found.rows, left_out=found.left_out, by=by, **parts)
+    return ZeroShotResult(
+        class_names=names, labels=own, rows=found.rows, left_out=found.left_out, by=by, shown=shown, **parts
+    )

@@ -27,14 +27,16 @@ from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.text_files import stable_id
 from mmkit.data.texts.answers.rules import choices
 from mmkit.data.texts.protocol import Kind, Tokenizer
+from mmkit.data.video.samplers import views_named
 from mmkit.encoders.decoding import Decoding
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.base import Answers, Captions, Classifies, Matches, Writes, reads_words
+from mmkit.heads.base import Answers, Captions, Classifies, Matches, Writes
 from mmkit.inference.answering import Answering, candidates_of
 from mmkit.inference.captioning import Captioning, captioning
 from mmkit.inference.detecting import Found, objects_in
 from mmkit.inference.inputs import Encoder, Picture, many_pictures, many_texts, open_seen, pairs_of
+from mmkit.inference.sorting import sorted_into, sorter_of, told
 from mmkit.inference.tokens import TokenBank
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.ranks import rank
@@ -152,21 +154,16 @@ class Predictor:
         return found
 
     def classify(
-        self, images: Iterable[Picture] | Tensor, *, top: int = 5, head: str | None = None, batch_size: int = 64
-    ) -> list[list[tuple[str, float]]]:
+        self, images: Iterable[Picture] | Tensor, *, top: int = 5, head: str | None = None, batch_size: int = 64,
+        views: str | None = None,
+    ) -> list[list[tuple[str, float]]]:  # fmt: skip
         """The classes of each picture, best first, with their probabilities, by the head that sorts pictures alone.
 
-        UserError where the model has none, or several and ``head`` names none of them.
+        views: of a clip, several whose answers are averaged, by name: "4x3", see ``data.video.views``. UserError where
+        the model has no such head, or several and ``head`` names none of them, and for views of a model of pictures.
         """
-        sorter = self.sorter(head)
-        found: list[list[tuple[str, float]]] = []
-        for read in reading(many_pictures(images), self.pixels, batch_size=batch_size, threads=self.threads):
-            samples = [Sample(pixels=pixels, image_id=0, key="") for pixels in read.made]
-            with self.inference():
-                best = sorter.predict(self.features(samples)).softmax(1).topk(min(top, len(sorter.classes)))
-            for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                found.append([(sorter.classes[i], value) for i, value in zip(numbers, values, strict=True)])
-        return found
+        named = None if views is None else views_named(views)
+        return list(sorted_into(self, images, top, head, batch_size, named))
 
     def detect(
         self, images: Iterable[Picture] | Tensor, head: str | None = None, batch_size: int = 64,
@@ -307,25 +304,12 @@ class Predictor:
         """
         if (found := next((head for head in self.heads.values() if isinstance(head, can)), None)) is None:
             lacks = lacks or f"has no head that {can.__name__.lower()}"
-            raise UserError(f"this model {lacks}; its heads are: {self._told_heads()}. {hint}".rstrip(". "))
+            raise UserError(f"this model {lacks}; its heads are: {told(self.heads)}. {hint}".rstrip(". "))
         return found
 
-    def sorter(self, name: str | None = None) -> Any:
+    def sorter(self, name: str | None = None) -> Classifies:
         """The head of this name, or the only one, that sorts pictures alone; UserError with those that there are."""
-        able = {own: head for own, head in self.heads.items() if isinstance(head, Classifies) and not reads_words(head)}
-        if name is None and len(able) == 1:
-            return next(iter(able.values()))
-        if name in able:
-            return able[name]
-        wanted = "one head that" if name is None else f"a head {name!r} that"
-        raise UserError(
-            f"this needs {wanted} sorts pictures alone into classes; this model's heads are: {self._told_heads()}. "
-            "Train one with configs/pretrain/classify.py; a model that compares pictures with names is measured by "
-            "mmkit zeroshot"
-        )
-
-    def _told_heads(self) -> str:
-        return ", ".join(f"{name} ({type(head).__name__})" for name, head in self.heads.items()) or "none"
+        return sorter_of(self.heads, name)
 
     def can_match(self) -> bool:
         """Whether ``match`` and re-ranking are possible."""

@@ -167,7 +167,7 @@ def test_after_re_ranking_picture_and_table_are_of_that(folder, tmp_path, monkey
     run(*arguments)
     run(*arguments, "--rerank", 5, "--per-class", tmp_path / "c.csv")
     found = json.loads((tmp_path / "z.json").read_text())
-    assert [args[3] for args in drawn] == ["joint space", "re-ranked top 5"]
+    assert [args[3:] for args in drawn] == [("joint space", "pictures"), ("re-ranked top 5", "pictures")]
     rates = [float(args[2].diag().sum()) / 12 for args in drawn]
     assert rates == [pytest.approx(found["top1"]), pytest.approx(found["rerank"]["top1"])]
     assert not torch.equal(drawn[0][2], drawn[1][2])

@@ -61,6 +61,16 @@ def test_the_rates_are_those_of_the_heads_own_order():
         assert list(row["scores"].values()) == pytest.approx([value for _, value in found], abs=1e-6)
 
 
+def test_scores_that_are_no_numbers_and_no_classes_at_all_are_refused():
+    model = sorting()
+    with pytest.raises(UserError, match="top=0: must be at least 1"):
+        model.classify([Pictures()[0].image], top=0)
+    assert model.classify([]) == []
+    next(iter(model.heads["class"].parameters())).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="class scores hold values that are not finite"):
+        model.classify([Pictures()[0].image])
+
+
 def test_which_head_sorts():
     two = sorting(heads=("a", "b"))
     with pytest.raises(UserError, match=r"needs one head that .* heads are: a \(ImageClassify\), b"):

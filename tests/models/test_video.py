@@ -123,6 +123,7 @@ def test_the_mean_of_frames_is_that_of_the_picture_s_embeddings():
         over_frames(over, "4")
     found = Retrieval(source=Moving(n=6, kinds=30)).evaluate(over)
     assert (found.images, found.texts) == (6, 6)
+    assert found.table().title == "retrieval: 6 clips, 6 texts"
 
 
 def test_every_form_of_a_clip_gives_one_embedding(tmp_path):

@@ -33,6 +33,11 @@ def reads_clips(transform: object) -> bool:
     return bool(getattr(transform, "reads_clips", False))
 
 
+def shown_as(transform: object) -> str:
+    """What a model is shown, in a title: "pictures", or "clips"."""
+    return "clips" if reads_clips(transform) else "pictures"
+
+
 def reader_of(transform: object) -> Reader:
     """By which library a transform wants videos to be read."""
     found: Reader = getattr(transform, "reader", "pyav")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmkit.data.records import Source
+from mmkit.data.video.opening import shown_as
 from mmkit.encoders.decoding import Decoding
 from mmkit.errors import UserError
 from mmkit.evals.captions.scores import Written, bleu, cider_d, rouge_l
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 class CaptionsResult:
     """captions: one of each picture, names: the pictures'. scores: bleu1 to bleu4 and rouge_l, 0 to 1, and cider_d.
 
-    references: how many captions of people a picture has, the fewest and the most.
+    references: how many captions of people a picture has, the fewest and the most. shown: "pictures" or "clips", for
+    titles.
     """
 
     names: Sequence[str]
@@ -40,6 +42,7 @@ class CaptionsResult:
     scores: Mapping[str, float]
     references: tuple[int, int]
     left_out: int | None = None
+    shown: str = "pictures"
 
     def metrics(self) -> dict[str, float]:
         """The scores with ``n`` pictures and the mean number of words; without references ``n`` alone."""
@@ -59,7 +62,7 @@ class CaptionsResult:
 
         fewest, most = self.references
         several = f"{most} references each" if fewest == most else f"{fewest} to {most} references each"
-        table = Table(title=f"captions of {len(self.captions)} pictures, {several}")
+        table = Table(title=f"captions of {len(self.captions)} {self.shown}, {several}")
         table.add_column("score")
         table.add_column("x 100", justify="right")
         names = {f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)} | {"rouge_l": "ROUGE-L", "cider_d": "CIDEr-D"}
@@ -114,7 +117,7 @@ class WrittenCaptions(Evaluator):
         captions = [text for part in passed.found for text in part]
         result = CaptionsResult(
             names=pairs.names, captions=captions, scores=scores_of(captions, pairs),
-            references=_fewest_and_most(pairs), left_out=passed.left_out,
+            references=_fewest_and_most(pairs), left_out=passed.left_out, shown=shown_as(predictor.transform),
         )  # fmt: skip
         save_predictions(self.predictions, result.rows)
         return result

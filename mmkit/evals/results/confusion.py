@@ -42,10 +42,10 @@ def shown_classes(matrix: Tensor, most: int = MOST) -> list[int]:
     return sorted([*chosen, *(i for i in filled if i not in chosen)][:most])
 
 
-def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "") -> Image.Image:
+def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "", what: str = "pictures") -> Image.Image:
     """The picture. matrix: (C, C) int64, how many pictures of the row's class were taken for the column's.
 
-    by: what took them for that, for the title.
+    by: what took them for that; what: what they are; for the title.
     """
     shown = shown_classes(matrix)
     pairs = confused_pairs(matrix)[:PAIRS]
@@ -55,7 +55,7 @@ def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "") -> Image.
     image = Image.new("RGB", (width, max(top + side, top + LINE * (PAIRS + 2)) + GAP), WHITE)
     pen = ImageDraw.Draw(image)
     total, right = int(matrix.sum()), int(matrix.diag().sum())
-    title = f"{by}{': ' if by else ''}{right} of {total} pictures right"
+    title = f"{by}{': ' if by else ''}{right} of {total} {what} right"
     if len(shown) < len(names):
         title += f"; {len(shown)} of {len(names)} classes, those confused most"
     pen.text((GAP, 8), title, fill=INK, font=font(title))
@@ -67,9 +67,11 @@ def draw_confusion(names: Sequence[str], matrix: Tensor, by: str = "") -> Image.
     return image
 
 
-def save_confusion(path: Path, names: Sequence[str], matrix: Tensor, by: str = "") -> None:
+def save_confusion(
+    path: Path, names: Sequence[str], matrix: Tensor, by: str = "", what: str = "pictures"
+) -> None:  # fmt: skip
     """Draw it into a file; UserError where it cannot be written."""
-    save_picture(draw_confusion(names, matrix, by), path)
+    save_picture(draw_confusion(names, matrix, by, what), path)
 
 
 def _names(image: Image.Image, pen: ImageDraw.ImageDraw, names: Sequence[str], left: int, top: int) -> None:

@@ -56,7 +56,8 @@ class RetrievalResult:
     picture as a group (``clustered``). chance: of a random order by both rules. by: what the rates were sorted by.
     judged: what re-ranking did, for each direction. held_bytes: image tokens that waited for matching, of all
     processes. left_out: pictures that could not be read; None where the first one ends it. protocol: its name, "" for
-    none; ranks: with one, the median and the mean rank by the names of ``rates``.
+    none; ranks: with one, the median and the mean rank by the names of ``rates``. shown: "pictures" or
+    "clips", for titles.
     """
 
     images: int
@@ -71,6 +72,7 @@ class RetrievalResult:
     by: Literal["joint space", "matching head"] = "joint space"
     protocol: str = ""
     ranks: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    shown: str = "pictures"
 
     def metrics(self) -> dict[str, float]:
         """``t2i_r1``, ..., ``i2t_r10``, their mean ``r_mean``, ``rerank.*``, ``images``, ``texts``, ``chance_r1``.
@@ -115,7 +117,7 @@ class RetrievalResult:
         """R@k of both ways, with re-ranking, the published rule and chance below."""
         from rich.table import Table
 
-        what = f"{self.protocol}: {self.images} clips" if self.protocol else f"retrieval: {self.images} pictures"
+        what = f"{self.protocol}: {self.images} clips" if self.protocol else f"retrieval: {self.images} {self.shown}"
         table = Table(title=f"{what}, {self.texts} texts", title_justify="left")
         table.add_column("")
         of_ranks = ("median rank", "mean rank") if self.ranks else ()

@@ -34,7 +34,7 @@ class ZeroShotResult:
     whether the label is the first, and among the first five, see ``hits_at``. reranked: (n,) int64, the class after
     re-ranking; rerank_hits: (n,) float64, whether it is right. rows: the numbers of the n pictures in the source.
     left_out: how many could not be read; None where the first one ends the evaluation. views: of clips, how many of
-    each were averaged, by name; None = one.
+    each were averaged, by name; None = one. shown: what was sorted, "pictures" or "clips", for titles.
     """
 
     class_names: tuple[str, ...]
@@ -49,6 +49,7 @@ class ZeroShotResult:
     rerank_hits: Tensor | None = None
     left_out: int | None = None
     views: str | None = None
+    shown: str = "pictures"
 
     @property
     def n(self) -> int:
@@ -195,7 +196,7 @@ class ZeroShotResult:
 
         what = "classification" if self.by == "classifier" else "zero-shot"
         several = f", the mean of {self.views} views each" if self.views is not None else ""
-        title = f"{what}: {self.n} pictures, {len(self.class_names)} classes{several}"
+        title = f"{what}: {self.n} {self.shown}, {len(self.class_names)} classes{several}"
         table = Table(title=title, title_justify="left")
         for column in ("", "top-1", "95 % interval", "top-5"):
             table.add_column(column, justify="left" if not column else "right")

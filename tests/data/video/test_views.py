@@ -106,9 +106,19 @@ def test_the_logits_of_all_views_are_averaged_or_their_probabilities():
         found = ImageClasses(source=source, views=name, batch_size=2).evaluate(predictor)
         torch.testing.assert_close(found.scores, wanted.sort(1, descending=True).values)
         assert found.to_json()["views"] == name
-        assert name in str(found.table().title)
+        assert f"classification: 3 clips, 3 classes, the mean of {name} views each" in str(found.table().title)
+        for one, chances in zip(predictor.classify(clips, views=name, top=3, batch_size=2), wanted, strict=True):
+            assert [kind for kind, _ in one] == [head.classes[i] for i in chances.argsort(descending=True)]
+            assert [value for _, value in one] == pytest.approx(sorted(chances.tolist(), reverse=True), rel=1e-5)
     alone = ImageClasses(source=source, batch_size=2).evaluate(predictor)
     assert "views" not in alone.to_json()
+    assert predictor.classify(clips) != predictor.classify(clips, views="2x3")
+    with pytest.raises(UserError, match="give CLIPSxCROPS"):
+        predictor.classify(clips, views="two")
+    predictor.transform = EvalTransform(size=8)
+    with pytest.raises(UserError, match="this model reads pictures"):
+        predictor.classify(clips, views="2x3")
+    predictor.transform = transform
     same = ImageClasses(source=source, views="1x1").evaluate(predictor)
     torch.testing.assert_close(same.scores, alone.scores)
 

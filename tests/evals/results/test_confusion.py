@@ -69,3 +69,7 @@ def test_the_title_says_what_was_confused(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
     save_confusion(tmp_path / "c.png", NAMES, MATRIX, "re-ranked top 3")
     assert said[0].startswith("re-ranked top 3: ")
+    assert " pictures right" in said[0]
+    said.clear()
+    save_confusion(tmp_path / "c.png", NAMES, MATRIX, what="clips")
+    assert " clips right" in said[0]
