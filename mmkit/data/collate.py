@@ -63,7 +63,8 @@ class Collator:
     def _pictures(self, pictures: Sequence[Pixels]) -> dict[str, Any]:
         """What a batch says of its pictures."""
         raw = [picture for picture in pictures if isinstance(picture, RawPixels)]
-        if len(raw) < len(pictures) or any(picture.normalise != raw[0].normalise for picture in raw):
+        said = {id(picture.normalise): picture.normalise for picture in raw}.values()  # as a rule one object
+        if len(raw) < len(pictures) or any(normalise != raw[0].normalise for normalise in said):
             raw, floats = [], [p.normalised() if isinstance(p, RawPixels) else p for p in pictures]
         pixels, mask = stack_pixels([picture.bytes for picture in raw] or floats, self.canvas)
         boxes = [picture.erased for picture in raw]

@@ -21,10 +21,13 @@ from mmkit.data.images.planar import Planar
 Box = tuple[int, int, int, int]
 
 
-def to_planes(image: Image.Image) -> Tensor:
-    """RGB picture to (3, h, w) uint8."""
+def to_planes(image: Image.Image, mirrored: bool = False) -> Tensor:
+    """RGB picture to (3, h, w) uint8. mirrored: left and right exchanged."""
     if isinstance(image, Planar) and (planes := image.planes) is not None:
-        return torch.from_numpy(planes.copy())
+        own = torch.from_numpy(planes)
+        return own.flip(2) if mirrored else own.clone()
+    if mirrored:
+        return to_planes(image).flip(2)
     # in NumPy, which starts no threads: many readers and workers do this at the same time
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 

@@ -40,7 +40,13 @@ Triple = tuple[float, float, float]
 
 def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> RawPixels:
     """RGB picture to (3, h, w) uint8, with how it is normalised."""
-    return RawPixels(to_planes(image), Normalise(mean=mean, std=std, factor=factor))
+    return RawPixels(to_planes(image), _normalise(tuple(mean), tuple(std), factor))
+
+
+@cache
+def _normalise(mean: Triple, std: Triple, factor: float) -> Normalise:
+    """One for all pictures that are normalised alike."""
+    return Normalise(mean=mean, std=std, factor=factor)
 
 
 def look(transform: Any, *given: Any) -> Any:
@@ -201,13 +207,13 @@ class TrainTransform:
         """A picture by what was drawn; one that is squashed whole is what evaluation sees."""
         height, width = height_width(self.size)
         if self.scale == (1.0, 1.0):
-            planes = to_planes(resized(image, (width, height), "bicubic"))
+            planes = to_planes(resized(image, (width, height), "bicubic"), is_mirrored)
         else:
             planes = resized_crop(image, crop, width, height)
-        planes = planes.flip(2) if is_mirrored else planes
+            planes = planes.flip(2) if is_mirrored else planes
         if self.randaugment is not None:
             planes = RandAugment(*self.randaugment).applied(planes, changes)
-        return RawPixels(planes, Normalise(mean=self.mean, std=self.std, factor=FACTOR), erased)
+        return RawPixels(planes, _normalise(tuple(self.mean), tuple(self.std), FACTOR), erased)
 
     def for_eval(self) -> EvalTransform:
         """The evaluation transform with the same size and normalisation."""

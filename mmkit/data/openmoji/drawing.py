@@ -84,6 +84,11 @@ def _cropped(emoji: str, size: int) -> Image.Image:
     return whole.crop(whole.getbbox())
 
 
+@lru_cache(maxsize=8192)
+def _size(emoji: str, side: int) -> tuple[int, int]:
+    return sprite(emoji, side).size
+
+
 def sides(shares: Sequence[float], size: int) -> list[int]:
     """Sprite sides in pixels, rounded to a few steps so that scaled sprites are used again."""
     step = max(2, size // 24)
@@ -148,10 +153,11 @@ def place(emoji: Sequence[str], shares: Sequence[float], size: int, rng: Random)
         # After many failures the drawings shrink; three large ones may not fit otherwise.
         if attempt % 50 == 0:
             shares = [0.9 * share for share in shares] if attempt else shares
-            shapes = [sprite(e, side).size for e, side in zip(emoji, sides(shares, size), strict=True)]
+            shapes = [_size(e, side) for e, side in zip(emoji, sides(shares, size), strict=True)]
+            rooms = [(width, height, size - width + 1, size - height + 1) for width, height in shapes]
         boxes: list[tuple[int, int, int, int]] = []
-        for width, height in shapes:
-            left, top = int(draw() * (size - width + 1)), int(draw() * (size - height + 1))
+        for width, height, across, down in rooms:
+            left, top = int(draw() * across), int(draw() * down)
             box = left, top, left + width, top + height
             if boxes and not _fits(box, boxes):
                 break

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mmkit.data.texts.language import is_english_or_chinese
 
@@ -87,7 +88,8 @@ def swap_left_right(caption: str) -> str | None:
     return None if edits is None else edited(caption, edits)
 
 
-def swaps(caption: str) -> list[Edit] | None:
+@lru_cache(maxsize=4096)
+def swaps(caption: str) -> Sequence[Edit] | None:
     """What ``swap_left_right`` changes, in order."""
     if not is_english_or_chinese(caption) or _LETTERS.search(caption):
         return None
@@ -95,7 +97,7 @@ def swaps(caption: str) -> list[Edit] | None:
     if chinese is None:
         return None
     english = _english(edited(caption, chinese)) if _ENGLISH.search(caption) else []  # of one length with the caption
-    return None if english is None else sorted(chinese + english)
+    return None if english is None else tuple(sorted(chinese + english))
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class SentencePieceTokenizer:
             )
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = frozenset(ids)
+        self._ids = lru_cache(maxsize=4096)(self._encoded)
         self._surfaces = [self._surface(i) for i in range(self.vocab_size)]
 
     @classmethod
@@ -78,7 +80,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, max_tokens: int | None, kind: Kind = "caption") -> list[int]:
         """See ``Tokenizer``."""
-        return [self.cls_id, *self._processor.encode(valid(text))][:max_tokens]
+        return [self.cls_id, *self._ids(text)][:max_tokens]
 
     def encode_with_offsets(
         self, text: str, max_tokens: int | None, kind: Kind = "caption"
@@ -114,6 +116,9 @@ class SentencePieceTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["model"])  # type: ignore[misc]
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self._processor.encode(valid(text)))
 
     def _surface(self, number: int) -> bytes | None:
         """What a piece spells, as ``word_starts`` takes it."""

@@ -41,3 +41,10 @@ def test_planes_are_read_without_pillows_memory(planar):
 def test_what_is_drawn_on_it_is_seen(planar):
     ImageDraw.Draw(planar).point((2, 1), (1, 2, 3))
     assert to_planes(load_image(planar))[:, 1, 2].tolist() == [1, 2, 3]
+
+
+def test_mirrored_planes(planar):
+    plain = Image.fromarray(np.ascontiguousarray(PLANES.transpose(1, 2, 0)))
+    for image in (planar, plain):
+        assert (to_planes(image, mirrored=True).numpy() == PLANES[:, :, ::-1]).all()
+        assert (to_planes(image).numpy() == PLANES).all()
