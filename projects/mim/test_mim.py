@@ -214,13 +214,26 @@ def test_simmim_is_the_absolute_error_of_hidden_pixels():
     guess = torch.stack([t[~h].unflatten(1, (3, 64)).mean((0, 2)) for t, h in zip(true, mark, strict=True)])
     wanted = (true - guess.repeat_interleave(64, 1)[:, None])[mark].abs().mean()
     torch.testing.assert_close(out.logs["mean_colour"], wanted)
+    torch.testing.assert_close(out.logs["absolute"], error.detach())
     torch.testing.assert_close(
         absolute_error(torch.ones(1, 2, 6), torch.zeros(1, 2, 6)), torch.tensor(12 / 4.00001 / 3)
     )
 
 
+def test_simmim_adds_what_was_asked_of_the_squared_error():
+    task = sees(lambda spec: SimMIM(spec, cell=16, squared=0.5))
+    f, head = task.features(pictures(), 3), task.heads["mim"]
+    out, shown = head(f), head.reconstruct(f)
+    apart = (shown.pixels - f.batch.pixels)[shown.hidden[:, None].expand(-1, 3, -1, -1)]
+    torch.testing.assert_close(out.loss, apart.abs().mean() + 0.5 * apart.square().mean())
+    torch.testing.assert_close(out.logs["absolute"], apart.abs().mean().detach())
+
+
 def test_simmim_names_what_fits():
     spec = vision_tiny().spec
+    for wrong in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"squared={wrong}"):
+            SimMIM(spec, cell=8, squared=wrong)
     with pytest.raises(UserError, match="cell=12: no multiple of the patch, 8x8"):
         SimMIM(spec, cell=12)
     with pytest.raises(UserError, match="ratio=1"):
