@@ -7,20 +7,20 @@ work. The teacher's views are the same, through the averaged copy and without gr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mmkit.chunks import in_chunks, joined, split
+from mmkit.chunks import in_chunks, joined, side_by_side, split
 from mmkit.draws import Draws
 from mmkit.errors import UserError
 from mmkit.exchange import rows_of_all
 from mmkit.look import look_again
-from mmkit.protocol import Context
+from mmkit.protocol import Context, check_layers
 from mmkit.ranks import gather, gather_with_grad, rank, world_size
-from mmkit.types import Batch, Fused, Hole, MaskedText, ModelSpec, SecondLook, Tokens
+from mmkit.types import Batch, Fused, Hole, MaskedText, SecondLook, Tokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,15 +54,14 @@ class Features:
 
     ``step`` is the optimizer step; ``alpha`` the weight of the teacher's soft targets at this step; ``teacher`` the
     same views through the averaged model, or None. ``before``: samples of the step, of all ranks, in the micro-batches
-    before this one. ``layers``: of the image tower, which the one pass through it keeps. Tensors are on the model's
-    device; pixels are float32, normalised.
+    before this one. ``layers``: of the image tower, which the one pass through it keeps. ``hides``: a head will ask for
+    ``masked`` too. Tensors are on the model's device; pixels are float32, normalised.
     """
 
     def __init__(
-        self, model: Any, batch: Batch, step: int = 0, *, alpha: float = 0.0,
-        teacher: Features | None = None,
+        self, model: Any, batch: Batch, step: int = 0, *, alpha: float = 0.0, teacher: Features | None = None,
         twins: dict[nn.Module, nn.Module] | None = None, seed: int = 0, before: int = 0, layers: Collection[str] = (),
-        chunks: int = 1,
+        chunks: int = 1, hides: bool = False,
     ) -> None:  # fmt: skip
         self.model = model  # the Model protocol, which a module's type cannot express
         self.batch = batch.normalised()
@@ -75,8 +74,9 @@ class Features:
         self._kept: dict[Hashable, Any] = {}
         self._brought: dict[tuple[str, Tensor], Tokens] = {}
         self._wanted = layers
-        self._chunks = chunks
+        self._chunks, self._hides = chunks, hides
         self._layers: dict[str, Tokens] = {}
+        self._hidden: Tokens | None = None
         device = batch.pixels.device.type
         self._precision: dict[str, Any] = {
             "device_type": device, "enabled": torch.is_autocast_enabled(device),
@@ -160,7 +160,11 @@ class Features:
 
     @_view
     def text(self) -> Tokens:
-        """Text tokens (B, L, D), before fusion."""
+        """Text tokens (B, L, D), before fusion; by one pass with those of the masked text, where that will be read."""
+        if self._hides and self._hidden is None:
+            both = partial(side_by_side, self.model.encode_text)
+            text, self._hidden = self.chunked(both, self.ids, self.masked_text.ids, self.mask)
+            return text
         return self.chunked(self.model.encode_text, self.ids, self.mask)
 
     @_view
@@ -223,7 +227,9 @@ class Features:
     def masked(self) -> Tensor:
         """The fused states at the hidden positions of the masked text, with the true image: (N, D)."""
         masked = self.masked_text
-        states_BMD = self._read(self.chunked(self.model.encode_text, masked.ids, self.mask), masked.positions).text.x
+        if self._hidden is None:
+            self._hidden = self.chunked(self.model.encode_text, masked.ids, self.mask)
+        states_BMD = self._read(self._hidden, masked.positions).text.x
         return states_BMD.flatten(0, 1)[masked.index]
 
     @cached_property
@@ -380,12 +386,6 @@ def _words(of: Tensor | None) -> Tensor:
     if of is None:
         raise UserError("this objective reads words, and this run has pictures alone: give it a tokenizer")
     return of
-
-
-def check_layers(spec: ModelSpec, names: Collection[str]) -> None:
-    """UserError for a layer that the image tower has not."""
-    if unknown := ", ".join(sorted(set(names) - set(spec.layers))):
-        raise UserError(f"no such layer of the image tower: {unknown}; there are: {', '.join(spec.layers) or 'none'}")
 
 
 def alike(f: Features, how: Literal["same", "image", "pair"]) -> Tensor:

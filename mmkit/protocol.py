@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
+from mmkit.errors import UserError
 from mmkit.types import Fused, Hole, ModelSpec, Tokens
 
 
@@ -98,3 +99,9 @@ class ImageTower(Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """As any module."""
+
+
+def check_layers(spec: ModelSpec, names: Collection[str]) -> None:
+    """UserError for a layer that the image tower has not."""
+    if unknown := ", ".join(sorted(set(names) - set(spec.layers))):
+        raise UserError(f"no such layer of the image tower: {unknown}; there are: {', '.join(spec.layers) or 'none'}")

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from mmkit.chunks import check_chunks
 from mmkit.errors import UserError
-from mmkit.features import Features, check_layers
+from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.nn.block import PostNormBlock, PreNormBlock
 from mmkit.nn.ema import EMA
 from mmkit.nn.temperature import Temperature
-from mmkit.protocol import Model
+from mmkit.protocol import Model, check_layers
 from mmkit.ranks import sum_over_ranks, world_size
 from mmkit.seeds import check_seed
 from mmkit.types import Batch, Count, HeadOutput, TaskOutput
@@ -101,7 +101,7 @@ class Task(nn.Module):
         in the whole step, as ``count`` says; None where this is the only micro-batch. The sum over the micro-batches of
         the mean over the ranks of ``loss`` is the loss of one process with the joined batch.
         """
-        f = self.features(batch, step, before)
+        f = self.features(batch, step, before, any(head.needs_masking for head in self._heads().values()))
         outputs = {name: head(f) for name, head in self._heads().items()}
         parts = {_joined(name, part): value for name, out in outputs.items() for part, value in out.parts.items()}
         counts = {name: count for name, (_, count) in parts.items()}
@@ -160,10 +160,10 @@ class Task(nn.Module):
         each = {name: count if isinstance(count, Mapping) else {"": count} for name, count in found.items()}
         return {_joined(name, part): n for name, parts in each.items() for part, n in parts.items() if n is not None}
 
-    def features(self, batch: Batch, step: int, before: int = 0) -> Features:
+    def features(self, batch: Batch, step: int, before: int = 0, hides: bool = False) -> Features:
         """The views of a batch through the model and, where there is one, through its teacher.
 
-        In training of what ``change`` makes of it; both see the same.
+        In training of what ``change`` makes of it; both see the same. hides: whether a head reads the masked text.
         """
         if self.change is not None and self.training:
             batch = self.change(batch, self.seed, step, before)
@@ -171,11 +171,13 @@ class Task(nn.Module):
             Features, batch=batch, step=step, seed=self.seed, before=before, layers=self.layers, chunks=self.chunks
         )
         if self.ema is None:
-            return made(self.model)
+            return made(self.model, hides=hides)
         twins: dict[nn.Module, nn.Module] = {
             head: self.ema[f"heads_{name}"] for name, head in self._heads().items() if head.distilled
         }
-        return made(self.model, alpha=_at(self.alpha, step), teacher=made(self.ema["model"]), twins=twins)
+        alpha = _at(self.alpha, step)
+        teacher = made(self.ema["model"], hides=hides and alpha != 0)
+        return made(self.model, alpha=alpha, teacher=teacher, twins=twins, hides=hides)
 
     @torch.no_grad()
     def after_step(self, carries: Sequence[Carry]) -> None:

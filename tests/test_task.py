@@ -52,6 +52,40 @@ def test_without_a_teacher_nothing_is_said_of_its_weight():
     assert task(alpha=lambda step: step / 10).features(batch(), 3).alpha == 0.3
 
 
+@pytest.mark.parametrize(
+    ("heads", "alpha", "student", "teacher"),
+    [
+        (("itc", "itm", "mlm"), 0.4, [12], [12]),
+        (("itc", "itm", "mlm"), 0.0, [12], [6]),
+        (("itc", "itm"), 0.4, [6], [6]),
+        (("mlm", "itc"), 0.4, [6, 6], [6, 6]),
+    ],
+)
+def test_texts_and_those_with_hidden_words_pass_the_tower_together(heads, alpha, student, teacher):
+    t, rows = task(alpha=alpha), {}
+    t.heads = nn.ModuleDict({name: t.heads[name] for name in heads})
+    for who, model in (("student", t.model), ("teacher", t.ema["model"])):
+        model.text.register_forward_hook(lambda _, given, __, who=who: rows.setdefault(who, []).append(len(given[0])))
+    t(batch(), 0)
+    assert rows == {"student": student, "teacher": teacher}
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_pass_of_both_texts_gives_what_two_passes_give(chunks):
+    found = []
+    for together in (True, False):
+        t = task(chunks=chunks)
+        t.heads["mlm"].needs_masking = together
+        out = t(batch(), 0)
+        out.loss.backward()
+        found.append((out.losses, {name: p.grad for name, p in t.named_parameters()}))
+    (losses, own), (wanted, theirs) = found
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, wanted[name], rtol=1e-6, atol=0)
+    for name, grad in own.items():
+        torch.testing.assert_close(grad, theirs[name], rtol=1e-4, atol=1e-6)
+
+
 class Following(ShortOnes):
     """Notes whether gradients are kept where nothing is learned."""
 
