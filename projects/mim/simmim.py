@@ -29,7 +29,7 @@ class SimMIM(EachSample):
 
     Where more than half of the hidden pixels have one value (a white ground), saying it everywhere is a minimum of the
     absolute error until the tower knows where the others lie, so it never begins to learn where. The squared error has
-    a slope there. The paper found absolute, smooth and squared errors alike in what the tower learns.
+    a slope there.
 
     Args:
         spec: of a model that can replace patches.

@@ -441,6 +441,19 @@ def test_own_pictures_are_measured_on_those_that_are_kept_out(tmp_path):
         load_experiment(f"{CONFIG}:mae(test='x')")
 
 
+def test_simmim_on_two_cores_begins_to_learn_where_white_is_the_median():
+    """Half of the squared error, cells of one patch, relative positions; the other tower where it is asked for."""
+    exp = load_experiment(f"{CONFIG}:simmim(size=48)")
+    model = exp.model()
+    head = exp.heads["simmim"](model.spec)
+    assert (head.cell, head.squared, exp.optim.lr) == (12, 0.5, 2e-3)
+    assert [len(model.image.blocks), model.image.width, len(model.image.relative)] == [4, 128, 1]
+    fixed = load_experiment(f"{CONFIG}:simmim(size=48, cell=24, squared=0.0, relative=False, lr=1e-3)")
+    head = fixed.heads["simmim"](model.spec)
+    assert (head.cell, head.squared, fixed.optim.lr) == (24, 0, 1e-3)
+    assert not hasattr(fixed.model().image, "relative")
+
+
 def test_the_published_recipes(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("mae_base", "simmim_base", "beit_base"):
