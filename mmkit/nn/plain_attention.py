@@ -57,16 +57,17 @@ class PlainAttention(torch.autograd.Function):
         if rate:
             keep, ctx.factor = kept(weights, rate)
             read = (weights * keep).mul_(ctx.factor)
-        ctx.save_for_backward(q, k, v, weights, keep, read if rate else None)
+        ctx.save_for_backward(q, k, v, weights, keep)
         return torch.bmm(read, v).unflatten(0, (size, heads))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Of the output those of q, k and v."""
-        q, k, v, weights, keep, read = ctx.saved_tensors
+        q, k, v, weights, keep = ctx.saved_tensors
         pairs, grad = grad.shape[:2], grad.flatten(0, 1)
-        for_v = torch.bmm((weights if read is None else read).transpose(1, 2), grad)
+        read = weights if keep is None else (weights * keep).mul_(ctx.factor)
+        for_v = torch.bmm(read.transpose(1, 2), grad)
         first, then = (1.0, ctx.scale) if q.dtype == torch.float32 else (ctx.scale, 1.0)
         any_ = q.new_empty(())
         for_weights = torch.baddbmm(any_, grad, v.transpose(1, 2), beta=0, alpha=first)

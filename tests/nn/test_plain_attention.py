@@ -35,6 +35,13 @@ def test_output_and_gradients_are_those_of_the_operations_one_by_one(mask, rate)
         torch.testing.assert_close(own, wanted)
 
 
+def test_of_the_weights_one_copy_is_kept_and_a_byte_of_each_for_what_is_dropped():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        PlainAttention.apply(*parts((4, 7, 7)), None, 0.3)
+    assert [x.itemsize for x in kept if x.shape[1:] == (4, 7)] == [8, 1]
+
+
 def test_in_bfloat16_a_gradient_needs_no_other_kinds_of_products_than_its_forward_pass_and_one_more(monkeypatch):
     """Which oneDNN would make a program for each; the numbers are those of the operations one by one."""
     kinds, plain, factored = [], torch.bmm, torch.baddbmm
