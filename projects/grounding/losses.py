@@ -32,8 +32,7 @@ def matches_of(found: Found, prompt: Prompt, truth: Truth, costs: Costs) -> Matc
     """Which query answers for which box, in each layer; one that is not there for none that is needed elsewhere."""
     spells = spelled(prompt, truth).float()
     share = spells / spells.sum(-1, keepdim=True).clamp(min=1)
-    p = found.logits.sigmoid().masked_fill(~prompt.mask[:, None], 0.0)
-    label = focal_cost(p) @ share.mT
+    label = focal_cost(found.logits.sigmoid()) @ share.mT
     if found.real is not None:
         label = label.masked_fill(~found.real[..., None], 1e6)
     return match(label, found.boxes, truth, costs)

@@ -100,15 +100,16 @@ def test_a_centre_on_the_edge_is_not_inside_and_the_deviation_is_unbiased():
 def test_a_picture_on_a_larger_canvas_has_the_anchors_that_it_has_alone():
     small = ((2, 3), (1, 2))
     alone = anchors_of(small, STRIDES, 2.0, torch.device("cpu"))
-    boxes = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 47, 15], [0.0, 0, 48, 32]])
-    of, real = torch.zeros(3, dtype=torch.int64), torch.zeros(1, 30, dtype=torch.bool)
+    boxes = torch.tensor([[1.0, 2, 13, 14], [9.0, 1, 47, 15], [0.0, 0, 48, 32], [14.0, 1, 32, 15]])
+    of, real = torch.zeros(4, dtype=torch.int64), torch.zeros(1, 30, dtype=torch.bool)
     for level, (high, wide), start in ((0, small[0], 0), (1, small[1], 24)):
         real[0, start : start + LEVELS[level]].view(SHAPES[level])[:high, :wide] = True
-    expected = assigned(boxes, of, alone, [6, 2], torch.ones(1, 8, dtype=torch.bool))
-    found = assigned(boxes, of, ANCHORS, LEVELS, real)
-    assert found[real].tolist() == expected[0].tolist()
-    assert (found[~real] < 0).all()
-    assert (expected >= 0).sum() > 1
+    for nearest in (2, 3, 9):  # of these the nearest stand beyond the picture
+        expected = assigned(boxes, of, alone, [6, 2], torch.ones(1, 8, dtype=torch.bool), nearest)
+        found = assigned(boxes, of, ANCHORS, LEVELS, real, nearest)
+        assert found[real].tolist() == expected[0].tolist()
+        assert (found[~real] < 0).all()
+        assert (expected >= 0).any()
 
 
 def test_centrality_is_one_in_the_middle_and_falls_to_the_edges():

@@ -224,6 +224,11 @@ def test_what_captions_tell_of_is_learned_where_the_head_finds_it():
     assert guesses[..., ~dog].sum() == 0
     assert guesses[0, owner[0] >= 0].sum() == 0
     torch.testing.assert_close(guesses[..., dog].sum(1), torch.ones(1, 3))  # each token counts 1 in all
+    with pytest.MonkeyPatch.context() as patch:  # both want what the box has
+        patch.setattr(module, "assigned", lambda *_: torch.where(owner >= 0, 0, torch.arange(24) // 22 - 1))
+        fewer = head._guesses(f, dense, made.targets["prompt"], objects, owner)
+    assert fewer[0].sum(1).nonzero()[:, 0].tolist() == [22, 23]
+    torch.testing.assert_close(fewer[..., dog].sum(1), torch.ones(1, 3))
     parts = head(f).parts
     expected = (focal(dense.logits, torch.ones_like(dense.logits)) * guesses).sum()
     torch.testing.assert_close(parts["told"][0], expected / 2)

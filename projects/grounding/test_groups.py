@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from mmkit.heads.boxes.matching import Costs
-from mmkit.heads.boxes.truth import Truth
+from mmkit.heads.boxes.truth import Truth, truth_of
 from projects.grounding.layers import Decoder, Found, Map, Selected, Words
 from projects.grounding.losses import focal, guesses_of, matches_of, sums
 from projects.grounding.test_head import batch, prompts, task
@@ -66,14 +66,14 @@ def told_of(logits, boxes, told, **more):
     for query, (cat, dog) in enumerate(logits):
         said[0, 0, query, prompt.phrase[0] == 0], said[0, 0, query, prompt.phrase[0] == 1] = cat, dog
     found = Found(said, torch.tensor(boxes)[None, None], more.get("real"))
-    truth = Truth(
-        torch.tensor([[[0.25, 0.25, 0.2, 0.2]]]), torch.tensor([[1]]), torch.tensor([1]), torch.tensor([0])
-    )  # fmt: skip
+    padded = torch.tensor([[[0.25, 0.25, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]])
+    truth = Truth(padded, torch.tensor([[1, 0]]), torch.tensor([1]), torch.tensor([0]))
     matches = matches_of(found, prompt, truth, Costs(label=2.0))
     told = torch.tensor(told, dtype=torch.int64).view(-1, 2)
     return prompt, found, truth, matches, guesses_of(found, prompt, truth, matches, told), told
 
 
+WHOLE = [0.5, 0.5, 1.0, 1.0]
 HERE, BESIDE, THERE, FAR = [0.25, 0.25, 0.2, 0.2], [0.26, 0.25, 0.2, 0.2], [0.7, 0.7, 0.2, 0.2], [0.8, 0.2, 0.1, 0.1]
 
 
@@ -89,6 +89,30 @@ def test_what_is_told_is_looked_for_where_it_is_said_most_and_nothing_is_boxed()
     assert len(guesses.query) == 0  # nobody is left
     *_, guesses, _ = told_of(logits, [HERE, BESIDE, THERE, FAR], [])
     assert len(guesses.query) == 0
+    *_, guesses, _ = told_of(logits, [HERE, BESIDE, WHOLE, FAR], [[0, 0]])
+    assert guesses.query.tolist() == [2]  # padding is no box that it could be about
+
+
+def test_a_query_that_is_not_there_answers_for_nothing_and_is_not_asked():
+    logits, boxes = [(0.0, 3.0), (2.0, 0.0), (1.0, -2.0)], [HERE, BESIDE, THERE]
+    real = torch.tensor([[False, True, True]])
+    prompt, found, truth, matches, *_ = told_of(logits, boxes, [], real=real)
+    assert matches.query.tolist() == [1]
+    total, _ = sums(found, prompt, truth, matches)
+    true = torch.zeros_like(found.logits)
+    true[0, 0, 1] = (prompt.phrase[0] == 1).float()
+    torch.testing.assert_close(total.label, focal(found.logits, true)[0, 0, 1:].sum())
+
+
+def test_the_overlap_that_is_told_is_that_of_the_last_layer():
+    t, made = task(groups=2), batch([["cat", "dog"]], [[2, 3, 20, 17], [25, 8, 45, 30]], [1, 0], [0, 0])
+    head, f = t.heads["ground"], t.features(made, 0)
+    found, _ = head.find(f, made.targets["prompt"])
+    last, truth = Found(found.logits[-2:], found.boxes[-2:], None), truth_of(f)
+    _, iou = sums(last, made.targets["prompt"], truth, matches_of(last, made.targets["prompt"], truth, head.costs))
+    told, count = head(f).logs["iou"]
+    assert (count, len(iou)) == (4, 4)
+    torch.testing.assert_close(told, iou.mean())
 
 
 def test_what_is_told_counts_as_a_box_does_in_the_loss_of_words_and_in_no_other():

@@ -160,6 +160,9 @@ def test_one_object_that_two_chunks_found_is_the_better_one():
     )  # fmt: skip
     left = without_doubles(found)
     assert left.labels.tolist() == [3, 4, 5]  # 0 and 1 are of the other chunk and overlap 3; 5 overlaps by a half
+    at = [[0.0, 0, 10, 10], [1.2, 0, 11.2, 10], [2.4, 0, 12.4, 10], [0.0, 0, 10, 10]]
+    row = Answers(torch.tensor(at), torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.arange(4), torch.tensor([0, 1, 0, 0]))
+    assert without_doubles(row).labels.tolist() == [0, 2, 3]  # what is gone takes nothing, nor does one's own chunk
     of_one = without_doubles(found._replace(chunk=torch.zeros(5, dtype=torch.int64)))
     assert of_one.labels.tolist() == [3, 0, 1, 4, 5]
 
@@ -170,6 +173,20 @@ def test_more_objects_than_queries_are_the_best_of_each_chunk():
     assert len(found.boxes) <= 2 * 2
     out = t(batch([["cat", "dog"]], [[i, i, i + 9, i + 9] for i in range(5)], [0, 1, 0, 1, 0], [0] * 5), 0)
     assert out.loss.isfinite()
+
+
+def test_a_query_answers_for_every_phrase_and_a_picture_has_the_best():
+    for most, count in ((100, 8), (5, 5)):
+        head = (t := task(most=most).eval()).heads["ground"]
+        found = head.asked([prompts([["cat", "dog"]])], ["cat", "dog"]).predict(t.features(batch([[]], [], [], []), 0))
+        assert len(found.scores) == count
+
+
+def test_each_picture_has_boxes_of_its_own_phrases_alone():
+    t = task().eval()
+    rows = [["cat", "dog"], ["st. bernard"]]
+    found = t.heads["ground"].locate(t.features(batch(rows, [], [], []), 0), prompts(rows))
+    assert [set(found.labels[found.of == row].tolist()) for row in (0, 1)] == [{0, 1}, {0}]
 
 
 def test_a_head_that_was_given_no_classes_must_be_asked():
@@ -281,6 +298,14 @@ def test_every_name_that_is_shown_is_asked_for_and_labels_are_its_place():
         assert len(set(one["chosen"])) == len(one["chosen"]) <= 4
         lengths.add(len(one["chosen"]))
     assert {2, 4} <= lengths
+    assert {len(sample([], seed, phrases=3)["chosen"]) for seed in range(30)} == {1, 2, 3}
+    assert {tuple(sample(boxes, seed, phrases=2)["labels"]) for seed in range(20)} == {(0, 1, 0), (1, 0, 1)}
+    assert {int(sample(boxes[:1], seed, phrases=3)["labels"][0]) for seed in range(20)} == {0, 1, 2}
+    boxes += [([30, 1, 39, 9], 0)]
+    few = [sample(boxes, seed, phrases=2) for seed in range(20)]  # of three kinds any two
+    assert {frozenset(one["chosen"]) for one in few} == {frozenset(pair) for pair in ((0, 2), (0, 3), (2, 3))}
+    assert {one["left_out"] for one in few} == {1, 2}
+    boxes.pop()
     made = encoder(phrases=4).collate([sample(boxes, 1, phrases=4), sample([], 2, phrases=4)])
     assert len(made["prompt"].ids) == 2
     assert made["box_of"].tolist() == [0, 0, 0]

@@ -10,10 +10,11 @@ from projects.grounding.referring import Referring
 from projects.grounding.test_head import Letters, prompts
 
 
-def referred(caption, phrases, boxes, view=None, **more):
+def referred(caption, phrases, boxes, view=None, crowds=(False, False), **more):
     view = view or View(whole=(48, 32), size=(48, 32), paint=lambda picture: None, moves=())
     said = {
-        "boxes": [{"name": "it", "box": box} for box in boxes], "view": view, "captions": (caption,),
+        "boxes": [{"name": "it", "box": box, "crowd": crowd} for box, crowd in zip(boxes, crowds, strict=True)],
+        "view": view, "captions": (caption,),
         "caption": view.words(caption), "caption_number": 0, "phrases": phrases,
     }  # fmt: skip
     return Referring(Given(tokenizer=WithPlaces()), **more).encode(said, Random(0))
@@ -35,6 +36,12 @@ def test_an_expression_is_one_phrase_and_asked_as_detect_asks_for_it():
     assert one["left_out"] == 1  # of the other dog nothing is said
 
 
+def test_a_crowd_is_what_no_expression_means():
+    said = [{"caption": 0, "spans": [(0, 3)], "boxes": [0, 1]}]
+    one = referred("dog", said, [[1, 1, 9, 9], [10, 1, 19, 9]], crowds=[False, True])
+    assert (one["boxes"].tolist(), one["labels"].tolist(), one["left_out"]) == ([[1, 1, 9, 9]], [0], 1)
+
+
 def test_phrases_of_a_caption_are_asked_each_alone_and_long_ones_are_cut():
     boxes = [[1, 1, 9, 9], [10, 1, 19, 9]]
     phrases = [{"caption": 0, "spans": [(0, 3)], "boxes": [0, 1]}, {"caption": 0, "spans": [(8, 14)], "boxes": [1]}]
@@ -42,5 +49,6 @@ def test_phrases_of_a_caption_are_asked_each_alone_and_long_ones_are_cut():
     assert [one["labels"].tolist(), one["boxes"][:, 0].tolist()] == [[0, 0, 1], [1, 10, 10]]
     words = [token for token, _, _, phrase in one["row"] if phrase == 1]
     assert words == [ord(c) for c in "alo"]
+    assert one["left_out"] == 0
     short = referred("dog and a long", phrases, boxes, max_tokens=6)  # the second phrase does not fit
     assert short["labels"].tolist() == [0, 0]

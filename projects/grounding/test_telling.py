@@ -91,6 +91,9 @@ def test_a_picture_that_nobody_boxed_is_told_of_by_its_caption_whole():
         assert "chosen" not in made  # names are not asked for: the picture may well show them
     boxed = encoder((), captions=0.0).encode(said([(DOG, []), (CANOE, [1])]), Random(0))
     assert boxed["told"] == []  # what others boxed and this phrase does not name is no such thing
+    for classes in (NAMES, ()):
+        gone = encoder(classes, captions=0.0).encode(said([(DOG, [0])], [("dog", 60)]), Random(0))
+        assert (gone["told"], len(gone["labels"]), gone["left_out"]) == ([], 0, 1)  # boxed, and out of the view
 
 
 def test_in_a_prompt_of_names_what_is_told_is_asked_for_and_what_is_unboxed_and_unsaid_is_not():
