@@ -26,6 +26,10 @@ class Planar(Image.Image):
         self._mode, self._size = "RGB", (planes.shape[2], planes.shape[1])
         self.planes = planes
 
+    def __eq__(self, other: object) -> bool:
+        """As Pillow's own of the same pixels."""
+        return bool(self.copy() == (other.copy() if isinstance(other, Planar) else other))
+
     def load(self) -> Any:
         """See Pillow."""
         if (planes := self.planes) is not None:

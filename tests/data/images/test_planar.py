@@ -25,6 +25,8 @@ def test_it_is_pillows_picture(planar):
     assert planar.planes is None  # one memory holds it
     assert Planar(PLANES).resize((3, 3)).tobytes() == plain.resize((3, 3)).tobytes()
     assert Planar(PLANES).copy() == plain
+    assert plain == Planar(PLANES) == Planar(PLANES.copy())
+    assert Planar(PLANES) != Planar(255 - PLANES)
     again = pickle.loads(pickle.dumps(Planar(PLANES)))
     assert again.tobytes() == plain.tobytes()
 
