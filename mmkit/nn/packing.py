@@ -5,7 +5,7 @@ rectangles, spreads the tokens out and packs them again. Padding is never read, 
 token stands is looked up on the host: on a CPU that is free, a GPU would have to be waited for, and keeps its padding.
 
 oneDNN makes a program for each shape and keeps it, with 20 MB for the layers of a text tower, or for one matrix of all
-words. So a little padding stays: shapes are few.
+words. So where it multiplies a little padding stays: shapes are few. MKL, which multiplies float32, keeps nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from mmkit.nn.kernels import written_out
 
 TOKENS = 2
-"""Of each text, to whose multiple the number of packed tokens is rounded up."""
+"""Of each text, to whose multiple the number of packed tokens is rounded up where oneDNN multiplies."""
 
 
 class Packing(NamedTuple):
@@ -42,7 +42,7 @@ class Packing(NamedTuple):
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None
         whole = mask_BL.flatten()
-        count = rounded(int(whole.sum()), TOKENS * len(mask_BL))
+        count = rounded(int(whole.sum()), TOKENS * len(mask_BL) if _onednn() else 1)
         if not 0 < count < len(whole):
             return None
         at = (whole.cumsum(0) - 1).clamp(min=0)
@@ -59,6 +59,10 @@ class Packing(NamedTuple):
     def take(self, x_ND: Tensor, positions_BM: Tensor) -> Tensor:
         """The tokens (B, M, D) of each text at ``positions_BM`` (int64), which must be real ones."""
         return x_ND[self.at.gather(1, positions_BM)]
+
+
+def _onednn() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.get_float32_matmul_precision() != "highest"
 
 
 def rounded(count: int, step: int) -> int:

@@ -17,6 +17,12 @@ REAL = [0, 1, 6, 7, 8, 9, 12]  # places of the real tokens
 FILL = [2, 3, 4, 5, 10]  # of the padding that makes them a multiple of two a text
 
 
+def filled(mask):
+    """Packed with some padding, as where oneDNN multiplies."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return Packing.of(mask)
+
+
 @pytest.fixture
 def padded(monkeypatch):
     """Turns packing off, to compare with."""
@@ -25,7 +31,7 @@ def padded(monkeypatch):
 
 def test_the_real_tokens_stand_one_behind_the_other():
     x = torch.arange(18.0).view(3, 6, 1).requires_grad_()
-    out = Packing.of(MASK).pack(x)
+    out = filled(MASK).pack(x)
     assert out.flatten().tolist() == REAL + FILL
     (out.flatten() * torch.arange(1.0, 13.0)).sum().backward()
     assert x.grad.flatten()[REAL + FILL].tolist() == list(range(1, 13))
@@ -34,7 +40,7 @@ def test_the_real_tokens_stand_one_behind_the_other():
 
 def test_spread_is_the_inverse_with_zeros_at_the_rest():
     x = torch.arange(1.0, 13.0)[:, None].requires_grad_()
-    out = Packing.of(MASK).spread(x)
+    out = filled(MASK).spread(x)
     assert out.shape == (3, 6, 1)
     assert out.flatten()[REAL + FILL].tolist() == list(range(1, 13))
     assert out.sum() == sum(range(1, 13))
@@ -44,12 +50,12 @@ def test_spread_is_the_inverse_with_zeros_at_the_rest():
 
 def test_tokens_are_found_by_their_positions():
     x = torch.arange(12.0)[:, None]
-    out = Packing.of(MASK).take(x, torch.tensor([[1, 0], [3, 2], [0, 0]]))
+    out = filled(MASK).take(x, torch.tensor([[1, 0], [3, 2], [0, 0]]))
     assert out[..., 0].tolist() == [[1, 0], [5, 4], [6, 6]]
 
 
 def test_padding_may_stand_in_front():
-    packing = Packing.of(MASK.flip(1))
+    packing = filled(MASK.flip(1))
     assert packing.pack(torch.arange(18.0).view(3, 6, 1)).flatten().tolist()[:7] == [4, 5, 8, 9, 10, 11, 17]
     assert packing.take(torch.arange(12.0)[:, None], torch.tensor([[4], [2], [5]])).flatten().tolist() == [0, 2, 6]
 
@@ -57,9 +63,21 @@ def test_padding_may_stand_in_front():
 @pytest.mark.parametrize(("lengths", "packed"), [
     ([1, 1], 4), ([2, 2], 4), ([2, 3], 8), ([4, 4], 8), ([6, 4], 12), ([6, 6], 12), ([6, 7], None), ([0, 0], None),
 ])  # fmt: skip
-def test_shapes_are_few(lengths, packed):
-    packing = Packing.of(torch.arange(7) < torch.tensor(lengths)[:, None])
+def test_shapes_are_few_where_onednn_multiplies(lengths, packed):
+    packing = filled(torch.arange(7) < torch.tensor(lengths)[:, None])
     assert (None if packing is None else len(packing.rows)) == packed
+
+
+@pytest.mark.parametrize(("precision", "count"), [("highest", 7), ("high", 12), ("medium", 12)])
+def test_no_padding_stays_where_mkl_multiplies(precision, count):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        packing = Packing.of(MASK)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert packing.rows.tolist()[:7] == REAL
+    assert len(packing.rows) == count
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)])
@@ -93,7 +111,7 @@ def test_a_text_encoder_computes_the_packed_tokens_alone():
     seen = []
     encoder.blocks[1].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape))
     encoder(torch.randint(32, (3, 6)), MASK)
-    assert seen == [(12, 16)]
+    assert seen == [(7, 16)]
 
 
 def test_texts_that_read_images_are_packed_too_and_read_their_own():
@@ -102,7 +120,7 @@ def test_texts_that_read_images_are_packed_too_and_read_their_own():
     encoder.blocks[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape))
     text, images = torch.randn(3, 6, 16), torch.randn(3, 5, 12)
     out = encoder(Tokens(text, MASK), [encoder.context(Tokens(images))])
-    assert seen == [(12, 16)]
+    assert seen == [(7, 16)]
     for b, length in enumerate(LENGTHS.tolist()):
         alone = encoder(Tokens(text[b : b + 1, :length]), [encoder.context(Tokens(images[b : b + 1]))])
         torch.testing.assert_close(out.x[b : b + 1, :length], alone.x)
