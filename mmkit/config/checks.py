@@ -113,7 +113,8 @@ def _check_run(exp: Experiment, world: int) -> None:
         raise UserError(f"run.chunks = {run.chunks}: more than the {samples} samples of a micro-batch")
     _positive("run", run, ("eval_every_steps", "save_every_steps", "log_every_steps", "gc_every_steps"), or_zero=True)
     if run.best is not None and not any(run.best.startswith(f"{name}.") for name in exp.evals):
-        raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL one of {sorted(exp.evals)}")
+        has = f"one of {', '.join(sorted(exp.evals))}" if exp.evals else "in evals, and this config has none"
+        raise UserError(f"run.best = {run.best!r}: must be EVAL.METRIC with EVAL {has}")
     by = [part for name, part in exp.evals.items() if run.best is not None and run.best.startswith(f"{name}.")]
     if chosen := next((part.keywords["protocol"] for part in by if part.keywords.get("protocol")), None):
         raise UserError(

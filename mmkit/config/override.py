@@ -258,6 +258,8 @@ def describe(annotation: Any) -> str:
     """An annotation in words, for messages."""
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(repr(c) for c in get_args(annotation))
+    if get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,):
+        return f"{describe(get_args(annotation)[0])}, or several separated by commas"
     options = _options(annotation)
     if len(options) > 1:
         return " or ".join(describe(o) for o in options)

@@ -50,8 +50,11 @@ class Problems:
         if len(self.first) < self.show:
             self.first.append(f"  {self.where}:{number}: {detail}")
 
-    def raise_if_any(self, rows: int | None = None) -> None:
-        """UserError with the first few rows and the counts by kind, or nothing. rows: of how many; None = ``rows``."""
+    def raise_if_any(self, rows: int | None = None, advice: str | None = None) -> None:
+        """UserError with the first few rows and the counts by kind, or nothing.
+
+        rows: of how many; None = ``rows``. advice: what to do; None = to correct or remove them.
+        """
         total = sum(self.counts.values())
         if not total:
             return
@@ -63,4 +66,5 @@ class Problems:
         more = f"\n  ... and {total - len(self.first)} more" if total > len(self.first) else ""
         whole = f"{total} of {self.rows if rows is None else rows} {self.unit}s cannot be used ({kinds})"
         first = "\n".join(self.first)
-        raise UserError(f"{self.where}: {whole}:\n{first}{more}\nCorrect or remove these {self.unit}s.")
+        advice = advice or f"Correct or remove these {self.unit}s."
+        raise UserError(f"{self.where}: {whole}:\n{first}{more}\n{advice}")

@@ -55,7 +55,5 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows_R, row_N = ctx.saved_tensors[0].unique(return_inverse=True)
         found_RD = grad.new_zeros(len(rows_R), ctx.size[1]).index_add_(0, row_N.flatten(), grad.flatten(0, -2))
-        whole = torch.sparse_coo_tensor(
-            rows_R[None], found_RD, ctx.size, check_invariants=False, is_coalesced=True
-        )  # fmt: skip
-        return whole, None
+        with torch.sparse.check_sparse_tensor_invariants(False):  # PyTorch 2.12 warns where it is said in the call
+            return torch.sparse_coo_tensor(rows_R[None], found_RD, ctx.size, is_coalesced=True), None

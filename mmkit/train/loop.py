@@ -21,7 +21,7 @@ from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
 from mmkit.data.workers import named_workers
-from mmkit.errors import Stopped
+from mmkit.errors import Stopped, UserError
 from mmkit.files import write_json
 from mmkit.progress import progress
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
@@ -234,7 +234,7 @@ class Trainer:
                 if self.guard.save_asked or (run.save_every_steps and self.step % run.save_every_steps == 0):
                     self.save(wait=not run.save_in_background)  # before an evaluation, which may fail
                 if run.eval_every_steps and self.step % run.eval_every_steps == 0:
-                    self.evaluate()
+                    self._evaluate_or_save()
 
     def _done(self) -> bool:
         """Whether the run is at its end, by the clock or by its steps."""
@@ -342,12 +342,21 @@ class Trainer:
         self.parts.task.train()
         self.evaluated = self.step
         self.metrics |= found
-        self.log.event("eval", self.step, found)
-        if rank() == 0:
-            logger.info("step %d  %s", self.step, "  ".join(f"{n} {v:.4g}" for n, v in found.items()))
         with self.clock.paused():
             self.saving.note_best(self.step, found)
+        self.log.event("eval", self.step, found)  # last, as an evaluation that stands there is not made again
+        if rank() == 0:
+            logger.info("step %d  %s", self.step, "  ".join(f"{n} {v:.4g}" for n, v in found.items()))
         self.meter.restart()
+
+    def _evaluate_or_save(self) -> None:
+        """As ``evaluate``; where it fails, one process saves first. Of several, some may still be within it."""
+        try:
+            self.evaluate()
+        except UserError:
+            if world_size() == 1:
+                self.save(wait=True)
+            raise
 
     @contextmanager
     def _predictor(self) -> Iterator[Any]:

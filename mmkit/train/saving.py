@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -239,7 +240,10 @@ class Saving:
         if name is None:
             return
         if name not in found:
-            raise UserError(f"run.best = {name!r}: the evaluations gave {', '.join(found)}")
+            raise UserError(
+                f"run.best = {name!r}: the evaluations gave {', '.join(found)}. Go on with --resume and --set "
+                f"run.best={next(iter(get_close_matches(name, found, n=1)), 'one of these')}"
+            )
         value = on_first(lambda: found[name])
         if math.isnan(value):
             if rank() == 0:

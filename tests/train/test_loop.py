@@ -454,11 +454,11 @@ class Failing:
         return {"value": 2.0}
 
 
-@pytest.mark.parametrize("every", [None, 2])
-def test_a_failing_evaluation_loses_no_step(tmp_path, every):
+@pytest.mark.parametrize(("every", "save"), [(None, 0), (2, 2), (2, 0)])
+def test_a_failing_evaluation_loses_no_step(tmp_path, every, save):
     exp = tiny(
         evals={"late": partial(Failing, str(tmp_path / "there"))},
-        run=dict(steps=3, eval_every_steps=every, save_every_steps=every or 0),
+        run=dict(steps=3, eval_every_steps=every, save_every_steps=save),
     )  # fmt: skip
     with pytest.raises(UserError, match="no such file"):
         train(exp, tmp_path / "run", build_parts=without_predictor)
@@ -556,8 +556,14 @@ def test_where_the_best_model_stands_the_one_before_goes(tmp_path):
 
 def test_a_best_by_what_no_evaluation_gives_is_refused(tmp_path):
     exp = tiny(run=dict(steps=3, best="count.valu", eval_every_steps=2), evals={"count": partial(Count)})
-    with pytest.raises(UserError, match=r"run\.best = 'count\.valu': the evaluations gave count\.value"):
+    with pytest.raises(
+        UserError, match=r"run\.best = 'count\.valu': the evaluations gave count\.value\. .*=count\.value$"
+    ):
         train(exp, tmp_path, build_parts=without_predictor)
+    again = change(exp, run=dict(best="count.value"))
+    train(again, tmp_path, resume=True, build_parts=without_predictor)
+    assert [event["step"] for event in events(tmp_path, "eval")] == [2, 3]  # the first is made again, and counts
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
 
 
 class Next:

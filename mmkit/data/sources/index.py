@@ -133,7 +133,10 @@ def _build(
 
 def _tell(problems: Problems, leave_out: bool) -> None:
     """UserError for what is wrong; or a warning, if it is to be left out and can be."""
-    if not leave_out or problems.counts[DAMAGED]:
+    if problems.counts[DAMAGED]:
+        left = "; --leave-out leaves out samples, and no shards" if leave_out else ""
+        problems.raise_if_any(advice=f"Fetch or write damaged shards again, or take them out of the folder{left}.")
+    elif not leave_out:
         problems.raise_if_any()
     elif problems.counts:
         kinds = ", ".join(f"{n} x {kind}" for kind, n in problems.counts.most_common())

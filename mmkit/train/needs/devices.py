@@ -60,7 +60,7 @@ def find(name: str) -> Device:
     if (found := known.get(name.lower().replace("_", "-"))) is None:
         near = difflib.get_close_matches(name.lower(), known, n=1)
         raise UserError(
-            f"--device {name}: not in the table{f'; did you mean {near[0]}?' if near else ''} It has "
+            f"--device {name}: not in the table{f'; did you mean {near[0]}?' if near else '.'} It has "
             f"{', '.join(known)}, and cpu; of another card give --memory GiB and --tflops"
         )
     return found

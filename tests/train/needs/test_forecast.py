@@ -115,7 +115,7 @@ def test_a_card_of_ones_own_and_this_machine():
     exp = tiny(run=dict(precision="auto"))
     own = machine_of(exp, Question(device="mine", memory_gib=64, tflops=100, world=16))
     assert (own.name, own.memory_gib, own.flops, own.node, own.gpu) == ("mine", 64, 1e14, 8, True)
-    with pytest.raises(UserError, match="not in the table"):
+    with pytest.raises(UserError, match=r"not in the table\. It has b200, "):
         machine_of(exp, Question(device="mine", memory_gib=64))
     with pytest.raises(UserError, match="v100 does not have it"):
         machine_of(tiny(run=dict(precision="bf16")), Question(device="v100"))
