@@ -40,7 +40,7 @@ def test_polygons_are_pixels_by_pycocotools_rule():
     given = [
         [(rng.random(2 * n) * np.tile(SIZE, n)).round(2).tolist() for n in counts] for counts in ((3,), (5, 4), (9,))
     ]
-    given += [[[-10, 5, 60, 5, 60, 20.5, -10, 20.5]]]  # reaches out
+    given += [[[-10, 5, 75, 5, 75, 20.5, -10, 20.5]]]  # reaches out
     found = masks_in(of(*given), SIZE)
     for own, polygons in zip(found, given, strict=True):
         expected = official.decode(official.merge(official.frPyObjects(polygons, SIZE[1], SIZE[0])))
@@ -77,6 +77,7 @@ def test_arrays_beside_boxes_as_torchvision_has_them():
         ("no list of polygons", []),
         ("no list of polygons", "mask.png"),
         ("far out of its picture of 40 x 30", [[1, 2, 3, 4, 5, 1e9]]),
+        ("far out of its picture of 40 x 30", [[1, 2, 3, 62, 5, 6]]),
         ("runs over 1200 pixels, size .40, 30.: the picture is 30 x 40", {"size": [40, 30], "counts": [1200]}),
         ("runs over 1199 pixels", {"size": [30, 40], "counts": [1199]}),
         ("no list of whole numbers", {"size": [30, 40], "counts": [1210, -10]}),

@@ -156,7 +156,8 @@ class Phrases(Evaluator):
             raise UserError(f"--rule {self.rule}: no phrase of these data names a box, so there is nothing to measure")
         result = PhraseResult(
             rule=self.rule, values=shares(each, self.rounds), n=len({one.picture for one in each}),
-            phrases=sum("" in one.groups for one in each), cut=sum(one.cut for one in each), left_out=passed.left_out,
+            phrases=sum("" in one.groups for one in each),
+            cut=sum(one.cut and "" in one.groups for one in each), left_out=passed.left_out,
         )  # fmt: skip
         save_predictions(self.predictions, lambda: [one.told for one in each])
         return result

@@ -243,5 +243,14 @@ def test_an_interval_ends_where_precision_does():
     for i in range(12):  # one of twelve is found, by the least sure
         said = {"boxes": box if i == 0 else box + 30, "scores": np.array([0.5 + i / 100]), "labels": np.array([0])}
         metric.update([said], [{"boxes": box, "labels": np.array([0]), "area": np.array([100.0])}])
+    one, two = np.array([0]), np.array([0, 1])
+    both = CocoAP(2)
+    both.sync_on_compute = False
+    for i in range(6):  # the second class is in one picture alone: draws without it say nothing of it
+        labels = one if i else two
+        at = np.repeat(box, len(labels), 0)
+        said = {"boxes": at, "scores": np.full(len(labels), 0.5), "labels": labels}
+        both.update([said], [{"boxes": at, "labels": labels, "area": np.full(len(labels), 100.0)}])
+    assert interval(both, 20)["ap"] == pytest.approx((1.0, 1.0))
     low, high = interval(metric, 50)["ap"]
     assert (low, high) == (0.0, pytest.approx(0.09997, abs=1e-4))

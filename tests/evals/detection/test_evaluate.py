@@ -1,7 +1,7 @@
 """Detection over a source: boxes find their way back, classes and pictures keep their published names, chance."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_lvis_knows_what_is_surely_absent_by_published_numbers():
 
         def _at(self, index):
             record = super()._at(index)
-            record.targets.update({"neg_category_ids": [90], "not_exhaustive_category_ids": []})
+            record.targets.update({"neg_category_ids": [90, 1203], "not_exhaustive_category_ids": []})
             if index == 1:
                 record.targets["boxes"].append({"name": "canoe", "box": [40, 40, 48, 48]})
             return record
@@ -191,6 +191,19 @@ def test_lvis_knows_what_is_surely_absent_by_published_numbers():
     assert (numbers["ap_f"], numbers["ap_r"]) == (1.0, 1.0)
     assert numbers["ap_c"] == 0.0
     assert numbers["ar_300"] == pytest.approx(2 / 3)
+    source = LVIS()
+    source.__dict__["frequencies"] = ("f", "r", None)  # not of all classes
+    assert not {"ap_f", "ap_r", "ap_c"} & Detection(source=source, rule="lvis").evaluate(predictor()).metrics().keys()
+
+
+def test_crowds_and_what_is_ignored_are_none_of_the_boxes_that_are_counted():
+    class Beside(Scenes):
+        def _at(self, index):
+            record = super()._at(index)
+            beside = [{"name": "dog", "box": [1, 1, 9, 9], key: True} for key in ("crowd", "ignore")]
+            return replace(record, targets={"boxes": [*record.targets["boxes"], *beside]})
+
+    assert Detection(source=Beside()).evaluate(predictor()).boxes == 2
 
 
 def test_classes_that_the_head_has_not_are_told_before_anything_is_looked_at():

@@ -207,6 +207,10 @@ def test_a_half_is_enough_and_less_is_not():
         p.heads["ground"] = Half(False)
         p.heads["ground"].high = high
         assert Phrases(source=One(n=1)).evaluate(p).values["acc50"] == right
+    p.heads["ground"].locate = lambda f, prompt: Detections(
+        torch.tensor([[30.0, 30, 40, 40], [0, 0, 10, 20]]), torch.tensor([0.9, 0.8]), *torch.zeros(2, 2).long()
+    )  # fmt: skip
+    assert Phrases(source=One(n=1)).evaluate(p).values["acc50"] == 0.0  # the second is right, and the best is not
 
 
 def test_phrases_that_share_words_or_do_not_fit_get_rows_of_their_own():
@@ -227,11 +231,20 @@ def test_a_phrase_that_is_not_read_is_missed_and_counted():
     assert (result.phrases, result.cut) == (5, 2)
     told = Phrases(source=Photos(n=1), rule="any-box").evaluate(predictor(sentences=True))
     assert told.cut == 0
+    p.max_tokens = 1
+    bare = Phrases(source=Expressions(split="test", n=2, kinds=30, size=48)).evaluate(p)
+    assert (bare.phrases, bare.cut) == (2, 2)  # without its relation an expression is none of the phrases
 
 
 def test_an_interval_draws_whole_pictures():
     hits, pictures = [1.0] * 50 + [0.0] * 50, ["a"] * 50 + ["b"] * 50
     assert drawn(hits, pictures, 100) == (0.0, 1.0)
+    of = [[1.0, 0.0, 0.7], [0.5], [0.1, 0.2], [0.9], [0.0, 0.3, 0.3, 0.4]]  # each counts as often as it has members
+    draws = np.random.default_rng(0).integers(5, size=(41, 5))
+    means = sorted(np.mean([value for i in row for value in of[i]]) for row in draws)
+    values, pictures = zip(*((value, i) for i, own in enumerate(of) for value in own), strict=True)
+    assert drawn(values, pictures, 41) == pytest.approx((means[1], means[39]))
+    assert means[0] < means[1] < means[2] < means[38] < means[39] < means[40]
     low, high = drawn(hits, list(range(100)), 200)
     assert 0.35 < low < 0.45 < 0.55 < high < 0.65
     assert drawn(hits, list(range(100)), 200) == (low, high)
