@@ -38,6 +38,13 @@ class Letters:
         return [2, *(ord(letter) for letter in text if letter != " ")][:max_tokens]
 
 
+class Framed(Letters):
+    """Ends texts by [SEP]."""
+
+    def encode(self, text, max_tokens, kind="caption"):
+        return [*super().encode(text, max_tokens, kind), self.sep_id]
+
+
 def task(seed=0, **more):
     torch.manual_seed(seed)
     model = towers(
@@ -95,6 +102,8 @@ def test_chunks_are_even_numbered_through_and_never_longer_than_may_be():
     found = prompter.chunks(["abcdefgh", "abcdefg", "a"], 3)
     assert [sorted(set(one.phrase[0].tolist()) - {-1}) for one in found] == [[0], [1, 2]]
     assert max(one.ids.shape[1] for one in found) <= 16
+    assert [Prompter(Letters(), room).fitting([[5, 6], [7, 8]]) for room in (6, 7)] == [1, 2]  # [CLS] and twice three
+    assert [Prompter(Framed(), room).fitting([[5, 6], [7, 8]]) for room in (7, 8)] == [1, 2]  # and [SEP]
 
 
 def test_what_is_asked_for():

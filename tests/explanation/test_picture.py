@@ -8,7 +8,7 @@ from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.errors import UserError
 from mmkit.explanation.explain import explain
 from mmkit.explanation.explained import Explanation
-from mmkit.explanation.maps import HeatMap, Word, seen_box
+from mmkit.explanation.maps import Evidence, HeatMap, Word, seen_box
 from mmkit.explanation.picture import STOPS, Style, coloured, overlay, wrapped
 from tests.evals.parts import predictor
 from tests.explanation.test_gradcam import noise
@@ -103,3 +103,13 @@ def test_what_a_crop_leaves_out_has_no_heat():
     assert square.pixels.max() > 0.9
     assert found.overlay(size=50).size == (50, 25)
     assert seen_box(model.transform, noise(1, (96, 48))) == (24, 0, 72, 48)
+
+
+def test_a_phrase_is_the_mean_over_its_tokens():
+    maps = [HeatMap(torch.tensor([[value]]), (4, 4)) for value in (1.0, 4.0)]
+    words = Word("red", (1,), maps[0], 0.5), Word("canoe", (2, 3), maps[1], 0.5)
+    evidence = Evidence(
+        picture=Image.new("RGB", (4, 4)), text="red canoe", target="match", score=1.0, layer=0, head=None,
+        sentence=maps[0], words=words,
+    )  # fmt: skip
+    assert evidence.phrase("Red canoe").raw.item() == 3.0

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from mmkit.data.records import Record
 from mmkit.data.sources.folder import Pictures
 from mmkit.errors import UserError
 from mmkit.inference import embed_files as module
@@ -207,6 +208,13 @@ def test_what_changed_since_it_was_stopped_is_embedded_anew(folder, monkeypatch)
     assert found.resumed == 6
     embed_files(model, Pictures(folder / "pictures"), folder / "b.parquet", batch_size=1)
     assert torch.equal(read(stopped)[1], read(folder / "b.parquet")[1])
+
+
+def test_other_captions_and_other_bytes_are_another_record():
+    one = Record(image=b"a", captions=("a dog",), image_id="1", key="1")
+    marks = [module._mark(replace(one, **changed)) for changed in ({}, {"captions": ("a cat",)}, {"image": b"b"})]
+    assert marks[0] == module._mark(one)
+    assert marks[1] != marks[0] != marks[2]
 
 
 def test_what_was_added_since_it_was_stopped_is_all_that_is_embedded(folder, monkeypatch):

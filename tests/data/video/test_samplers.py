@@ -31,6 +31,11 @@ def test_linear_and_uniform_are_those_of_clip4clip_and_lavis(n):
     assert Sampler(how="uniform", frames=8).fixed(n) == [int(x) for x in np.arange(0, n, n / 8)][:8]
 
 
+def test_one_frame_is_that_in_the_middle_and_a_rate_is_rounded():
+    assert Sampler(how="linear", frames=1).fixed(9) == [4]
+    assert Sampler(how="uniform", frames=3, rate=1.0).fixed(29, 10.0) == [0, 10, 20]  # 2.9 seconds
+
+
 def test_headtail_takes_half_of_each_half_and_is_for_training_alone():
     sampler = Sampler(how="headtail", frames=4)
     for seed in range(30):

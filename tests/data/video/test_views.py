@@ -60,6 +60,14 @@ def test_crops_stand_along_the_longer_side(frame, turned):
     ]
 
 
+def test_crops_of_a_square_stand_side_by_side():
+    frame = CentreCrop(size=2, window=2, to=6, resample="bilinear")
+    transform = ClipTransform(frame=frame, sampler=Sampler(how="segments", frames=2))
+    found = views_of(Views(clips=1, crops=3), transform, open_clip(Clip(np.ascontiguousarray(wide()[:, :, :6]))))
+    columns = [one.bytes.numpy()[1, 0, 0] // 20 for one in found]
+    assert [line.tolist() for line in columns] == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_one_view_is_the_transform_s_own():
     for frame in (EvalTransform(size=5), CentreCrop(size=5, to=6)):
         transform = ClipTransform(frame=frame, sampler=Sampler(how="segments", frames=2))
