@@ -13,7 +13,7 @@ from mmkit.data.boxes import boxes_in
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.loader import PairDataset, StepSampler, make_loader
-from mmkit.data.objects import Objects
+from mmkit.data.objects import Objects, classes_in
 from mmkit.data.openmoji.scenes import Scenes
 from mmkit.data.records import Record
 from mmkit.data.targets import CaptionTokens, ClassLabels, Given, RawTargets
@@ -154,6 +154,22 @@ def test_crowds_may_be_left_out():
     assert by_picture([batch])["row 0"] == [(0, 0, 40, 60, 0)]
     assert batch.targets["left_out"][batch.keys.index("row 0")] == 1
     assert not batch.targets["crowd"].any()
+
+
+def test_classes_of_data_are_those_that_it_says_or_else_those_that_its_boxes_name():
+    def named(*names):
+        boxes = [{"name": name, "box": [0, 0, 9, 9]} for name in names]
+        return Record(image=Image.new("RGB", (9, 9)), captions=(), image_id="0", key="0", targets={"boxes": boxes})
+
+    class Says(list):
+        object_names, object_ids = ["cup", "cat"], [3, 90]
+
+    assert classes_in([named("dog", "cat"), named(), named("cat")], "x") == (("cat", "dog"), ())
+    assert classes_in(Says([named("dog")]), "x") == (("cup", "cat"), (3, 90))
+    bare = replace(named(), targets={"boxes": [[0, 0, 9, 9]]})
+    for data in ([bare], [named("dog"), bare], [named()]):
+        with pytest.raises(UserError, match=r"^x: its boxes have no names"):
+            classes_in(data, "x")
 
 
 def test_classes_are_the_sources_or_those_given():
