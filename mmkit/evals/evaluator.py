@@ -28,6 +28,7 @@ from mmkit.data.records import Source
 from mmkit.data.video.opening import open_for
 from mmkit.errors import Unreadable, UserError
 from mmkit.evals.predictions import check_predictions
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank, world_size
 from mmkit.types import Pixels
@@ -259,13 +260,6 @@ def encode_texts(predictor: Predictor, texts: Sequence[str], batch_size: int, wh
 
     (embeddings,) = joined(together(share), len(distinct))
     return finite(embeddings, "text embeddings")[[row[text] for text in texts]]
-
-
-def finite(values: Tensor, what: str) -> Tensor:
-    """The values; UserError when one is not a finite number, because no ranking of such means anything."""
-    if not values.isfinite().all():
-        raise UserError(f"the {what} hold values that are not finite; this model is broken, see where its loss left")
-    return values
 
 
 def counted(left_out: int | None) -> dict[str, float]:

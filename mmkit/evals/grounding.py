@@ -29,7 +29,7 @@ from mmkit.data.records import JsonLines, Record, Source
 from mmkit.data.video.opening import reads_clips
 from mmkit.errors import UserError
 from mmkit.evals.boxes import Box, best_box, detected, named_boxes, points_at, refer_iou, region_box
-from mmkit.evals.evaluator import Evaluator, counted, finite
+from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.intervals import clustered
 from mmkit.evals.predictions import save_predictions
 from mmkit.explanation.goals import Target, default_target, guesses_words
@@ -37,6 +37,7 @@ from mmkit.explanation.gradcam import Asked, TokenMaps, ask, token_maps
 from mmkit.explanation.maps import HeatMap, seen_box
 from mmkit.explanation.words import phrase_in, words_of
 from mmkit.files import nested
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import rank
 from mmkit.types import Pixels

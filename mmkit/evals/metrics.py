@@ -21,8 +21,9 @@ from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given, make_targets
 from mmkit.data.video.opening import open_for
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, Part, counted, finite
+from mmkit.evals.evaluator import Evaluator, Part, counted
 from mmkit.heads.base import Predicts, reads_words
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.ranks import world_size
 from mmkit.types import Pixels

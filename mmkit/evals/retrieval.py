@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmkit.data.records import Source
 from mmkit.data.video.opening import shown_as
-from mmkit.evals.evaluator import Passed, Reranks, encode_texts, finite, joined, own_units, pixels_of, together
+from mmkit.evals.evaluator import Passed, Reranks, encode_texts, joined, own_units, pixels_of, together
 from mmkit.evals.intervals import clustered
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.predictions import save_predictions
@@ -32,6 +32,7 @@ from mmkit.evals.protocols import protocol_named
 from mmkit.evals.recall import KS, Relevance, answered, places, ranks_of, recall_of, sorted_top, top_k
 from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.results.retrieval import AGAIN, NAMES, SHOWN, Found, RetrievalResult, rows_of
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import HeldTokens, Hold, TokenBank
 from mmkit.ranks import gather_objects, rank

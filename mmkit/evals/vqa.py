@@ -19,10 +19,11 @@ from mmkit.data.records import Source
 from mmkit.data.text_files import id_of
 from mmkit.data.texts.answers.rules import accuracy_of, check_coverage, given_answers, summary
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, counted, finite, pixels_of
+from mmkit.evals.evaluator import Evaluator, counted, pixels_of
 from mmkit.evals.intervals import wilson
 from mmkit.evals.predictions import save_predictions
 from mmkit.inference.answering import Answering
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Pixels
 

@@ -21,13 +21,14 @@ from mmkit.data.labels import own_names
 from mmkit.data.records import Source
 from mmkit.data.video.opening import shown_as
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Passed, Reranks, finite, pixels_of
+from mmkit.evals.evaluator import Passed, Reranks, pixels_of
 from mmkit.evals.labels import read_classes, unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.prompts import check_templates, default_templates
 from mmkit.evals.recall import hits_at, sorted_top
 from mmkit.evals.results.zeroshot import By, ZeroShotResult
 from mmkit.evals.text_bank import class_bank, fill
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.tokens import TokenBank
 from mmkit.ranks import rank

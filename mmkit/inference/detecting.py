@@ -22,6 +22,7 @@ from mmkit.data.reading import reading
 from mmkit.data.texts.prompts import Prompter, checked
 from mmkit.errors import UserError
 from mmkit.heads.base import Detections, Detects, Grounds
+from mmkit.inference.finite import finite
 from mmkit.inference.inputs import Picture, many_pictures, open_picture
 
 
@@ -132,12 +133,9 @@ def in_pictures(
 
     UserError where a box or score is not finite: this model is broken.
     """
-    boxes, scores = (x.float().cpu().numpy().astype(np.float64) for x in (found.boxes, found.scores))
+    numbers = (finite(x.float(), "boxes or scores") for x in (found.boxes, found.scores))
+    boxes, scores = (x.cpu().numpy().astype(np.float64) for x in numbers)
     labels, of = found.labels.cpu().numpy(), found.of.cpu().numpy()
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise UserError(
-            "the boxes or scores hold values that are not finite; this model is broken, see where its loss left"
-        )
     out: list[Found] = []
     for row, size in enumerate(sizes):
         own = np.flatnonzero(of == row)

@@ -16,6 +16,7 @@ from mmkit.data.video.samplers import Views
 from mmkit.data.video.views import check_views, views_of
 from mmkit.errors import UserError
 from mmkit.heads.base import Classifies, reads_words
+from mmkit.inference.finite import finite
 from mmkit.inference.inputs import Picture, many_pictures, open_seen
 from mmkit.types import Pixels
 
@@ -57,11 +58,7 @@ def chances(predictor: Any, head: Classifies, seen: Sequence[Sequence[Pixels]], 
         samples = [Sample(pixels=pixels, image_id=row, key="") for row, pixels in enumerate(view)]
         with predictor.inference():
             each.append(head.predict(predictor.features(samples)).cpu())
-    logits = torch.stack(each)
-    if not logits.isfinite().all():
-        raise UserError(
-            "the class scores hold values that are not finite; this model is broken, see where its loss left"
-        )
+    logits = finite(torch.stack(each), "class scores")
     return logits.softmax(2).mean(0) if views is not None and views.softmax else logits.mean(0).softmax(1)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from mmkit.data.collate import Sample
 from mmkit.data.records import Source
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, finite, pixels_of
+from mmkit.evals.evaluator import Evaluator, pixels_of
 from mmkit.evals.metrics import Measured
 from mmkit.heads.base import reads_words
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Pixels
 

@@ -18,10 +18,11 @@ from mmkit.encoders.decoding import Decoding
 from mmkit.errors import UserError
 from mmkit.evals.captions.scores import Written, bleu, cider_d, rouge_l
 from mmkit.evals.captions.words import words_of
-from mmkit.evals.evaluator import Evaluator, counted, finite, pixels_of
+from mmkit.evals.evaluator import Evaluator, counted, pixels_of
 from mmkit.evals.pairs import Pairs
 from mmkit.evals.predictions import save_predictions
 from mmkit.inference.captioning import Captioning
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.types import Pixels
 

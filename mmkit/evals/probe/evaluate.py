@@ -21,13 +21,14 @@ from torch import Tensor
 from mmkit.data.records import Source, described
 from mmkit.data.sources.classes import labels_in
 from mmkit.errors import UserError
-from mmkit.evals.evaluator import Evaluator, finite, make_source, pixels_of
+from mmkit.evals.evaluator import Evaluator, make_source, pixels_of
 from mmkit.evals.labels import with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.probe import linear
 from mmkit.evals.probe.attentive import attentive
 from mmkit.evals.probe.knn import knn
 from mmkit.evals.probe.result import ProbeResult, Reading
+from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
 from mmkit.nn.pool import pooled
 from mmkit.ranks import rank
