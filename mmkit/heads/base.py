@@ -223,6 +223,17 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class Leads(Answers, Protocol):
+    """A head that finds the best answer alone sooner than it ranks all."""
+
+    def leading(self, fused: Fused, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """The best of each question, and a second that scores as much where any does, as ``rank``: (B, 2) both.
+
+        The probabilities are among the candidates that were read, and so are larger than those of ``rank``.
+        """
+
+
+@runtime_checkable
 class Writes(Answers, Protocol):
     """A head that answers questions word by word, in at most ``max_tokens`` pieces with [CLS] and [SEP].
 

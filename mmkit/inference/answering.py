@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from mmkit.data.collate import padded_texts
 from mmkit.data.targets import answer_ids
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.errors import UserError
-from mmkit.heads.base import Candidates, Writes
+from mmkit.heads.base import Candidates, Leads, Writes
 from mmkit.types import Fused
 
 
@@ -45,8 +44,10 @@ class Answering:
         if self.candidates is None:
             texts, sure = self._written(fused)
             return [[text] for text in texts], sure
-        leading = getattr(self.head, "leading", None) or partial(self.head.rank, top=2)
-        numbers, values = leading(fused, self.candidates)
+        if isinstance(self.head, Leads):
+            numbers, values = self.head.leading(fused, self.candidates)
+        else:
+            numbers, values = self.head.rank(fused, self.candidates, 2)
         if values.shape[1] > 1 and bool((values[:, 0] == values[:, 1]).any()):
             numbers, values = self.head.rank(fused, self.candidates, len(self.answers))
         alike = [
