@@ -35,6 +35,7 @@ from official import Draws, OfficialALBEF, Sizes, hide, optimizer_of
 from torch import Tensor, nn
 
 from mmkit.allocator import advice, allocator, begin_anew
+from mmkit.data.collate import Collator
 from mmkit.heads.itc import ITC
 from mmkit.heads.itm import ITM
 from mmkit.heads.mlm import MLM
@@ -79,7 +80,7 @@ def random_batch(s: Setting, seed: int = 0) -> Batch:
     hidden = (torch.rand(s.batch, length, generator=g) < 0.15) & mask
     hidden[:, 0] = False
     ids[:, 0] = CLS
-    most = rounded(int(hidden.sum(1).max()), 8)
+    most = rounded(int(hidden.sum(1).max()), Collator.multiple)
     positions = hidden.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
     real = torch.arange(most) < hidden.sum(1, keepdim=True)
     masked = MaskedText(

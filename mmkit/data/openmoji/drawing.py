@@ -20,6 +20,8 @@ COLOURS = {
     "purple": (196, 170, 232), "brown": (190, 156, 124),
 }  # fmt: skip
 TEXTURES = ("plain", "gradient", "stripes", "dots", "checks", "noise")
+ASIDE = 1.6
+"""By how much one is further beside another than above it, or above than beside, to be told so."""
 
 
 class Box(NamedTuple):
@@ -113,7 +115,7 @@ def _on_plain(placed: Sequence[tuple[str, Box]], colour: str, size: int) -> NDAr
     for emoji, box in placed:
         left, top, right, bottom = box
         part = canvas[:, top:bottom, left:right]
-        if any(left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in done):
+        if any(_meet(box, other) for other in done):
             part[:] = _blended(part, *_layer(emoji, box.side))
         else:
             part[:] = _on_ground(emoji, box.side, colour)
@@ -172,32 +174,32 @@ def _fits(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, i
     left, top, right, bottom = box
     a, b, c, d = boxes[-1]
     across, down = abs(left + right - a - c), abs(top + bottom - b - d)
-    if across <= 1.6 * down and down <= 1.6 * across:
+    if across <= ASIDE * down and down <= ASIDE * across:
         return False
-    for other in boxes:
-        a, b, c, d = other
-        if left < c and a < right and top < d and b < bottom and not clear_of(box, other):
-            return False
-    return True
+    return all(clear_of(box, other) for other in boxes)
 
 
 def relation(a: Box, b: Box) -> str | None:
     """Where a is seen from b: "left", "right", "above", "below"; None when it is askew."""
     (ax, ay), (bx, by) = a.centre, b.centre
     across, down = ax - bx, ay - by
-    if abs(across) > 1.6 * abs(down):
+    if abs(across) > ASIDE * abs(down):
         return "left" if across < 0 else "right"
-    if abs(down) > 1.6 * abs(across):
+    if abs(down) > ASIDE * abs(across):
         return "above" if down < 0 else "below"
     return None
 
 
+def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
 def clear_of(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Whether at most 6 % of the smaller box are covered."""
+    if not _meet(a, b):
+        return True
     a_left, a_top, a_right, a_bottom = a
     b_left, b_top, b_right, b_bottom = b
-    if a_right <= b_left or b_right <= a_left or a_bottom <= b_top or b_bottom <= a_top:
-        return True
     across = min(a_right, b_right) - max(a_left, b_left)
     down = min(a_bottom, b_bottom) - max(a_top, b_top)
     smaller = min((a_right - a_left) * (a_bottom - a_top), (b_right - b_left) * (b_bottom - b_top))
