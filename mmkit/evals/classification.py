@@ -81,6 +81,10 @@ class Classification(Evaluation):
     head: str = "label"
     label: str = "label"
 
+    def names(self) -> tuple[str, ...]:
+        """Of labelled records, and what further metrics say."""
+        return ("accuracy", "interval_low", "interval_high", "by_class.*", *super().names())
+
     def evaluate(self, predictor: Predictor) -> ClassificationResult:
         """UserError for a label that is no class, and where some records have labels and others do not.
 

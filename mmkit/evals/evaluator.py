@@ -116,6 +116,13 @@ class Evaluator:
         """What ``evaluate`` works on, such as the source and a head; UserError where something is missing."""
         return self.opened()
 
+    def names(self) -> tuple[str, ...] | None:
+        """The numbers by which it compares models, by dotted name, known before any; * = what data or models name.
+
+        None: nobody knows them before.
+        """
+        return None
+
     def evaluate(self, predictor: Predictor) -> Any:
         """A ``Result``; UserError for what cannot be measured."""
         raise NotImplementedError

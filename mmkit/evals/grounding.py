@@ -164,6 +164,11 @@ class Grounding(Evaluator):
                 "lie between 0 and 1"
             )
 
+    def names(self) -> tuple[str, ...]:
+        """What is measured, in all and of each split."""
+        own = (*RATES, *(f"{name}_{end}" for name in RATES for end in ("low", "high")), "iou", "in_caption")
+        return (*own, *(f"*.{name}" for name in own))
+
     def needs(self, predictor: Predictor) -> tuple[dict[str, Asked], Source]:
         """What the model is asked, and the source; UserError where there is nothing to explain, and for clips."""
         if reads_clips(predictor.transform):

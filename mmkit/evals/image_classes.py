@@ -21,7 +21,7 @@ from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator
 from mmkit.evals.labels import unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
-from mmkit.evals.results.zeroshot import ZeroShotResult
+from mmkit.evals.results.zeroshot import RATES, ZeroShotResult
 from mmkit.evals.zeroshot import best_of, found_in, labels_at
 from mmkit.inference.predictor import Predictor
 from mmkit.inference.sorting import chances, seen_in
@@ -41,6 +41,10 @@ class ImageClasses(Evaluator):
     head: str | None = None
     label_key: str = "label"
     views: str | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """Of labelled pictures."""
+        return RATES
 
     def needs(self, predictor: Predictor) -> tuple[Any, Source, Tensor | None]:
         """The head, the source, and each record's class. UserError where they do not fit."""

@@ -70,6 +70,10 @@ class Evaluation(Evaluator):
     target: str | None = "label"
     targets: partial[Any] | None = None
 
+    def names(self) -> tuple[str, ...]:
+        """Those of the metrics, each of which may say several."""
+        return tuple(told for name in self.metrics for told in (name, f"{name}.*"))
+
     def needs(self, predictor: Predictor) -> tuple[Any, Source]:
         """The head and the source."""
         return self.named_head(predictor), self.opened()

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Pairs", "Retrieval", "RetrievalResult"]
 
+R1_ENDS = ("r1_low", "r1_high")
 ByRule = Mapping[str, Relevance]
 """What is relevant by our rule, "", and as it is "published"."""
 
@@ -69,6 +70,13 @@ class Retrieval(Reranks):
         super().__post_init__()
         if self.protocol is not None:
             protocol_named(self.protocol)
+
+    def names(self) -> tuple[str, ...]:
+        """R@k, its mean and intervals by both rules, again after re-ranking, and ranks with a protocol."""
+        again = () if self.rerank_top is None else ("rerank.", "published.rerank.")
+        of_ranks = () if self.protocol is None else ("median_rank", "mean_rank")
+        ways = ("r_mean", *(f"{w}_{name}" for w in NAMES for name in (*(f"r{k}" for k in KS), *R1_ENDS, *of_ranks)))
+        return tuple(rule + name for rule in ("", "published.", *again) for name in ways)
 
     def needs(self, predictor: Predictor) -> Source:
         """The source; UserError where the model cannot do what is asked."""

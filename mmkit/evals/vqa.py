@@ -104,6 +104,11 @@ class VQA(Evaluator):
         if self.bad is not None and self.predictions is not None:
             raise UserError("--max-bad (bad=) leaves questions out; a file of --predictions answers all of them")
 
+    def names(self) -> tuple[str, ...]:
+        """Of answered questions, by both rules."""
+        rates = ("accuracy", "by_type.*")
+        return (*rates, "interval_low", "interval_high", *(f"published.{name}" for name in rates))
+
     def needs(self, predictor: Predictor) -> tuple[Answering, Source]:
         """What answers, from which list, and the source. Reads few records."""
         source = self.opened()

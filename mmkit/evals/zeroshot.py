@@ -26,7 +26,7 @@ from mmkit.evals.labels import read_classes, unlabelled, with_classes
 from mmkit.evals.predictions import save_predictions
 from mmkit.evals.prompts import check_templates, default_templates
 from mmkit.evals.recall import hits_at, sorted_top
-from mmkit.evals.results.zeroshot import By, ZeroShotResult
+from mmkit.evals.results.zeroshot import RATES, By, ZeroShotResult
 from mmkit.evals.text_bank import class_bank, fill
 from mmkit.inference.finite import finite
 from mmkit.inference.predictor import Predictor
@@ -65,6 +65,10 @@ class ZeroShot(Reranks):
         super().__post_init__()
         if self.templates is not None:
             check_templates(self.templates, "templates")
+
+    def names(self) -> tuple[str, ...]:
+        """Of labelled pictures; top-1 again after re-ranking."""
+        return RATES if self.rerank_top is None else (*RATES, *(f"rerank.{name}" for name in RATES if name != "top5"))
 
     def needs(self, predictor: Predictor) -> Task:
         """What ``read`` gives; UserError also where the model cannot do what is asked."""

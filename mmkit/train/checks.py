@@ -1,9 +1,11 @@
-"""What is sure to go wrong, told before it does: evaluators that cannot measure, parameters that nothing reaches."""
+"""What is sure to go wrong, told before it does: an evaluator that cannot measure, a parameter that nothing reaches."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -17,8 +19,14 @@ from mmkit.heads.base import Captions
 from mmkit.heads.image_classify import ImageClassify
 
 
-def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predictor: Any) -> None:
-    """UserError for an evaluator that is sure to fail after training, as far as its ``check(predictor)`` can tell."""
+def check_evaluators(
+    evaluators: Mapping[str, Callable[[Any], object]], predictor: Any, best: str | None = None
+) -> None:
+    """UserError for an evaluator that is sure to fail after training, as far as its ``check(predictor)`` can tell.
+
+    best: ``run.best``, see ``check_best``.
+    """
+    check_best(best, evaluators)
     for name, evaluator in evaluators.items():
         check: Callable[[Any], None] | None = getattr(evaluator, "check", None)
         if check is not None:
@@ -26,6 +34,24 @@ def check_evaluators(evaluators: Mapping[str, Callable[[Any], object]], predicto
                 check(predictor)
             except UserError as error:
                 raise UserError(f"evals.{name}: {error}") from error
+
+
+def check_best(best: str | None, evaluators: Mapping[str, object]) -> None:
+    """UserError where ``run.best`` is no number by which its evaluator compares models, as far as that one can tell.
+
+    Its ``names()`` are patterns. An evaluator without them, or with None, is believed until it is called.
+    """
+    for evaluation, evaluator in evaluators.items():
+        names: Callable[[], Sequence[str] | None] | None = getattr(evaluator, "names", None)
+        if best is None or names is None or not best.startswith(f"{evaluation}."):
+            continue
+        name, known = best.removeprefix(f"{evaluation}."), names()
+        if known is not None and not any(fnmatchcase(name, one) for one in known):
+            near = get_close_matches(name, known, n=1) or known[:1]
+            raise UserError(
+                f"run.best = {best!r}: evals.{evaluation} compares models by {', '.join(known) or 'nothing'}"
+                + (f"; give run.best={evaluation}.{near[0]}" if near else "")
+            )
 
 
 def check_classes(heads: Mapping[str, nn.Module], targets: object, source: object = None) -> None:

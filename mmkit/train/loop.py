@@ -21,7 +21,7 @@ from mmkit.config import Experiment, dump, validate
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.own import said_of
 from mmkit.data.workers import named_workers
-from mmkit.errors import Stopped, UserError
+from mmkit.errors import Stopped
 from mmkit.files import write_json
 from mmkit.progress import progress
 from mmkit.ranks import gather_objects, named_failures, on_first, rank, world_size
@@ -169,7 +169,7 @@ class Trainer:
 
     def run(self, fresh: bool = True, apart: Collection[str] = ()) -> dict[str, float]:
         """All steps that remain, then the last checkpoint and evaluation."""
-        check_evaluators(self.evaluators, self.parts.predictor())
+        check_evaluators(self.evaluators, self.parts.predictor(), self.exp.run.best)
         self.begin(fresh, apart)
         last = min(self.plan.steps or ENDLESS, self.exp.run.stop_after_steps or ENDLESS)
         with progress(rank() == 0, keep=True) as self.tell, closing(self.log):
@@ -351,9 +351,10 @@ class Trainer:
 
     def _evaluate_or_save(self) -> None:
         """As ``evaluate``; where it fails, one process saves first. Of several, some may still be within it."""
+        self.guard.check()  # not within: after a loss that is not finite nothing is saved
         try:
             self.evaluate()
-        except UserError:
+        except (Exception, SystemExit):
             if world_size() == 1:
                 self.save(wait=True)
             raise

@@ -1,5 +1,6 @@
 """A tiny ALBEF with a tokenizer and a source of coloured pictures, for the tests of what uses models."""
 
+from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
@@ -19,6 +20,11 @@ SHAPES = ("square", "box", "tile")
 
 def caption(i: int) -> str:
     return f"a {COLOURS[i % len(COLOURS)]} {SHAPES[i % len(SHAPES)]}"
+
+
+def alike(evaluator, numbers) -> set[str]:
+    """Of the numbers of an evaluation those by which, as its ``names`` say, no models can be compared."""
+    return {name for name in numbers if not any(fnmatchcase(name, known) for known in evaluator.names())}
 
 
 class Pictures:

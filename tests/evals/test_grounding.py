@@ -17,7 +17,7 @@ from mmkit.explanation.gradcam import TokenMaps
 from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.heads.classify import Classify
 from mmkit.heads.mlm import MLM
-from tests.evals.parts import COLOURS, predictor
+from tests.evals.parts import COLOURS, alike, predictor
 from tests.several import on_processes
 from tests.sizes import vilt_tiny
 
@@ -311,6 +311,8 @@ def test_names_alone_by_what_the_model_has():
 def test_splits_without_expressions_are_left_out():
     result = Grounding(source=Boxes(1)).evaluate(predictor())
     assert set(result.by_split) == {"even"}
+    constant = {f"{split}{name}" for split in ("", "even.") for name in ("n", "chance", "choice_chance")}
+    assert alike(Grounding(source=Boxes(1)), result.metrics()) == constant
     assert not any(name.startswith("odd") for name in result.metrics())
 
 

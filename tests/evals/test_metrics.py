@@ -13,7 +13,7 @@ from mmkit.evals.metrics import Evaluation, computed, on_cpu
 from mmkit.evals.vqa import VQA
 from mmkit.features import Features
 from mmkit.heads.base import Head
-from tests.evals.parts import Pictures
+from tests.evals.parts import Pictures, alike
 from tests.evals.parts import predictor as pictures_model
 from tests.evals.test_vqa import Classed, Questions, predictor
 
@@ -80,7 +80,9 @@ def test_a_head_and_metrics_and_nothing_else():
 def test_classification_takes_further_metrics_where_there_are_labels(tmp_path):
     made, more = predictor("classes"), {"right": Right(), "order": Order()}
     named = Classed(7, lambda i: ("no", "perhaps", "yes")[i % 3])
-    found = Classification(source=named, batch_size=3, metrics=more)(made)
+    evaluator = Classification(source=named, batch_size=3, metrics=more)
+    found = evaluator(made)
+    assert alike(evaluator, found) == {"n", "chance"}
     assert found["right.all"] == pytest.approx(found["accuracy"])
     assert found["right.each.1"] == pytest.approx(found["by_class.perhaps"])
     assert found["order"] == 120120

@@ -17,7 +17,7 @@ from mmkit.evals.recall import Relevance, answered, places, recall_of
 from mmkit.evals.results.reranking import Reranking
 from mmkit.evals.retrieval import Pairs, Retrieval, reranked
 from mmkit.inference.tokens import HeldTokens, TokenBank
-from tests.evals.parts import Pictures, predictor
+from tests.evals.parts import Pictures, alike, predictor
 
 
 def brute_force(model, source, rerank_top=None, published=False):
@@ -100,8 +100,14 @@ def test_relevance_is_many_to_many():
 
 
 def test_chance_is_beside_the_numbers_and_json_is_nested():
-    result = Retrieval(source=partial(Pictures, 30), rerank_top=3, batch_size=8).evaluate(predictor())
+    evaluator = Retrieval(source=partial(Pictures, 30), rerank_top=3, batch_size=8, protocol="msvd")
+    result = evaluator.evaluate(predictor())
     found, metrics = result.to_json(), result.metrics()
+    chances = {f"{rule}chance_{name}" for rule in ("", "published.") for name in ("r1", "i2t_r1")}
+    assert alike(evaluator, metrics) == {"images", "texts", *chances}
+    plain = replace(evaluator, rerank_top=None, protocol=None)
+    assert {"rerank.t2i_r1", "t2i_mean_rank", "t2i_r2"} <= alike(plain, {**metrics, "t2i_r2": 0.0})
+    assert alike(plain, plain(predictor())) == {"images", "texts", *chances}
     assert found["rerank"]["t2i_r1"] == metrics["rerank.t2i_r1"]
     assert found["rerank"]["top"] == 3
     assert 1 / 30 < found["chance_r1"] == found["chance"]["t2i_r1"] < 0.1

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -11,7 +12,7 @@ from mmkit.evals.prompts import read_templates
 from mmkit.evals.recall import sorted_top
 from mmkit.evals.text_bank import class_bank
 from mmkit.evals.zeroshot import ZeroShot, ZeroShotResult
-from tests.evals.parts import COLOURS, Pictures, predictor
+from tests.evals.parts import COLOURS, Pictures, alike, predictor
 
 TEMPLATES = ("a {} box", "{}", "the {} square here")
 
@@ -34,9 +35,10 @@ def test_equals_the_definition(device):
 @pytest.mark.parametrize("templates_read", [1, 3])
 def test_reranking_takes_the_best_match_among_the_top(templates_read):
     model, source, k = predictor(3), Pictures(14), 4
-    result = ZeroShot(
+    evaluator = ZeroShot(
         source=source, templates=TEMPLATES, rerank_top=k, rerank_templates=templates_read, batch_size=5
-    ).evaluate(model)
+    )
+    result = evaluator.evaluate(model)
     for i in range(14):
 
         def score(c, image=source[i].image):
@@ -49,6 +51,9 @@ def test_reranking_takes_the_best_match_among_the_top(templates_read):
     assert (found["top1"], found["top"]) == (pytest.approx(hits), 4)
     low, high = found["interval"]
     assert (low, high) == wilson(round(14 * hits), 14)
+    constant = {"chance", "chance_top5", "majority", "n", "classes"}
+    assert alike(evaluator, result.metrics()) == constant
+    assert "rerank.top1" in alike(replace(evaluator, rerank_top=None), result.metrics())
     assert result.metrics()["rerank.interval_low"] == low
     assert result.metrics()["rerank.interval_high"] == high
 

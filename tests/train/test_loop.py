@@ -21,6 +21,8 @@ from mmkit.config import dump
 from mmkit.data.order import Order
 from mmkit.data.texts.tokenizers import train_sentencepiece
 from mmkit.errors import Stopped, UserError
+from mmkit.evals.metrics import Evaluation
+from mmkit.evals.zeroshot import ZeroShot
 from mmkit.files import beside
 from mmkit.heads.base import Head
 from mmkit.heads.itc import ITC
@@ -29,6 +31,7 @@ from mmkit.nn.adamw import AdamW
 from mmkit.task import Task
 from mmkit.train import loop, resuming
 from mmkit.train.build import assemble
+from mmkit.train.guard import Guard
 from mmkit.train.loop import train
 from mmkit.train.precision import ProductChoice
 from mmkit.train.schedule import learning_rate
@@ -440,9 +443,10 @@ def test_a_part_that_no_objective_reaches_is_named(tmp_path):
 class Failing:
     """An evaluator that fails, until a file is there; with a check that says what will be missing."""
 
-    def __init__(self, path: str, checks: bool = False) -> None:
+    def __init__(self, path: str, checks: bool = False, error: type[BaseException] = UserError) -> None:
         self.path = Path(path)
         self.checks = checks
+        self.error = error
 
     def check(self, predictor: object) -> None:
         if self.checks:
@@ -450,17 +454,20 @@ class Failing:
 
     def __call__(self, predictor: object) -> dict[str, float]:
         if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
+            raise self.error(f"{self.path}: no such file")
         return {"value": 2.0}
 
 
-@pytest.mark.parametrize(("every", "save"), [(None, 0), (2, 2), (2, 0)])
-def test_a_failing_evaluation_loses_no_step(tmp_path, every, save):
+@pytest.mark.parametrize(
+    ("every", "save", "error"),
+    [(None, 0, UserError), (2, 2, UserError), (2, 0, UserError), (2, 0, ZeroDivisionError), (2, 0, SystemExit)],
+)
+def test_a_failing_evaluation_loses_no_step(tmp_path, every, save, error):
     exp = tiny(
-        evals={"late": partial(Failing, str(tmp_path / "there"))},
+        evals={"late": partial(Failing, str(tmp_path / "there"), error=error)},
         run=dict(steps=3, eval_every_steps=every, save_every_steps=save),
     )  # fmt: skip
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(error, match="no such file"):
         train(exp, tmp_path / "run", build_parts=without_predictor)
     (kept,) = resuming.checkpoints(tmp_path / "run" / "checkpoints")
     assert resuming.load_meta(kept).step == (every or 3)
@@ -470,6 +477,27 @@ def test_a_failing_evaluation_loses_no_step(tmp_path, every, save):
     assert math.isfinite(numbers["loss"])  # of before, where no step was left
     assert numbers["step"] == 3
     assert [event["step"] for event in events(tmp_path / "run", "train")] == [2, 3]
+
+
+def test_a_loss_that_is_seen_to_be_no_number_at_an_evaluation_is_not_saved(tmp_path, monkeypatch):
+    """On a GPU the flags of a step are read one step later, or before the evaluation that follows it."""
+    watch, read = Guard.watch, Guard._read
+
+    def late(self, step, *args, **given):
+        watch(self, step, *args, **given)
+        self._pending = step if step == 2 else None
+
+    def bad(self, watched):
+        if watched == 2:
+            raise UserError("step 2 is not finite")
+        read(self, watched)
+
+    monkeypatch.setattr(Guard, "watch", late)
+    monkeypatch.setattr(Guard, "_read", bad)
+    exp = tiny(evals={"count": partial(Count)}, run=dict(steps=3, eval_every_steps=2))
+    with pytest.raises(UserError, match="step 2 is not finite"):
+        train(exp, tmp_path, build_parts=without_predictor)
+    assert not resuming.checkpoints(tmp_path / "checkpoints")
 
 
 def test_an_evaluator_is_checked_before_the_first_step(tmp_path):
@@ -564,6 +592,25 @@ def test_a_best_by_what_no_evaluation_gives_is_refused(tmp_path):
     train(again, tmp_path, resume=True, build_parts=without_predictor)
     assert [event["step"] for event in events(tmp_path, "eval")] == [2, 3]  # the first is made again, and counts
     assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [
+        ("zero.top2", r"'zero\.top2': evals\.zero compares models by top1, top5, .*; give run\.best=zero\.top5$"),
+        ("zero.chance", "evals.zero compares models by top1"),  # the same for every model
+        ("zero.rerank.top1", "evals.zero compares models by top1"),
+        ("bare.n", r"evals\.bare compares models by nothing$"),
+    ],
+)
+def test_a_best_that_no_evaluator_can_give_is_refused_before_the_first_step(tmp_path, best, words):
+    evals = {
+        "zero": partial(ZeroShot, source=partial(Squares, 3)),
+        "bare": partial(Evaluation, head="itm", source=partial(Squares, 3)),
+    }
+    with pytest.raises(UserError, match=words):
+        train(tiny(run=dict(best=best), evals=evals), tmp_path, build_parts=without_predictor)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 class Next:

@@ -16,7 +16,7 @@ from mmkit.data.records import Source
 from mmkit.data.video.opening import shown_as
 from mmkit.encoders.decoding import Decoding
 from mmkit.errors import UserError
-from mmkit.evals.captions.scores import Written, bleu, cider_d, rouge_l
+from mmkit.evals.captions.scores import LONGEST, Written, bleu, cider_d, rouge_l
 from mmkit.evals.captions.words import words_of
 from mmkit.evals.evaluator import Evaluator, counted, pixels_of
 from mmkit.evals.pairs import Pairs
@@ -90,6 +90,10 @@ class WrittenCaptions(Evaluator):
     needs_words: ClassVar[bool] = True
 
     how: Decoding | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """The scores, and the mean number of words."""
+        return (*(f"bleu{n}" for n in range(1, LONGEST + 1)), "rouge_l", "cider_d", "words")
 
     def needs(self, predictor: Predictor) -> tuple[Captioning, Source]:
         """What writes, and the source."""

@@ -22,7 +22,7 @@ from mmkit.data.objects import Objects, object_names
 from mmkit.data.records import Record, Source
 from mmkit.data.targets import Given
 from mmkit.errors import UserError
-from mmkit.evals.detection.coco import CocoAP, interval
+from mmkit.evals.detection.coco import SIZES, CocoAP, interval
 from mmkit.evals.detection.voc import VocAP
 from mmkit.evals.evaluator import Evaluator, counted
 from mmkit.evals.predictions import save_predictions
@@ -120,6 +120,16 @@ class Detection(Evaluator):
     rounds: int = 0
     phrases: tuple[str, ...] | None = None
     groups: Mapping[str, Sequence[str]] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """What the rule counts, of a model that can be asked beside what random names have, and the groups' own."""
+        if self.rule.startswith("voc"):
+            return ("map",)
+        ends = [f"{name}_{end}" for name in ("ap", "ap50") for end in ("low", "high") if self.rounds]
+        own = ("ap", "ap50", *ends, "random_names_ap50")
+        parts = (*SIZES, *("rcf" if self.rule == "lvis" else ()))
+        of_groups = (f"{group}.{name}" for group in self.groups or {} for name in own)
+        return (*own, "ap75", *(f"ap_{part}" for part in parts), "ar_*", *of_groups)
 
     def needs(self, predictor: Predictor) -> tuple[Detects, Source]:
         """The head and the source."""

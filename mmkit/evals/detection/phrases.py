@@ -118,6 +118,12 @@ class Phrases(Evaluator):
     head: str | None = None
     rounds: int = 0
 
+    def names(self) -> tuple[str, ...]:
+        """Each kind of hit in all and by group, with its interval where pictures are drawn anew."""
+        hits = ("acc50",) if self.rule == "referring" else (*(f"r{k}" for k in KS), "r_all")
+        own = (*hits, *(f"{name}_{end}" for name in hits for end in ("low", "high") if self.rounds))
+        return (*own, *(f"*.{name}" for name in own))
+
     def needs(self, predictor: Predictor) -> tuple[Locates, Source]:
         """The head and the source."""
         if self.rule not in get_args(PhraseRule):

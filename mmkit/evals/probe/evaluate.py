@@ -78,6 +78,12 @@ class Probe(Evaluator):
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: must be at least 1")
 
+    def names(self) -> tuple[str, ...]:
+        """Of each kind of head, and of each token."""
+        kinds = ("knn", "linear", *(("attentive",) if self.attentive else ()))
+        own = tuple(f"{kind}.{name}" for kind in kinds for name in ("top1", "interval_low", "interval_high"))
+        return (*own, "knn.*.top1", "linear.*.top1")
+
     def evaluate(self, predictor: Predictor) -> ProbeResult:
         """UserError for classes with too few pictures, and for labels of the test that no training picture has."""
         source = self.opened()

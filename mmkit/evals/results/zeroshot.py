@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 By = Literal["joint space", "matching head", "classifier"]
+RATES = ("top1", "top5", "interval_low", "interval_high")
+"""Of what has labels, the numbers that tell models apart."""
 WORDS = {"joint space": "joint space", "matching head": "matching head, every class", "classifier": "classifier"}
 
 

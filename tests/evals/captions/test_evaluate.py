@@ -16,7 +16,7 @@ from mmkit.evals.captions.words import words_of
 from mmkit.heads.captioning import Captioner
 from mmkit.inference.predictor import Predictor
 from tests.evals import parts
-from tests.evals.parts import Pictures
+from tests.evals.parts import Pictures, alike
 
 HOW = Decoding(beams=2, max_new_tokens=6)
 
@@ -58,6 +58,7 @@ def test_scores_are_those_of_what_the_predictor_writes():
         for i, text in enumerate(texts)
     ]
     numbers = result.metrics()
+    assert alike(WrittenCaptions(source=source), numbers) == {"n", "references_min", "references_max"}
     assert [numbers[f"bleu{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu(written))
     assert numbers["rouge_l"] == pytest.approx(sum(rouge_l(written)) / 7)
     assert numbers["cider_d"] == pytest.approx(sum(cider_d(written)) / 7)

@@ -19,6 +19,7 @@ from mmkit.heads.base import Detections, Detects
 from mmkit.inference.detecting import Found, detector
 from mmkit.inference.predictor import Predictor
 from mmkit.models.sizes.vision import vision
+from tests.evals.parts import alike
 
 CLASSES = ("cat", "dog", "canoe")
 ID0 = stable_id("7")
@@ -165,10 +166,14 @@ def test_other_rules_by_name():
     voc = Detection(source=Scenes(), rule="voc2007").evaluate(predictor()).metrics()
     assert voc["map"] == 1.0
     assert 0 <= voc["chance_map"] <= 1
+    assert alike(Detection(source=Scenes(), rule="voc2007"), voc) == {"n", "boxes", "classes", "chance_map"}
     assert "ap" not in voc
     with pytest.raises(UserError, match="interval is of ap, which VOC"):
         Detection(source=Scenes(), rule="voc2007", rounds=5).evaluate(predictor())
-    drawn = Detection(source=Scenes(), rounds=5).evaluate(predictor()).metrics()
+    evaluator = Detection(source=Scenes(), rounds=5)
+    drawn = evaluator.evaluate(predictor()).metrics()
+    assert alike(evaluator, drawn) == {"n", "boxes", "classes", "chance_ap"}
+    assert {"ap_low", "ap50_high"} <= alike(Detection(source=Scenes()), drawn)
     assert drawn["ap_low"] <= drawn["ap"] <= drawn["ap_high"]
     with pytest.raises(UserError, match="there are coco, lvis, voc2007, voc2010"):
         Detection(source=Scenes(), rule="voc").evaluate(predictor())
@@ -187,7 +192,9 @@ def test_lvis_knows_what_is_surely_absent_by_published_numbers():
                 record.targets["boxes"].append({"name": "canoe", "box": [40, 40, 48, 48]})
             return record
 
-    numbers = Detection(source=LVIS(), rule="lvis").evaluate(predictor()).metrics()
+    evaluator = Detection(source=LVIS(), rule="lvis")
+    numbers = evaluator.evaluate(predictor()).metrics()
+    assert alike(evaluator, numbers) == {"n", "boxes", "classes", "chance_ap"}
     assert (numbers["ap_f"], numbers["ap_r"]) == (1.0, 1.0)
     assert numbers["ap_c"] == 0.0
     assert numbers["ar_300"] == pytest.approx(2 / 3)
@@ -213,10 +220,14 @@ def test_classes_that_the_head_has_not_are_told_before_anything_is_looked_at():
 
 def test_groups_of_classes_are_measured_apart():
     whole = Detection(source=Scenes(), batch_size=2).evaluate(predictor()).metrics()
-    found = Detection(
+    evaluator = Detection(
         source=Scenes(), batch_size=2, groups={"tame": ("dog", "Canoe"), "none": ("canoe",), "all": ("cat", "dog")}
-    ).evaluate(predictor())
+    )
+    found = evaluator.evaluate(predictor())
     numbers = found.metrics()
+    chances = {"chance_ap", "all.chance_ap", "tame.chance_ap"}
+    assert alike(evaluator, numbers) == {"n", "boxes", "classes", *chances}
+    assert "al.ap" in alike(evaluator, {"al.ap": 1.0})
     assert numbers["tame.ap50"] == pytest.approx(1.0)
     assert numbers["all.ap"] == whole["ap"]
     assert numbers["all.chance_ap"] == whole["chance_ap"] != numbers["tame.chance_ap"]

@@ -23,6 +23,7 @@ from mmkit.heads.base import Detections, Locates
 from mmkit.inference.predictor import Predictor
 from projects.grounding.model import towers
 from tests.evals.detection.test_evaluate import Knows
+from tests.evals.parts import alike
 
 CAPTIONS = ("a man in a hat", "two dogs", "a man sees two dogs by a lake")
 BOXES = [[0, 0, 20, 30], [30, 5, 50, 25], [35, 8, 60, 40], [2, 2, 12, 10]]
@@ -140,6 +141,8 @@ def reference(merged, k, kind=None):
 def test_flickrs_protocols_equal_a_plain_reference(rule, sentences):
     result = Phrases(source=Photos(), rule=rule, batch_size=4).evaluate(predictor(sentences))
     assert (result.n, result.phrases, result.cut) == (10, 50, 0)
+    left = alike(Phrases(source=Photos(), rule=rule), result.metrics())
+    assert {name.rpartition(".")[2] for name in left} == {"n", "phrases", "cut", "chance"}
     for name, k in (("r1", 1), ("r5", 5), ("r10", 10), ("r_all", 12)):
         assert result.values[name] == pytest.approx(reference(rule == "merged-box", k))
     for kind in ("people", "animals", "other", "clothing"):
@@ -162,6 +165,9 @@ def test_an_expression_is_right_by_its_best_box_and_bare_ones_stand_beside():
     result = Phrases(source=source, rule="referring", rounds=20).evaluate(predictor())
     assert (result.n, result.phrases) == (12, 12)
     assert result.values["bare.chance"] == 0.5
+    left = alike(Phrases(source=source, rounds=20), result.metrics())
+    assert left == {"n", "phrases", "cut", "chance", "bare.chance"}
+    assert {"acc50_low", "bare.acc50_high"} <= alike(Phrases(source=source), result.metrics())
     assert result.values["chance"] == pytest.approx(1 / 3)
     said = result.to_json()
     assert said["rule"] == "referring"
@@ -271,9 +277,9 @@ def test_records_without_phrases_and_models_with_classes_of_their_own_are_refuse
         with pytest.raises(UserError, match="there are captions 0 to 2"):
             questions_of(replace(record, targets={"boxes": [], "phrases": [{"caption": caption}]}), "any-box")
     named = [{"name": "a dog", "box": [1, 1, 9, 9]}]
-    for alike in ((0, 1), (-1,), ("0",)):
+    for places in ((0, 1), (-1,), ("0",)):
         with pytest.raises(UserError, match=r'"alike": .* is none of the 1 boxes'):
-            questions_of(replace(record, targets={"boxes": named, "bare": "it", "alike": alike}), "referring")
+            questions_of(replace(record, targets={"boxes": named, "bare": "it", "alike": places}), "referring")
     nothing = [{"caption": 0, "spans": [(0, 5)], "boxes": []}]
 
     @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mmkit.evals.probe.evaluate import Probe, apart
 from mmkit.evals.probe.knn import knn
 from mmkit.evals.probe.result import ProbeResult, Reading
 from mmkit.inference.predictor import Predictor
+from tests.evals.parts import alike
 from tests.sizes import vision_tiny
 
 
@@ -151,5 +152,8 @@ def test_a_first_token_that_stands_for_nothing_is_no_class_token(pooling, tmp_pa
         for i in range(8):
             Image.new("RGB", (32, 32), colour).save(tmp_path / name / f"{i}.png")
     predictor = Predictor(model, {}, None, EvalTransform(size=32), 0)
-    result = Probe(source=ClassFolder(tmp_path), steps=3, attentive=False).evaluate(predictor)
+    probe = Probe(source=ClassFolder(tmp_path), steps=3, attentive=False)
+    result = probe.evaluate(predictor)
+    assert alike(probe, result.metrics()) == {"n", "classes", "trained_on", "chance"}
+    assert alike(probe, {"attentive.top1": 1.0}) == {"attentive.top1"}
     assert set(result.by["knn"]) == ({"cls", "mean"} if pooling == "first" else {"mean"})
