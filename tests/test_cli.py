@@ -1,11 +1,13 @@
 """The commands as people call them: what they print, what they write, and how they refuse."""
 
 import json
+import runpy
 import sys
 
 import pytest
 from PIL import Image
 
+import mmkit.cli
 from mmkit.cli import main
 from mmkit.cli.main import nested, plain_names
 from mmkit.data.texts.tokenizers import load_tokenizer
@@ -103,3 +105,25 @@ def test_numbers_are_shown_once():
     assert plain_names({"t2i_r1": 0.5, "rerank.t2i_r1": 0.4, **once}) == list(once)
     both = {"step": 2, "vqa.step": 2, "loss": 1.0, "vqa.loss": 2.0}
     assert plain_names(both) == list(both)
+
+
+def test_ctrl_c_while_python_starts_is_one_quiet_line(monkeypatch, capsys):
+    class Asked:
+        """An importer that Ctrl-C reaches at this module."""
+
+        def find_spec(self, name, path=None, target=None):
+            if name == "mmkit.cli.main":
+                raise KeyboardInterrupt
+
+    def asked():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "mmkit.cli.main")
+        patch.setattr(sys, "meta_path", [Asked(), *sys.meta_path])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(mmkit.cli.__file__)
+    assert ended.value.code == 130
+    monkeypatch.setitem(main.__globals__, "make_parser", asked)
+    assert main(["info", "."]) == 130
+    assert capsys.readouterr().err == "mmkit: interrupted\n" * 2

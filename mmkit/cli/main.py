@@ -86,10 +86,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    args = make_parser().parse_args(arguments)
-    if arguments is None and args.trains:
-        begin_anew()
+    try:
+        args = make_parser().parse_args(arguments)
+        if arguments is None and args.trains:
+            begin_anew()
+    except KeyboardInterrupt:
+        return _interrupted()
     return execute(args)
+
+
+def _interrupted() -> int:
+    sys.stderr.write("mmkit: interrupted\n")
+    return 130
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -107,8 +115,7 @@ def execute(args: argparse.Namespace) -> int:
         sys.stderr.write(f"mmkit: {process_label()}{stopped}\n")
         return stopped.code
     except KeyboardInterrupt:
-        sys.stderr.write("mmkit: interrupted\n")
-        return 130
+        return _interrupted()
     except BrokenPipeError:  # who read the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13

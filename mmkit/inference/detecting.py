@@ -20,6 +20,7 @@ from mmkit.data.labels import tidy
 from mmkit.data.objects import object_names
 from mmkit.data.reading import reading
 from mmkit.data.texts.prompts import Prompter, checked
+from mmkit.data.video.opening import reads_clips
 from mmkit.errors import UserError
 from mmkit.heads.base import Detections, Detects, Grounds
 from mmkit.inference.finite import finite
@@ -99,7 +100,9 @@ def finder_of(
 
 
 def check_view(transform: object) -> None:
-    """UserError for a transform that cannot say what it shows of a picture."""
+    """UserError for a transform that cannot say what it shows of a picture, and for one of clips."""
+    if reads_clips(transform):
+        raise UserError("boxes are of pictures, and this model reads clips; take a model of pictures")
     if view_of(transform, (64, 64)) is None:
         raise UserError(
             f"{type(transform).__name__} does not say what it shows of a picture, so that boxes find no way back: give "

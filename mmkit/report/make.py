@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.data.records import Source
+from mmkit.data.video.opening import shown_as
 from mmkit.evals.evaluator import make_source
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.inference.predictor import Predictor
@@ -64,5 +65,5 @@ class Report:
         found = [] if objects is None else collect_objects(predictor, objects, shown=self.classified)
         return Page(
             name=self.name, titles=self.titles, examples=examples, zeroshot=sections, objects=found,
-            attribution=self.attribution,
+            attribution=self.attribution, shown=shown_as(predictor.transform),
         )  # fmt: skip

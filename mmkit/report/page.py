@@ -51,7 +51,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a report shows; every part may be empty. titles: what to call evaluations and heads, by their names."""
+    """What a report shows; every part may be empty. titles: what to call evaluations and heads, by their names.
+
+    shown: "pictures" or "clips".
+    """
 
     name: str
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class Page:
     zeroshot: Sequence[ZeroShotSection] = ()
     objects: Sequence[Boxed] = ()
     attribution: str = ""
+    shown: str = "pictures"
 
 
 def write_report(folder: str | Path, page: Page, metrics: Mapping[str, float] | None = None) -> Path:
@@ -72,8 +76,8 @@ def write_report(folder: str | Path, page: Page, metrics: Mapping[str, float] | 
     last = run_folder.last_metrics(events) | dict(metrics or {})
     curves = run_folder.panels(events, page.titles)
     text = environment().get_template("report.html.j2").render(
-        page=page, rows=result_rows(last, page.titles), facts=run_folder.facts(folder, events), meaning=MEANING,
-        charts=[(panel, Markup(chart.line_chart(panel)), chart.legend(panel)) for panel in curves],
+        page=page, rows=result_rows(last, page.titles, page.shown), facts=run_folder.facts(folder, events),
+        meaning=MEANING, charts=[(panel, Markup(chart.line_chart(panel)), chart.legend(panel)) for panel in curves],
     )  # fmt: skip
     path = folder / "report.html"
     write_text(path, text)
@@ -90,8 +94,8 @@ def environment() -> Environment:
     return made
 
 
-def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list[Row]:
-    """The headline of each evaluation: R@1 both ways, top-1, or the average precision of boxes."""
+def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str], shown: str = "pictures") -> list[Row]:
+    """The headline of each evaluation: R@1 both ways, top-1, or the average precision of boxes. shown: or "clips"."""
     rows = []
     for name, found in run_folder.groups(metrics).items():
         if "chance_ap" in found:
@@ -100,14 +104,14 @@ def result_rows(metrics: Mapping[str, float], titles: Mapping[str, str]) -> list
             )
             rates = {"average precision": ("ap", found["chance_ap"])}
         elif "t2i_r1" in found:
-            note = f"{found['texts']:.0f} texts, {found['images']:.0f} pictures"
+            note = f"{found['texts']:.0f} texts, {found['images']:.0f} {shown}"
             chance = found["chance_r1"]
             rates = {
                 "R@1, text to image": ("t2i_r1", chance),
                 "R@1, image to text": ("i2t_r1", found.get("chance_i2t_r1", chance)),
             }
         else:
-            note = f"{found['n']:.0f} pictures, {found['classes']:.0f} classes"
+            note = f"{found['n']:.0f} {shown}, {found['classes']:.0f} classes"
             if "interval_low" in found:
                 note += f"; 95 % interval {percent(found['interval_low'])} to {percent(found['interval_high'])}"
             rates = {"top\u20111": ("top1", found["chance"])}

@@ -230,8 +230,10 @@ def test_a_re_ranking_that_does_harm_is_said():
     first, second = result_rows(metrics, {})
     assert first.note == "9 texts, 9 pictures; re-ranking lowers it"
     assert second.note == "9 texts, 9 pictures"
+    assert [row.note for row in result_rows(metrics, {}, "clips")][1] == "9 texts, 9 clips"
     found = {"z.top1": 0.5, "z.rerank.top1": 0.4, "z.n": 3, "z.classes": 2, "z.chance": 0.5}
     assert [row.note for row in result_rows(found, {})] == ["3 pictures, 2 classes; re-ranking lowers it"]
+    assert [row.note for row in result_rows(found, {}, "clips")] == ["3 clips, 2 classes; re-ranking lowers it"]
 
 
 class Scene:

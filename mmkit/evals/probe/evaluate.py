@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmkit.data.records import Source, described
 from mmkit.data.sources.classes import labels_in
+from mmkit.data.video.opening import shown_as
 from mmkit.errors import UserError
 from mmkit.evals.evaluator import Evaluator, make_source, pixels_of
 from mmkit.evals.labels import with_classes
@@ -110,6 +111,7 @@ class Probe(Evaluator):
             )
         chosen = {name: self._chosen(train, fit, choose, name, len(classes)) for name in train.pooled}
         result = self._measured(train, test, chosen, tuple(classes))
+        result = replace(result, shown=shown_as(predictor.transform))
         save_predictions(self.predictions, lambda: _predictions(result, test, test_source))
         return result
 

@@ -46,6 +46,7 @@ class ProbeResult:
     """labels: (n,) int64, those of the test. by: kind -> token -> what was chosen, and the classes that it says (n,).
 
     attentive: the classes by the head that reads all tokens; None = it was left out. trained_on: how many pictures.
+    shown: "pictures" or "clips", for the title.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +54,7 @@ class ProbeResult:
     trained_on: int
     by: Mapping[str, Mapping[str, tuple[Reading, Tensor]]]
     attentive: Tensor | None
+    shown: str = "pictures"
 
     def best(self, kind: str) -> tuple[str, Reading, Tensor]:
         """The token whose head was better on the pictures held out for choosing; of equals the first by name."""
@@ -91,7 +93,7 @@ class ProbeResult:
         """A row for each kind of head, and below it one for each token."""
         from rich.table import Table
 
-        title = f"probe: {len(self.labels)} pictures of {len(self.classes)} classes, trained on {self.trained_on}"
+        title = f"probe: {len(self.labels)} {self.shown} of {len(self.classes)} classes, trained on {self.trained_on}"
         table = Table(title=title, title_justify="left")
         for column in ("", "top-1", "95 % interval", "chosen on held-out training pictures"):
             table.add_column(column, justify="right" if column == "top-1" else "left")

@@ -13,8 +13,11 @@ from mmkit.data.images.centre_crop import CentreCrop
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.records import ByNumber, Record
 from mmkit.data.text_files import stable_id
+from mmkit.data.video.samplers import Sampler
+from mmkit.data.video.transforms import ClipTransform
 from mmkit.errors import UserError
 from mmkit.evals.detection.evaluate import Detection, by_chance, by_random_names
+from mmkit.evals.detection.phrases import Phrases
 from mmkit.heads.base import Detections, Detects
 from mmkit.inference.detecting import Found, detector
 from mmkit.inference.predictor import Predictor
@@ -134,6 +137,10 @@ def test_a_broken_model_and_a_transform_that_does_not_tell():
         predictor(heads={"detect": Broken()}).detect([Scenes()[0].image])
     with pytest.raises(UserError, match="does not say what it shows"):
         Detection(source=Scenes()).check(predictor(lambda image: torch.zeros(3, 32, 32)))
+    clips = ClipTransform(frame=EvalTransform(size=32), sampler=Sampler(how="linear", frames=2))
+    for evaluator in (Detection(source=Scenes()), Phrases(source=Scenes())):
+        with pytest.raises(UserError, match="boxes are of pictures, and this model reads clips"):
+            evaluator.check(predictor(transform=clips))
     assert isinstance(Knows(), Detects)
     assert detector({"a": Knows(), "b": object()}).classes == CLASSES
 

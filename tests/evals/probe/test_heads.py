@@ -10,12 +10,16 @@ from torch import nn
 
 from mmkit.data.images.transforms import EvalTransform
 from mmkit.data.sources.class_folder import ClassFolder
+from mmkit.data.video.samplers import Sampler
+from mmkit.data.video.transforms import ClipTransform
 from mmkit.evals.probe import linear
 from mmkit.evals.probe.attentive import attentive
 from mmkit.evals.probe.evaluate import Probe, apart
 from mmkit.evals.probe.knn import knn
 from mmkit.evals.probe.result import ProbeResult, Reading
 from mmkit.inference.predictor import Predictor
+from mmkit.models.sizes.video import video
+from mmkit.models.sizes.vision import vision
 from tests.evals.parts import alike
 from tests.sizes import vision_tiny
 
@@ -157,3 +161,17 @@ def test_a_first_token_that_stands_for_nothing_is_no_class_token(pooling, tmp_pa
     assert alike(probe, result.metrics()) == {"n", "classes", "trained_on", "chance"}
     assert alike(probe, {"attentive.top1": 1.0}) == {"attentive.top1"}
     assert set(result.by["knn"]) == ({"cls", "mean"} if pooling == "first" else {"mean"})
+
+
+def test_a_probe_of_clips_counts_clips(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            Image.new("RGB", (16, 16), (9 * i, 0, 99)).save(tmp_path / name / f"{i}.png")
+    model = video(image_size=16, frames=2, tubelet=1, patch=8, depth=1, width=16, heads=2)
+    transform = ClipTransform(frame=EvalTransform(size=16), sampler=Sampler(how="linear", frames=2))
+    probe = Probe(source=ClassFolder(tmp_path), steps=1, attentive=False)
+    for shows, words in ((transform, "clips"), (EvalTransform(size=16), "pictures")):
+        tower = model if shows is transform else vision(image_size=16, patch=8, depth=1, width=16, heads=2)
+        result = probe.evaluate(Predictor(tower, {}, None, shows, 0))
+        assert result.table().title == f"probe: 2 {words} of 2 classes, trained on 14"
