@@ -62,6 +62,10 @@ def tower_of(theirs, vit, depth=2):
     return found
 
 
+def plain_of(theirs, vit):
+    return {f"model.image.{k}": v for k, v in tower_of(theirs, vit).items()}
+
+
 def rows_of(prediction):
     """Rows of a prediction in the order (row, column, colour) -> (colour, row, column)."""
     return (
@@ -126,9 +130,7 @@ def test_mae(norm_pix, monkeypatch):
     task = Task(model, {"mae": MAE(model.spec, norm_pix=norm_pix, depth=2, width=16, heads=2)}, momentum=None)
 
     def ours(state):
-        return {f"model.image.{k}": v for k, v in tower_of(state, "vit.").items()} | {
-            f"heads.mae.{k}": v for k, v in decoder_of(state).items()
-        }
+        return plain_of(state, "vit.") | {f"heads.mae.{k}": v for k, v in decoder_of(state).items()}
 
     filled_from(task, ours(named(theirs, lambda p: p.detach())))
     b = Batch(pixels=PIXELS, image_id=torch.arange(3))
@@ -167,11 +169,40 @@ def test_fixed_positions(height, across, width):
     assert torch.equal(ours, torch.cat(rows_first.chunk(2, 1)[::-1], 1))
 
 
-@pytest.mark.parity("SimMIM", "transformers")
-def test_simmim():
+BEIT = SIZES | {
+    "use_mask_token": True, "use_absolute_position_embeddings": False, "layer_scale_init_value": 0.1,
+    "use_relative_position_bias": False, "use_shared_relative_position_bias": True, "drop_path_rate": 0.0,
+    "use_mean_pooling": False,
+}  # fmt: skip
+
+
+def larger(theirs):
+    """A BEiT whose parameters are such that a fault is seen."""
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "table" in name or "mask_token" in name:
+                parameter.normal_()
+            elif "lambda" in name:
+                parameter.normal_(1.0, 0.3)
+            elif parameter.ndim == 2:
+                parameter.mul_(5)
+    return theirs
+
+
+ON_BEIT = pytest.mark.parity("SimMIM, relative positions", "transformers, its head on its BEiT")
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [pytest.param(False, marks=pytest.mark.parity("SimMIM", "transformers")), pytest.param(True, marks=ON_BEIT)],
+)
+def test_simmim(relative):
     torch.manual_seed(0)
     theirs = transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**SIZES, encoder_stride=8)).train()
     model = vision_tiny()
+    if relative:
+        theirs.vit = larger(transformers.BeitModel(transformers.BeitConfig(**BEIT), add_pooling_layer=False).train())
+        model = relative_sight(image_size=32, patch=8, depth=2, width=32, heads=2, drop_path=0.0)
     task = Task(model, {"simmim": SimMIM(model.spec, cell=8)}, momentum=None)
 
     def ours(state):
@@ -180,9 +211,8 @@ def test_simmim():
             "pixels.weight": state["decoder.0.weight"].flatten(1),
             "pixels.bias": state["decoder.0.bias"],
         }
-        return {f"model.image.{k}": v for k, v in tower_of(state, "vit.").items()} | {
-            f"heads.simmim.{k}": v for k, v in head.items()
-        }
+        tower = relative_of if relative else plain_of
+        return tower(state, "vit.") | {f"heads.simmim.{k}": v for k, v in head.items()}
 
     with torch.no_grad():
         theirs.vit.embeddings.mask_token.normal_()
@@ -219,17 +249,21 @@ def test_simmim_is_the_loss_of_swin():
     assert_near(absolute_error(wanted.reconstruction[where], pixels[where]), wanted.loss, OUTPUT, "loss", "loss")
 
 
-def beit_of(state, scaled=True):
-    """Of a BEiT of transformers, whose keys have no bias; works on weights and on gradients."""
+def relative_of(state, vit):
+    """Of the tower ``vit`` of a BEiT of transformers, whose keys have no bias; works on weights and on gradients."""
     whole = dict(state)
     for i in range(2):
-        prefix = f"beit.layers.{i}.attention"
+        prefix = f"{vit}layers.{i}.attention"
         whole[f"{prefix}.k_proj.bias"] = torch.zeros_like(whole[f"{prefix}.q_proj.bias"])
-    whole |= {f"beit.layernorm.{part}": state[f"layernorm.{part}"] for part in PARTS}
-    found = {f"model.image.{k}": v for k, v in tower_of(whole, "beit.").items()}
-    found["model.image.relative.0.table"] = state["beit.shared_position_bias.relative_position_bias_table"]
+    found = plain_of(whole, vit)
+    found["model.image.relative.0.table"] = state[f"{vit}shared_position_bias.relative_position_bias_table"]
     for i in range(2):
-        found |= {f"model.image.blocks.{i}.scale{n}": state[f"beit.layers.{i}.lambda_{n}"] for n in (1, 2)}
+        found |= {f"model.image.blocks.{i}.scale{n}": state[f"{vit}layers.{i}.lambda_{n}"] for n in (1, 2)}
+    return found
+
+
+def beit_of(state):
+    found = relative_of(state | {f"beit.layernorm.{part}": state[f"layernorm.{part}"] for part in PARTS}, "beit.")
     found |= {f"heads.beit.out.{part}": state[f"lm_head.{part}"] for part in PARTS}
     return found | {"heads.beit.mask": state["beit.embeddings.mask_token"].flatten()}
 
@@ -237,19 +271,7 @@ def beit_of(state, scaled=True):
 @pytest.mark.parity("BEiT, pre-training", "transformers")
 def test_beit():
     torch.manual_seed(0)
-    config = transformers.BeitConfig(
-        **SIZES, vocab_size=11, use_mask_token=True, use_absolute_position_embeddings=False, layer_scale_init_value=0.1,
-        use_relative_position_bias=False, use_shared_relative_position_bias=True, drop_path_rate=0.0,
-    )  # fmt: skip
-    theirs = transformers.BeitForMaskedImageModeling(config).train()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():  # small random ones would hide a fault
-            if "table" in name or "mask_token" in name:
-                parameter.normal_()
-            elif "lambda" in name:
-                parameter.normal_(1.0, 0.3)
-            elif parameter.ndim == 2:
-                parameter.mul_(5)
+    theirs = larger(transformers.BeitForMaskedImageModeling(transformers.BeitConfig(**BEIT, vocab_size=11)).train())
     model = relative_sight(image_size=32, patch=8, depth=2, width=32, heads=2, drop_path=0.0)
     task = Task(model, {"beit": BEiT(model.spec, codes=11, sample=16, axes=12)}, momentum=None)
     b = Batch(pixels=PIXELS, image_id=torch.arange(3))

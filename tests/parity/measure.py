@@ -47,8 +47,8 @@ NO_ORACLE = """What no installed program can be asked:
 
 - MAE's linear probe by LARS, and every fine-tuned accuracy of MAE, SimMIM and BEiT: not measured here.
 - The fixed positions of MAE are held against a copy of its own code; transformers' of release 5 have rows first.
-- SimMIM on a ViT with relative positions: not compared. On Swin the formula of its loss alone is: a network of others
-  cannot have patches replaced, and is refused (`projects/mim/test_mim.py`).
+- SimMIM on Swin: the formula of its loss alone is compared: a network of others cannot have patches replaced, and is
+  refused (`projects/mim/test_mim.py`).
 - BEiT's ids: those of DALL-E's encoder are not to be had; k-means stands in their place. Its masks are held against a
   copy of the published generator, as distributions.
 - ViViT's models 2 to 4 are in no installed package: loops written out in the test stand in their place
