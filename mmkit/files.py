@@ -187,12 +187,13 @@ def nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_new_folder(path: str | Path) -> None:
-    """UserError where there is a file, or a folder with anything in it."""
+    """UserError where there is a file, or a folder with anything in it, and where none can be made or written in."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; name a new folder")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty; name a new folder")
+    check_writable(path / "new", str(path))
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

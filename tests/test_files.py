@@ -411,6 +411,8 @@ def test_a_new_folder_is_not_there_or_empty(tmp_path):
         check_new_folder(tmp_path)
     with pytest.raises(UserError, match="is a file; name a new folder"):
         check_new_folder(tmp_path / ".file")
+    with pytest.raises(UserError, match=r"new: cannot be written \(.*\.file is a file, not a folder\)"):
+        check_new_folder(tmp_path / ".file" / "new")
 
 
 def test_odd_bytes_of_a_name_are_written_as_escapes(tmp_path):

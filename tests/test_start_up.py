@@ -51,7 +51,8 @@ BESIDE = {
     ("vqa", "image"): {"question": "what?"}, ("vqa", "question"): {"image": "pictures/0.png"},
     ("vqa", "answers"): {"data": "questions.jsonl"}, ("vqa", "images"): {"data": "questions.jsonl"},
     ("vqa", "annotations"): {"data": "vqa.json"}, ("caption", "images"): {"data": "rows.jsonl"},
-    ("detect", "images"): {"data": "rows.jsonl"}, ("detect", "classes"): {"image": "pictures/0.png"},
+    ("detect", "images"): {"data": "rows.jsonl"}, ("caption", "out"): {"image": "pictures/0.png"},
+    ("detect", "out"): {"image": "pictures/0.png"}, ("detect", "classes"): {"image": "pictures/0.png"},
     ("data build-answers", "images"): {"data": "questions.jsonl"},
     ("data build-answers", "annotations"): {"data": "vqa.json"}, ("convert", "tokenizer"): {"source": "theirs"},
     ("data import", "annotations"): {"source": "vqa.json", "format": "vqa"},
@@ -96,6 +97,13 @@ CASES = {
     if action.nargs != 0 and action.type in (None, Path) and not action.choices
     and action.dest not in WRITTEN | WORDS
     for wrong in (MISSING, *(BROKEN if action.dest in ("data", "source") else ()))
+}  # fmt: skip
+CASES |= {
+    f"{name} {action.dest} below a file": with_one(
+        name, parser, action.dest, f"none_file/new.{'parquet' if name == 'features' else 'png'}"
+    )
+    for name, parser in COMMANDS.items()
+    for action in parser._actions if action.dest in WRITTEN - {"text_bank"}
 }  # fmt: skip
 CASES |= {f"{name} --nosuch": [*with_one(name, parser), "--nosuch"] for name, parser in COMMANDS.items()}
 CASES |= {
@@ -150,6 +158,7 @@ def said(tmp_path_factory):
     (folder / "broken.jsonl").write_text('{"image": \n')
     (folder / "broken.parquet").write_bytes(b"PAR1")
     (folder / "config.py").write_text("import torch\n\n\ndef base() -> 'Experiment':\n    pass\n")
+    (folder / "none_file").write_text("")
     (folder / "none_new/checkpoints/step-3").mkdir(parents=True)
     (folder / "none_new/checkpoints/step-3/meta.json").write_text('{"files": {"meta.json": null}}')
     (folder / "paths").mkdir()

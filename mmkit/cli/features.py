@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.cli.evaluate import add_model_arguments, add_source_options, make_predictor, open_data
-from mmkit.cli.main import add_command
+from mmkit.cli.main import add_command, check_output
 from mmkit.errors import UserError
 from mmkit.files import check_ending
 from mmkit.inference import EMBEDDED_AS
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise UserError(f"--max-bad {args.max_bad}: a share, 0 to 1")
     source = _source(args)
     check_ending(args.out, *EMBEDDED_AS)
+    check_output(args.out, "--out")
     from mmkit.inference.embed_files import embed_files
 
     with make_predictor(args) as predictor:

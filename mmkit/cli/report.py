@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from mmkit.config.own import make_findable, own_files
     from mmkit.data.sources.open import open_source
     from mmkit.errors import UserError
-    from mmkit.files import read_json
+    from mmkit.files import check_writable, read_json
     from mmkit.hub.files import CONFIG
     from mmkit.hub.place import check
     from mmkit.train.folder import EXPERIMENT
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise UserError(f"{args.run_folder}: not the folder of a run (no {EXPERIMENT}); give what `mmkit train` made")
     if runs[0] == args.run_folder:
         check(args.run_folder)
+    page = str(runs[0] / "report.html")
+    check_writable(page, page)
     data = None if args.data is None else open_source(args.data, {"caption"})
     classes = None if args.zeroshot is None else open_source(args.zeroshot, {"label"})
     numbers: dict[str, Any] = {}
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
             continue
         report = _report(exp, None if name else data, None if name else classes)
         numbers |= {f"{name}{key}": value for key, value in _write(args, folder, report).items()}
-    return {**numbers, "out": str(runs[0] / "report.html")}
+    return {**numbers, "out": page}
 
 
 def _write(args: argparse.Namespace, folder: Path, report: Report | AnswersReport) -> Mapping[str, float]:

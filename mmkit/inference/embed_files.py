@@ -115,7 +115,7 @@ def embed_files(
         unreadable = _check(bad, total, max_bad_fraction)
         pictures, rows = on_first(lambda: _put_together(out, paths, predictor.model.spec.embed_dim))
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error})") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return Embedded(
         pictures=pictures, texts=rows, width=predictor.model.spec.embed_dim, unreadable=unreadable,
         resumed=sum(resumed for _, resumed in found),

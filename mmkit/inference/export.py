@@ -112,7 +112,7 @@ def export(predictor: Predictor, folder: str | Path) -> dict[str, Graph]:
                 log.info("%s: differs by %.1e", graphs[name].file, graphs[name].difference)
         write_json(folder / "export.json", _facts(predictor, graphs))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error})") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return graphs
 
 

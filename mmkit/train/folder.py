@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import UserError, shortened
-from mmkit.files import is_part, read_json, replace_folder, write_json, write_text
+from mmkit.files import check_writable, is_part, read_json, replace_folder, write_json, write_text
 from mmkit.parent import launcher_name, restarts
 from mmkit.ranks import group, on_first, rank
 from mmkit.train.lock import LOCK, is_folder, make_folder
@@ -76,10 +76,11 @@ def look(out: Path, resume: bool, apart: Collection[str] = ()) -> Path | None:
 
 
 def check_no_run(out: Path) -> None:
-    """UserError where a run left a checkpoint."""
+    """UserError where a run left a checkpoint, and where none can be written."""
     if is_folder(out) and (found := latest(out / "checkpoints")) is not None:
         state = "a finished run" if (out / NUMBERS).is_file() else "a run already"
         raise UserError(f"{out}: holds {state} ({found.name}); add --resume to go on, or give another --out")
+    check_writable(out / "new", f"--out {out}")
 
 
 def restarted(out: Path) -> bool:

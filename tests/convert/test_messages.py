@@ -64,15 +64,20 @@ def test_places(source, tmp_path, capsys, monkeypatch):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/model.safetensors").write_bytes(source[0].read_bytes())
     assert "file: is a file; OUT is a new folder" in says(capsys, "albef", source[0], tmp_path / "file")
-    assert "cannot be made, as" in says(capsys, "albef", source[0], tmp_path / "file/out")
+    assert "cannot be written (" in says(capsys, "albef", source[0], tmp_path / "file/out")
     assert "full: is not empty" in says(capsys, "albef", source[0], tmp_path / "full")
     (tmp_path / "full/config.json").write_text("{}")
     assert "full: holds a model already" in says(capsys, "albef", source[0], tmp_path / "full")
     said = says(capsys, "albef", tmp_path / "theirs", tmp_path / "theirs/out")
     assert f"theirs/out: lies inside {tmp_path}/theirs" in said
     assert "nowhere: no such file" in says(capsys, "albef", tmp_path / "nowhere", tmp_path / "out")
-    monkeypatch.setattr("os.access", lambda path, how: False)
-    assert "cannot be written to" in says(capsys, "albef", source[0], tmp_path / "out")
+
+    def denied(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    said = says(capsys, "albef", source[0], tmp_path / "out")
+    assert f"out: cannot be written ({tmp_path}: Permission denied)" in said
     assert not (tmp_path / "out").exists()
 
 

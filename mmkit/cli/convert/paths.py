@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from mmkit.errors import UserError
+from mmkit.files import check_writable
 
 
 def check_out(out: Path, source: str, kind: Literal["folder", "file"]) -> None:
@@ -20,11 +20,7 @@ def check_out(out: Path, source: str, kind: Literal["folder", "file"]) -> None:
     if kind == "folder" and out.is_dir() and any(out.iterdir()):
         holds = "holds a model already" if (out / "config.json").exists() else "is not empty"
         raise UserError(f"{out}: {holds}; name a new folder")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"{out}: cannot be made, as {above} is a file")
-    if not os.access(above, os.W_OK):
-        raise UserError(f"{out}: cannot be made, as {above} cannot be written to")
+    check_writable(out / "new" if kind == "folder" else out, str(out))
     folder = Path(source).expanduser()
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{out}: lies inside {folder}, which is read; name a place outside of it")
