@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkit.errors import UserError
@@ -149,21 +151,39 @@ class Normalise:
         return pixels.float().sub_(mean).div_(std)
 
 
-class RawPixels(NamedTuple):
+class RawPixels:
     """A picture before it is normalised: a quarter of the bytes, for all the way to the device.
 
     bytes: (3, height, width) uint8, of a clip (3, T, height, width). erased: (left, top, right, bottom) of what becomes
-    the mean colour, which no byte says exactly; (0, 0, 0, 0) is nothing.
+    the mean colour, which no byte says exactly; (0, 0, 0, 0) is nothing. paint: in place of bytes, what fills an array
+    (3, height, width) uint8 of ``shape`` with them, for a picture that is painted right where its batch lies.
     """
 
-    bytes: Tensor
-    normalise: Normalise
-    erased: tuple[int, int, int, int] = (0, 0, 0, 0)
+    __slots__ = ("_bytes", "erased", "normalise", "paint", "shape")
+
+    def __init__(
+        self, bytes: Tensor | None, normalise: Normalise, erased: tuple[int, int, int, int] = (0, 0, 0, 0), *,
+        paint: Callable[[NDArray[np.uint8]], None] | None = None, shape: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        self._bytes, self.normalise, self.erased, self.paint = bytes, normalise, erased, paint
+        self.shape = tuple(bytes.shape) if bytes is not None else shape
 
     @property
-    def shape(self) -> torch.Size:
-        """(3, height, width), of a clip (3, T, height, width)."""
-        return self.bytes.shape
+    def bytes(self) -> Tensor:
+        """What it was made of; of one with ``paint`` another tensor each time."""
+        if self._bytes is not None:
+            return self._bytes
+        assert self.paint is not None
+        out = np.empty(self.shape, np.uint8)
+        self.paint(out)
+        return torch.from_numpy(out)
+
+    def _replace(self, **changed: Any) -> RawPixels:
+        given: dict[str, Any] = {"normalise": self.normalise, "erased": self.erased, **changed}
+        return RawPixels(**(given if "bytes" in given else {"bytes": self.bytes, **given}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RawPixels, (self.bytes, self.normalise, self.erased)
 
     def normalised(self) -> Tensor:
         """The same shape in float32, as the model reads it."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class Collator:
         ids (B, L) int64 and mask (B, L) bool where there are words.
         """
         return Batch(
-            **self._pictures([s.pixels for s in samples]), image_id=torch.tensor([s.image_id for s in samples]),
+            **self._pictures([s.pixels for s in samples]), image_id=numbers([s.image_id for s in samples]),
             **self._words(samples), targets=self.targets.collate([s.targets for s in samples]),
             keys=tuple(s.key for s in samples), skipped=tuple(key for s in samples for key in s.skipped),
         )  # fmt: skip
@@ -66,7 +67,7 @@ class Collator:
         said = {id(picture.normalise): picture.normalise for picture in raw}.values()  # as a rule one object
         if len(raw) < len(pictures) or any(normalise != raw[0].normalise for normalise in said):
             raw, floats = [], [p.normalised() if isinstance(p, RawPixels) else p for p in pictures]
-        pixels, mask = stack_pixels([picture.bytes for picture in raw] or floats, self.canvas)
+        pixels, mask = stack_pixels(raw or floats, self.canvas)
         boxes = [picture.erased for picture in raw]
         return {
             "pixels": pixels, "pixel_mask": mask, "normalise": raw[0].normalise if raw else None,
@@ -81,8 +82,8 @@ class Collator:
         width = self._rounded(max(map(len, ids)))
         return {
             "ids": padded(ids, width, self.pad_id),
-            "mask": torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None],
-            "caption_id": torch.tensor([s.caption_id for s in samples]),
+            "mask": torch.arange(width) < numbers([len(row) for row in ids])[:, None],
+            "caption_id": numbers([s.caption_id for s in samples]),
             "masked": self._masked(samples, width),
         }
 
@@ -98,8 +99,8 @@ class Collator:
         return MaskedText(
             ids=padded([ids for ids, _, _ in parts], width, self.pad_id),
             positions=padded([positions for _, positions, _ in parts], most, 0),
-            index=torch.tensor(index, dtype=torch.int64),
-            labels=torch.tensor([label for _, _, labels in parts for label in labels], dtype=torch.int64),
+            index=numbers(index),
+            labels=numbers([label for _, _, labels in parts for label in labels]),
         )
 
 
@@ -110,10 +111,18 @@ def of_pictures(pictures: Sequence[Pixels]) -> Batch:
 
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
     """(B, width) int64."""
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)
+    out = np.full((len(rows), width), fill, np.int64)
+    for place, row in zip(out, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(out)
+
+
+def numbers(values: Sequence[Any]) -> Tensor:
+    """(N,) int64, which NumPy reads in a third of the time."""
+    return torch.from_numpy(np.array(values, np.int64))
 
 
 def padded_texts(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     """Ids (B, L) int64, as long as the longest, and mask (B, L) bool, True = an id."""
     width = max(map(len, rows))
-    return padded(rows, width, fill), torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    return padded(rows, width, fill), torch.arange(width) < numbers([len(row) for row in rows])[:, None]

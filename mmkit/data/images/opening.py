@@ -83,7 +83,7 @@ def load_image(record: Record | Image.Image | Path | str | bytes | IO[bytes]) ->
     image = record.image if isinstance(record, Record) else record
     if isinstance(image, Clip):
         raise UserError(f"{image}: is a clip, and a picture is wanted here")
-    if isinstance(image, Planar) and image.planes is not None:
+    if isinstance(image, Planar) and image.paint is not None:
         return image  # RGB and upright; it stays as it is, for who reads planes
     name = str(image) if isinstance(image, (str, Path)) else "a picture in memory"
     if isinstance(record, Record):

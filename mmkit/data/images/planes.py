@@ -7,11 +7,13 @@ where one of them rounds up and the other down. Evaluation is left to Pillow eve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -23,13 +25,21 @@ Box = tuple[int, int, int, int]
 
 def to_planes(image: Image.Image, mirrored: bool = False) -> Tensor:
     """RGB picture to (3, h, w) uint8. mirrored: left and right exchanged."""
-    if isinstance(image, Planar) and (planes := image.planes) is not None:
-        own = torch.from_numpy(planes)
-        return own.flip(2) if mirrored else own.clone()
+    if (paint := painter(image, mirrored)) is not None:
+        out = np.empty((3, image.height, image.width), np.uint8)
+        paint(out)
+        return torch.from_numpy(out)
     if mirrored:
         return to_planes(image).flip(2)
     # in NumPy, which starts no threads: many readers and workers do this at the same time
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def painter(image: Image.Image, mirrored: bool = False) -> Callable[[NDArray[np.uint8]], None] | None:
+    """What paints the same where the batch lies; None of a picture that is painted already, as those of files are."""
+    if not isinstance(image, Planar) or (paint := image.paint) is None:
+        return None
+    return lambda out: paint(out, mirrored)
 
 
 def from_planes(planes: Tensor) -> Image.Image:

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mmkit.data.images.planes import Box, resized_crop, to_planes
+from mmkit.data.images.planes import Box, painter, resized_crop, to_planes
 from mmkit.data.images.randaugment import Drawn, RandAugment
 from mmkit.data.images.resizing import RESAMPLE, Resample, resized
 from mmkit.data.images.size import Size, height_width
@@ -40,7 +40,14 @@ Triple = tuple[float, float, float]
 
 def to_pixels(image: Image.Image, mean: Triple, std: Triple, factor: float = FACTOR) -> RawPixels:
     """RGB picture to (3, h, w) uint8, with how it is normalised."""
-    return RawPixels(to_planes(image), _normalise(tuple(mean), tuple(std), factor))
+    return _raw(image, False, _normalise(tuple(mean), tuple(std), factor))
+
+
+def _raw(image: Image.Image, mirrored: bool, normalise: Normalise, erased: Box = (0, 0, 0, 0)) -> RawPixels:
+    """The same, still to be painted where it can be."""
+    if (paint := painter(image, mirrored)) is not None:
+        return RawPixels(None, normalise, erased, paint=paint, shape=(3, image.height, image.width))
+    return RawPixels(to_planes(image, mirrored), normalise, erased)
 
 
 @cache
@@ -206,14 +213,15 @@ class TrainTransform:
     ) -> RawPixels:
         """A picture by what was drawn; one that is squashed whole is what evaluation sees."""
         height, width = height_width(self.size)
+        normalise = _normalise(tuple(self.mean), tuple(self.std), FACTOR)
         if self.scale == (1.0, 1.0):
-            planes = to_planes(resized(image, (width, height), "bicubic"), is_mirrored)
+            raw = _raw(resized(image, (width, height), "bicubic"), is_mirrored, normalise, erased)
         else:
             planes = resized_crop(image, crop, width, height)
-            planes = planes.flip(2) if is_mirrored else planes
-        if self.randaugment is not None:
-            planes = RandAugment(*self.randaugment).applied(planes, changes)
-        return RawPixels(planes, _normalise(tuple(self.mean), tuple(self.std), FACTOR), erased)
+            raw = RawPixels(planes.flip(2) if is_mirrored else planes, normalise, erased)
+        if self.randaugment is None:
+            return raw
+        return raw._replace(bytes=RandAugment(*self.randaugment).applied(raw.bytes, changes))
 
     def for_eval(self) -> EvalTransform:
         """The evaluation transform with the same size and normalisation."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -144,7 +145,9 @@ class KeepShapeTrain:
         return KeepShape(size=self.size, longest=self.longest, multiple=self.multiple, mean=self.mean, std=self.std)
 
 
-def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
+def stack_pixels(
+    pictures: Sequence[Tensor | RawPixels], canvas: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Pictures (3, h, w) as one batch (B, 3, height, width), and (B, height, width) bool where there is picture.
 
     Clips (3, T, h, w) are of one size, and their batch is (B, 3, T, h, w).
@@ -152,9 +155,9 @@ def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = No
     canvas: (height, width) of the batch, for ranks that must agree on it; None = the largest sides, and no mask where
     all pictures are of one size. ValueError for a picture that is larger than the canvas.
     """
-    shapes = {picture.shape for picture in pictures}
+    shapes = {tuple(picture.shape) for picture in pictures}
     if canvas is None and len(shapes) == 1:
-        return torch.stack(list(pictures)), None
+        return _side_by_side(pictures), None
     if any(len(shape) != 3 for shape in shapes):
         of = "clips are of one size and number of frames" if any(len(shape) == 4 for shape in shapes) else ""
         raise UserError(
@@ -164,9 +167,25 @@ def stack_pixels(pictures: Sequence[Tensor], canvas: tuple[int, int] | None = No
     height, width = canvas or largest
     if largest[0] > height or largest[1] > width:
         raise UserError(f"a picture of {largest[0]}x{largest[1]} does not fit the canvas {height}x{width}")
-    pixels = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
-    mask = torch.zeros(len(pictures), height, width, dtype=torch.bool)
-    for i, picture in enumerate(pictures):
+    painted = _painted(pictures)
+    pixels = painted[0].new_zeros(len(painted), painted[0].shape[0], height, width)
+    mask = torch.zeros(len(painted), height, width, dtype=torch.bool)
+    for i, picture in enumerate(painted):
         pixels[i, :, : picture.shape[1], : picture.shape[2]] = picture
         mask[i, : picture.shape[1], : picture.shape[2]] = True
     return pixels, mask
+
+
+def _painted(pictures: Sequence[Tensor | RawPixels]) -> list[Tensor]:
+    return [picture.bytes if isinstance(picture, RawPixels) else picture for picture in pictures]
+
+
+def _side_by_side(pictures: Sequence[Tensor | RawPixels]) -> Tensor:
+    """Those of one shape as one batch, painted there where all are still to be painted."""
+    paints = [picture.paint for picture in pictures if isinstance(picture, RawPixels) and picture.paint]
+    if len(paints) < len(pictures):
+        return torch.stack(_painted(pictures))
+    out = np.empty((len(pictures), *pictures[0].shape), np.uint8)
+    for row, paint in zip(out, paints, strict=True):
+        paint(row)
+    return torch.from_numpy(out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from string import Formatter
 
@@ -161,7 +161,7 @@ def caption(scene: Scene, language: str, rng: Random) -> str:
 
 def text_of(said: Said) -> str:
     """The whole text."""
-    return "".join(text for text, _ in said)
+    return "".join([text for text, _ in said])
 
 
 def phrases_of(said: Said) -> list[tuple[tuple[int, int], int]]:
@@ -176,11 +176,7 @@ def phrases_of(said: Said) -> list[tuple[tuple[int, int], int]]:
 
 def say(scene: Scene, language: str, rng: Random) -> Said:
     """``caption`` in its parts."""
-    phrases = PHRASES[language]
-    things: list[Said] = [
-        ((named(emoji, size, language), i),)
-        for i, (emoji, size) in enumerate(zip(scene.emoji, scene.sizes, strict=True))
-    ]
+    phrases, things = PHRASES[language], list(_things(scene.emoji, scene.sizes, language))
     if not scene.colour and not any(scene.relations):
         rng.shuffle(things)
         return listed(things, phrases.joined)
@@ -199,6 +195,12 @@ def say(scene: Scene, language: str, rng: Random) -> Said:
     if language == "en":
         colour = with_article(colour, colour)
     return filled(phrases.ground, scene=text, colour=((colour, None),))
+
+
+@lru_cache(maxsize=1024)
+def _things(emoji: tuple[str, ...], sizes: tuple[str, ...], language: str) -> tuple[Said, ...]:
+    numbered = enumerate(zip(emoji, sizes, strict=True))
+    return tuple(((named(one, size, language), number),) for number, (one, size) in numbered)
 
 
 def listed(things: Sequence[Said], joined: str) -> Said:

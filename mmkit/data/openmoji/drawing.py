@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ COLOURS = {
     "orange": (248, 186, 120), "yellow": (248, 232, 130), "green": (168, 216, 150), "blue": (150, 200, 240),
     "purple": (196, 170, 232), "brown": (190, 156, 124),
 }  # fmt: skip
+GROUNDS = tuple(COLOURS)
 TEXTURES = ("plain", "gradient", "stripes", "dots", "checks", "noise")
 ASIDE = 1.6
 """By how much one is further beside another than above it, or above than beside, to be told so."""
@@ -100,7 +101,7 @@ def sides(shares: Sequence[float], size: int) -> list[int]:
 def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int) -> Image.Image:
     """The picture, (size, size) RGB."""
     if texture == "plain":
-        return Planar(_on_plain(placed, colour, size))
+        return Planar((size, size), partial(_on_plain, placed, colour, size))
     canvas = background(colour, texture, size).copy()
     for emoji, box in placed:
         layer = sprite(emoji, box.side)
@@ -108,19 +109,20 @@ def draw(placed: Sequence[tuple[str, Box]], colour: str, texture: str, size: int
     return canvas
 
 
-def _on_plain(placed: Sequence[tuple[str, Box]], colour: str, size: int) -> NDArray[np.uint8]:
-    """The same on a ground of one colour, (3, size, size): what lies on nothing else is copied."""
-    canvas = _ground(colour, size).copy()
-    done: list[Box] = []
-    for emoji, box in placed:
+def _on_plain(
+    placed: Sequence[tuple[str, Box]], colour: str, size: int, canvas: NDArray[np.uint8], mirrored: bool
+) -> None:  # fmt: skip
+    """The same on a ground of one colour, for a canvas (3, size, size): what lies on nothing else is copied."""
+    canvas[:] = _ground(colour, size)
+    for number, (emoji, box) in enumerate(placed):
         left, top, right, bottom = box
-        part = canvas[:, top:bottom, left:right]
-        if any(_meet(box, other) for other in done):
-            part[:] = _blended(part, *_layer(emoji, box.side))
+        side = max(right - left, bottom - top)
+        part = canvas[:, top:bottom, size - right : size - left] if mirrored else canvas[:, top:bottom, left:right]
+        if number and any(_meet(box, other) for _, other in placed[:number]):
+            light, through = _layer(emoji, side)
+            part[:] = _blended(part, *((light[:, :, ::-1], through[:, ::-1]) if mirrored else (light, through)))
         else:
-            part[:] = _on_ground(emoji, box.side, colour)
-        done.append(box)
-    return canvas
+            part[:] = _on_ground(emoji, side, colour, mirrored)
 
 
 def _blended(part: NDArray[np.uint8], light: NDArray[np.uint16], through: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -129,7 +131,7 @@ def _blended(part: NDArray[np.uint8], light: NDArray[np.uint16], through: NDArra
     return ((mixed >> 8) + mixed >> 8).astype(np.uint8)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2048)
 def _layer(emoji: str, side: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """What a sprite adds, times 255 and with what rounds it (3, h, w), and how much of 255 shows through it (h, w)."""
     *colours, alpha = np.asarray(sprite(emoji, side)).astype(np.uint16).transpose(2, 0, 1)
@@ -142,7 +144,9 @@ def _ground(colour: str, size: int) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4096)
-def _on_ground(emoji: str, side: int, colour: str) -> NDArray[np.uint8]:
+def _on_ground(emoji: str, side: int, colour: str, mirrored: bool) -> NDArray[np.uint8]:
+    if mirrored:
+        return np.ascontiguousarray(_on_ground(emoji, side, colour, False)[:, :, ::-1])
     light, through = _layer(emoji, side)
     ground = np.asarray(COLOURS[colour], np.uint8)[:, None, None]
     return _blended(np.broadcast_to(ground, light.shape), light, through)
@@ -176,7 +180,10 @@ def _fits(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, i
     across, down = abs(left + right - a - c), abs(top + bottom - b - d)
     if across <= ASIDE * down and down <= ASIDE * across:
         return False
-    return all(clear_of(box, other) for other in boxes)
+    for other in boxes:  # noqa: SIM110  # a dozen times for each scene, and ``all`` takes twice as long
+        if not clear_of(box, other):
+            return False
+    return True
 
 
 def relation(a: Box, b: Box) -> str | None:
@@ -196,10 +203,10 @@ def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
 
 def clear_of(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Whether at most 6 % of the smaller box are covered."""
-    if not _meet(a, b):
-        return True
     a_left, a_top, a_right, a_bottom = a
     b_left, b_top, b_right, b_bottom = b
+    if a_left >= b_right or b_left >= a_right or a_top >= b_bottom or b_top >= a_bottom:
+        return True
     across = min(a_right, b_right) - max(a_left, b_left)
     down = min(a_bottom, b_bottom) - max(a_top, b_top)
     smaller = min((a_right - a_left) * (a_bottom - a_top), (b_right - b_left) * (b_bottom - b_top))

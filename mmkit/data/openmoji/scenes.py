@@ -14,14 +14,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any, Literal
 
 from PIL import Image
 
 from mmkit.data.openmoji.captions import Said, Scene, named, phrases_of, say, text_of
-from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, draw, place, relation
+from mmkit.data.openmoji.drawing import GROUNDS, TEXTURES, Box, draw, place, relation
 from mmkit.data.openmoji.kinds import Pool, check_language, emoji_name, emoji_names, first_kinds, people, pool_of
 from mmkit.data.records import ByNumber, Record
 from mmkit.errors import UserError
@@ -196,8 +196,8 @@ class Scenes(_Openmoji):
         fixed = count
         for _ in range(100_000):
             count = fixed or self._count(rng)
-            emoji = tuple(rng.choice(self._people_or_plain(rng, people)) for _ in range(count))
-            colour = rng.choice(tuple(COLOURS))
+            emoji = tuple([rng.choice(self._people_or_plain(rng, people)) for _ in range(count)])
+            colour = rng.choice(GROUNDS)
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
                 return emoji, colour
         raise UserError(f"openmoji: kinds={self.kinds} make no scene of {fixed or 'any'} emoji in split {self.split!r}")
@@ -206,14 +206,17 @@ class Scenes(_Openmoji):
         """A scene of ``count`` emoji, ``given`` among them; None where the split (nearly) has none."""
         for _ in range(300):
             others = [rng.choice(self._people_or_plain(rng)) for _ in range(count - 1)]
-            emoji, colour = tuple(rng.sample([given, *others], count)), rng.choice(tuple(COLOURS))
+            emoji, colour = tuple(rng.sample([given, *others], count)), rng.choice(GROUNDS)
             if len(set(emoji)) == count and combination_split(emoji, colour) == self.split:
                 return self._place(emoji, colour, rng)
         return None
 
     def _count(self, rng: Random) -> int:
-        proportions = self.counts or ((1, 1, 1) if self.plain else (1, 2, 2))
-        return min(self.max_emoji, rng.choices((1, 2, 3), proportions)[0])
+        return min(self.max_emoji, rng.choices((1, 2, 3), cum_weights=self._shares)[0])
+
+    @cached_property
+    def _shares(self) -> tuple[float, ...]:
+        return tuple(accumulate(self.counts or ((1, 1, 1) if self.plain else (1, 2, 2))))
 
     def _people_or_plain(self, rng: Random, people: float | None = None) -> tuple[str, ...]:
         return self._people if rng.random() < (self.people if people is None else people) else self._plain
@@ -253,7 +256,7 @@ class Singles(_Openmoji):
     def _compose(self, index: int) -> Drawn:
         rng = Random(f"{self.seed} single {index}")
         emoji = self._classes[index % len(self._classes)]
-        return self._place((emoji,), rng.choice(tuple(COLOURS)), rng)
+        return self._place((emoji,), rng.choice(GROUNDS), rng)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,12 @@ _FOREIGN = _set(
 
 def is_english_or_chinese(text: str) -> bool:
     """False where something speaks for another language, and not more for English."""
-    if _OTHER_SCRIPT.search(text):
+    is_ascii = text.isascii()
+    if not is_ascii and _OTHER_SCRIPT.search(text):
         return False
     words = [word.lower() for word in _WORD.findall(text)]
+    if is_ascii and _FOREIGN.isdisjoint(words):
+        return True
     foreign = sum(word in _FOREIGN or not (word.isascii() or _is_han(word)) for word in words)
     return not foreign or foreign < sum(word in _ENGLISH for word in words)
 

@@ -33,7 +33,7 @@ class Masking:
 
     def __call__(self, ids: Sequence[int], tokenizer: Tokenizer, rng: Random) -> tuple[list[int], list[int], list[int]]:
         """(ids after masking, hidden positions in rising order, what stood there)."""
-        never = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id}
+        never = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
         starts = tokenizer.starts_word(ids) if self.whole_word else [True] * len(ids)
         masked, positions, chosen = list(ids), [], False
         for position, (token, start) in enumerate(zip(ids, starts, strict=True)):

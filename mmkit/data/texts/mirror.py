@@ -93,7 +93,7 @@ def swaps(caption: str) -> Sequence[Edit] | None:
     """What ``swap_left_right`` changes, in order."""
     if not is_english_or_chinese(caption) or _LETTERS.search(caption):
         return None
-    chinese = _chinese(caption)
+    chinese = [] if caption.isascii() else _chinese(caption)
     if chinese is None:
         return None
     english = _english(edited(caption, chinese)) if _ENGLISH.search(caption) else []  # of one length with the caption

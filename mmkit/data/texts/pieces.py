@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class SentencePieceTokenizer:
             )
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = frozenset(ids)
-        self._ids = lru_cache(maxsize=4096)(self._encoded)
+        self._word = lru_cache(maxsize=1 << 14)(self._encoded)
+        self._ids = lru_cache(maxsize=4096)(self._by_words if self._cuts_at_spaces() else self._encoded)
         self._surfaces = [self._surface(i) for i in range(self.vocab_size)]
 
     @classmethod
@@ -119,6 +121,18 @@ class SentencePieceTokenizer:
 
     def _encoded(self, text: str) -> tuple[int, ...]:
         return tuple(self._processor.encode(valid(text)))
+
+    def _by_words(self, text: str) -> tuple[int, ...]:
+        """The same, of what was encoded before where that can be: captions have more words in common than texts."""
+        if not text.isascii():  # beyond it letters of two words may be joined before they are cut
+            return self._encoded(text)
+        return tuple(chain.from_iterable(map(self._word, text.split(" "))))
+
+    def _cuts_at_spaces(self) -> bool:
+        """Whether the words of an ASCII text are encoded as each is alone: none of the pieces reaches over a space."""
+        pieces = map(self._processor.id_to_piece, range(self.vocab_size))
+        apart = chain.from_iterable(map(self._encoded, ("a", "", "B", "")))  # a model might keep the second space
+        return not any("▁" in piece[1:] for piece in pieces) and self._encoded("a  B ") == tuple(apart)
 
     def _surface(self, number: int) -> bytes | None:
         """What a piece spells, as ``word_starts`` takes it."""

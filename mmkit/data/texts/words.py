@@ -45,18 +45,22 @@ def word_starts(surfaces: Sequence[bytes | None]) -> list[bool]:
 def _starts(surfaces: tuple[bytes | None, ...]) -> tuple[bool, ...]:
     starts: list[bool] = []
     run: list[bytes] = []
+    is_first = True  # behind what spells nothing
     for surface in (*surfaces, None):
-        if surface is not None:
+        if surface is not None and not (surface[:1] == b" " and run and run[-1].strip(b" ")):
             run.append(surface)
             continue
-        starts += _starts_in(run) if run else ()
-        starts.append(True)
-        run = []
+        if run:
+            starts += _starts_in(tuple(run), is_first)
+        if surface is None:
+            starts.append(True)
+        run, is_first = ([], True) if surface is None else ([surface], False)
     return tuple(starts[: len(surfaces)])
 
 
-def _starts_in(run: Sequence[bytes]) -> list[bool]:
-    """The same of pieces that follow one another in a text. The first begins a word.
+@lru_cache(maxsize=1 << 14)
+def _starts_in(run: tuple[bytes, ...], is_first: bool) -> tuple[bool, ...]:
+    """The same of pieces that follow one another in a text up to a space. The first of all begins a word.
 
     A space alone opens the word behind it, but for scripts without spaces, whose words begin by themselves.
     """
@@ -68,9 +72,9 @@ def _starts_in(run: Sequence[bytes]) -> list[bool]:
         text = piece.lstrip(b" ")
         blank = bool(piece) and not text
         begun = place + len(piece) - len(text) in begins and not (opened and _needs_space(text))
-        out.append(not out or blank or begun)
+        out.append((is_first and not out) or blank or begun)
         place, opened = place + len(piece), blank
-    return out
+    return tuple(out)
 
 
 def _needs_space(text: bytes) -> bool:

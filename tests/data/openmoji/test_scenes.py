@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
+from mmkit.data.images.planes import to_planes
 from mmkit.data.openmoji import font as openmoji_font
 from mmkit.data.openmoji import kinds as openmoji_kinds
 from mmkit.data.openmoji.captions import COLOUR_ORDER, PHRASES
@@ -66,6 +67,10 @@ def test_a_plain_ground_is_painted_as_pillow_does(second):
     canvas = background("pink", "plain", 96).copy()
     for emoji, box in placed:
         canvas.paste(sprite(emoji, 36), box[:2], sprite(emoji, 36))
+    wanted = np.asarray(canvas).transpose(2, 0, 1)
+    for mirrored in (False, True):
+        found = to_planes(draw(placed, "pink", "plain", 96), mirrored)
+        assert (found.numpy() == (wanted[:, :, ::-1] if mirrored else wanted)).all()
     assert draw(placed, "pink", "plain", 96).tobytes() == canvas.tobytes()
 
 

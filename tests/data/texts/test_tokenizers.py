@@ -1,5 +1,6 @@
 """Both tokenizers: what comes back is what went in, special tokens stay special, folders are enough to load."""
 
+import io
 import pickle
 
 import pytest
@@ -25,6 +26,34 @@ def test_sentencepiece_round_trip(tokenizer, text):
     assert tokenizer.sep_id not in ids
     assert tokenizer.unk_id not in ids
     assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", [
+    "", " ", "a  red DOG ", "\ta red\t\ndog, a cat.", "don't \x00 stop \x07 it's [CLS] <unk>", "a [MASK] dog " * 3,
+    "x" * 40 + " dog", "ein Hund ´ neben ﬁsch ½ e\u0301 \u0301", "一只 红色 的狗 dog",
+])  # fmt: skip
+def test_sentencepiece_encodes_words_as_it_encodes_texts(tokenizer, text):
+    """What is kept of words of other texts is what the library makes of the whole."""
+    tokenizer.encode("red dog a cat", None)
+    assert tokenizer.encode(text, None)[1:] == tokenizer._processor.encode(text)
+
+
+@pytest.mark.parametrize("options", [
+    {"split_by_whitespace": False}, {"add_dummy_prefix": False}, {"remove_extra_whitespaces": False},
+    {"treat_whitespace_as_suffix": True}, {"user_defined_symbols": ["red dog"]},
+])  # fmt: skip
+def test_a_model_whose_pieces_reach_over_spaces_reads_whole_texts(options):
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red dog", "the red dog of a cat"] * 20), model_writer=out, model_type="bpe",
+        vocab_size=60, hard_vocab_limit=False, pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="[PAD]",
+        unk_piece="[UNK]", bos_piece="[CLS]", eos_piece="[SEP]", control_symbols=["[MASK]"], minloglevel=3, **options,
+    )  # fmt: skip
+    tokenizer = SentencePieceTokenizer(out.getvalue())
+    for text in ("a red dog", "the  red dog ", "red dog"):
+        assert tokenizer.encode(text, None)[1:] == tokenizer._processor.encode(text)
 
 
 def test_sentencepiece_specials_case_and_truncation(tokenizer):

@@ -56,6 +56,8 @@ def test_pieces_begin_words_by_their_place():
     assert word_starts([None, b" do", b"g", b" ", b"cat", None, b"s", None]) == [
         True, True, False, True, False, True, True, True,
     ]  # fmt: skip
+    assert word_starts([b" ", b" dog", b" cat"]) == [True, False, True]  # the first of two spaces opened the word
+    assert word_starts([b"a", b"  ", b"b", b" \n", b" c"]) == [True, True, False, False, True]
     half, other = "狗".encode()[:2], "狗".encode()[2:]
     assert word_starts([None, "猫".encode(), half, other, "车".encode()]) == [True, True, True, False, True]
     assert word_starts([None, "猫".encode(), half]) == [True, True, True]  # what was cut in the middle of a letter

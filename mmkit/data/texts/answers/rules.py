@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mmkit.data.records import Record, Source
@@ -52,6 +53,7 @@ FEW = 4
 """Of fewer annotators no three others can agree, so the published rule gives nobody full marks."""
 
 
+@lru_cache(maxsize=1 << 12)
 def normalize(answer: str) -> str:
     """The form in which answers are compared: "The T-shirt." and "t shirt" are the same, and so are "two" and "2".
 
