@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, get_args
@@ -154,7 +155,7 @@ def _check_heads(exp: Experiment, world: int) -> None:
             raise UserError(f"weights.{name}: there is no such head{hint}; heads are {sorted(exp.heads)}")
         if not isinstance(weight, (int, float)):
             _positive(f"weights.{name}", weight, ("start", "end", "steps"), or_zero=True)
-        elif weight < 0:
+        elif not 0 <= weight < math.inf:
             raise UserError(f"weights.{name} = {weight}: must be positive, or 0")
     side_by_side = exp.data.batch_plan(world).rank_batch * world
     for name, head in exp.heads.items():
@@ -244,6 +245,9 @@ def _check_rates(exp: Experiment) -> None:
     optim = exp.optim
     if not 0 <= optim.min_lr <= optim.lr or optim.lr <= 0:
         raise UserError(f"optim: 0 <= min_lr <= lr must hold, lr > 0; got min_lr = {optim.min_lr}, lr = {optim.lr}")
+    for name in ("lr", "warmup_lr", "weight_decay", "eps"):
+        if math.isinf(getattr(optim, name)):
+            raise UserError(f"optim.{name} = {getattr(optim, name)}: must be finite")
     _positive("optim", optim, ("clip_norm", "eps"))
     _positive("optim", optim, ("weight_decay", "warmup_lr"), or_zero=True)
     if not all(0 <= beta < 1 for beta in optim.betas):
