@@ -38,9 +38,9 @@ class ByTorchcodec(Video):
         if self.index.numbered:
             raise BadImage(f"{self.name}: tells no times of its frames, by which torchcodec is asked; {OTHERWISE}")
         second = self.index.second
-        times = [self.index.times[number] for number in numbers]
+        times, opens = [self.index.times[number] for number in numbers], _decoder()
         try:
-            decoder = _decoder()(self.file, stream_index=self.index.stream, dimension_order="NHWC")
+            decoder = opens(self.file, stream_index=self.index.stream, dimension_order="NHWC")
             found = decoder.get_frames_played_at([(time + 0.5) / second for time in times])
         except (RuntimeError, ValueError, IndexError) as error:
             raise BadImage(f"{self.name}: damaged video ({str(error).splitlines()[0][:200]})") from error
