@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules
+from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, muon_rules
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.questions import Questions, answers
 from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen
@@ -66,7 +66,7 @@ def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
             global_batch=64,
             workers=0,
         ),
-        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98)),
+        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98), rules=muon_rules(2.0)),
         run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
         evals={
             "retrieval": partial(Retrieval, source=english, rerank_top=16),
@@ -107,7 +107,7 @@ def questions(
             targets=partial(AnswerTokens, max_tokens=16),
             global_batch=64,
         ),
-        optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.06, betas=(0.9, 0.98), rules=(UNUSED, *mmkit_rules())),
+        optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.06, betas=(0.9, 0.98), rules=(UNUSED, *muon_rules(2.0))),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
         evals={"vqa": partial(VQA, source=test)},
         report=partial(AnswersReport, source=test, title="Questions about held-out scenes", attribution=ATTRIBUTION),

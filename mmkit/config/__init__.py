@@ -5,11 +5,22 @@ These names are for config files and scripts; each is defined in a module of thi
 
 from mmkit.config.as_json import dump
 from mmkit.config.checks import validate
-from mmkit.config.experiment import Data, Experiment, Optim, Ramp, Rule, Run, Teacher, mmkit_rules, official_rules
+from mmkit.config.experiment import (
+    Data,
+    Experiment,
+    Optim,
+    Ramp,
+    Rule,
+    Run,
+    Teacher,
+    mmkit_rules,
+    muon_rules,
+    official_rules,
+)
 from mmkit.config.layers import layer_decay
 from mmkit.config.runs import load_experiment, override, rebuild
 
 __all__ = [
     "Data", "Experiment", "Optim", "Ramp", "Rule", "Run", "Teacher", "dump", "layer_decay", "load_experiment",
-    "mmkit_rules", "official_rules", "override", "rebuild", "validate",
+    "mmkit_rules", "muon_rules", "official_rules", "override", "rebuild", "validate",
 ]  # fmt: skip

@@ -129,6 +129,7 @@ class Rule:
 
     lr_scale: factor on the learning rate. weight_decay: None = the optimizer's. freeze: not trained at all.
     max_rank: None, or the rule only takes parameters of at most this many dimensions. optional: it may match nothing.
+    muon: it takes matrices alone, whose steps are Muon's (``mmkit.nn.muon``) in place of AdamW's.
     """
 
     pattern: str
@@ -137,6 +138,7 @@ class Rule:
     freeze: bool = False
     max_rank: int | None = None
     optional: bool = False
+    muon: bool = False
 
 
 def mmkit_rules() -> tuple[Rule, ...]:
@@ -147,6 +149,13 @@ def mmkit_rules() -> tuple[Rule, ...]:
         Rule(pattern=r"(^|\.)(positions|pos_embed|position_embeddings)(\.|$)", weight_decay=0.0, optional=True),
         Rule(pattern=r""),
     )
+
+
+def muon_rules(lr_scale: float = 1.0) -> tuple[Rule, ...]:
+    """``mmkit_rules``, with Muon for the matrices of transformer blocks, at ``lr_scale`` times the rate."""
+    first, *others = mmkit_rules()
+    matrices = r"(^|\.)blocks\.\d+\.\w+\.(qkv|q|kv|proj|fc1|fc2)\.weight$"
+    return (first, Rule(pattern=matrices, lr_scale=lr_scale, muon=True), *others)
 
 
 def official_rules() -> tuple[Rule, ...]:

@@ -184,9 +184,12 @@ def load_into(folder: Path, engine: Engine, state: Mapping[str, Any]) -> None:
     task = {name: places[same.get(f"task.{name}", f"task.{name}")] for name in now.task if f"task.{name}" in wanted}
     optimizer, names = state["optimizer"], names_of(state["optimizer"])
     moments = {
-        number: of | {key: places[f"optimizer.{names[number]}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
+        number: of | {
+            key: places[place]
+            for key in ("exp_avg", "exp_avg_sq") if (place := f"optimizer.{names[number]}.{key}") in places
+        }
         for number, of in optimizer["state"].items()
-    }
+    }  # fmt: skip
     try:
         engine.load_state(State(task=task | dict(state["rest"]), optimizer=optimizer | {"state": moments}))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Sorts every parameter under exactly one rule, and makes AdamW of the result (Loshchilov & Hutter 2019).
+"""Sorts every parameter under exactly one rule, and makes AdamW of the result (Loshchilov & Hutter 2019), or Muon.
 
 Left out: layer-wise decay as a special case (it is a list of rules), and other optimizers.
 """
@@ -6,8 +6,9 @@ Left out: layer-wise decay as a special case (it is a list of rules), and other 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from mmkit.config import Optim, Rule
 from mmkit.errors import UserError, shortened
 from mmkit.nn.adamw import AdamW
+from mmkit.nn.muon import Muon
 from mmkit.train.schedule import learning_rate
 
 FUSED_ON = ("cuda", "cpu", "xpu")
@@ -73,18 +75,42 @@ def settle(module: nn.Module, rules: Sequence[Rule]) -> list[Group]:
     return [group for group in groups if not group.rule.freeze]
 
 
-def make_optimizer(module: nn.Module, optim: Optim, settled: Sequence[Group] | None = None) -> AdamW:
-    """AdamW over the rules' groups. settled: what ``settle`` gave before the parameters were laid out otherwise."""
+def of_muon(module: nn.Module, rules: Sequence[Rule]) -> list[nn.Parameter]:
+    """The trained parameters of which the optimizer keeps one average in place of two."""
+    return [
+        parameter for name, parameter in module.named_parameters()
+        if parameter.requires_grad and next(rule for rule in rules if matches(rule, name, parameter)).muon
+    ]  # fmt: skip
+
+
+def make_optimizer(
+    module: nn.Module, optim: Optim, settled: Sequence[Group] | None = None, half: bool = False
+) -> AdamW:  # fmt: skip
+    """AdamW over the rules' groups, and Muon where they say so.
+
+    settled: what ``settle`` gave before the parameters were laid out otherwise. half: Muon computes in bfloat16.
+    """
     parameters = dict(module.named_parameters())
     groups = []
     for group in settle(module, optim.rules) if settled is None else settled:
         decay = optim.weight_decay if group.rule.weight_decay is None else group.rule.weight_decay
         own = [(name, parameters[name]) for name in group.names]
         groups.append({"params": own, "weight_decay": decay, "lr_scale": group.rule.lr_scale})
+        if group.rule.muon:
+            _check_matrices(group, parameters)
+            groups[-1]["muon"] = True
     if not groups:
         raise UserError("optim.rules: every parameter is frozen, nothing is left to train")
     device = next(iter(parameters.values())).device
-    return AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=device.type in FUSED_ON)
+    options: dict[str, Any] = dict(lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=device.type in FUSED_ON)
+    return Muon(groups, half=half, **options) if any("muon" in group for group in groups) else AdamW(groups, **options)
+
+
+def _check_matrices(group: Group, parameters: Mapping[str, Tensor]) -> None:
+    if wrong := [f"{name} {tuple(parameters[name].shape)}" for name in group.names if parameters[name].ndim != 2]:
+        raise UserError(
+            f"optim.rules: {group.rule.pattern!r} is muon, which takes matrices alone; it also takes {shortened(wrong)}"
+        )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int, steps: int, warmup: int) -> float:

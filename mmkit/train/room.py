@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkit.config import Run
 from mmkit.errors import UserError
@@ -25,10 +25,10 @@ class Sizes:
     model: int
 
 
-def sizes_of(task: Any, trained: Iterable[nn.Parameter], exports: bool = True) -> Sizes:
-    """Of a ``Task``, on any device or none (``meta``). trained: the optimizer's, which keeps two averages of each."""
+def sizes_of(task: Any, groups: Iterable[Mapping[str, Any]], exports: bool = True) -> Sizes:
+    """Of a ``Task``, on any device or none (``meta``). groups: the optimizer's, which keeps one or two averages."""
     kept = _bytes(task.state_dict(keep_vars=True).values())
-    moments = 2 * _bytes(trained, files=2)
+    moments = sum((1 if "muon" in group else 2) * _bytes(group["params"], files=2) for group in groups)
     model = _bytes([*task.model.state_dict(keep_vars=True).values(), *task.heads.parameters()]) if exports else 0
     return Sizes(checkpoint=kept + moments, model=model)
 

@@ -87,8 +87,7 @@ class Saving:
 
     def check_room(self, task: Any, optimizer: Any) -> None:
         """UserError where the disk has no room for what the run will keep; by all processes."""
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        sizes = sizes_of(task, trained, exports=self.save_model is not None)
+        sizes = sizes_of(task, optimizer.param_groups, exports=self.save_model is not None)
         on_first(partial(check_room, self.out, self.run, sizes))
 
     def save(self, meta: Meta, *, wait: bool = True) -> None:

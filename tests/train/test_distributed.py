@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mmkit.config import Rule
+from mmkit.config import Rule, muon_rules
 from mmkit.errors import UserError
 from mmkit.hub import folder as hub
 from mmkit.train import checkpoint, distributed, loop, resuming
@@ -246,7 +246,7 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_goes(tmp_path):
 
 def run(steps, **changes):
     """Without dropout, so that it does not matter on which process a sample is."""
-    exp = change(plain(6), data=dict(global_batch=12), optim=dict(rules=(Rule(pattern=""),)))
+    exp = change(plain(6), data=dict(global_batch=12), optim=dict(rules=(muon_rules()[1], Rule(pattern=""))))
     return change(exp, run=dict(stop_after_steps=steps, save_every_steps=1, log_every_steps=1, **changes))
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmkit.config import Optim, Rule, mmkit_rules, official_rules
+from mmkit.config import Optim, Rule, mmkit_rules, muon_rules, official_rules
 from mmkit.errors import UserError
-from mmkit.train.optim import make_optimizer, set_learning_rate, sort_parameters
+from mmkit.train.optim import make_optimizer, of_muon, set_learning_rate, sort_parameters
 from mmkit.train.schedule import learning_rate
 from tests import examples
 
@@ -66,6 +66,26 @@ def test_the_first_rule_that_matches_wins_and_scales_the_rate():
     assert by_name["model.image.cls"]["lr"] == pytest.approx(0.05)
     assert by_name["model.image.cls"]["weight_decay"] == optim.weight_decay
     assert by_name["model.image_proj.weight"]["lr"] == pytest.approx(0.5)
+
+
+def test_muon_takes_the_matrices_of_blocks_and_nothing_else():
+    task = examples.task()
+    optimizer = make_optimizer(task, Optim(rules=muon_rules(3.0)), half=True)
+    [own] = [group for group in optimizer.param_groups if "muon" in group]
+    shapes = {name: p.ndim for name, p in task.named_parameters() if p.requires_grad and ".blocks." in name}
+    assert set(own["param_names"]) == {name for name, ndim in shapes.items() if ndim == 2}
+    assert (own["lr_scale"], own["weight_decay"], optimizer.half) == (3.0, 0.02, True)
+    assert of_muon(task, muon_rules()) == own["params"]
+    assert not of_muon(task, mmkit_rules())
+    bare = {g.names: g.rule.weight_decay for g in sort_parameters(task, muon_rules()) if not g.rule.muon}
+    plain = {g.names: g.rule.weight_decay for g in sort_parameters(task, mmkit_rules())}
+    assert list(bare.items())[:-1] == list(plain.items())[:-1]  # what does not decay is the same
+
+
+def test_muon_takes_matrices_alone():
+    task = examples.task()
+    with pytest.raises(UserError, match=r"'norm' is muon, which takes matrices alone; it also takes .*norm1.weight \("):
+        make_optimizer(task, Optim(rules=(Rule(pattern="norm", muon=True), *mmkit_rules())))
 
 
 def test_rules_must_cover_and_be_used():

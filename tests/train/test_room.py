@@ -58,12 +58,14 @@ def test_what_is_trained_counts_three_times_and_its_teacher_once():
     student = sum(own.values()) - teacher
     frozen = sum(size for name, size in own.items() if name.startswith("model.image."))
     buffers = sum(b.numel() * b.element_size() for b in task.buffers())
-    sizes = sizes_of(task, [p for group in groups for p in group["params"]])
+    sizes = sizes_of(task, groups)
     plain = student + teacher + 2 * (student - frozen) + buffers
     names = room.BESIDE * (len(task.state_dict()) + 4 * len(own))
     assert plain < sizes.checkpoint < plain + names
     assert student <= sizes.model < student + names
     assert min(frozen, teacher, student - frozen) > 0
+    single = [group | {"muon": True} for group in groups]
+    assert student - frozen <= sizes.checkpoint - sizes_of(task, single).checkpoint < student - frozen + names
     assert sizes_of(task, [], exports=False).model == 0
 
 

@@ -10,7 +10,7 @@ read them on any number of processes, under any engine: load into what ``state``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmkit.config import Optim
+from mmkit.train.optim import of_muon
 from mmkit.types import Batch, Count
 
 
@@ -28,8 +29,8 @@ class State:
     """All that training changes in the modules and the optimizer.
 
     task: as ``Task.state_dict()`` gives it. optimizer: as ``torch.optim.AdamW.state_dict()``, whose groups also have
-    ``param_names`` in the order of their numbers. Tensors have the shapes of one process; those of ``full_state`` are
-    whole and plain, those of ``state`` may be DTensors.
+    ``param_names`` in the order of their numbers; of Muon's parameters without ``exp_avg_sq``. Tensors have the shapes
+    of one process; those of ``full_state`` are whole and plain, those of ``state`` may be DTensors.
     """
 
     task: Mapping[str, Any]
@@ -94,21 +95,23 @@ class Engine(Protocol):
 
 
 def filled(optimizer: Any) -> dict[str, Any]:
-    """AdamW's state, also of parameters that have taken no step yet: with what they begin with."""
+    """The optimizer's state, also of parameters that have taken no step yet: with what they begin with."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p not in optimizer.state:
                 step = torch.zeros((), dtype=torch.float32, device=p.device if group["fused"] else "cpu")
-                optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                averages = ("exp_avg",) if "muon" in group else ("exp_avg", "exp_avg_sq")
+                optimizer.state[p] = {"step": step} | {name: torch.zeros_like(p) for name in averages}
     return dict(optimizer.state_dict())
 
 
-def held(parameters: Iterable[nn.Parameter]) -> int:
+def held(module: nn.Module, optim: Optim) -> int:
     """The bytes of weights, gradients and optimizer that this process keeps between its steps."""
-    total = 0
-    for p in parameters:
+    total, single = 0, set(of_muon(module, optim.rules))
+    for p in module.parameters():
         own = p.to_local() if isinstance(p, DTensor) else p
-        total += own.numel() * own.element_size() * (4 if p.requires_grad else 1)  # Adam has two more of each
+        copies = 1 if not p.requires_grad else 3 if p in single else 4  # itself, its gradient, and its averages
+        total += own.numel() * own.element_size() * copies
     return total
 
 

@@ -37,13 +37,12 @@ class DDP:
         if compiled:
             task.compile_blocks()
         self.task = task
+        optimizer = make_optimizer(task, optim, half=self.accelerator.mixed_precision == "bf16")
         with warnings.catch_warnings():  # torch's new name for broadcast_buffers is not known to Accelerate yet
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-            self.wrapped, self.optimizer = self.accelerator.prepare(task, make_optimizer(task, optim))
+            self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
         if world_size() > 1:
-            self.told = (
-                f"ddp: each process holds all weights, {size(held(task.parameters()))} with gradients and optimizer"
-            )
+            self.told = f"ddp: each process holds all weights, {size(held(task, optim))} with gradients and optimizer"
         return self.optimizer
 
     def forward(self, batch: Batch, step: int, before: int, totals: Mapping[str, Count] | None) -> Any:

@@ -56,7 +56,7 @@ class Sharded:
         _check(task)
         self.task = task
         groups = settle(task, optim.rules)
-        whole = size(held(task.parameters()))
+        whole = size(held(task, optim))
         _from_first(task)
         self.scalars = give_axes(task)
         self._twin = Twin(nn.ModuleDict({"model": task.model, "heads": task.heads}))
@@ -66,9 +66,9 @@ class Sharded:
         passes = units_of(task, task.ema, self.reshard)
         shard(self.root, passes, self.mesh, DTYPES.get(self.accelerator.mixed_precision))
         register_fsdp_forward_method(self.root, "count")
-        optimizer = make_optimizer(task, optim, groups)
+        optimizer = make_optimizer(task, optim, groups, half=self.accelerator.mixed_precision == "bf16")
         self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
-        own = size(held(task.parameters()))
+        own = size(held(task, optim))
         self.told += f"; this process {own} of {whole} of weights, teacher, gradients and optimizer"
         return self.optimizer
 

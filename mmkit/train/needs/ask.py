@@ -109,7 +109,7 @@ def machine_of(exp: Experiment, question: Question) -> Machine:
 
 
 def _sizes(exp: Experiment, task: Task, machine: Machine) -> Sizes:
-    return sizes_of(task, half=machine.precision != "no", reshard=exp.run.reshard)
+    return sizes_of(task, half=machine.precision != "no", reshard=exp.run.reshard, rules=exp.optim.rules)
 
 
 def _slope(one: Passed, other: Passed) -> float:

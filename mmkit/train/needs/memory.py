@@ -1,22 +1,25 @@
 """What one process holds, and what it sends, under each engine. Bytes, unless a name says otherwise.
 
-Weights, the teacher, gradients and AdamW's two averages are float32; so is what travels, but for the gathered weights
-of linear layers under half precision. The engines are those of ``run.engine``.
+Weights, the teacher, gradients and the optimizer's averages are float32; so is what travels, but for the gathered
+weights of linear layers under half precision. The engines are those of ``run.engine``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.nn import Parameter
 
+from mmkit.config import Rule
 from mmkit.task import Task
 from mmkit.train.engines.units import linear, units_of
+from mmkit.train.optim import of_muon
 
 ENGINES = ("ddp", "fsdp", "hsdp")
 FLOAT, HALF = 4, 2
 ADAM = 2 * FLOAT
-"""A parameter's two averages."""
+"""A parameter's two averages; Muon keeps one."""
 
 CONTEXT_GIB = 1.5
 """What a GPU's driver, its libraries and the buffers of NCCL take beside all tensors; not measured on many ranks."""
@@ -28,7 +31,7 @@ USABLE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a task. trained, frozen, teacher: parameters. buffers: bytes.
+    """Of a task. trained, frozen, teacher: parameters; muon: of the trained ones those of Muon. buffers: bytes.
 
     Of a sharded engine, in bytes: ``gathered``, the weights that a process holds whole from their first pass to the end
     of the step; ``passing``, those that it holds for a moment; ``entered``, those that it gathers in a step.
@@ -41,11 +44,17 @@ class Sizes:
     gathered: int
     passing: int
     entered: int
+    muon: int = 0
+
+    @property
+    def averages(self) -> int:
+        """Bytes of the optimizer."""
+        return ADAM * self.trained - FLOAT * self.muon
 
     @property
     def saved(self) -> int:
-        """Bytes of a training state: weights, teacher, buffers, AdamW."""
-        return FLOAT * (self.trained + self.frozen + self.teacher) + ADAM * self.trained + self.buffers
+        """Bytes of a training state: weights, teacher, buffers, optimizer."""
+        return FLOAT * (self.trained + self.frozen + self.teacher) + self.averages + self.buffers
 
     @property
     def model(self) -> int:
@@ -53,8 +62,8 @@ class Sizes:
         return FLOAT * (self.trained + self.frozen)
 
 
-def sizes_of(task: Task, half: bool, reshard: bool = False) -> Sizes:
-    """half: linear layers compute in half precision. reshard: see ``mmkit.config.Run``."""
+def sizes_of(task: Task, half: bool, reshard: bool = False, rules: Sequence[Rule] = ()) -> Sizes:
+    """half: linear layers compute in half precision. reshard: see ``mmkit.config.Run``. rules: of the optimizer."""
     teacher = set() if task.ema is None else set(task.ema.parameters())
     every = set(task.parameters())
     trained = sum(p.numel() for p in every if p.requires_grad)
@@ -74,13 +83,14 @@ def sizes_of(task: Task, half: bool, reshard: bool = False) -> Sizes:
         teacher=sum(p.numel() for p in teacher), buffers=sum(b.numel() * b.element_size() for b in task.buffers()),
         gathered=kept, passing=2 * max((size for size, _ in again), default=0),  # that at work, and the next one
         entered=kept + sum(size * (1 if own <= teacher else 2) for size, own in again),
+        muon=sum(p.numel() for p in of_muon(task, rules)) if rules else 0,
     )  # fmt: skip
 
 
 def state_of(sizes: Sizes, engine: str, world: int, node: int) -> int:
-    """Weights, teacher, gradients, AdamW and buffers on one process; node: the processes of a node."""
+    """Weights, teacher, gradients, optimizer and buffers on one process; node: the processes of a node."""
     parts = shards(engine, world, node)
-    sharded = FLOAT * (sizes.trained + sizes.frozen + sizes.teacher) + (FLOAT + ADAM) * sizes.trained
+    sharded = FLOAT * (2 * sizes.trained + sizes.frozen + sizes.teacher) + sizes.averages
     return -(-sharded // parts) + sizes.buffers
 
 

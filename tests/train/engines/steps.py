@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from mmkit.config import Optim, Rule, Run, mmkit_rules, official_rules
+from mmkit.config import Optim, Rule, Run, mmkit_rules, muon_rules, official_rules
 from mmkit.heads.base import EachSample
 from mmkit.heads.captioning import Captioner, PrefixCaptioner
 from mmkit.ranks import rank, sum_over_ranks, world_size
@@ -135,7 +135,7 @@ CASES = {
     "albef": Case(make=task, rules=FROZEN, run={"reshard": True}),
     "odd": Case(make=lambda: task(model=odd)),
     "own head": Case(make=lambda: owning(momentum=None), rules=official_rules(), steps=2),
-    "accumulated": Case(make=accumulating, micro=2, steps=2),
+    "accumulated": Case(make=accumulating, micro=2, rules=muon_rules(2.0), steps=2),
     "shared": Case(make=borrowing, steps=2),
     "vilt": Case(make=lambda: task(("itm_mixed", "mlm_untied"), model=vilt_tiny, chunks=2), steps=2),
     "siglip": Case(make=lambda: task(("sigmoid",), model=siglip_tiny), steps=2),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkit.config import Run, validate
+from mmkit.config import Optim, Rule, Run, mmkit_rules, validate
 from mmkit.errors import UserError
 from mmkit.train.engines import choose, sharded
 from mmkit.train.engines.base import held, size
@@ -225,7 +225,8 @@ def test_a_launcher_that_shards_is_sent_to_the_setting(monkeypatch, variable):
 def test_what_is_held_counts_gradient_and_optimizer_of_what_is_trained():
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    assert held(layer.parameters()) == 4 * (6 * 4 + 2)
+    assert held(layer, Optim()) == 4 * (6 * 4 + 2)
+    assert held(layer, Optim(rules=(Rule(pattern="weight", muon=True), *mmkit_rules()))) == 4 * (6 * 3 + 2)
     assert (size(3 * 2**19), size(5 * 2**28)) == ("1.5 MiB", "1.25 GiB")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mmkit.config import muon_rules
 from mmkit.train.needs.memory import CONTEXT_GIB, Sent, Sizes, needed, sent, shards, sizes_of, state_of
 from mmkit.train.needs.trial import Words, make_shapes
 from tests.train.fakes import tiny
@@ -26,6 +27,16 @@ def test_state_is_split_over_the_shards(engine, world, node, parts):
 def test_a_training_state_and_a_model_on_disk():
     assert SIZES.saved == 4 * 1800 + 8 * 1000 + 80
     assert SIZES.model == 4 * 1200
+
+
+def test_muon_keeps_one_average():
+    less = replace(SIZES, muon=300)
+    assert SIZES.saved - less.saved == 4 * 300
+    assert state_of(SIZES, "ddp", 8, 8) - state_of(less, "ddp", 8, 8) == 4 * 300
+    task = make_shapes(tiny(), Words(vocab_size=60))
+    assert sizes_of(task, False).muon == 0
+    matrices = [p for n, p in task.named_parameters() if ".blocks." in n and p.ndim == 2 and not n.startswith("ema.")]
+    assert sizes_of(task, False, rules=muon_rules()).muon == sum(p.numel() for p in matrices)
 
 
 def test_gradients_come_in_the_course_of_a_pass_or_lie_there_from_the_start():
