@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any, cast
 
@@ -21,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmkit.data.ahead import ahead_of
 from mmkit.data.boxes import IN_PICTURE
 from mmkit.data.collate import Collator, Sample
-from mmkit.data.images.transforms import BlankTrain, drawn
+from mmkit.data.images.transforms import BlankTrain, drawn, draws
 from mmkit.data.images.variable_size import KeepShapeTrain
 from mmkit.data.images.view import View
 from mmkit.data.order import Mixed, Order
-from mmkit.data.records import Record, Source
+from mmkit.data.records import Choose, Record, Source, by_one_caption
 from mmkit.data.targets import RawTargets, TargetEncoder
 from mmkit.data.text_files import stable_id
 from mmkit.data.texts.masking import Masking, check_mask
@@ -77,17 +78,42 @@ class PairDataset(Dataset[Sample]):
         skipped: list[str] = []
         for step in range(min(MAX_REPLACEMENTS, len(self.source))):
             try:
-                record = self.source[(index + step) % len(self.source)]
-                image = open_for(self.transform, record)
-                return self._sample(record, image, Random(f"{self.seed} {epoch} {index}"), tuple(skipped))
+                rng = Random(f"{self.seed} {epoch} {index}")
+                record, number = self._visited((index + step) % len(self.source), rng)
+                return self._sample(record, number, open_for(self.transform, record), rng, tuple(skipped))
             except Unreadable as error:  # the record, its picture, or a further picture among its targets
                 skipped.append(str(error))
         raise UserError(
             f"{len(skipped)} pictures in a row cannot be read, the first: {skipped[0]}. See `mmkit data check`"
         )
 
-    def _sample(self, record: Record, image: Image.Image | Frames, rng: Random, skipped: tuple[str, ...]) -> Sample:
-        if self.tokenizer is None or not getattr(self.targets, "needs_caption", True):
+    def _visited(self, index: int, rng: Random) -> tuple[Record, int]:
+        """A record, and which of its captions is read in a run that reads one."""
+
+        def choose(count: int) -> int:
+            return rng.choice(range(count))
+
+        if self._with_one_caption is not None:
+            return self._with_one_caption(index, choose), 0
+        record = self.source[index]
+        return record, choose(len(record.captions)) if self._reads_captions and record.captions else 0
+
+    @cached_property
+    def _reads_captions(self) -> bool:
+        return self.tokenizer is not None and getattr(self.targets, "needs_caption", True)
+
+    @cached_property
+    def _with_one_caption(self) -> Callable[[int, Choose], Record] | None:
+        """The source's own way to give no more than is read, in a run that reads neither boxes nor further captions."""
+        reads_more = any(getattr(self.targets, name, False) for name in ("reads_view", "reads_caption", "upright"))
+        if reads_more or not self._reads_captions or not draws(self.transform):
+            return None
+        return by_one_caption(self.source)
+
+    def _sample(
+        self, record: Record, number: int, image: Image.Image | Frames, rng: Random, skipped: tuple[str, ...]
+    ) -> Sample:  # fmt: skip
+        if not self._reads_captions:
             pixels, _, view = drawn(self._view(record), image, ("",), rng)
             said = encoded(self.targets, record, rng, view=view)
             return Sample(
@@ -95,8 +121,8 @@ class PairDataset(Dataset[Sample]):
             )
         if not record.captions:
             raise UserError(f"{record.key}: no caption, and this run trains on captions")
-        number = rng.choice(range(len(record.captions)))
         pixels, caption, view = drawn(self._view(record), image, (record.captions[number],), rng)
+        assert self.tokenizer is not None
         ids = self.tokenizer.encode(caption, self.max_tokens, kind_of(record))
         masked = self.masking(ids, self.tokenizer, rng) if self.masking is not None else None  # draws before targets
         said = encoded(self.targets, record, rng, caption, view, number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -48,11 +48,16 @@ class Record:
     targets: Mapping[str, Any] = field(default_factory=dict)
 
 
+Choose = Callable[[int], int]
+
+
 @runtime_checkable
 class Source(Protocol):
     """Anything that yields records by index; from several threads at once too.
 
-    It may also offer what opens no picture: ``captions()``, an iterator over all, and ``described()``, see there.
+    It may also offer what opens no picture: ``captions()``, an iterator over all, and ``described()``, see there; and
+    ``with_one_caption(index, choose)``, for training that reads no more: the record with caption ``choose(how many)``
+    alone, which is asked once, and perhaps without what lies in the picture (boxes, phrases).
     """
 
     def __len__(self) -> int: ...
@@ -73,6 +78,13 @@ class ByNumber:
 
     def _at(self, index: int) -> Record:
         raise NotImplementedError
+
+
+def by_one_caption(source: Source) -> Callable[[int, Choose], Record] | None:
+    """The source's ``with_one_caption``; None where it has none, or its class is one that changes ``[index]`` alone."""
+    defining = (vars(kind).keys() & {"with_one_caption", "__getitem__"} for kind in type(source).__mro__)
+    nearest = next(filter(None, defining), set())
+    return source.with_one_caption if "with_one_caption" in nearest else None  # type: ignore[attr-defined]
 
 
 def captions_of(source: Source) -> Iterator[str]:

@@ -90,6 +90,11 @@ def drawn(transform: Any, image: Any, texts: Sequence[str], rng: Random) -> tupl
     return view.picture(image), view.words(texts[0]), view
 
 
+def draws(transform: Any) -> bool:
+    """Whether ``drawn`` gives a view."""
+    return draws(transform.transform) if isinstance(transform, Blank) else "draw" in _own(transform)
+
+
 def view_of(transform: Any, size: tuple[int, int]) -> View | None:
     """What an evaluation transform shows of pictures of this size, (width, height); None where it cannot tell."""
     if isinstance(transform, Blank):

@@ -17,7 +17,7 @@ from mmkit.data.openmoji.captions import PHRASES, Said, listed, named, text_of
 from mmkit.data.openmoji.drawing import COLOURS, TEXTURES, Box, clear_of, draw, sides, sprite
 from mmkit.data.openmoji.kinds import Pool, emoji_name, emoji_names, first_kinds, pool_of
 from mmkit.data.openmoji.scenes import Split, _Openmoji, check_split, combination_split, phrases
-from mmkit.data.records import Record
+from mmkit.data.records import Choose, Record
 from mmkit.errors import UserError
 
 SMALL = (0.1, 0.24)
@@ -95,7 +95,7 @@ class Crowded(_Openmoji):
     def _pool(self) -> tuple[str, ...]:
         return pool_of(self.kinds, self.pool)
 
-    def _at(self, index: int) -> Record:
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
         crowd = self._invent(index)
         said = self._lists(index, crowd)
         boxes: list[dict[str, Any]] = [
@@ -108,7 +108,7 @@ class Crowded(_Openmoji):
         placed = [(thing.emoji, box) for thing in crowd.things for box in thing.drawn]
         picture = draw(placed, crowd.colour, crowd.texture, self.size)
         targets = {"boxes": boxes, "phrases": told, "background": crowd.colour}
-        return self._record(f"crowded/{self.split}", index, picture, tuple(map(text_of, said)), targets)
+        return self._record(f"crowded/{self.split}", index, picture, tuple(map(text_of, said)), targets, choose)
 
     def _lists(self, index: int, crowd: Crowd) -> list[Said]:
         """The kinds in each language, in any order."""

@@ -13,7 +13,7 @@ from mmkit.data.openmoji.captions import PHRASES, Said, filled, text_of
 from mmkit.data.openmoji.drawing import COLOURS, relation
 from mmkit.data.openmoji.scenes import Drawn, Scenes, combination_split
 from mmkit.data.openmoji.telling import the
-from mmkit.data.records import Record
+from mmkit.data.records import Choose, Record
 from mmkit.errors import UserError
 
 TEMPLATES = 2
@@ -64,7 +64,7 @@ class Expressions(Scenes):
         named: Said = ((the(kind), meant),)
         return drawn, named if self.bare else filled(template, a=named, b=((the(mark), 1),)), meant
 
-    def _at(self, index: int) -> Record:
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
         drawn, said, meant = self._refer(index)
         text, boxes = text_of(said), [tuple(box) for box in drawn.boxes]
         target = {"name": text, "emoji": drawn.scene.emoji[meant], "box": boxes[meant]}
@@ -74,4 +74,4 @@ class Expressions(Scenes):
         }  # fmt: skip
         if not self.bare:
             targets |= {"bare": the(drawn.scene.emoji[meant]), "alike": (0, 2)}
-        return self._record(f"expressions/{self.split}", index, self._paint(drawn), (text,), targets)
+        return self._record(f"expressions/{self.split}", index, self._paint(drawn), (text,), targets, choose)

@@ -11,6 +11,7 @@ Questions, pairs with statements, and hypotheses about such scenes have modules 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from PIL import Image
 from mmkit.data.openmoji.captions import Said, Scene, named, phrases_of, say, text_of
 from mmkit.data.openmoji.drawing import GROUNDS, TEXTURES, Box, draw, place, relation
 from mmkit.data.openmoji.kinds import Pool, check_language, emoji_name, emoji_names, first_kinds, people, pool_of
-from mmkit.data.records import ByNumber, Record
+from mmkit.data.records import ByNumber, Choose, Record
 from mmkit.errors import UserError
 
 ATTRIBUTION = (
@@ -63,6 +64,12 @@ class _Openmoji(ByNumber):
         if self.size < 32:
             raise UserError(f"openmoji: size={self.size}; scenes need at least 32 pixels")
 
+    def with_one_caption(self, index: int, choose: Choose) -> Record:
+        """See ``Source``."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._at(index, choose)
+
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
         for index in range(len(self)):
@@ -72,24 +79,33 @@ class _Openmoji(ByNumber):
     def _languages(self) -> tuple[str, ...]:
         return (self.language,) if isinstance(self.language, str) else tuple(self.language)
 
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
+        """choose: as of ``with_one_caption``; None = the whole record."""
+        raise NotImplementedError
+
     def _compose(self, index: int) -> Drawn:
         raise NotImplementedError
 
     def _record(
-        self, name: str, index: int, picture: Image.Image, captions: tuple[str, ...], targets: Mapping[str, Any]
-    ) -> Record:
+        self, name: str, index: int, picture: Image.Image, captions: tuple[str, ...], targets: Mapping[str, Any],
+        choose: Choose | None = None,
+    ) -> Record:  # fmt: skip
+        """choose: which caption alone it has; None = all."""
+        captions = captions if choose is None else (captions[choose(len(captions))],)
         key = f"openmoji:{name}/{self.seed}/{index}"
         return Record(image=picture, captions=captions, image_id=key, key=key, targets=targets)
 
     def _captions(self, index: int, scene: Scene, paraphrases: int = 1) -> tuple[str, ...]:
         return tuple(map(text_of, self._said(index, scene, paraphrases)))
 
-    def _said(self, index: int, scene: Scene, paraphrases: int = 1) -> list[Said]:
+    def _said(self, index: int, scene: Scene, paraphrases: int = 1, most: int | None = None) -> list[Said]:
+        """All captions, or so many of the first."""
+        languages = [language for language in self._languages for _ in range(paraphrases)][:most]
         if self.plain and len(scene.emoji) == 1:  # there is one way to say it
             [emoji], [size] = scene.emoji, scene.sizes
-            return [((named(emoji, size, lang), 0),) for lang in self._languages for _ in range(paraphrases)]
+            return [((named(emoji, size, language), 0),) for language in languages]
         rng = Random(f"{self.seed} {type(self).__name__} words {index}")
-        return [say(scene, language, rng) for language in self._languages for _ in range(paraphrases)]
+        return [say(scene, language, rng) for language in languages]
 
     def _paint(self, drawn: Drawn) -> Image.Image:
         placed = list(zip(drawn.scene.emoji, drawn.boxes, strict=True))
@@ -109,10 +125,17 @@ class _Openmoji(ByNumber):
         ]
         return {"boxes": boxes, "background": drawn.scene.colour or "white"}
 
-    def _told(self, name: str, index: int, drawn: Drawn, paraphrases: int = 1, **more: Any) -> Record:
-        """The record, with what each part of its captions names."""
-        said = self._said(index, drawn.scene, paraphrases)
-        targets = {**more, **self._targets(drawn), "phrases": phrases(said)}
+    def _told(
+        self, name: str, index: int, drawn: Drawn, paraphrases: int = 1, choose: Choose | None = None, **more: Any
+    ) -> Record:  # fmt: skip
+        """The record, with what each part of its captions names; or as ``with_one_caption`` gives it."""
+        if choose is None:
+            said = self._said(index, drawn.scene, paraphrases)
+            targets = {**more, **self._targets(drawn), "phrases": phrases(said)}
+        else:
+            number = choose(paraphrases * len(self._languages))
+            said = self._said(index, drawn.scene, paraphrases, number + 1)[number:]
+            targets = {**more, "background": drawn.scene.colour or "white"}
         return self._record(name, index, self._paint(drawn), tuple(map(text_of, said)), targets)
 
 
@@ -153,8 +176,8 @@ class Scenes(_Openmoji):
     def __len__(self) -> int:
         return self.n
 
-    def _at(self, index: int) -> Record:
-        return self._told(self.split, index, self._compose(index), self.paraphrases)
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
+        return self._told(self.split, index, self._compose(index), self.paraphrases, choose)
 
     def captions(self) -> Iterator[str]:
         """Every caption, without painting."""
@@ -212,7 +235,7 @@ class Scenes(_Openmoji):
         return None
 
     def _count(self, rng: Random) -> int:
-        return min(self.max_emoji, rng.choices((1, 2, 3), cum_weights=self._shares)[0])
+        return min(self.max_emoji, 1 + bisect(self._shares, rng.random() * self._shares[-1], 0, 2))
 
     @cached_property
     def _shares(self) -> tuple[float, ...]:
@@ -249,9 +272,9 @@ class Singles(_Openmoji):
     def __len__(self) -> int:
         return len(self._classes) * self.variations
 
-    def _at(self, index: int) -> Record:
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
         label = index % len(self._classes)
-        return self._told(type(self).__name__.lower(), index, self._compose(index), label=label)
+        return self._told(type(self).__name__.lower(), index, self._compose(index), choose=choose, label=label)
 
     def _compose(self, index: int) -> Drawn:
         rng = Random(f"{self.seed} single {index}")

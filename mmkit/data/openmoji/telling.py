@@ -14,7 +14,7 @@ from mmkit.data.openmoji.captions import is_plural, named, with_the
 from mmkit.data.openmoji.drawing import relation
 from mmkit.data.openmoji.kinds import emoji_name
 from mmkit.data.openmoji.scenes import Drawn, Scenes
-from mmkit.data.records import Record
+from mmkit.data.records import Choose, Record
 from mmkit.errors import UserError
 
 Found = TypeVar("Found")
@@ -63,10 +63,10 @@ class ToldScenes(Scenes, Generic[ToldT]):
         chosen, left_out = getattr(self, self.choice), {*self.seldom, *self._unfit()}
         return tuple(kind for kind in self.every if kind not in left_out) if chosen is None else tuple(chosen)
 
-    def _at(self, index: int) -> Record:
+    def _at(self, index: int, choose: Choose | None = None) -> Record:
         kind, label, told = self._make(index)
         name, targets = f"{self.what}/{self.split}", self._about(index, kind, label, told)
-        return self._record(name, index, self._show(told), (told.text,), targets)
+        return self._record(name, index, self._show(told), (told.text,), targets, choose)
 
     def captions(self) -> Iterator[str]:
         """Every sentence, without painting."""

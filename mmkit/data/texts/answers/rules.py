@@ -138,14 +138,15 @@ def answers_in(targets: Mapping[str, Any]) -> list[str]:
     UserError for anything else.
     """
     found = targets.get("answers")
-    if isinstance(found, Mapping):  # a table's column of objects, as ``datasets`` gives it
-        found = found.get("answer")
-    found = [found] if isinstance(found, str) else found
-    if isinstance(found, Sequence):
-        found = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in found]
-    if not isinstance(found, Sequence) or not found or not all(isinstance(a, str) and a.strip() for a in found):
+    if not isinstance(found, list):
+        if isinstance(found, Mapping):  # a table's column of objects, as ``datasets`` gives it
+            found = found.get("answer")
+        found = [found] if isinstance(found, str) else list(found) if isinstance(found, Sequence) else found
+    if isinstance(found, list):
+        found = [one.get("answer") if not isinstance(one, str) and isinstance(one, Mapping) else one for one in found]
+    if not isinstance(found, list) or not found or not all(isinstance(a, str) and a.strip() for a in found):
         raise UserError(f'"answers" must be a list of strings, one for each annotator, not {found!r:.80}')
-    return list(found)
+    return found
 
 
 def most_given(targets: Mapping[str, Any], answers: Sequence[str]) -> str:
