@@ -260,6 +260,10 @@ def test_what_it_refuses():
     t = task(scales=(0.125,))
     with pytest.raises(UserError, match=r"too small for a level of 0\.125"):
         t(three(), 0)
+    levels = t.heads["ground"].levels
+    with pytest.raises(UserError, match="a map of 4x8 tokens"):
+        levels.shapes((32, 64))
+    assert levels.shapes((64, 72)) == ((1, 1),)
 
 
 def test_phrases_of_one_prompt_are_located_by_one_look(monkeypatch):

@@ -16,7 +16,8 @@ from mmkit.errors import UserError
 from mmkit.evals.grounding import Grounding
 from mmkit.explanation import film
 from mmkit.explanation.explain import explain
-from mmkit.explanation.maps import HeatMap
+from mmkit.explanation.maps import Evidence, HeatMap, Word
+from mmkit.explanation.picture import Style
 from mmkit.models.sizes.dual import clip
 from mmkit.models.sizes.video import albef_video, clip_frames
 from tests.evals.parts import predictor
@@ -131,3 +132,36 @@ def test_a_figure_has_a_row_for_each_word_and_tells_the_frames(monkeypatch):
     told.clear()
     explain(reads(over_clips(), 24), long, TEXT, target="itm", words=False).figure()
     assert [text for text in told if text.startswith("frame")] == [f"frame {i}" for i in (0, 3, 6, 9, 13, 16, 19, 23)]
+
+
+def test_frames_stand_in_a_row_of_their_own_under_their_numbers(monkeypatch):
+    told = {}
+    monkeypatch.setattr(film.ImageDraw.ImageDraw, "text", lambda pen, at, text, *rest, **more: told.update({text: at}))
+    colours = np.array([[255, 0, 0], [0, 0, 255], [0, 128, 0]], np.uint8)
+    frames = tuple(Image.new("RGB", (20, 10), tuple(colour.tolist())) for colour in colours)
+    nothing = HeatMap(torch.zeros(3, 1, 1), (10, 20))
+    words = tuple(Word(text, (i,), nothing, share) for i, (text, share) in enumerate((("red", 0.0049), ("dog", 0.25))))
+    found = Evidence(
+        picture=frames[0], text="red dog", target="match", score=0.5, layer=0, head=None, sentence=nothing, words=words,
+        unseen=("runs",), frames=frames, numbers=(2, 5, 7),
+    )  # fmt: skip
+    drawn = np.asarray(film.figure(found))
+    wide, high, gap = 200, 100, film.GAP  # half of a large one
+    rows = [told[text][1] for text in ("clip", "sentence", "red", "dog")]
+    tops = [rows[0] - 4, rows[1] - 4, rows[2] - 2, rows[3] - 2]
+    assert tops == [tops[0] + i * (high + gap) for i in range(4)]
+    for place, (colour, number) in enumerate(zip(colours, found.numbers, strict=True)):
+        left = film.MARGIN + film.LABEL + place * (wide + gap)
+        assert (drawn[tops[0] : tops[0] + high, left : left + wide] == colour).all()
+        heated = np.asarray(film.over_picture(frames[place], nothing.of(place), wide))
+        for top in tops[1:]:
+            assert (drawn[top : top + high, left : left + wide] == heated).all()
+        assert told[f"frame {number}"] == (left, tops[0] - 19)
+        assert (drawn[:, left + wide] != colour).any(1).all()
+    assert drawn.shape[1] == left + wide + gap + film.MARGIN
+    assert told["<1%"] == (film.MARGIN, tops[2] + 26)
+    assert told["25%"] == (film.MARGIN, tops[3] + 26)
+    first, note, unread = sorted(at[1] for at in told.values())[:3]
+    assert (note - first, unread - note) == (30 + 6, 20)
+    assert told["frame 2"][1] > unread + 14
+    assert film.figure(found, Style(large=100)).width == 2 * film.MARGIN + film.LABEL + 3 * (72 + gap)
