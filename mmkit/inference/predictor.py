@@ -113,10 +113,13 @@ class Predictor:
             parts = [self.embed_text(tokens) for tokens in self.text_tokens(texts, batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.spec.embed_dim)
 
-    def match(self, images: Iterable[Picture] | Tensor, texts: Iterable[str], batch_size: int = 64) -> Tensor:
+    def match(
+        self, images: Iterable[Picture] | Tensor, texts: Iterable[str], batch_size: int = 64, *, log_odds: bool = False
+    ) -> Tensor:
         """The probability that image i and text i belong together: (n,) float32 on the CPU.
 
-        Raises UserError where the numbers of images and texts differ, or the model cannot match.
+        log_odds: of it in its place, which tell apart what rounds to a probability of 1. Raises UserError where the
+        numbers of images and texts differ, or the model cannot match.
         """
         self.matcher()
         images, texts = pairs_of(images, texts)
@@ -126,7 +129,8 @@ class Predictor:
             for image, chunk in zip(self.image_tokens(images, batch_size), chunks, strict=True):
                 bank = TokenBank(self.text_tokens(chunk, batch_size))
                 scores.append(self.match_pairs(image, bank, torch.arange(len(chunk))[:, None].expand(-1, 2)))
-        return torch.cat(scores).sigmoid() if scores else torch.empty(0)
+        found = torch.cat(scores) if scores else torch.empty(0)
+        return found if log_odds else found.sigmoid()
 
     def answer(
         self, images: Iterable[Picture] | Tensor, questions: Iterable[str], *, answers: Iterable[str] | None = None,

@@ -41,8 +41,8 @@ def find(predictor: Predictor, shelf: Shelf, words: str, best: int = BEST) -> li
         scores = shelf.embeddings(predictor) @ predictor.encode_text([words])[0]
         rows = scores.argsort(descending=True, stable=True)[: max(best, RERANKED)]
     if predictor.can_match():
-        again = predictor.match([shelf.paths[i] for i in rows.tolist()], [words] * len(rows))
-        scores = scores.index_put((rows,), again)
+        again = predictor.match([shelf.paths[i] for i in rows.tolist()], [words] * len(rows), log_odds=True)
+        scores = scores.index_put((rows,), again.sigmoid())
         rows = rows[again.argsort(descending=True, stable=True)]
     return [(shelf.paths[i], float(scores[i])) for i in rows[:best].tolist()]
 
@@ -54,7 +54,7 @@ def name(predictor: Predictor, picture: Picture, names: Sequence[str]) -> dict[s
         with predictor.inference():
             logits = similar / predictor.model.temperature().double().cpu()
     else:
-        logits = predictor.match([picture] * len(names), names).double().logit()
+        logits = predictor.match([picture] * len(names), names, log_odds=True).double()
     return dict(zip(names, logits.softmax(0).tolist(), strict=True))
 
 

@@ -60,6 +60,20 @@ def test_pictures_are_found_by_similarity_and_sorted_again_by_matching(model, sh
     torch.testing.assert_close(torch.tensor([score for _, score in found]), chances.sort(descending=True).values[:3])
 
 
+def test_matches_that_round_to_sure_are_told_apart(shelf):
+    model, names = predictor(heads=("mixed",), model=vilt_tiny), ["red", "a green box", "grey"]
+    odds = model.match([PICTURES[2]] * 3, names, log_odds=True)
+    before = [path for path, _ in tasks.find(model, shelf, "a red box")]
+    torch.testing.assert_close(model.match([PICTURES[2]] * 3, names), odds.sigmoid())
+    with torch.no_grad():
+        model.heads["mixed"].classify.bias[1] += 40
+    found = tasks.name(model, PICTURES[2], names)
+    assert list(found.values()) == pytest.approx(odds.softmax(0).tolist(), abs=1e-4)
+    again = tasks.find(model, shelf, "a red box")
+    assert [path for path, _ in again] == before
+    assert {score for _, score in again} == {1.0}
+
+
 def test_two_towers_find_by_similarity_alone(shelf):
     model = predictor(heads=(), model=dual_tiny)
     found = tasks.find(model, shelf, "a blue tile", best=2)
