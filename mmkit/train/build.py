@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -29,6 +29,7 @@ from mmkit.data.texts.coverage import Coverage, coverage
 from mmkit.data.texts.protocol import Tokenizer
 from mmkit.data.texts.tokenizers import load_tokenizer
 from mmkit.errors import UserError
+from mmkit.files import write_bytes
 from mmkit.ranks import asking_the_largest, on_first, rank
 from mmkit.task import Task
 from mmkit.train.checks import check_classes, check_length
@@ -70,15 +71,16 @@ class Parts:
     sets: tuple[tuple[str, int, float], ...] = ()
 
 
-def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
+def build(exp: Experiment, out: Path, batch: BatchPlan, tokenizer: Mapping[str, bytes] | None = None) -> Parts:
     """Build everything, with what ``init`` gives; to be called by all processes.
 
-    UserError where a part refuses its arguments, or what the run starts from is missing or does not fit.
+    tokenizer: the files of the run's own, where it was made before. UserError where a part refuses its arguments, or
+    what the run starts from is missing or does not fit.
     """
     resumes = latest(out / "checkpoints") is not None  # then nothing of ``init`` is read, and the files may be gone
     if not resumes:
         find_sources(exp.init)
-    parts = assemble(exp, out, batch)
+    parts = assemble(exp, out, batch, tokenizer)
     task: Any = parts.task
     vars(task.model)["origins"] = (
         {"every part": "the checkpoint"} if resumes else initialise(task, exp.init, parts.transform)
@@ -87,8 +89,11 @@ def build(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
     return parts
 
 
-def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
-    """Build everything at random; to be called by all processes. UserError where a part refuses its arguments."""
+def assemble(exp: Experiment, out: Path, batch: BatchPlan, made: Mapping[str, bytes] | None = None) -> Parts:
+    """Build everything at random; to be called by all processes. UserError where a part refuses its arguments.
+
+    made: the files of the tokenizer, as of ``build``.
+    """
     source = exp.data.train()
     records = len(source)
     steps_per_epoch = records // batch.global_batch
@@ -97,7 +102,7 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan) -> Parts:
             f"data: the source has {records} records, fewer than one step of {batch.global_batch}; "
             "lower data.global_batch or data.rank_batch"
         )
-    tokenizer = make_tokenizer(exp, source, out / "tokenizer")
+    tokenizer = make_tokenizer(exp, source, out / "tokenizer", made)
     texts = _look_at_texts(source, tokenizer, exp) if rank() == 0 and tokenizer is not None else None
     task = make_task(exp, tokenizer, steps_per_epoch)
     heads = dict(task.heads.items())
@@ -176,10 +181,10 @@ def _look_at_texts(source: Any, tokenizer: Any, exp: Experiment) -> Coverage | N
     return coverage(tokenizer, islice(source.captions(), LOOKED_AT), exp.data.max_tokens)
 
 
-def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
+def make_tokenizer(exp: Experiment, source: Any, folder: Path, made: Mapping[str, bytes] | None = None) -> Any:
     """Made once by the first process, and read from the run's folder by all; a resumed run finds it there.
 
-    None for a run without words.
+    made: its files, where it was made before. None for a run without words.
     """
     if exp.tokenizer is None:
         if exp.first is not None:
@@ -192,7 +197,10 @@ def make_tokenizer(exp: Experiment, source: Any, folder: Path) -> Any:
         if not folder.is_dir():
             part = folder.with_name(f".{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)
-            make_one(captions=lambda: captions_of(source), folder=part)
+            for name, content in (made or {}).items():
+                write_bytes(part / name, content)
+            if not made:
+                make_one(captions=lambda: captions_of(source), folder=part)
             part.rename(folder)
 
     on_first(make)

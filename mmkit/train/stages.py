@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,14 @@ from mmkit.config.moved import with_present_names
 from mmkit.data.texts.tokenizers import reuse
 from mmkit.errors import UserError
 from mmkit.files import read_json
-from mmkit.ranks import on_first, world_size
+from mmkit.ranks import on_first, rank, world_size
 from mmkit.train import resuming
 from mmkit.train.build import assemble, build
 from mmkit.train.checks import check_evaluators
 from mmkit.train.folder import EXPERIMENT, STARTING, foreign, look, read_numbers, restarted
 from mmkit.train.inherit import TOKENIZER, inherited
 from mmkit.train.lock import make_folder, one_writer
-from mmkit.train.loop import train
+from mmkit.train.loop import Build, train
 from mmkit.train.saving import SaveModel
 from mmkit.train.setup import start_processes
 
@@ -49,14 +49,15 @@ def train_stages(
     on_first(partial(_look, out, stages, resume))
     if len(stages) == 1:
         return _stage(experiment, out, None, resume, (), save_model)[0]
+    tokenizer: Mapping[str, bytes] = {}
     if not resume:
         with one_writer(out):
-            rehearse(stages, out / STARTING, save_model)
+            tokenizer = rehearse(stages, out / STARTING, save_model)
     numbers: dict[str, float] = {}
     before: Path | None = None
     for stage in stages:
         folder = out / stage.subfolder
-        found, done = _stage(stage, folder, before, resume, _apart(stage, stages), save_model)
+        found, done = _stage(stage, folder, before, resume, _apart(stage, stages), save_model, tokenizer)
         numbers |= {f"{stage.subfolder}.{key}".lstrip("."): value for key, value in found.items()}
         if not done:
             break
@@ -65,16 +66,22 @@ def train_stages(
 
 
 def _stage(
-    stage: Experiment, folder: Path, before: Path | None, resume: bool, apart: Collection[str], save_model: SaveModel
-) -> tuple[dict[str, float], bool]:
-    """(numbers of one stage, whether it reached its end), by training what is missing of it."""
+    stage: Experiment, folder: Path, before: Path | None, resume: bool, apart: Collection[str], save_model: SaveModel,
+    tokenizer: Mapping[str, bytes] | None = None,
+) -> tuple[dict[str, float], bool]:  # fmt: skip
+    """(numbers of one stage, whether it reached its end), by training what is missing of it.
+
+    tokenizer: the files of the first stage's, from its rehearsal.
+    """
     free: tuple[str, ...] = ()
+    build_parts: Build = partial(build, tokenizer=tokenizer)
     if before is not None:
+        build_parts = build
         stage = following(stage, before)
         free = ("init.model", "tokenizer.path")  # the folder before, whose own settings are compared
     if (done := on_first(partial(_finished, stage, folder, free)) if resume else None) is not None:
         return _short(stage, done), True
-    found = train(stage, folder, resume, save_model=save_model, apart=apart, free=free)
+    found = train(stage, folder, resume, save_model=save_model, apart=apart, free=free, build_parts=build_parts)
     return _short(stage, found), on_first(partial(read_numbers, folder)) is not None
 
 
@@ -125,10 +132,11 @@ def following(stage: Experiment, before: Path) -> Experiment:
     return replace(stage, first=None, init={**stage.init, "model": str(before)}, tokenizer=tokenizer)
 
 
-def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) -> None:
+def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) -> dict[str, bytes]:
     """Build every stage from the one before it, untrained, in ``folder``, which is gone afterwards.
 
-    To be called by all processes. UserError for what does not fit, with the name of the stage.
+    To be called by all processes; the first one gets the files of the first stage's tokenizer. UserError for what does
+    not fit, with the name of the stage.
     """
     on_first(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
@@ -139,6 +147,7 @@ def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) 
             try:
                 if number == 0:
                     parts = assemble(stage, here, batch)
+                    tokenizer = _files(here / TOKENIZER) if rank() == 0 else {}
                 else:
                     parts = build(following(stage, folder / str(number - 1)), here, batch)
                 predictor = parts.predictor()
@@ -146,8 +155,14 @@ def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) 
             except UserError as error:
                 raise UserError(f"{stage.name}: {error}") from error
             on_first(partial(save_model, here, predictor, dump(stage)))
+        return tokenizer
     finally:
         on_first(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """{path in the folder: content}; nothing of a folder that is not there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _short(stage: Experiment, numbers: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 
 from mmkit.config import Rule, dump, load_experiment, mmkit_rules, override, rebuild, validate
 from mmkit.data.targets import AnswerScores
-from mmkit.data.texts.tokenizers import load_tokenizer, reuse
+from mmkit.data.texts.tokenizers import load_tokenizer, reuse, train_sentencepiece
 from mmkit.errors import UserError
 from mmkit.evals.vqa import VQA
 from mmkit.files import write_text
@@ -18,6 +18,7 @@ from mmkit.heads.answers.decoder import AnswerDecoder
 from mmkit.hub import folder as hub
 from mmkit.models.sizes.albef import albef
 from mmkit.train import stages
+from mmkit.train.folder import STARTING
 from mmkit.train.stages import train_stages
 from tests.train.fakes import COLOURS, Report, Squares, change, tiny
 
@@ -182,6 +183,35 @@ def test_a_rehearsal_uses_nothing_of_one_that_was_killed_and_leaves_nothing(tmp_
     write_text(tmp_path / "x" / "0" / "tokenizer" / "sentencepiece.model", "of another run")
     stages.rehearse(two_stages().stages(), tmp_path / "x", hub.save)
     assert list(tmp_path.iterdir()) == []
+
+
+MADE: list[str] = []
+
+
+def noted(*, captions, folder, vocab_size):
+    """A tokenizer, and a note that it was made."""
+    MADE.append(str(folder))
+    return train_sentencepiece(captions=captions, folder=folder, vocab_size=vocab_size)
+
+
+def test_the_tokenizer_of_the_rehearsal_is_that_of_the_run(tmp_path):
+    """It is made once; a run that is begun by itself makes its own, the same."""
+    exp = two_stages(stop_after_steps=1)
+    first = change(exp.first, tokenizer=partial(noted, vocab_size=100))
+    MADE.clear()
+    train_stages(change(exp, first=first), tmp_path / "run", save_model=hub.save)
+    [where] = MADE
+    assert STARTING in where
+    train_stages(first, tmp_path / "alone", save_model=hub.save)
+    assert len(MADE) == 2
+    folders = (tmp_path / "run" / "before", tmp_path / "run", tmp_path / "alone" / "before", tmp_path / "alone")
+    one, *others = [
+        {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
+        for folder in folders if (folder / "tokenizer").is_dir()
+    ]  # fmt: skip
+    assert len(others) == 2
+    assert all(other == one for other in others)
+    assert load_tokenizer(tmp_path / "run" / "tokenizer").vocab_size <= 100
 
 
 def test_what_leads_to_other_stages_is_named_from_each_ones_folder():
