@@ -137,8 +137,9 @@ class AnswerTokens:
 
     def encode(self, targets: Mapping[str, Any], rng: Random) -> Mapping[str, Any]:
         """The token ids of each distinct answer with its weight."""
-        counts = Counter(answers_of(targets))
-        whole = float(targets.get("weight", self.weight)) / counts.total()
+        answers = answers_of(targets)
+        counts = {answer: answers.count(answer) for answer in answers}
+        whole = float(targets.get("weight", self.weight)) / len(answers)
         ids = [answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts]
         return {"ids": ids, "weights": [whole * count for count in counts.values()]}
 

@@ -30,6 +30,7 @@ _POINTS = frozenset(".,:٫٬")  # between two digits too
 JOINER = "\u200d"
 FLAGS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 _RUN = re.compile(r"\S+")
+_ONLY_LETTERS = re.compile(rb"( *)[A-Za-z]+")
 
 
 def word_starts(surfaces: Sequence[bytes | None]) -> list[bool]:
@@ -38,29 +39,32 @@ def word_starts(surfaces: Sequence[bytes | None]) -> list[bool]:
     surfaces: the UTF-8 bytes that each piece spells, a space where it carries one; None for what spells nothing
     ([CLS]) or cannot be told ([UNK]): it is a word of its own, and so begins the piece behind it.
     """
-    return list(_starts(tuple(surfaces)))
+    return list(_starts(tuple(map(_alike, surfaces))))
+
+
+@lru_cache(maxsize=1 << 16)
+def _alike(surface: bytes | None) -> bytes | None:
+    """One of the surfaces that begin words where this one does: any letters will do for others."""
+    letters = None if surface is None else _ONLY_LETTERS.fullmatch(surface)
+    return surface if letters is None else letters[1] + b"a"
 
 
 @lru_cache(maxsize=1 << 12)
 def _starts(surfaces: tuple[bytes | None, ...]) -> tuple[bool, ...]:
     starts: list[bool] = []
     run: list[bytes] = []
-    is_first = True  # behind what spells nothing
     for surface in (*surfaces, None):
-        if surface is not None and not (surface[:1] == b" " and run and run[-1].strip(b" ")):
+        if surface is not None:
             run.append(surface)
             continue
-        if run:
-            starts += _starts_in(tuple(run), is_first)
-        if surface is None:
-            starts.append(True)
-        run, is_first = ([], True) if surface is None else ([surface], False)
+        starts += _starts_in(run) if run else ()
+        starts.append(True)
+        run = []
     return tuple(starts[: len(surfaces)])
 
 
-@lru_cache(maxsize=1 << 14)
-def _starts_in(run: tuple[bytes, ...], is_first: bool) -> tuple[bool, ...]:
-    """The same of pieces that follow one another in a text up to a space. The first of all begins a word.
+def _starts_in(run: Sequence[bytes]) -> list[bool]:
+    """The same of pieces that follow one another in a text. The first begins a word.
 
     A space alone opens the word behind it, but for scripts without spaces, whose words begin by themselves.
     """
@@ -72,9 +76,9 @@ def _starts_in(run: tuple[bytes, ...], is_first: bool) -> tuple[bool, ...]:
         text = piece.lstrip(b" ")
         blank = bool(piece) and not text
         begun = place + len(piece) - len(text) in begins and not (opened and _needs_space(text))
-        out.append((is_first and not out) or blank or begun)
+        out.append(not out or blank or begun)
         place, opened = place + len(piece), blank
-    return tuple(out)
+    return out
 
 
 def _needs_space(text: bytes) -> bool:

@@ -58,6 +58,10 @@ def test_pieces_begin_words_by_their_place():
     ]  # fmt: skip
     assert word_starts([b" ", b" dog", b" cat"]) == [True, False, True]  # the first of two spaces opened the word
     assert word_starts([b"a", b"  ", b"b", b" \n", b" c"]) == [True, True, False, False, True]
+    for letter, digit in ((b"a", b"3"), (b"dog", b"3"), (b"A", b"12")):  # a point joins digits, no letters
+        assert word_starts([letter, b",", letter]) == [True, False, True]
+        assert word_starts([digit, b",", digit]) == [True, False, False]
+        assert word_starts([b" " + letter, letter, b"'", letter]) == [True, False, False, False]
     half, other = "狗".encode()[:2], "狗".encode()[2:]
     assert word_starts([None, "猫".encode(), half, other, "车".encode()]) == [True, True, True, False, True]
     assert word_starts([None, "猫".encode(), half]) == [True, True, True]  # what was cut in the middle of a letter
