@@ -69,6 +69,12 @@ def test_a_block_that_something_else_reads_too_is_no_unit(shared):
     assert "model.fusion.blocks.0.attn" in mine
 
 
+def test_a_block_that_reads_a_weight_twice_within_itself_is_a_unit():
+    made = borrowing(momentum=None)
+    made.model.fusion.blocks[0].mlp.again = made.model.fusion.blocks[0].mlp.fc1
+    assert "model.fusion.blocks.0.mlp" in {name for units in named(made) for names, _ in units for name in names}
+
+
 def test_blocks_that_are_read_by_another_method_are_no_units():
     made = captioning()
     mine = {name for units in named(made) for names, _ in units for name in names}
