@@ -151,7 +151,7 @@ def rehearse(stages: Sequence[Experiment], folder: Path, save_model: SaveModel) 
                 else:
                     parts = build(following(stage, folder / str(number - 1)), here, batch)
                 predictor = parts.predictor()
-                check_evaluators({name: make() for name, make in stage.evals.items()}, predictor)
+                check_evaluators({name: make() for name, make in stage.evals.items()}, predictor, stage.run.best)
             except UserError as error:
                 raise UserError(f"{stage.name}: {error}") from error
             on_first(partial(save_model, here, predictor, dump(stage)))

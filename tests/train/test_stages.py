@@ -167,6 +167,7 @@ def test_a_folder_with_a_run_is_kept(run):
         (dict(model=WIDER), r"asked: init\.model = .*choose a model of its size"),
         (dict(data=dict(train=partial(Asked, 3))), "asked: data: the source has 3 records"),
         (dict(evals={"vqa": partial(VQA, source=partial(Asked, 7), generate=True)}), r"asked: evals\.vqa: .*no head"),
+        (dict(run=dict(best="vqa.acc")), r"asked: run\.best = 'vqa\.acc': evals\.vqa compares .*best=vqa\.accuracy$"),
         (
             dict(heads={"answer": partial(AnswerClassifier, answers=["mauve", "teal"])}),
             "asked: .*as class 0 'mauve' there, 'red' here",
