@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, muon_rules
+from mmkit.config import Data, Experiment, Optim, Rule, Run, Teacher, mmkit_rules, muon_rules
 from mmkit.data.images.transforms import TrainTransform
 from mmkit.data.openmoji.questions import Questions, answers
 from mmkit.data.openmoji.scenes import ATTRIBUTION, Scenes, Singles, Unseen
@@ -45,8 +45,12 @@ TITLES = {
 }
 
 
-def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
-    """``steps`` optimizer steps on pictures of ``size`` pixels with so many kinds of emoji."""
+def pretrain(steps: int = 900, size: int = 96, kinds: int = 200, muon: float | None = 3.0) -> Experiment:
+    """``steps`` optimizer steps on pictures of ``size`` pixels with so many kinds of emoji.
+
+    muon: so many times the rate the matrices of blocks learn at, under Muon; None = AdamW for all.
+    """
+    rules = mmkit_rules() if muon is None else muon_rules(muon)
     scenes = partial(Scenes, kinds=kinds, size=size, plain=True)
     english, chinese = (partial(scenes, split="test", n=500, language=language) for language in ("en", "zh"))
     alone, people = (partial(source, size=size, plain=True) for source in (partial(Singles, kinds=kinds), Unseen))
@@ -66,7 +70,7 @@ def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
             global_batch=64,
             workers=0,
         ),
-        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98), rules=muon_rules(2.0)),
+        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98), rules=rules),
         run=Run(steps=steps, save_every_steps=500, log_every_steps=50),
         evals={
             "retrieval": partial(Retrieval, source=english, rerank_top=16),
@@ -87,7 +91,7 @@ def pretrain(steps: int = 1400, size: int = 96, kinds: int = 200) -> Experiment:
 
 
 def questions(
-    start: str = "runs/quickstart", steps: int = 1100, size: int = 96, kinds: int = 200, seed: int = 42
+    start: str = "runs/quickstart", steps: int = 700, size: int = 96, kinds: int = 200, seed: int = 42
 ) -> Experiment:
     """Fine-tuning on questions about scenes, from the model in the folder ``start``, or from "scratch"."""
     asked = partial(Questions, kinds=kinds, size=size, plain=True, people=0.05)
@@ -107,14 +111,14 @@ def questions(
             targets=partial(AnswerTokens, max_tokens=16),
             global_batch=64,
         ),
-        optim=Optim(lr=5e-4, min_lr=5e-6, warmup_frac=0.06, betas=(0.9, 0.98), rules=(UNUSED, *muon_rules(2.0))),
+        optim=Optim(lr=1e-3, min_lr=1e-5, warmup_frac=0.06, betas=(0.9, 0.98), rules=(UNUSED, *muon_rules(2.0))),
         run=Run(steps=steps, seed=seed, save_every_steps=500, log_every_steps=50),
         evals={"vqa": partial(VQA, source=test)},
         report=partial(AnswersReport, source=test, title="Questions about held-out scenes", attribution=ATTRIBUTION),
     )
 
 
-def quickstart(steps: int = 1400, question_steps: int = 1100, size: int = 96, kinds: int = 200) -> Experiment:
+def quickstart(steps: int = 900, question_steps: int = 700, size: int = 96, kinds: int = 200) -> Experiment:
     """Both, one after the other: the pre-trained model in the run's folder, the one that answers in ``vqa`` there."""
     answering = questions("scratch", question_steps, size, kinds)
     report = partial(answering.report, page="../report.html") if answering.report else None

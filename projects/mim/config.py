@@ -99,8 +99,11 @@ def beit(
 def beside_albef(
     steps: int = 1400, size: int = 96, kinds: int = 200, weight: float = 1.0, norm_pix: bool = True, seed: int = 42
 ) -> Experiment:
-    """The quickstart's ALBEF with MAE, whose decoder has 1 x 64, on its image tower; the others see whole pictures."""
-    same = load_experiment(f"{ROOT}/configs/quickstart.py:pretrain(steps={steps}, size={size}, kinds={kinds})")
+    """The quickstart's ALBEF under AdamW, with MAE on its image tower, whose decoder has 1 x 64; ITC, ITM and MLM see
+    whole pictures.
+    """
+    alone = f"pretrain(steps={steps}, size={size}, kinds={kinds}, muon=None)"
+    same = load_experiment(f"{ROOT}/configs/quickstart.py:{alone}")
     return replace(
         same,
         name="mae-beside-albef",

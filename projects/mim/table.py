@@ -37,7 +37,7 @@ ROWS = {
     "simmim-absolute": "projects/mim/config.py:simmim(cell=24, squared=0.0, relative=False, lr=1e-3)",
     "beit": "projects/mim/config.py:beit",
     "supervised": "configs/pretrain/classify.py:openmoji(steps=1400)",
-    "albef": "configs/quickstart.py:pretrain(steps=1400)",
+    "albef": "configs/quickstart.py:pretrain(steps=1400, muon=None)",
     "mae-albef": "projects/mim/config.py:beside_albef",
 }
 HELD_OUT = ("mae", "mae-pixels", "simmim", "simmim-absolute", "beit")
