@@ -361,6 +361,9 @@ def test_wrong_samples_are_named_with_shard_and_byte(tmp_path, files, at, said):
     message = told(tmp_path)
     assert f":0.tar:{byte}: " in message
     assert said in message
+    values = any(word in said for word in (".cls", "JSON", ".json", "image_id", '"label"'))
+    words = any(word in said for word in ('"caption"', ".txt is not"))
+    assert ("1 x bad values" in message, "1 x bad caption" in message) == (values, words)
     assert (tmp_path / PARTS / "1.tar").is_file()  # which is not read again
 
 
