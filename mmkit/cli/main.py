@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +135,20 @@ def _execute(args: argparse.Namespace) -> None:
     check_texts(args)
     check_counts(args)
     check_model(args)
-    if (numbers := args.run(args)) is not None:
-        show(numbers)
-        write_json(args.json, numbers)
+    with _predictions_last(args):
+        if (numbers := args.run(args)) is not None:
+            show(numbers)
+            write_json(args.json, numbers)
     leave_processes()
+
+
+def _predictions_last(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """For a command that writes --predictions: a full disk costs that file, and not the numbers beside it."""
+    if getattr(args, "predictions", None) is None:
+        return nullcontext()
+    from mmkit.evals.predictions import told_last
+
+    return told_last()
 
 
 def _told(error: OSError | SystemExit) -> str:

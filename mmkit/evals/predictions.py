@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mmkit.ranks import on_first
 
 Rows = Sequence[Mapping[str, Any]]
 FORMS = (".json", ".jsonl", ".csv")
+_late: ContextVar[list[UserError] | None] = ContextVar("late", default=None)
 
 
 def check_predictions(path: str | Path | None) -> None:
@@ -32,10 +35,29 @@ def check_predictions(path: str | Path | None) -> None:
 def save_predictions(path: str | Path | None, rows: Callable[[], Rows]) -> None:
     """Write the rows, whole or not at all; the first process makes and writes them, all wait. Nothing without a path.
 
-    Every process calls this.
+    Every process calls this. What cannot be written is an error at once, or within ``told_last`` at its end.
     """
-    if path is not None:
+    if path is None:
+        return
+    try:
         on_first(lambda: _write(Path(path), rows()))
+    except UserError as error:
+        if (late := _late.get()) is None:
+            raise
+        late.append(error)
+
+
+@contextmanager
+def told_last() -> Iterator[None]:
+    """Inside, predictions that cannot be written cost no numbers: that is raised at the end, when these are shown."""
+    late: list[UserError] = []
+    before = _late.set(late)
+    try:
+        yield
+    finally:
+        _late.reset(before)
+    if late:
+        raise late[0]
 
 
 def _write(path: Path, rows: Rows) -> None:

@@ -17,6 +17,7 @@ from mmkit.cli.main import check_counts, main
 from mmkit.data.openmoji.scenes import Singles, class_names
 from mmkit.data.sources.class_folder import ClassFolder
 from mmkit.errors import UserError
+from mmkit.evals import predictions
 from mmkit.evals.retrieval import Retrieval
 from mmkit.evals.zeroshot import ZeroShot
 from mmkit.hub import folder as hub
@@ -424,3 +425,19 @@ def test_a_config_names_classes_as_the_command_does(folder, tmp_path):
     found, wanted = made.evaluate(make()[0]).to_json(), json.loads((tmp_path / "z.json").read_text())
     assert found["top1"] == wanted["top1"]
     assert [row["name"] for row in found["per_class"]] == [row["name"] for row in wanted["per_class"]]
+
+
+def test_predictions_that_cannot_be_written_cost_no_numbers(folder, tmp_path, capsys, monkeypatch):
+    def full(path, rows):
+        raise UserError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(predictions, "_write", full)
+    command = ["retrieval", "--model", folder / "model", "--data", folder / "records.jsonl", "--device", "cpu"]
+    command += ["--predictions", tmp_path / "p.json", "--json", tmp_path / "n.json"]
+    assert main([str(word) for word in command]) == 2
+    said = capsys.readouterr()
+    assert "text to image" in said.out
+    assert said.err.endswith("p.json: cannot be written (No space left on device)\n")
+    assert json.loads((tmp_path / "n.json").read_text())["images"] == 12
+    with pytest.raises(UserError, match="No space left"):  # within a run it is an error at once
+        Retrieval(source=Pictures(3), predictions=tmp_path / "p.json").evaluate(make()[0])
