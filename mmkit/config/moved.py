@@ -39,6 +39,8 @@ _ARGUMENTS: dict[str, dict[str, str | None]] = {
     "mmkit.evals.zeroshot:ZeroShot": {"seed": None},
 }
 """Of a part by its present name, what its arguments are called now; None = it has none of that meaning any more."""
+_SINCE: dict[str, dict[str, Any]] = {"mmkit.config.experiment:Rule": {"muon": False}}
+"""Settings that came later, with what was done before: a run that was begun without them goes on."""
 FORMS = ("target", "dataclass", "reference")
 """The keys under which JSON names a part."""
 
@@ -65,6 +67,8 @@ def with_present_names(data: Any) -> Any:
     arguments = found.get("args")
     if found.get("dataclass") == "mmkit.config.experiment:Run" and isinstance(arguments, dict):
         found["args"] = _with_trackers(arguments)
+    if isinstance(arguments, dict) and found.get("dataclass") in _SINCE:
+        found["args"] = _SINCE[found["dataclass"]] | arguments
     renamed = next((_ARGUMENTS[name] for form, name in found.items() if form in FORMS and name in _ARGUMENTS), {})
     if renamed and isinstance(arguments := found.get("args"), dict):
         found["args"] = {renamed.get(k, k): v for k, v in arguments.items() if renamed.get(k, k) is not None}

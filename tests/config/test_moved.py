@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from mmkit.config import dump, rebuild
+from mmkit.config import dump, muon_rules, rebuild
 from mmkit.config.allowed import ANYTHING
 from mmkit.config.moved import present, where_now, with_present_names
 from mmkit.config.runs import rebuild as of_a_run
@@ -130,3 +130,17 @@ def test_a_run_that_named_tensorboard_alone_has_trackers(old, now):
     dumped["args"]["run"]["args"] |= {"trackers": {"tuple": ["wandb"]}}
     with pytest.raises(UserError, match="tensorboard"):
         of_a_run(dumped, "tests")
+
+
+def test_a_run_whose_rules_knew_no_muon_is_the_same_run():
+    made = dump(tiny())
+
+    def before(value):
+        if isinstance(value, dict):
+            return {name: before(part) for name, part in value.items() if name != "muon"}
+        return [before(part) for part in value] if isinstance(value, list) else value
+
+    assert before(made) != made
+    assert with_present_names(before(made)) == made
+    taken = dump(tiny(optim=dict(rules=muon_rules(2.0))))
+    assert with_present_names(taken) == taken  # what a rule says stays
