@@ -89,6 +89,18 @@ def test_damage_and_absence_are_said(tmp_path):
         read_checkpoint(tmp_path / "v.pth")
 
 
+def test_the_weights_in_a_folder_of_other_files(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"is in it; put model\.safetensors there$"):
+        find_weights(tmp_path)
+    (tmp_path / "theirs.pth").touch()
+    assert find_weights(tmp_path) == tmp_path / "theirs.pth"
+    (tmp_path / "pytorch_model.bin.index.json").touch()
+    assert find_weights(tmp_path) == tmp_path / "pytorch_model.bin.index.json"
+    (tmp_path / "pytorch_model.bin").touch()
+    assert find_weights(tmp_path) == tmp_path / "pytorch_model.bin"
+
+
 def test_no_message_tells_how_to_run_the_code_of_a_file(tmp_path):
     """As PyTorch's own does, of the form in which it wrote files before 0.1.12."""
     with tarfile.open(tmp_path / "x.tar", "w") as file:
