@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 
 import mmkit
 from mmkit.cli.main import main
-from mmkit.convert.pictures.read import Reading, beside, of_open_clip, of_transformers, picture_transform, reading
+from mmkit.convert.pictures.read import (
+    CLASSES,
+    Reading,
+    beside,
+    of_open_clip,
+    of_transformers,
+    picture_transform,
+    reading,
+)
 from mmkit.data.images.opening import to_rgb
 from mmkit.data.images.variable_size import HALF
 from mmkit.errors import UserError
@@ -101,6 +109,14 @@ def test_the_class_gives_what_is_absent(kind, given, form):
     key = "feature_extractor_type" if "Extractor" in form else "image_processor_type"
     transform = of_transformers(given | {key: form.format(kind)}, "CLIP").transform(32, 8)
     same_pixels(transform, lambda picture: process(picture, return_tensors="np").pixel_values[0])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_file_that_names_its_class_alone_says_what_the_class_would_write(name):
+    whole = json.loads(getattr(transformers, f"{name}ImageProcessorPil")().to_json_string())
+    kind = "Vilt" if name == "Vilt" else "CLIP"
+    bare = of_transformers({"image_processor_type": f"{name}ImageProcessor"}, kind)
+    assert bare == of_transformers({**whole, "image_processor_type": f"{name}ImageProcessor"}, kind)
 
 
 @pytest.mark.parametrize(
