@@ -86,7 +86,10 @@ def known_to_timm(source: str) -> Any:
         return None
     import timm
 
-    return timm.get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
+    try:
+        return timm.get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
+    except RuntimeError:  # a network that it has, with other weights than the name says
+        return None
 
 
 def _timm_repository(name: str) -> str:
@@ -94,7 +97,8 @@ def _timm_repository(name: str) -> str:
 
     found = known_to_timm(f"timm:{name}")
     if found is None or not found.hf_hub_id:
-        near = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), 3)
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*") or timm.list_models(["*vit*", "deit*"])
+        near = difflib.get_close_matches(name, known, 3)
         raise UserError(f"timm:{name}: timm has no such model with weights{f'; did you mean {near}?' if near else ''}")
     return str(found.hf_hub_id)
 

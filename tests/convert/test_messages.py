@@ -195,7 +195,9 @@ def test_a_hub_that_does_not_answer_costs_no_minute(source, tmp_path, capsys, mo
         locate("hf:a/b")
     with pytest.raises(UserError, match="no name of the hub"):
         locate("hf:a b/c/d")
-    with pytest.raises(UserError, match=r"timm:resnet18\.a1_in1: timm has no such model with weights"):
+    with pytest.raises(
+        UserError, match=r"timm:resnet18\.a1_in1: timm has no such model.*did you mean \['resnet18\.a1_in1k'"
+    ):
         locate("timm:resnet18.a1_in1")
     with pytest.raises(UserError, match=r"did you mean \['vit_base_patch16_224'"):
         locate("timm:vit_base_patch16_22")
