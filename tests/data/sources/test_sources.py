@@ -204,6 +204,30 @@ def test_rows_without_a_picture_and_targets_that_are_null(pictures, rows):
     assert [source[i].targets for i in range(3)] == [{"label": 1.0}, {}, {}]
 
 
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (None, "holds nothing, not a picture"), (b"", "holds nothing, not"), ({"bytes": None}, "holds nothing, not"),
+        (3, "holds int, not a picture, bytes or a path$"), ([b"x"], "holds list, not .*clip: --columns video"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_shows_nothing_is_named_with_its_row(parquet, value, what):
+    source = HuggingFace(parquet / "disk", image="photo", caption="text")
+    with pytest.raises(UserError, match=rf"^row 1: column 'photo' {what}"):
+        source._seen(value, "row 1")
+
+
+def test_a_cell_of_frames_is_a_clip_and_one_of_none_is_named(parquet):
+    source = HuggingFace(parquet / "disk", image="photo", caption="text")
+    source.is_clip = True
+    assert source._seen([b"x", b"y"], "row 1").frames == [b"x", b"y"]
+    assert source._seen(b"x", "row 1").frames == b"x"
+    with pytest.raises(UserError, match=r"^row 1: column 'photo' holds 0 frames; a clip has at least one"):
+        source._seen([], "row 1")
+    with pytest.raises(UserError, match=r"^row 1, frame 1: column 'photo' holds nothing"):
+        source._seen([b"x", b""], "row 1")
+
+
 def test_hugging_face_bad_input(parquet):
     with pytest.raises(UserError, match=r"no column image, caption; it has photo, text, number"):
         HuggingFace(parquet / "disk")
