@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from mmkit.errors import UserError
 from mmkit.features import Features
-from mmkit.heads.boxes.pyramid import ChannelNorm, level
+from mmkit.heads.boxes.pyramid import ChannelNorm, Pyramid, level
 from mmkit.models.sizes.vision import vision
 from mmkit.task import Task
 from projects.detection.examples import CLASSES, SCENES, scene, together
@@ -237,6 +237,9 @@ def test_levels_are_the_layers_of_vitdet():
         assert ours(x).shape == (2, 6, int(4 * scale), int(6 * scale))
         torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
     assert isinstance(level(8, 6, 1.0)[1], ChannelNorm)
+    x = torch.randn(1, 8, 16, 24)
+    for scale, side in ((0.5, 2), (0.25, 4), (0.125, 8)):
+        assert torch.equal(level(8, 6, scale)[0](x), nn.functional.max_pool2d(x, side))
 
 
 def test_a_picture_too_small_for_a_level_is_refused():
@@ -244,6 +247,15 @@ def test_a_picture_too_small_for_a_level_is_refused():
     head = SSD(m.spec, CLASSES, width=WIDTH)
     with pytest.raises(UserError, match="24x24 pixels have a map of 2x2 tokens, too small for a level of 0"):
         head.predict(Features(m, together((torch.zeros(3, 24, 24), [], []))))
+    m = vision(image_size=(48, 96), patch=12, depth=1, width=24, heads=2)
+    whole = Pyramid(m.spec, WIDTH, None)
+    assert whole.strides == [(3, 3), (6, 6), (12, 12), (24, 24)]
+    coarse = Pyramid(m.spec, WIDTH, None, scales=(0.25, 0.125))
+    f = Features(m, together((torch.zeros(3, 48, 96), [], [])))
+    assert [one.shape[2:] for one in whole(f).values()] == [(16, 32), (8, 16), (4, 8), (2, 4)]
+    with pytest.raises(UserError, match=r"a map of 4x8 tokens, too small for a level of 0\.125"):
+        coarse(f)
+    assert list(Pyramid(m.spec, WIDTH, None, scales=(0.25,))(f)["0"].shape[2:]) == [1, 2]
 
 
 def test_anchors_of_a_patch_of_fourteen_pixels_stand_where_the_cells_are():
