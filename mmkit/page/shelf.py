@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkit.data.sources.folder import Pictures
-from mmkit.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +33,4 @@ def pictures_in(folder: str | Path) -> Shelf:
     """The pictures below a folder; UserError where there is none."""
     source = Pictures(Path(folder))
     paths = tuple(Path(str(source[i].image)) for i in range(len(source)))
-    if not paths:
-        raise UserError(f"{folder}: holds no pictures")
     return Shelf(paths, Path(folder).name)
