@@ -4,7 +4,7 @@ import torch
 
 from mmkit.data.targets import AnswerScores, Given
 from mmkit.heads.answers.classifier import AnswerClassifier
-from mmkit.losses import distilled_cross_entropy, masked_mean, mean_or_zero, soft_cross_entropy
+from mmkit.losses import distilled_cross_entropy, hits, masked_mean, mean_or_zero, soft_cross_entropy
 from mmkit.task import Task
 from tests.examples import VOCAB, batch
 from tests.sizes import albef_tiny
@@ -34,6 +34,15 @@ def test_losses_are_float32_whatever_comes_in():
     for said, alpha in ((None, 0.3), (unheard, 0.0)):
         alone = distilled_cross_entropy(logits, labels, said, alpha)
         torch.testing.assert_close(alone.double(), hard, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hit_is_the_highest_logit_the_first_of_equal_ones():
+    logits = torch.tensor([[0.5, 2.0, 2.0], [0.5, 2.0, 2.0], [3.0, -1.0, 2.0]]).bfloat16().requires_grad_()
+    found = hits(logits, torch.tensor([1, 2, 0]))
+    assert found.tolist() == [1.0, 0.0, 1.0]
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert hits(logits[:0], torch.tensor([], dtype=torch.int64)).shape == (0,)
 
 
 def test_the_mean_of_nothing_is_zero_and_so_is_its_gradient():

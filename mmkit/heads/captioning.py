@@ -18,7 +18,7 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
 from mmkit.heads.writing import DecoderWriter, from_fusion
-from mmkit.losses import mean_or_zero
+from mmkit.losses import hits, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import HeadOutput, Log, ModelSpec, Tokens
 
@@ -74,7 +74,7 @@ class Captioner(Head):
         """Of each word the loss, and whether it is the likeliest one."""
         logits_NV = self.vocabulary.logits(states_ND, self.decoder.word_embeddings).float()
         loss_N = F.cross_entropy(logits_NV, labels_N, label_smoothing=self.smoothing, reduction="none")
-        return loss_N, (logits_NV.detach().argmax(-1) == labels_N).float()
+        return loss_N, hits(logits_NV, labels_N)
 
     def counts(self, f: Features) -> int:
         """The words to predict."""

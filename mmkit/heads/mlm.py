@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Head
-from mmkit.losses import distilled_cross_entropy, mean_or_zero
+from mmkit.losses import distilled_cross_entropy, hits, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import HeadOutput, Log, ModelSpec
 
@@ -51,8 +51,7 @@ class MLM(Head, VocabularyHead):
         def judge(states_ND: Tensor, labels_N: Tensor, teacher_ND: Tensor | None) -> tuple[Tensor, Tensor]:
             logits_NV = self.logits(states_ND, words_VD)
             teacher_NV = None if twin is None else twin.logits(teacher_ND, theirs_VD)
-            hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
-            return distilled_cross_entropy(logits_NV, labels_N, teacher_NV, alpha), hits_N
+            return distilled_cross_entropy(logits_NV, labels_N, teacher_NV, alpha), hits(logits_NV, labels_N)
 
         loss_N, hits_N = f.chunked(judge, states_ND, labels_N, teacher_ND)
         logs: dict[str, Log] = {"chance": math.log(len(self.bias)), "accuracy": mean_or_zero(hits_N)}

@@ -19,7 +19,7 @@ from mmkit.errors import UserError
 from mmkit.features import Features
 from mmkit.heads.base import Candidates, EachSample
 from mmkit.heads.writing import DecoderWriter, from_fusion
-from mmkit.losses import distilled_cross_entropy, mean_or_zero
+from mmkit.losses import distilled_cross_entropy, hits, mean_or_zero
 from mmkit.nn.vocabulary import VocabularyHead
 from mmkit.types import Fused, HeadOutput, Log, ModelSpec
 
@@ -87,9 +87,8 @@ class AnswerDecoder(EachSample):
         weight_N = weight_A[index_N // ids_AL.shape[1]]
         loss_N = distilled_cross_entropy(logits_NV, labels_N, teacher_NV, f.alpha)
         size = self.counts(f)
-        hits_N = (logits_NV.detach().argmax(-1) == labels_N).float()
         chance = log(logits_NV.shape[-1]) * weight_N.sum() / size
-        logs: dict[str, Log] = {"chance": chance, "accuracy": (mean_or_zero(hits_N), len(labels_N))}
+        logs: dict[str, Log] = {"chance": chance, "accuracy": (mean_or_zero(hits(logits_NV, labels_N)), len(labels_N))}
         return HeadOutput(loss=(loss_N * weight_N).sum() / size, count=size, logs=logs)
 
     # ---- answering ---------------------------------------------------------------------------------------------
