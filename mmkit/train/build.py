@@ -19,6 +19,7 @@ from mmkit.config import Experiment
 from mmkit.config.checks import check_words, refuse_words
 from mmkit.config.experiment import BatchPlan
 from mmkit.config.override import parameters_of
+from mmkit.data.at_once import several_at_once
 from mmkit.data.images.transforms import Blank, BlankTrain, TrainTransform
 from mmkit.data.lengths import of_one_length
 from mmkit.data.loader import PairDataset, StepSampler, asks, make_loader
@@ -118,6 +119,8 @@ def assemble(exp: Experiment, out: Path, batch: BatchPlan, made: Mapping[str, by
         )  # fmt: skip
         pinned = next(task.parameters()).is_cuda
         batches = make_loader(dataset, sampler, workers=exp.data.workers, pinned=pinned)
+        if batch.world == 1 and not exp.data.workers and not pinned:
+            return several_at_once(batches)  # several processes would wait for one another
         if batch.world == 1 or tokenizer is None:
             return batches
         largest = asking_the_largest(timedelta(minutes=exp.run.timeout_minutes))
