@@ -169,7 +169,7 @@ def official_rules() -> tuple[Rule, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW, warm-up and cosine in optimizer steps, clipping, and the rules that sort the parameters.
+    """AdamW, or Muon by a rule; warm-up and cosine in optimizer steps, clipping, the rules that sort the parameters.
 
     The learning rate goes from ``warmup_lr`` to ``lr`` in a line over the warm-up (give at most one of
     ``warmup_steps``, ``warmup_epochs``, ``warmup_frac``), then to ``min_lr`` in half a cosine at the last step.
